@@ -1,0 +1,2 @@
+//! Baton's eBPF programs.
+fn main() {}

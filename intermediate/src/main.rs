@@ -1,0 +1,2 @@
+//! Baton's intermediate.
+fn main() {}

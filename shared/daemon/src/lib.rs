@@ -1,0 +1,1 @@
+//! What Baton's two daemons have in common.

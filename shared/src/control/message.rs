@@ -1,0 +1,141 @@
+//! What intermediate and agent say to each other. Every message about a flow names it by [`FlowRef`], and is
+//! idempotent: saying it twice does what saying it once does.
+
+use crate::capture::{CapturedConnection, seq_serde};
+use crate::reason::{EndReason, Refusal};
+use crate::seq::{Client, Seq, Server};
+use core::net::SocketAddr;
+use serde::{Deserialize, Serialize};
+
+/// Raised with every change of a message. Peers of different versions close the channel with a clear word.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// What a node is; also in its certificate, as the URI `baton://ROLE/NAME`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Owns a VIP and hands flows off.
+    Intermediate,
+    /// Gives handed-off flows to a target's server.
+    Agent,
+}
+
+impl Role {
+    /// The name, as in certificates.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Intermediate => "intermediate",
+            Role::Agent => "agent",
+        }
+    }
+}
+
+/// Names one handoff of one flow. `flow_id` is the intermediate's choice, `generation` counts its handoffs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FlowRef {
+    /// The flow; unique per intermediate, across its restarts.
+    pub flow_id: u64,
+    /// Its handoff, from 1.
+    pub generation: u32,
+}
+
+/// The first message each way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub protocol: u32,
+    /// The sender's role; must be the certificate's.
+    pub role: Role,
+    /// The sender's name; must be the certificate's.
+    pub name: String,
+    /// Chosen at random at each start of the process: tells a restarted peer from a reconnected one.
+    pub instance: u64,
+    /// The software's version, for people.
+    pub software: String,
+}
+
+/// Take this connection. From its delivery on the request may run on the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handoff {
+    /// Which flow.
+    pub flow: FlowRef,
+    /// Milliseconds from receipt within which the request must have been fed, else `Refused(Expired)`.
+    pub deadline_ms: u32,
+    /// The server's address and port on the target.
+    pub server: SocketAddr,
+    /// The connection.
+    pub connection: CapturedConnection,
+    /// What to feed to the server: the request head as it shall see it and all body bytes that had arrived.
+    /// Its last byte is the one before `rcv_nxt` (before the FIN if there is one), whatever its length.
+    pub request: Vec<u8>,
+}
+
+/// The server has the connection and the request; the target's record is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigratedAnswer {
+    /// Which handoff.
+    pub flow: FlowRef,
+    /// The server's number for the byte the client knows as `snd_nxt`.
+    #[serde(with = "seq_serde")]
+    pub server_snd_nxt: Seq<Server>,
+    /// The client's `snd_nxt` again, so that the answer is complete in itself.
+    #[serde(with = "seq_serde")]
+    pub client_snd_nxt: Seq<Client>,
+    /// Added to the server's timestamp values for the client, and subtracted from the client's echoes.
+    pub ts_delta: u32,
+    /// Microseconds from receipt of the handoff to the server's SYN-ACK.
+    pub handshake_us: u32,
+    /// Microseconds from receipt of the handoff to this answer.
+    pub total_us: u32,
+}
+
+/// The agent did not take the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedAnswer {
+    /// Which handoff.
+    pub flow: FlowRef,
+    /// Why; whether another may run the request is [`Refusal::request_not_run`].
+    pub reason: Refusal,
+}
+
+/// A flow ended on the target. Repeated after a reconnection until [`Message::EndSeen`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndReport {
+    /// Which handoff.
+    pub flow: FlowRef,
+    /// How.
+    pub reason: EndReason,
+    /// Packets the server's kernel sent to the client (GSO super-packets count one).
+    pub packets: u64,
+    /// Payload bytes it sent to the client.
+    pub bytes: u64,
+    /// Milliseconds from handoff to end.
+    pub duration_ms: u64,
+}
+
+/// All there is to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Both ways, first.
+    Hello(Hello),
+    /// To the agent.
+    Handoff(Box<Handoff>),
+    /// To the agent: where does this handoff stand? Answered by `Migrated`, `Refused` or, while it is under
+    /// way, by the answer it will have.
+    Status(FlowRef),
+    /// To the agent: withdraw this handoff if the request has not been fed. Answered by `Migrated` (too late)
+    /// or `Refused` (withdrawn, and it will not run even if the handoff arrives after this).
+    Cancel(FlowRef),
+    /// To the agent: the end was noted, it need not be repeated.
+    EndSeen(FlowRef),
+    /// To the intermediate.
+    Migrated(MigratedAnswer),
+    /// To the intermediate.
+    Refused(RefusedAnswer),
+    /// To the intermediate.
+    Ended(EndReport),
+    /// Both ways: are you alive? The number comes back.
+    Ping(u64),
+    /// The answer.
+    Pong(u64),
+}

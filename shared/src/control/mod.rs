@@ -1,0 +1,12 @@
+//! The control channel between intermediate and agent: frames and messages, bytes in, bytes out.
+//!
+//! Transport (TCP, TLS, reconnecting) is the daemons' business. Framing, messages and transport are kept apart so
+//! that each can change alone.
+
+mod frame;
+mod message;
+
+pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, encode_into};
+pub use message::{
+    EndReport, FlowRef, Handoff, Hello, MigratedAnswer, Message, PROTOCOL_VERSION, RefusedAnswer, Role,
+};

@@ -1,0 +1,19 @@
+//! Baton's judgement, free of I/O, of the clock and of panics.
+//!
+//! What to do with a segment, a control message or a state is decided here, once, and used by the eBPF
+//! programs and by the daemons alike. The crates around it load facts, call in here, and act.
+//!
+//! Without the `std` feature this is what the eBPF programs use: sequence arithmetic, addresses, flow records,
+//! segment facts and the translation. With it come the control messages and the daemons' state machines.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod reason;
+pub mod record;
+pub mod seq;
+
+#[cfg(feature = "std")]
+pub mod capture;
+#[cfg(feature = "std")]
+pub mod control;

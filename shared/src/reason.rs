@@ -1,0 +1,187 @@
+//! Every reason there is for a packet or a connection not to take the direct path, numbered once for ever.
+//!
+//! Numbers are never used again for another meaning: dashboards, map slots and messages rest on them. Each
+//! reason carries the text an operator reads in `/metrics`, in the admin API and in the runbook.
+
+/// Declares an enum of numbered reasons with a stable name and an operator's explanation for each.
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $( $variant:ident = $code:literal, $label:literal, $text:literal; )+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize))]
+        #[cfg_attr(feature = "std", serde(rename_all = "snake_case"))]
+        #[repr(u32)]
+        pub enum $name { $( #[doc = $text] $variant = $code, )+ }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &'static [$name] = &[ $( $name::$variant, )+ ];
+
+            /// The number, the same for ever.
+            #[inline(always)]
+            pub const fn code(self) -> u32 { self as u32 }
+
+            /// The name, the same for ever: the metrics' label value and the admin API's string.
+            pub const fn name(self) -> &'static str {
+                match self { $( $name::$variant => $label, )+ }
+            }
+
+            /// What it means and what to do about it.
+            pub const fn explanation(self) -> &'static str {
+                match self { $( $name::$variant => $text, )+ }
+            }
+
+            /// The reason with this number.
+            pub const fn from_code(code: u32) -> Option<Self> {
+                match code { $( $code => Some($name::$variant), )+ _ => None }
+            }
+        }
+
+        #[cfg(feature = "std")]
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result { f.write_str(self.name()) }
+        }
+    };
+}
+
+reasons! {
+    /// What a program counts, per CPU, in the map `COUNTERS` at the index that is the number. From
+    /// [`PacketCounter::FIRST_DROP`] on the packet was dropped.
+    PacketCounter {
+        Translated = 1, "translated", "The packet's addresses and numbers were rewritten and it went on its way.";
+        Diverted = 2, "diverted", "The flow is frozen or draining: the packet went to the hold TUN.";
+        Released = 3, "released", "A held packet came back from the hold TUN and was translated.";
+        FreezeExpired = 4, "freeze_expired", "A freeze outlived its deadline, the packet passed to the ordinary stack. The intermediate was stopped or stuck in a handoff.";
+        SynToListener = 5, "syn_to_listener", "A SYN on the 4-tuple of an ended flow passed to the listener: the client used its port again.";
+        Superseded = 6, "superseded", "A packet of a new connection on an ended flow's 4-tuple passed to the ordinary stack.";
+        ReplayDiverted = 7, "replay_diverted", "What the server's kernel sent during a replayed handshake went to the agent.";
+        AckRaised = 8, "ack_raised", "An acknowledgement below what the client was already given was raised to the floor.";
+        Reinjected = 9, "reinjected", "A packet the daemon wrote into its TUN entered the uplink's ingress.";
+        DropTtlExpired = 32, "drop_ttl_expired", "The packet's TTL or hop limit was used up on the way to the target: look for a routing loop.";
+        DropMalformed = 33, "drop_malformed", "A packet of a migrated flow whose headers are cut short or contradict themselves.";
+        DropFragment = 34, "drop_fragment", "An IP fragment of a migrated flow. Path-MTU discovery avoids fragments; look for a link with a smaller MTU that clears DF.";
+        DropFenced = 35, "drop_fenced", "The server sent on a flow that was taken from it; dropped so that there is one responder.";
+        DropLateSynAck = 36, "drop_late_syn_ack", "A SYN-ACK of the server on a flow past its handshake: retransmitted, or an attempt to use the 4-tuple again before the end was noticed.";
+        DropStoreFailed = 37, "drop_store_failed", "The kernel refused to store the rewritten bytes (packet not writable).";
+        DropNoDevice = 38, "drop_no_device", "The TUN or uplink that the packet must go to is not set: the daemon is not running.";
+        DropTunFrame = 39, "drop_tun_frame", "A packet written into the TUN could not be given an Ethernet header.";
+    }
+}
+
+impl PacketCounter {
+    /// Numbers from here on are drops.
+    pub const FIRST_DROP: u32 = 32;
+    /// How many elements the `COUNTERS` map has.
+    pub const CAPACITY: u32 = 64;
+
+    /// Whether the packet was dropped.
+    pub const fn is_drop(self) -> bool {
+        self.code() >= Self::FIRST_DROP
+    }
+}
+
+reasons! {
+    /// Why an agent did not take a handoff. In every case but [`Refusal::LostInFeeding`] the request has not
+    /// reached the server, and will not.
+    Refusal {
+        NotAllowed = 1, "not_allowed", "The agent's configuration does not name this VIP, server address or intermediate. Compare [[allow]] with the intermediate's [[listener]] and [[target]].";
+        TableFull = 2, "table_full", "The target's flow table is full: raise plane.flows.";
+        ServerRefused = 3, "server_refused", "The server's kernel reset the replayed handshake: nothing listens on that address and port.";
+        ServerSilent = 4, "server_silent", "The server did not answer the replayed handshake in time: full accept queue, firewall, or rp_filter on the target.";
+        OptionsMismatch = 5, "options_mismatch", "The server's kernel does not offer an option the client's connection uses (timestamps, SACK, window scaling): compare net.ipv4.tcp_* on both hosts.";
+        Cancelled = 6, "cancelled", "The intermediate withdrew the handoff before the request was fed.";
+        NeverSeen = 7, "never_seen", "The agent was asked about a handoff that never reached it.";
+        Expired = 8, "expired", "The handoff's time was up before the request could be fed.";
+        Draining = 9, "draining", "The agent takes no new flows.";
+        LostInFeeding = 10, "lost_in_feeding", "The agent was restarted while it fed this request: the server may have run it, so nobody else may.";
+        Unsupported = 11, "unsupported", "The state asks for what this agent cannot carry (address family, version).";
+        Internal = 12, "internal", "The agent could not write to its device or maps; its log says why.";
+        Duplicate = 13, "duplicate", "A flow with the same client and server addresses is still alive on the target.";
+    }
+}
+
+impl Refusal {
+    /// Whether the request surely did not and will not reach the server, so that another may run it.
+    pub const fn request_not_run(self) -> bool {
+        !matches!(self, Refusal::LostInFeeding)
+    }
+}
+
+reasons! {
+    /// Why the intermediate proxied a request instead of migrating its connection.
+    ProxyReason {
+        NoAgent = 1, "no_agent", "The target's agent is not connected.";
+        Refused = 2, "refused", "The agent refused the handoff; the refusal's own reason is counted beside this.";
+        Unacknowledged = 3, "unacknowledged", "Bytes sent to the client were not yet acknowledged, so its state could not be captured.";
+        OptionNotCarried = 4, "option_not_carried", "The connection uses a TCP option that cannot be carried (MPTCP, TCP-MD5 or AO).";
+        MethodNotMigrated = 5, "method_not_migrated", "CONNECT, Upgrade and HTTP/1.0 keep-alive requests are not migrated.";
+        PrefetchTooLarge = 6, "prefetch_too_large", "More bytes had arrived before the freeze than limits.prefetch_bytes allows to be replayed.";
+        TableFull = 7, "table_full", "The intermediate's flow table is full: raise plane.flows.";
+        CaptureFailed = 8, "capture_failed", "The kernel refused a TCP_REPAIR step; the log has the call and its errno.";
+        LaterRequest = 9, "later_request", "A later request on a connection whose first one was proxied.";
+        ChannelBusy = 10, "channel_busy", "The control channel's queue to the agent was full.";
+        Undelivered = 11, "undelivered", "The control channel broke before the handoff was delivered.";
+        ConnectionState = 12, "connection_state", "The connection was not in a state that can be captured (closed or reset by the client, out-of-order data).";
+        Disabled = 13, "disabled", "The configuration says mode = \"proxy\".";
+        AddressFamily = 14, "address_family", "The client's address family cannot be migrated on this listener yet.";
+    }
+}
+
+reasons! {
+    /// Why the intermediate closed a connection, or answered it by itself.
+    CloseReason {
+        BadRequest = 1, "bad_request", "Not HTTP, or a request the strict gate refuses: answered 400.";
+        HeadTooLarge = 2, "head_too_large", "The request head is over limits.head_bytes or limits.header_count: answered 431.";
+        HeadTimeout = 3, "head_timeout", "No complete request head within limits.head_timeout_ms: answered 408 if anything had arrived, else closed.";
+        ClientGone = 4, "client_gone", "The client closed or reset before a complete head.";
+        NoTarget = 5, "no_target", "No target could take the request: answered 503.";
+        UpstreamFailed = 6, "upstream_failed", "The server could not be reached or broke off before answering: answered 502.";
+        Unresolved = 7, "unresolved", "A handoff was delivered and its agent died or fell silent: where the request ran cannot be known, so the client got a reset.";
+        ConnectionLimit = 8, "connection_limit", "More connections than limits.connections: closed at once.";
+        UriTooLong = 9, "uri_too_long", "The request target is over limits.target_bytes: answered 414.";
+        NotImplemented = 10, "not_implemented", "A transfer coding or method that is not implemented: answered 501.";
+        Shutdown = 11, "shutdown", "The intermediate was stopping.";
+        UpstreamTimeout = 12, "upstream_timeout", "The server did not answer in limits.upstream_timeout_ms: answered 504.";
+    }
+}
+
+reasons! {
+    /// How a migrated flow ended, as judged on the target.
+    EndReason {
+        Finished = 1, "finished", "Both ends closed; the server's socket is gone or in TIME_WAIT.";
+        ServerReset = 2, "server_reset", "The server's kernel sent a reset.";
+        SocketGone = 3, "socket_gone", "The server's socket vanished without a FIN or RST of its own (the client reset it).";
+        Idle = 4, "idle", "Nothing passed for plane.idle_ms; the agent ended the flow.";
+        AgentLost = 5, "agent_lost", "The agent was gone for longer than handoff.agent_lost_ms; the flow's end is not known.";
+        Aborted = 6, "aborted", "Ended on request.";
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_are_unique_and_lead_back() {
+        fn check<T: Copy + PartialEq + core::fmt::Debug>(
+            all: &[T],
+            code: fn(T) -> u32,
+            name: fn(T) -> &'static str,
+            from: fn(u32) -> Option<T>,
+        ) {
+            for (i, a) in all.iter().enumerate() {
+                assert_eq!(from(code(*a)), Some(*a));
+                for b in &all[i + 1..] {
+                    assert!(code(*a) < code(*b), "{a:?} and {b:?} out of order");
+                    assert_ne!(name(*a), name(*b));
+                }
+            }
+        }
+        check(PacketCounter::ALL, PacketCounter::code, PacketCounter::name, PacketCounter::from_code);
+        check(Refusal::ALL, Refusal::code, Refusal::name, Refusal::from_code);
+        check(ProxyReason::ALL, ProxyReason::code, ProxyReason::name, ProxyReason::from_code);
+        check(CloseReason::ALL, CloseReason::code, CloseReason::name, CloseReason::from_code);
+        check(EndReason::ALL, EndReason::code, EndReason::name, EndReason::from_code);
+        assert!(PacketCounter::ALL.iter().all(|c| c.code() < PacketCounter::CAPACITY));
+    }
+}

@@ -1,0 +1,171 @@
+//! A flow's key and record, the same for both hosts.
+//!
+//! The hash map `FLOWS` holds [`FlowKey`] → slot number; the memory-mapped array `SLOTS` holds the
+//! [`FlowRecord`]s. The daemon fills a free slot, stores its state last, and only then inserts the key, so a
+//! program never sees half a record; afterwards state and marks change by single stores without a syscall.
+
+use crate::addr::{IpWords, PortWord};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A flow as seen at the hook that looks it up.
+///
+/// On the intermediate's ingress `local` is the VIP, on the target's egress it is the server's address; `remote`
+/// is the client on both. All in wire byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FlowKey {
+    /// The client's address.
+    pub remote: IpWords,
+    /// The VIP (intermediate) or the server's address (target).
+    pub local: IpWords,
+    /// The client's port.
+    pub remote_port: PortWord,
+    /// The VIP's or the server's port.
+    pub local_port: PortWord,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 36);
+
+/// Where a flow stands, as the programs see it. Stored as `u32` in [`FlowRecord::state`].
+///
+/// `I` is the intermediate's ingress program, `T` the target's egress program.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FlowState {
+    /// The slot holds no flow; a program that comes here through a stale key passes the packet.
+    Free = 0,
+    /// I: the connection is being captured or handed off; the client's packets are diverted to the hold TUN,
+    /// until [`FlowRecord::deadline_ns`], after which they pass to the ordinary stack by themselves.
+    Frozen = 1,
+    /// I and T: translate.
+    Committed = 2,
+    /// I: the flow has ended on T and lingers; still translated, but a SYN turns it `Superseded` and passes to
+    /// the listener. T: lingers, still translated (TIME_WAIT's acknowledgements go out right).
+    Ended = 3,
+    /// T: the handshake is being replayed; whatever the server's kernel sends goes to the agent's TUN and
+    /// nothing to the wire.
+    Replaying = 4,
+    /// T: the flow is fenced; whatever the server's kernel still sends is dropped and counted.
+    Fenced = 5,
+    /// I: a new connection took the 4-tuple over; all packets pass to the ordinary stack.
+    Superseded = 6,
+}
+
+impl FlowState {
+    /// The state for a stored number; unknown numbers are `Free`, whose packets pass.
+    #[inline(always)]
+    pub const fn from_raw(raw: u32) -> Self {
+        match raw {
+            1 => FlowState::Frozen,
+            2 => FlowState::Committed,
+            3 => FlowState::Ended,
+            4 => FlowState::Replaying,
+            5 => FlowState::Fenced,
+            6 => FlowState::Superseded,
+            _ => FlowState::Free,
+        }
+    }
+
+    /// The state's name in the admin API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FlowState::Free => "free",
+            FlowState::Frozen => "frozen",
+            FlowState::Committed => "committed",
+            FlowState::Ended => "ended",
+            FlowState::Replaying => "replaying",
+            FlowState::Fenced => "fenced",
+            FlowState::Superseded => "superseded",
+        }
+    }
+}
+
+/// [`FlowRecord::flags`]: both ends agreed on timestamps (RFC 7323).
+pub const FLAG_TIMESTAMPS: u32 = 1;
+/// [`FlowRecord::flags`], set by the agent: the server has acknowledged the whole request as fed. Tells a
+/// restarted agent which flows can go on without it.
+pub const FLAG_FED: u32 = 2;
+
+/// [`FlowRecord::note_flags`]: the server sent a FIN.
+pub const NOTE_FIN: u32 = 1;
+/// [`FlowRecord::note_flags`]: the server sent an RST.
+pub const NOTE_RST: u32 = 2;
+/// [`FlowRecord::note_flags`]: a SYN-ACK was diverted to the agent.
+pub const NOTE_SYN_ACK: u32 = 4;
+
+/// One direction of one flow on one host: from the client, on the intermediate's ingress; from the server, on
+/// the target's egress.
+///
+/// "Added" below means modulo 2^32. "This direction" is the one the record translates.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct FlowRecord {
+    // --- identity: written by the daemon before the state, constant while the state is not Free ---
+    /// The flow's number, the intermediate's choice; unique per intermediate.
+    pub flow_id: u64,
+    /// CLOCK_MONOTONIC, ns: when a `Frozen` record stops to bind (I only).
+    pub deadline_ns: u64,
+    /// The key under which this record is found.
+    pub key: FlowKey,
+    /// Counts the handoffs of this flow, from 1.
+    pub generation: u32,
+    /// A [`FlowState`], stored last.
+    pub state: u32,
+    /// `FLAG_*`.
+    pub flags: u32,
+
+    // --- translation ---
+    /// I: the server's address, the new destination. T: the VIP, the new source.
+    pub new_addr: IpWords,
+    /// Its port.
+    pub new_port: PortWord,
+    /// Window scale of the numbers in this direction's headers as they arrive (0 to 14).
+    pub window_shift_in: u8,
+    /// Window scale the receiver of the translated segment applies (0 to 14).
+    pub window_shift_out: u8,
+    /// Added to the sequence number.
+    pub seq_delta: u32,
+    /// Added to the acknowledgement number and to every SACK edge.
+    pub ack_delta: u32,
+    /// Added to the timestamp value.
+    pub tsval_delta: u32,
+    /// Added to the timestamp echo reply.
+    pub tsecr_delta: u32,
+    /// T: acknowledgements (after translation, client space) before this are raised to it and the window is
+    /// reduced so that its right edge stays. On I it is not used.
+    pub ack_floor: u32,
+    /// I: the device through which the target is reached (`bpf_redirect_neigh`).
+    pub out_ifindex: u32,
+
+    // --- hold accounts (I): payload bytes (FIN counts one), wrapping ---
+    /// Sent to the hold TUN. Written by the program.
+    pub diverted: u32,
+    /// Come back, marked, from the hold TUN. Written by the program, and by the daemon when it reconciles.
+    pub released: u32,
+
+    // --- notes (T): what the server's kernel last sent, before translation, server space; by the program ---
+    /// Newest acknowledgement number (client's bytes the server has).
+    pub note_ack: u32,
+    /// The window that came with it, in bytes.
+    pub note_window: u32,
+    /// Newest timestamp value, as translated: what the client has seen.
+    pub note_tsval: u32,
+    /// Highest sequence number sent plus segment length (FIN counts one), server space.
+    pub note_seq_end: u32,
+    /// `NOTE_*`.
+    pub note_flags: u32,
+
+    // --- statistics, by the program ---
+    /// CLOCK_MONOTONIC, ns, of the last packet seen.
+    pub last_seen_ns: u64,
+    /// Packets translated (GSO super-packets count one).
+    pub packets: u64,
+    /// Payload bytes translated.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<FlowRecord>() == 160);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, state) == 56);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, new_addr) == 64);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, diverted) == 108);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, last_seen_ns) == 136);

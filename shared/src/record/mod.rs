@@ -1,0 +1,12 @@
+//! What the daemons and the eBPF programs tell each other: keys, flow records, settings. One versioned ABI,
+//! `repr(C)`, explicit padding, no `bool`, no `Option`, no `usize`; sizes asserted.
+
+mod flow;
+mod settings;
+
+pub use flow::{FLAG_FED, FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_FIN, NOTE_RST, NOTE_SYN_ACK};
+pub use settings::Settings;
+
+/// Version of every layout in this module, of the meaning of their fields, and of the counters' numbering.
+/// It is part of the names under which maps and links are pinned. Raise it with any change.
+pub const ABI_VERSION: u32 = 1;

@@ -1,0 +1,2 @@
+//! Baton's target agent.
+fn main() {}
