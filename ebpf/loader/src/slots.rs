@@ -1,0 +1,98 @@
+//! The flow records, mapped into this process, and which of them are in use.
+
+use crate::sys::MappedSlots;
+use baton_shared::record::{FlowRecord, FlowState};
+use std::collections::VecDeque;
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The array of flow records. Reads and writes are plain memory accesses, no system calls.
+#[derive(Debug)]
+pub struct Slots {
+    mapped: MappedSlots,
+    /// The slots not in use, the one freed longest ago first: a program that still holds the number of a freed
+    /// slot finds it `Free` for as long as possible.
+    free: Mutex<VecDeque<u32>>,
+}
+
+impl Slots {
+    pub(crate) fn new(mapped: MappedSlots) -> Self {
+        let slots = Slots { mapped, free: Mutex::new(VecDeque::new()) };
+        let free = (0..slots.capacity()).filter(|s| slots.state(*s) == FlowState::Free).collect();
+        *slots.free_list() = free;
+        slots
+    }
+
+    fn free_list(&self) -> MutexGuard<'_, VecDeque<u32>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many flows the plane can hold.
+    pub fn capacity(&self) -> u32 {
+        self.mapped.count()
+    }
+
+    /// How many slots are allocated.
+    pub fn in_use(&self) -> u32 {
+        self.capacity() - u32::try_from(self.free_list().len()).unwrap_or(u32::MAX)
+    }
+
+    /// A slot for a new flow, its state `Free`; the one that was freed longest ago.
+    pub fn allocate(&self) -> Option<u32> {
+        self.free_list().pop_front()
+    }
+
+    /// Gives a slot back: its state becomes `Free` first. Remove its key from the plane before.
+    pub fn free(&self, slot: u32) {
+        self.mapped.write(slot, &FlowRecord::default(), true);
+        self.free_list().push_back(slot);
+    }
+
+    /// A copy of the record as it stands. The programs may write to it meanwhile: each aligned 8 bytes are of
+    /// one moment, the whole need not be.
+    ///
+    /// # Panics
+    /// Here and below, if `slot` is not below [`Slots::capacity`].
+    pub fn read(&self, slot: u32) -> FlowRecord {
+        self.mapped.read(slot)
+    }
+
+    /// Stores a record, its state last (release).
+    ///
+    /// The hold accounts, notes and statistics (from [`FlowRecord::diverted`] on) are stored only while the
+    /// slot's state is `Free`; after that they are the programs' and a write here leaves them as they are.
+    pub fn write(&self, slot: u32, record: &FlowRecord) {
+        let fresh = self.state(slot) == FlowState::Free;
+        self.mapped.write(slot, record, fresh);
+    }
+
+    /// The state as it stands.
+    pub fn state(&self, slot: u32) -> FlowState {
+        FlowState::from_raw(self.mapped.field(slot, offset_of!(FlowRecord, state)).load(Ordering::Acquire))
+    }
+
+    /// Stores the state (release).
+    pub fn set_state(&self, slot: u32, state: FlowState) {
+        self.mapped.field(slot, offset_of!(FlowRecord, state)).store(state as u32, Ordering::Release);
+    }
+
+    /// Changes the state if it is still `from` (the intermediate's program makes `Ended` to `Superseded` by
+    /// itself); whether it was.
+    pub fn change_state(&self, slot: u32, from: FlowState, to: FlowState) -> bool {
+        self.mapped
+            .field(slot, offset_of!(FlowRecord, state))
+            .compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Stores `FLAG_*`.
+    pub fn set_flags(&self, slot: u32, flags: u32) {
+        self.mapped.field(slot, offset_of!(FlowRecord, flags)).store(flags, Ordering::Release);
+    }
+
+    /// Reconciles the hold accounts: payload bytes come back from the hold TUN, as [`FlowRecord::released`].
+    pub fn set_released(&self, slot: u32, released: u32) {
+        self.mapped.field(slot, offset_of!(FlowRecord, released)).store(released, Ordering::Release);
+    }
+}
