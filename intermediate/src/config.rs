@@ -1,0 +1,1 @@
+//! The intermediate's configuration, `intermediate.toml`.

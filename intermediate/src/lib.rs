@@ -1,0 +1,6 @@
+//! Baton's intermediate: owns the VIP, reads requests, hands connections to targets.
+//!
+//! The way of a connection: [`front`] accepts it and reads its head, the handoff half migrates it, [`proxy`]
+//! serves what cannot migrate.
+
+pub mod config;
