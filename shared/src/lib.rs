@@ -17,3 +17,5 @@ pub mod seq;
 pub mod capture;
 #[cfg(feature = "std")]
 pub mod control;
+#[cfg(feature = "std")]
+pub mod state;

@@ -90,6 +90,12 @@ impl<S> Clone for Seq<S> {
     }
 }
 impl<S> Copy for Seq<S> {}
+impl<S> Default for Seq<S> {
+    #[inline(always)]
+    fn default() -> Self {
+        Seq::new(0)
+    }
+}
 impl<S> PartialEq for Seq<S> {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {

@@ -103,7 +103,8 @@ pub struct FlowRecord {
     // --- identity: written by the daemon before the state, constant while the state is not Free ---
     /// The flow's number, the intermediate's choice; unique per intermediate.
     pub flow_id: u64,
-    /// CLOCK_MONOTONIC, ns: when a `Frozen` record stops to bind (I only).
+    /// CLOCK_MONOTONIC, ns. I: when a `Frozen` record stops to bind. T: when the handoff was received (for the
+    /// agent alone, so that a restarted one knows the flow's age).
     pub deadline_ns: u64,
     /// The key under which this record is found.
     pub key: FlowKey,
@@ -138,7 +139,8 @@ pub struct FlowRecord {
     pub out_ifindex: u32,
 
     // --- hold accounts (I): payload bytes (FIN counts one), wrapping ---
-    /// Sent to the hold TUN. Written by the program.
+    /// I: sent to the hold TUN. Written by the program. T: no account; the client's `snd_nxt` at the handoff, for
+    /// the agent alone, so that a restarted one can repeat its answer.
     pub diverted: u32,
     /// Come back, marked, from the hold TUN. Written by the program, and by the daemon when it reconciles.
     pub released: u32,

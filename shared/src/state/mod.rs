@@ -1,0 +1,3 @@
+//! State machines of the daemons: told what happened and what time it is, asked what to do. No I/O, no clock.
+
+pub mod replay;
