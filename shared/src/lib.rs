@@ -12,10 +12,14 @@ pub mod addr;
 pub mod reason;
 pub mod record;
 pub mod seq;
+pub mod translate;
+pub mod wire;
 
 #[cfg(feature = "std")]
 pub mod capture;
 #[cfg(feature = "std")]
 pub mod control;
+#[cfg(feature = "std")]
+pub mod http;
 #[cfg(feature = "std")]
 pub mod state;

@@ -1,0 +1,121 @@
+//! A complete, accepted head, and how to come by one.
+
+use super::gate;
+use super::{HeadLimits, HeadScanner, Verdict};
+use crate::reason::ProxyReason;
+use core::ops::Range;
+
+/// The protocol version of the request line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0: closes after the answer unless asked otherwise.
+    Http10,
+    /// HTTP/1.1: stays open unless asked otherwise.
+    Http11,
+}
+
+/// How a request's body ends (RFC 9112, section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// After so many bytes.
+    Length(u64),
+    /// With the last chunk.
+    Chunked,
+}
+
+/// What the `Connection` header asked for (RFC 9110, section 7.6.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionOptions {
+    /// `close`.
+    pub close: bool,
+    /// `keep-alive`, which means something to HTTP/1.0 only.
+    pub keep_alive: bool,
+    /// `upgrade`.
+    pub upgrade: bool,
+}
+
+/// What is known of an accepted head. Ranges are places in the bytes it was parsed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// Where the request line starts: 0, or 2 behind an empty line that is not to be passed on.
+    pub start: usize,
+    /// Where the body starts.
+    pub head_len: usize,
+    /// The method.
+    pub method: Range<usize>,
+    /// The request target.
+    pub target: Range<usize>,
+    /// The version.
+    pub version: Version,
+    /// How the body ends.
+    pub framing: Framing,
+    /// What `Connection` said.
+    pub connection: ConnectionOptions,
+    /// There is an `Upgrade` header.
+    pub upgrade: bool,
+    /// The method is `CONNECT`.
+    pub connect: bool,
+    /// There is `Expect: 100-continue`.
+    pub expect_continue: bool,
+}
+
+impl RequestHead {
+    /// The request line without its end, for logs and records. `bytes` are those the head was parsed from.
+    pub fn request_line(&self, bytes: &[u8]) -> String {
+        let line = bytes.get(self.method.start..self.target.end).unwrap_or_default();
+        let version = match self.version {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        };
+        format!("{} {version}", String::from_utf8_lossy(line))
+    }
+
+    /// Whether the connection is one to migrate, or why it is not. A tunnel (CONNECT, Upgrade) may end in
+    /// another protocol, and HTTP/1.0 with keep-alive in an answer that only the connection's end delimits.
+    pub fn migration(&self) -> Result<(), ProxyReason> {
+        let old_keep_alive = self.version == Version::Http10 && self.connection.keep_alive;
+        if self.connect || self.upgrade || self.connection.upgrade || old_keep_alive {
+            return Err(ProxyReason::MethodNotMigrated);
+        }
+        Ok(())
+    }
+
+    /// Whether what follows this request may be another protocol, so that nothing can be said of it before the
+    /// answer.
+    pub fn may_switch(&self) -> bool {
+        self.connect || (self.upgrade && self.connection.upgrade && self.version == Version::Http11)
+    }
+}
+
+/// What the bytes that have arrived are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeadStatus {
+    /// So far nothing is wrong; more is needed.
+    Incomplete,
+    /// A head that passes the gate; what follows it in the bytes is body or the next request.
+    Complete(RequestHead),
+    /// To be answered and closed.
+    Bad(Verdict),
+}
+
+/// Judges a head. Pure: the same bytes get the same verdict, and if a part of them from the start is `Bad` or
+/// `Complete`, so are they, in the same way. Who reads piece by piece keeps a [`HeadScanner`] instead.
+pub fn parse(bytes: &[u8], limits: &HeadLimits) -> HeadStatus {
+    HeadScanner::new().status(bytes, limits)
+}
+
+impl HeadScanner {
+    /// As [`parse`], without looking again at what was looked at. `bytes` as for [`HeadScanner::advance`].
+    pub fn status(&mut self, bytes: &[u8], limits: &HeadLimits) -> HeadStatus {
+        match self.advance(bytes, limits) {
+            Err(verdict) => HeadStatus::Bad(verdict),
+            Ok(None) => HeadStatus::Incomplete,
+            Ok(Some((start, end))) => match gate::judge(bytes, start, end, limits) {
+                Ok(head) => HeadStatus::Complete(head),
+                Err(verdict) => HeadStatus::Bad(verdict),
+            },
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A head, byte by byte: everything that can be refused without knowing the whole head.
+
+use super::{HeadLimits, Verdict};
+
+/// The longest method accepted; the longest registered one has 17 letters (UPDATEREDIRECTREF).
+const METHOD_BYTES: usize = 32;
+/// `HTTP/1.x`, of which the last byte may be 0 or 1.
+const VERSION: &[u8; 8] = b"HTTP/1.1";
+
+/// Where in a head the scanner stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Start,
+    LeadingLf,
+    Method,
+    Target,
+    Version,
+    RequestLineLf,
+    LineStart,
+    Name,
+    Value,
+    ValueLf,
+    EndLf,
+    Done,
+}
+
+/// Goes over a head as it arrives. Each byte is looked at once however the head is cut, and a refusal comes
+/// with the first byte that cannot be accepted: whoever sends no HTTP is told at once.
+#[derive(Clone, Debug)]
+pub struct HeadScanner {
+    state: State,
+    /// Bytes looked at.
+    at: usize,
+    /// Where the request line starts: 0, or 2 behind an empty line (RFC 9112, section 2.2).
+    start: usize,
+    /// Bytes of the present token, target or version.
+    token: usize,
+    headers: usize,
+}
+
+impl Default for HeadScanner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HeadScanner {
+    /// At the start of a head.
+    pub const fn new() -> Self {
+        HeadScanner { state: State::Start, at: 0, start: 0, token: 0, headers: 0 }
+    }
+
+    /// Looks at what is new in `bytes`, which begin with the head's first byte and hold all of it that has
+    /// arrived. `Some((start, end))` when the head is complete: the request line starts at `start`, the body at
+    /// `end`.
+    pub fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<(usize, usize)>, Verdict> {
+        while self.state != State::Done {
+            let Some(&byte) = bytes.get(self.at) else { return Ok(None) };
+            if self.at - self.start >= limits.head_bytes {
+                return Err(Verdict::too_large("the request head is longer than this server accepts"));
+            }
+            self.at += 1;
+            self.state = self.on_byte(byte, limits)?;
+        }
+        Ok(Some((self.start, self.at)))
+    }
+
+    /// Whether anything of a head has arrived (an empty line in front of it does not count).
+    pub fn has_begun(&self) -> bool {
+        self.at > self.start
+    }
+
+    fn on_byte(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, Verdict> {
+        let next = match self.state {
+            State::Start => match byte {
+                b'\r' if self.start == 0 => State::LeadingLf,
+                _ => return self.method(byte),
+            },
+            State::LeadingLf => {
+                line_feed(byte)?;
+                self.start = self.at;
+                State::Start
+            }
+            State::Method => return self.method(byte),
+            State::Target => return self.target(byte, limits),
+            State::Version => return self.version(byte),
+            State::RequestLineLf | State::ValueLf => {
+                line_feed(byte)?;
+                State::LineStart
+            }
+            State::LineStart => match byte {
+                b'\r' => State::EndLf,
+                b' ' | b'\t' => return Err(Verdict::bad("folded header line")),
+                _ => {
+                    self.headers += 1;
+                    if self.headers > limits.header_count {
+                        return Err(Verdict::too_large("more header lines than this server accepts"));
+                    }
+                    self.token = 0;
+                    return self.name(byte);
+                }
+            },
+            State::Name => return self.name(byte),
+            State::Value => match byte {
+                b'\r' => State::ValueLf,
+                b'\n' => return Err(Verdict::bad("line feed without carriage return")),
+                b'\t' | 0x20..=0x7e | 0x80..=0xff => State::Value,
+                _ => return Err(Verdict::bad("control character in a header value")),
+            },
+            State::EndLf => {
+                line_feed(byte)?;
+                State::Done
+            }
+            State::Done => State::Done,
+        };
+        Ok(next)
+    }
+
+    fn method(&mut self, byte: u8) -> Result<State, Verdict> {
+        match byte {
+            b' ' if self.token > 0 => {
+                self.token = 0;
+                Ok(State::Target)
+            }
+            _ if !is_token(byte) => Err(Verdict::bad("this is not an HTTP/1 request")),
+            _ if self.token >= METHOD_BYTES => Err(Verdict::not_implemented("unknown method")),
+            _ => {
+                self.token += 1;
+                Ok(State::Method)
+            }
+        }
+    }
+
+    fn target(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, Verdict> {
+        match byte {
+            b' ' if self.token > 0 => {
+                self.token = 0;
+                Ok(State::Version)
+            }
+            _ if !is_target(byte) => Err(Verdict::bad("a byte that may not stand in a request target")),
+            _ if self.token >= limits.target_bytes => Err(Verdict::target_too_long()),
+            _ => {
+                self.token += 1;
+                Ok(State::Target)
+            }
+        }
+    }
+
+    fn version(&mut self, byte: u8) -> Result<State, Verdict> {
+        let expected = VERSION.get(self.token).copied();
+        let last = self.token + 1 == VERSION.len();
+        self.token += 1;
+        match (expected, byte) {
+            (None, b'\r') => Ok(State::RequestLineLf),
+            (None, b'\n') => Err(Verdict::bad("line feed without carriage return")),
+            (Some(e), b) if e == b || (last && b == b'0') => Ok(State::Version),
+            _ => Err(Verdict::bad("the request line does not end in HTTP/1.1 or HTTP/1.0")),
+        }
+    }
+
+    fn name(&mut self, byte: u8) -> Result<State, Verdict> {
+        match byte {
+            b':' if self.token > 0 => Ok(State::Value),
+            b' ' | b'\t' => Err(Verdict::bad("space in or behind a header name")),
+            _ if !is_token(byte) => Err(Verdict::bad("a byte that may not stand in a header name")),
+            _ => {
+                self.token += 1;
+                Ok(State::Name)
+            }
+        }
+    }
+}
+
+fn line_feed(byte: u8) -> Result<(), Verdict> {
+    if byte == b'\n' { Ok(()) } else { Err(Verdict::bad("carriage return without line feed")) }
+}
+
+/// RFC 9110, section 5.6.2.
+pub(super) const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
+}
+
+/// What RFC 3986 allows, and `^ { | }` which browsers send unescaped. Not `#`, which some readers cut at, and
+/// not the backslash, which some take for a slash.
+const fn is_target(byte: u8) -> bool {
+    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'\\' | b'`')
+}
