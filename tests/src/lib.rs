@@ -1,1 +1,6 @@
-//! Support for the tests.
+//! Support for what no single crate can prove.
+
+pub mod client;
+pub mod skip;
+
+mod sys;

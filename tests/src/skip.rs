@@ -1,0 +1,28 @@
+//! Tests that need root and eBPF: they skip loudly where they cannot run, and CI allows no skips.
+
+/// Whether this machine can run the lab; if not, says so in a line that starts with `SKIPPED:`.
+///
+/// # Panics
+/// With `BATON_NO_SKIPS=1` in the environment instead of skipping.
+pub fn lab_can_run(test: &str) -> bool {
+    let Some(why) = hindrance() else { return true };
+    assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "{test} may not be skipped: {why}");
+    eprintln!("SKIPPED: {test}: {why}");
+    false
+}
+
+fn hindrance() -> Option<String> {
+    if !std::fs::read_to_string("/proc/self/status").is_ok_and(|s| s.contains("\nUid:\t0\t0")) {
+        return Some("needs root, for network namespaces and eBPF; run it with sudo".into());
+    }
+    for (path, why) in [
+        ("/dev/net/tun", "needs TUN devices (modprobe tun)"),
+        ("/sys/kernel/btf/vmlinux", "needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF)"),
+        ("/usr/sbin/nginx", "needs nginx (apt-get install nginx)"),
+    ] {
+        if !std::path::Path::new(path).exists() {
+            return Some(format!("{why}: there is no {path}"));
+        }
+    }
+    None
+}

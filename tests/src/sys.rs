@@ -1,0 +1,34 @@
+//! The one place of this crate with unsafe code.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Moves the calling thread, and only it, into the network namespace open as `namespace`.
+pub(crate) fn enter_netns(namespace: &File) -> io::Result<()> {
+    // SAFETY: setns takes a descriptor, valid while `namespace` is borrowed, and a flag; no memory is shared.
+    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes closing `socket` send a reset (SO_LINGER with zero time).
+pub(crate) fn reset_on_close(socket: &impl AsRawFd) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap_or(8);
+    // SAFETY: the descriptor is borrowed, the option's value is a live `linger` of the size given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            std::ptr::from_ref(&linger).cast(),
+            size,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
