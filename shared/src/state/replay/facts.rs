@@ -131,14 +131,6 @@ pub struct Translation {
     pub window_shift_out: u8,
     /// Whether the connection has timestamps.
     pub timestamps: bool,
-    /// What the server has acknowledged with its SYN-ACK.
-    pub acknowledged: Seq<Client>,
-    /// The window of the SYN-ACK, bytes.
-    pub window: u32,
-    /// One past the SYN-ACK's number.
-    pub server_next: Seq<Server>,
-    /// The client's number for the same byte.
-    pub client_next: Seq<Client>,
 }
 
 impl Translation {
@@ -160,22 +152,17 @@ impl Translation {
         let tsval_delta = reply.timestamps.map_or(0, |(value, _)| {
             connection.vip_tsval.wrapping_add(super::TSVAL_AHEAD).wrapping_sub(value)
         });
-        let server_next = reply.seq.plus(1);
         Some(Translation {
-            seq_delta: server_next.delta_to(connection.snd_nxt).0,
+            seq_delta: reply.seq.plus(1).delta_to(connection.snd_nxt).0,
             tsval_delta,
             ack_floor: connection.rcv_nxt,
             window_shift_in: scales.map_or(0, |(server, _)| server),
             window_shift_out: scales.map_or(0, |(_, promised)| promised),
             timestamps: options.timestamps,
-            acknowledged: reply.ack,
-            window: u32::from(reply.window),
-            server_next,
-            client_next: connection.snd_nxt,
         })
     }
 
-    /// Writes the translation into a record of the target; addresses and state are the caller's.
+    /// Writes the translation into a record of the target; addresses, notes and state are the caller's.
     pub fn fill(&self, record: &mut FlowRecord) {
         record.seq_delta = self.seq_delta;
         record.ack_delta = 0;
@@ -185,11 +172,6 @@ impl Translation {
         record.window_shift_in = self.window_shift_in;
         record.window_shift_out = self.window_shift_out;
         record.flags = if self.timestamps { FLAG_TIMESTAMPS } else { 0 };
-        record.note_ack = self.acknowledged.raw();
-        record.note_window = self.window;
-        record.note_seq_end = self.server_next.raw();
-        record.note_flags = 0;
-        record.diverted = self.client_next.raw();
     }
 }
 
