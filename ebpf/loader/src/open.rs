@@ -30,6 +30,9 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     let flows = capacity(&pins, config.flows)?;
 
     let mut object = load_object(&pins, flows)?;
+    // Before the maps are taken out of the object: the programs refer to their descriptors.
+    load_program(&mut object, TUN_PROGRAM)?;
+    load_program(&mut object, config.side.program())?;
     let (slots_map, slots_count) = typed_fd(&mut object, "SLOTS", (4, size_u32::<FlowRecord>()))?;
     let mapped = MappedSlots::new(slots_map.as_fd(), slots_count).map_err(map_error("mmap", "SLOTS"))?;
     let (flows_map, _) = typed_fd(&mut object, "FLOWS", (size_u32::<FlowKey>(), 4))?;
@@ -50,8 +53,6 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     let first = Settings { uplink_ifindex, uplink_mac: mac, ..Settings::default() };
     settings.put(&0, &first, 0).map_err(map_error("store", "SETTINGS"))?;
 
-    load_program(&mut object, TUN_PROGRAM)?;
-    load_program(&mut object, config.side.program())?;
     let place = Place {
         program: config.side.program(),
         device: &config.uplink,

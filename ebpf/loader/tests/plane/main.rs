@@ -1,0 +1,155 @@
+//! The plane opened, taken over and detached for real, in a network namespace of the test's own.
+//!
+//! Needs root and BPF. Without them it says so and passes, unless `BATON_NO_SKIPS=1`.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test: the panic is the report")]
+
+mod sys;
+
+use baton_loader::{Hook, InsertError, Plane, PlaneConfig, PlaneError, Side};
+use baton_shared::addr::PortWord;
+use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn run(command: &str) {
+    let mut words = command.split_whitespace();
+    let status = Command::new(words.next().unwrap()).args(words).status().unwrap();
+    assert!(status.success(), "{command}: {status}");
+}
+
+/// Runs `test` on a thread with its own namespaces, an Ethernet device `up0` and a BPF file system.
+fn inside(test: fn(&Path)) {
+    let body = move || {
+        if let Err(e) = sys::own_namespaces() {
+            return Some(format!("cannot make namespaces: {e}"));
+        }
+        run("mount --make-rprivate /");
+        let dir = tempfile::tempdir().unwrap();
+        run(&format!("mount -t bpf bpf {}", dir.path().display()));
+        run("ip link add up0 type veth peer name far0");
+        run("ip link set up0 up");
+        run("ip tuntap add tun0 mode tun");
+        test(dir.path());
+        run(&format!("umount {}", dir.path().display()));
+        None
+    };
+    let skipped = std::thread::spawn(body).join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+    if let Some(reason) = skipped {
+        println!("SKIPPED: {reason}");
+        assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "skipped: {reason}");
+    }
+}
+
+fn config(side: Side, pins: &Path) -> PlaneConfig {
+    PlaneConfig { side, uplink: "up0".into(), pin_dir: pins.join("baton"), flows: 4 }
+}
+
+fn flow(port: u16) -> FlowRecord {
+    let key = FlowKey { remote_port: PortWord::new(port), ..FlowKey::default() };
+    FlowRecord { key, state: FlowState::Committed as u32, flow_id: port.into(), ..FlowRecord::default() }
+}
+
+fn lives_and_is_taken_over(side: Side, hook: Hook, pins: &Path) {
+    let config = config(side, pins);
+    let plane = Plane::open_by(&config, hook).unwrap();
+    assert!(plane.recovered().is_empty());
+    plane.attach_tun("tun0", 7).unwrap();
+    // Again, as after the TUN was made anew.
+    plane.attach_tun("tun0", 7).unwrap();
+
+    let slots: Vec<u32> = std::iter::from_fn(|| plane.slots().allocate()).collect();
+    assert_eq!(slots.len(), 4);
+    for (slot, port) in slots.iter().zip(100..) {
+        plane.slots().write(*slot, &flow(port));
+        plane.insert(&flow(port).key, *slot).unwrap();
+    }
+    assert!(matches!(plane.insert(&flow(100).key, 0), Err(InsertError::Exists)));
+    assert!(matches!(plane.insert(&flow(999).key, 0), Err(InsertError::Full)));
+    assert!(plane.remove(&flow(103).key).unwrap());
+    assert!(!plane.remove(&flow(103).key).unwrap());
+    plane.slots().free(slots[3]);
+    // A crash between filling a slot and inserting its key, and between removing a key and freeing its slot.
+    let half = plane.slots().allocate().unwrap();
+    plane.slots().write(half, &flow(200));
+    assert_eq!(plane.slots().in_use(), 4);
+    // Notes and accounts of a live record are the programs'.
+    plane.slots().write(slots[0], &FlowRecord { packets: 99, diverted: 9, flags: 2, ..flow(100) });
+    let record = plane.slots().read(slots[0]);
+    assert_eq!((record.packets, record.diverted, record.flags), (0, 0, 2));
+    drop(plane);
+
+    let plane = Plane::open_by(&config, hook).unwrap();
+    let mut ports: Vec<u64> = plane.recovered().iter().map(|(_, r)| r.flow_id).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [100, 101, 102], "what a crash left half done is swept");
+    assert_eq!(plane.slots().in_use(), 3);
+    assert_eq!(plane.keys().unwrap().len(), 3);
+    assert!(plane.counters().unwrap().iter().all(|(_, n)| *n == 0));
+    drop(plane);
+
+    // Another size waits until the flows are gone.
+    let larger = PlaneConfig { flows: 8, ..config.clone() };
+    let plane = Plane::open_by(&larger, hook).unwrap();
+    assert_eq!(plane.slots().capacity(), 4);
+    for (slot, record) in plane.recovered() {
+        plane.remove(&record.key).unwrap();
+        plane.slots().free(slot);
+    }
+    drop(plane);
+    let plane = Plane::open_by(&larger, hook).unwrap();
+    assert_eq!(plane.slots().capacity(), 8);
+
+    plane.detach().unwrap();
+    assert_eq!(std::fs::read_dir(&config.pin_dir).unwrap().count(), 0);
+    let filters = Command::new("tc").args(["filter", "show", "dev", "up0", "ingress"]).output().unwrap();
+    assert!(filters.stdout.is_empty(), "{}", String::from_utf8_lossy(&filters.stdout));
+}
+
+#[test]
+fn intermediate_by_this_kernels_best_hook() {
+    inside(|pins| lives_and_is_taken_over(Side::Intermediate, Hook::of_this_kernel(), pins));
+}
+
+#[test]
+fn target_by_this_kernels_best_hook() {
+    inside(|pins| lives_and_is_taken_over(Side::Target, Hook::of_this_kernel(), pins));
+}
+
+#[test]
+fn both_by_clsact() {
+    inside(|pins| {
+        lives_and_is_taken_over(Side::Intermediate, Hook::Clsact, pins);
+        lives_and_is_taken_over(Side::Target, Hook::Clsact, pins);
+    });
+}
+
+#[test]
+fn a_device_made_anew_gets_a_new_link() {
+    inside(|pins| {
+        let config = config(Side::Intermediate, pins);
+        drop(Plane::open(&config).unwrap());
+        run("ip link del up0");
+        run("ip link add up0 type veth peer name far0");
+        drop(Plane::open(&config).unwrap());
+        drop(Plane::open(&config).unwrap());
+        Plane::open(&config).unwrap().detach().unwrap();
+    });
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_line() {
+    inside(|pins| {
+        let good = config(Side::Target, pins);
+        let wrong = PlaneConfig { uplink: "no-such-device".into(), ..good.clone() };
+        assert!(
+            matches!(Plane::open(&wrong), Err(PlaneError::NoDevice { name, .. }) if name == "no-such-device")
+        );
+        let wrong = PlaneConfig { pin_dir: PathBuf::from("/tmp/not-bpf"), ..good.clone() };
+        let error = Plane::open(&wrong).unwrap_err().to_string();
+        assert!(error.contains("mount -t bpf") && !error.contains('\n'), "{error}");
+        let plane = Plane::open(&good).unwrap();
+        assert!(matches!(plane.attach_tun("nope", 0), Err(PlaneError::NoDevice { .. })));
+        plane.detach().unwrap();
+    });
+}

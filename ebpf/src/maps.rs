@@ -1,0 +1,51 @@
+//! The maps. Sizes are set by the loader; ARCHITECTURE.md says who writes and who reads.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use baton_shared::reason::PacketCounter;
+use baton_shared::record::{FlowKey, FlowRecord, Settings};
+use baton_shared::translate::Patch;
+use baton_shared::wire::{Ipv4Words, OPTION_BUFFER, Segment, TcpWords};
+
+/// Flow key to slot number. Written by the daemon, read here.
+#[map]
+pub(crate) static FLOWS: HashMap<FlowKey, u32> = HashMap::with_max_entries(65_536, 0);
+
+/// Flow records. Identity, translation and state are the daemon's; accounts, notes and statistics are ours.
+#[map]
+pub(crate) static SLOTS: Array<FlowRecord> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+
+/// The host's devices and marks. Written by the daemon, read here.
+#[map]
+pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Index [`PacketCounter`]. Written here, read by the daemon.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(PacketCounter::CAPACITY, 0);
+
+/// The packet in hand. Programs do not interrupt each other on one CPU.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// What does not fit on the stack of 512 bytes. Any bytes are a valid value.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// A copy of the flow's record as it was when the packet came.
+    pub(crate) record: FlowRecord,
+    pub(crate) key: FlowKey,
+    pub(crate) ip: Ipv4Words,
+    pub(crate) tcp: TcpWords,
+    pub(crate) segment: Segment,
+    pub(crate) patch: Patch,
+    pub(crate) options: [u8; OPTION_BUFFER],
+}
+
+/// Counts one packet.
+#[inline(always)]
+pub(crate) fn count(code: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(code) {
+        // SAFETY: the map's memory; per CPU, and programs do not interrupt each other on one CPU.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}

@@ -1,0 +1,211 @@
+//! The packet: the only raw pointers, helper calls and inline assembly.
+
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::{
+    bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
+    bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
+use baton_shared::record::FlowRecord;
+use core::arch::asm;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::ptr;
+
+/// A packet at a TC hook.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(*mut __sk_buff);
+
+impl Skb {
+    /// # Safety
+    /// `skb` is the context the program was called with.
+    #[inline(always)]
+    pub(crate) unsafe fn new(skb: *mut __sk_buff) -> Self {
+        Skb(skb)
+    }
+
+    /// Bytes of the packet with its Ethernet header.
+    #[inline(always)]
+    pub(crate) fn len(self) -> u32 {
+        // SAFETY: the context is valid for the program's run.
+        unsafe { (*self.0).len }
+    }
+
+    /// EtherType, memory order in the low 16 bits.
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).protocol }
+    }
+
+    #[inline(always)]
+    pub(crate) fn mark(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).mark }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_mark(self, mark: u32) {
+        // SAFETY: as above; programs may write this field.
+        unsafe { (*self.0).mark = mark }
+    }
+
+    /// Copies bytes at `offset` to `to`; false if the packet is too short.
+    #[inline(always)]
+    pub(crate) fn load<T>(self, offset: u32, to: &mut T) -> bool {
+        // SAFETY: `to` has room for its own size; callers pass types of plain words.
+        unsafe {
+            bpf_skb_load_bytes(self.0.cast(), offset, ptr::from_mut(to).cast(), size_of::<T>() as u32) == 0
+        }
+    }
+
+    /// Copies `length` bytes, 1 to 64, at `offset` to the buffer's start.
+    #[inline(always)]
+    pub(crate) fn load_up_to_64(self, offset: u32, length: u32, to: &mut [u8; 64]) -> bool {
+        let mut bounded = u64::from(length).wrapping_sub(1);
+        // SAFETY: arithmetic on one register. The verifier follows it to 1..=64 where it loses a comparison
+        // that LLVM has merged with another.
+        unsafe { asm!("{0} &= 63", "{0} += 1", inout(reg) bounded) };
+        // SAFETY: at most 64 bytes are written.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.as_mut_ptr().cast(), bounded as u32) == 0 }
+    }
+
+    /// Writes `from` at `offset`, without touching checksums.
+    #[inline(always)]
+    pub(crate) fn store<T>(self, offset: u32, from: &T) -> bool {
+        // SAFETY: `from` is readable over its own size.
+        unsafe {
+            bpf_skb_store_bytes(self.0.cast(), offset, ptr::from_ref(from).cast(), size_of::<T>() as u32, 0)
+                == 0
+        }
+    }
+
+    /// Corrects the TCP checksum at `offset` for another address in the pseudo-header, memory order.
+    #[inline(always)]
+    pub(crate) fn address_changed(self, offset: u32, old: u32, new: u32) -> bool {
+        // SAFETY: a helper call on the context.
+        unsafe {
+            bpf_l4_csum_replace(
+                self.0.cast(),
+                offset,
+                u64::from(old),
+                u64::from(new),
+                u64::from(BPF_F_PSEUDO_HDR) | 4,
+            ) == 0
+        }
+    }
+
+    /// Corrects the TCP checksum at `offset` for a change of the segment by this one's complement sum.
+    #[inline(always)]
+    pub(crate) fn segment_changed(self, offset: u32, change: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_l4_csum_replace(self.0.cast(), offset, 0, u64::from(change), 0) == 0 }
+    }
+
+    /// Puts `T` in front of a packet that has no link-layer header.
+    #[inline(always)]
+    pub(crate) fn prepend<T>(self, header: &T) -> bool {
+        // SAFETY: as above.
+        let room = unsafe { bpf_skb_change_head(self.0.cast(), size_of::<T>() as u32, 0) == 0 };
+        room && self.store(0, header)
+    }
+}
+
+/// Sends the packet out of a device as it is: the verdict to return.
+#[inline(always)]
+pub(crate) fn redirect(ifindex: u32) -> i32 {
+    // SAFETY: a helper call without pointers.
+    unsafe { bpf_redirect(ifindex, 0) as i32 }
+}
+
+/// Lets the packet arrive on a device: the verdict to return.
+#[inline(always)]
+pub(crate) fn redirect_to_ingress(ifindex: u32) -> i32 {
+    // SAFETY: as above.
+    unsafe { bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
+/// Routes the packet by its destination and sends it out of a device with the neighbour's MAC: the verdict.
+#[inline(always)]
+pub(crate) fn redirect_to_neighbour(ifindex: u32) -> i32 {
+    // SAFETY: no parameters are passed (null, 0), so the kernel looks the next hop up.
+    unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// CLOCK_MONOTONIC, ns.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: a helper call without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The same reference, of which neither LLVM nor, in its effect, the verifier knows what was stored there: values
+/// read back are any value, and paths that differ only in what they stored become one.
+#[inline(always)]
+pub(crate) fn opaque<T>(value: &mut T) -> &mut T {
+    let mut pointer = ptr::from_mut(value);
+    // SAFETY: the register keeps its value; the pointer stays what it was.
+    unsafe {
+        asm!("{0} = {0}", inout(reg) pointer);
+        &mut *pointer
+    }
+}
+
+/// A flow's record in the map, which other CPUs and the daemon read and write at the same time: every access is
+/// of one aligned word.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedRecord(*mut FlowRecord);
+
+/// Words of a record.
+const WORDS: usize = size_of::<FlowRecord>() / 8;
+
+macro_rules! word_store {
+    ($name:ident, $field:ident, $kind:ty) => {
+        #[inline(always)]
+        pub(crate) fn $name(self, value: $kind) {
+            // SAFETY: inside the map's element, aligned; see the type.
+            unsafe { ptr::write_volatile(&raw mut (*self.0).$field, value) }
+        }
+    };
+}
+
+macro_rules! word_add {
+    ($name:ident, $field:ident, $kind:ty) => {
+        #[inline(always)]
+        pub(crate) fn $name(self, value: $kind) {
+            // SAFETY: as above; the result is not used, so that this is the XADD that every kernel has.
+            unsafe {
+                atomic_xadd::<$kind, $kind, { AtomicOrdering::Relaxed }>(&raw mut (*self.0).$field, value)
+            };
+        }
+    };
+}
+
+impl SharedRecord {
+    /// # Safety
+    /// `record` is an element of `SLOTS`.
+    #[inline(always)]
+    pub(crate) unsafe fn new(record: *mut FlowRecord) -> Self {
+        SharedRecord(record)
+    }
+
+    /// Copies the record.
+    #[inline(always)]
+    pub(crate) fn copy_to(self, copy: &mut FlowRecord) {
+        let (from, to) = (self.0.cast::<u64>(), ptr::from_mut(copy).cast::<u64>());
+        for word in 0..WORDS {
+            // SAFETY: both are 8-aligned and WORDS words long.
+            unsafe { to.add(word).write(ptr::read_volatile(from.add(word))) };
+        }
+    }
+
+    word_store!(store_state, state, u32);
+    word_store!(store_last_seen, last_seen_ns, u64);
+    word_store!(store_note_ack, note_ack, u32);
+    word_store!(store_note_window, note_window, u32);
+    word_store!(store_note_tsval, note_tsval, u32);
+    word_store!(store_note_seq_end, note_seq_end, u32);
+    word_store!(store_note_flags, note_flags, u32);
+    word_add!(add_diverted, diverted, u32);
+    word_add!(add_released, released, u32);
+    word_add!(add_packets, packets, u64);
+    word_add!(add_bytes, bytes, u64);
+}

@@ -1,0 +1,173 @@
+//! The verdict on a packet of a known flow, at each of the two hooks.
+
+use super::{Account, Patch, translate};
+use crate::reason::PacketCounter;
+use crate::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST, NOTE_SYN_ACK};
+use crate::seq::before;
+use crate::wire::{ACK, FIN, RST, SYN, Segment};
+
+/// What to do with the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Action {
+    /// Leave it to the ordinary stack, unchanged.
+    Pass = 0,
+    /// Write the patch into it and send it on its way.
+    Translate = 1,
+    /// Send it, unchanged, to the daemon's TUN.
+    Divert = 2,
+    /// Drop it.
+    Drop = 3,
+}
+
+/// The judgement: two words. `patch.account` is filled in besides, always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What to do.
+    pub action: Action,
+    /// What to count; `None` only with [`Action::Pass`].
+    pub counter: Option<PacketCounter>,
+}
+
+impl Verdict {
+    #[inline(always)]
+    const fn new(action: Action, counter: PacketCounter) -> Self {
+        Verdict { action, counter: Some(counter) }
+    }
+
+    #[inline(always)]
+    const fn pass() -> Self {
+        Verdict { action: Action::Pass, counter: None }
+    }
+}
+
+/// On the intermediate's ingress: a packet from the client to the VIP.
+///
+/// `marked` tells that it came back from the hold TUN. `now_ns` is CLOCK_MONOTONIC.
+#[inline(always)]
+pub fn judge_ingress(
+    record: &FlowRecord,
+    segment: &Segment,
+    marked: bool,
+    now_ns: u64,
+    patch: &mut Patch,
+) -> Verdict {
+    patch.account = Account::default();
+    let length = segment.held_length();
+    let state = FlowState::from_raw(record.state);
+    match state {
+        FlowState::Frozen => {
+            // The owner is dead or stuck: the ordinary stack still has the connection.
+            if now_ns >= record.deadline_ns {
+                return Verdict::new(Action::Pass, PacketCounter::FreezeExpired);
+            }
+            if marked {
+                patch.account.released = length;
+            }
+            patch.account.diverted = length;
+            Verdict::new(Action::Divert, PacketCounter::Diverted)
+        }
+        FlowState::Committed | FlowState::Ended => {
+            // The client uses its port again. Not so while the flow lives: anybody can forge a SYN, and only
+            // the owner of the socket knows what to answer (RFC 5961, section 4).
+            if matches!(state, FlowState::Ended) && segment.flags & (SYN | ACK | RST) == SYN {
+                patch.account.state = FlowState::Superseded as u32;
+                return Verdict::new(Action::Pass, PacketCounter::SynToListener);
+            }
+            if marked {
+                patch.account.released = length;
+                patch.account.also = PacketCounter::Released.code();
+            } else if length != 0 && before(record.released, record.diverted) {
+                // Held data of the flow is still on its way through the daemon: new data queues behind it.
+                patch.account.diverted = length;
+                return Verdict::new(Action::Divert, PacketCounter::Diverted);
+            }
+            if segment.ttl <= 1 {
+                return Verdict::new(Action::Drop, PacketCounter::DropTtlExpired);
+            }
+            translate(record, segment, false, segment.ttl - 1, patch);
+            Verdict::new(Action::Translate, PacketCounter::Translated)
+        }
+        FlowState::Superseded => Verdict::new(Action::Pass, PacketCounter::Superseded),
+        // The target's states do not occur here.
+        FlowState::Free | FlowState::Replaying | FlowState::Fenced => Verdict::pass(),
+    }
+}
+
+/// On the target's egress: a packet from the server's kernel to the client.
+#[inline(always)]
+pub fn judge_egress(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -> Verdict {
+    patch.account = Account::default();
+    match FlowState::from_raw(record.state) {
+        FlowState::Replaying => {
+            note(record, segment, &mut patch.account);
+            Verdict::new(Action::Divert, PacketCounter::ReplayDiverted)
+        }
+        FlowState::Fenced => Verdict::new(Action::Drop, PacketCounter::DropFenced),
+        FlowState::Committed | FlowState::Ended => {
+            if segment.has(SYN | ACK) {
+                return Verdict::new(Action::Drop, PacketCounter::DropLateSynAck);
+            }
+            note(record, segment, &mut patch.account);
+            if translate(record, segment, true, segment.ttl, patch) {
+                patch.account.also = PacketCounter::AckRaised.code();
+            }
+            Verdict::new(Action::Translate, PacketCounter::Translated)
+        }
+        // The intermediate's states do not occur here.
+        FlowState::Free | FlowState::Frozen | FlowState::Superseded => Verdict::pass(),
+    }
+}
+
+/// Either hook: a packet of a known flow whose segment cannot be read, for `reason`. It must not reach the local
+/// stack, which knows nothing of the flow and would answer with a reset, unless the stack has the connection.
+#[inline(always)]
+pub fn judge_unreadable(record: &FlowRecord, now_ns: u64, reason: PacketCounter) -> Verdict {
+    match FlowState::from_raw(record.state) {
+        FlowState::Free | FlowState::Superseded => Verdict::pass(),
+        FlowState::Frozen if now_ns >= record.deadline_ns => {
+            Verdict::new(Action::Pass, PacketCounter::FreezeExpired)
+        }
+        _ => Verdict::new(Action::Drop, reason),
+    }
+}
+
+/// Notes what the server's kernel says of itself: the agent feeds the request by it, and judges the end.
+#[inline(always)]
+fn note(record: &FlowRecord, segment: &Segment, account: &mut Account) {
+    // The first segment noted is the SYN-ACK; before it there is nothing to compare with.
+    let first = record.note_flags & NOTE_SYN_ACK == 0;
+    account.noted = 1;
+    account.note_ack = record.note_ack;
+    account.note_window = record.note_window;
+    account.note_tsval = record.note_tsval;
+    account.note_seq_end = record.note_seq_end;
+    // A reset's acknowledgement and window tell nothing about what was received.
+    if segment.has(ACK) && !segment.has(RST) && (first || !before(segment.ack, record.note_ack)) {
+        let shift = if segment.has(SYN) { 0 } else { record.window_shift_in & 15 };
+        account.note_ack = segment.ack;
+        account.note_window = (segment.window as u32) << shift;
+    }
+    if segment.options.places.timestamps != 0 {
+        // As the client sees it; what was noted during the replay knew no delta yet.
+        let tsval = segment.options.tsval.wrapping_add(record.tsval_delta);
+        if record.packets == 0 || !before(tsval, record.note_tsval) {
+            account.note_tsval = tsval;
+        }
+    }
+    if !segment.has(RST) {
+        let end = segment.seq.wrapping_add(segment.sequence_length());
+        if first || before(record.note_seq_end, end) {
+            account.note_seq_end = end;
+        }
+    }
+    if segment.has(FIN) {
+        account.note_flags |= NOTE_FIN;
+    }
+    if segment.has(RST) {
+        account.note_flags |= NOTE_RST;
+    }
+    if segment.has(SYN | ACK) {
+        account.note_flags |= NOTE_SYN_ACK;
+    }
+}

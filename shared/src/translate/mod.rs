@@ -1,0 +1,15 @@
+//! What becomes of a packet of a known flow: the verdict, and the new header values.
+//!
+//! Facts in, patch out: the caller loads a [`FlowRecord`](crate::record::FlowRecord) and a
+//! [`Segment`](crate::wire::Segment), asks [`judge_ingress`] or [`judge_egress`], and does what the [`Verdict`]
+//! says with what stands in the [`Patch`]. The eBPF programs and every other plane call the same code.
+
+mod judge;
+mod patch;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
+pub use judge::{Action, Verdict, judge_egress, judge_ingress, judge_unreadable};
+pub use patch::{Account, Patch};
+pub use rewrite::translate;
