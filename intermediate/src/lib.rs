@@ -4,3 +4,11 @@
 //! serves what cannot migrate.
 
 pub mod config;
+pub mod flows;
+pub mod front;
+pub mod handoff;
+pub mod hold;
+pub mod metrics;
+pub mod proxy;
+pub mod reset;
+pub mod targets;

@@ -1,0 +1,490 @@
+//! The table of flows given to targets: who they are, where their record is, when the record goes.
+//!
+//! A flow comes in at its freeze ([`Flows::begin`]), is taken over by [`Flows::commit`] or dropped by
+//! [`Flows::abandon`], ends when its agent says so ([`Flows::on_end`]), lingers so that the connection's last
+//! packets still find their way, and is then removed: key first, slot after.
+
+mod view;
+
+pub use view::{EndView, FlowFilter, FlowView};
+
+use crate::targets::{TargetId, Targets};
+use baton_loader::{InsertError, Plane, monotonic_ns};
+use baton_shared::control::{EndReport, FlowRef};
+use baton_shared::reason::EndReason;
+use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a committed flow's hold accounts are watched at least: a packet on another CPU may be diverted for
+/// the last time a moment after the commit.
+const WATCH: Duration = Duration::from_secs(1);
+/// Accounts that differ and have not moved for this long are reconciled.
+const STALLED: Duration = Duration::from_millis(100);
+
+/// What a flow is, for its entry.
+#[derive(Clone, Debug)]
+pub struct FlowIdentity {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The VIP's address and port.
+    pub vip: SocketAddr,
+    /// The target.
+    pub target: TargetId,
+    /// The server's address and port on it.
+    pub server: SocketAddr,
+    /// Method and path.
+    pub request: String,
+}
+
+/// Why no record could be made for a flow.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// No slot or no room in the map.
+    #[error("the flow table is full")]
+    Full,
+    /// A flow with the same addresses is alive.
+    #[error("flow {0:016x} with the same addresses is alive")]
+    Alive(u64),
+    /// The kernel refused.
+    #[error("flow map: {0}")]
+    Os(#[from] std::io::Error),
+}
+
+/// A frozen flow's place: what its owner needs to commit or abandon it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Which flow and handoff.
+    pub flow: FlowRef,
+    /// Its slot.
+    pub slot: u32,
+    /// Its record as first written, state `Frozen`.
+    pub record: FlowRecord,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) flow: FlowRef,
+    pub(crate) key: FlowKey,
+    pub(crate) slot: u32,
+    pub(crate) client: SocketAddr,
+    pub(crate) vip: SocketAddr,
+    /// `None` for a flow taken over at start whose server the configuration no longer names.
+    pub(crate) target: Option<TargetId>,
+    pub(crate) server: SocketAddr,
+    pub(crate) request: String,
+    pub(crate) started: SystemTime,
+    /// Since when the flow may be judged idle, CLOCK_MONOTONIC ns.
+    pub(crate) began_ns: u64,
+    pub(crate) committed: bool,
+    pub(crate) end: Option<EndReport>,
+}
+
+/// Hold accounts under watch after a commit.
+#[derive(Debug)]
+struct Watch {
+    flow_id: u64,
+    until: Instant,
+    accounts: (u32, u32),
+    since: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: HashMap<u64, Entry>,
+    by_key: HashMap<FlowKey, u64>,
+    /// Ended flows and when they are removed; in order, since all linger equally long.
+    lingering: VecDeque<(Instant, u64)>,
+    watched: Vec<Watch>,
+}
+
+/// All flows.
+#[derive(Debug)]
+pub struct Flows {
+    table: Mutex<Table>,
+    plane: Arc<Plane>,
+    targets: Arc<Targets>,
+    linger: Duration,
+    idle: Duration,
+    next_id: AtomicU64,
+    reconciled: AtomicU64,
+}
+
+/// The map's key for a connection at the intermediate.
+pub fn flow_key(client: SocketAddr, vip: SocketAddr) -> FlowKey {
+    FlowKey {
+        remote: client.ip().into(),
+        local: vip.ip().into(),
+        remote_port: baton_shared::addr::PortWord::new(client.port()),
+        local_port: baton_shared::addr::PortWord::new(vip.port()),
+    }
+}
+
+impl Flows {
+    /// An empty table over `plane`. Ended flows stay for `linger`; flows on which nothing was seen for `idle`
+    /// are given up, should their agent never report their end.
+    pub fn new(plane: Arc<Plane>, targets: Arc<Targets>, linger: Duration, idle: Duration) -> Self {
+        // Numbers must be unique across restarts: 4096 for each microsecond since 1970 are never overtaken.
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let first = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX >> 12) << 12;
+        Flows {
+            table: Mutex::default(),
+            plane,
+            targets,
+            linger,
+            idle,
+            next_id: AtomicU64::new(first),
+            reconciled: AtomicU64::new(0),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what an earlier run left in the plane: committed flows go on, frozen ones are removed (their
+    /// sockets died with their process). Returns how many of each.
+    pub fn recover(&self) -> (usize, usize) {
+        let (mut taken, mut removed) = (0, 0);
+        for (slot, record) in self.plane.recovered() {
+            self.next_id.fetch_max(record.flow_id.wrapping_add(1), Ordering::Relaxed);
+            match FlowState::from_raw(record.state) {
+                FlowState::Committed | FlowState::Ended => {
+                    self.take_over(slot, &record);
+                    taken += 1;
+                }
+                _ => {
+                    self.remove_from_plane(&record.key, slot);
+                    removed += 1;
+                }
+            }
+        }
+        (taken, removed)
+    }
+
+    fn take_over(&self, slot: u32, record: &FlowRecord) {
+        let server = record.new_addr.socket_addr(record.new_port);
+        let target = self.targets.by_server(server);
+        let ended = FlowState::from_raw(record.state) == FlowState::Ended;
+        let entry = Entry {
+            flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
+            key: record.key,
+            slot,
+            client: record.key.remote.socket_addr(record.key.remote_port),
+            vip: record.key.local.socket_addr(record.key.local_port),
+            target,
+            server,
+            request: String::new(),
+            started: SystemTime::now(),
+            began_ns: monotonic_ns(),
+            committed: true,
+            // How it ended was told to the process before this one.
+            end: ended.then_some(EndReport {
+                flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
+                reason: EndReason::AgentLost,
+                packets: 0,
+                bytes: 0,
+                duration_ms: 0,
+            }),
+        };
+        if let Some(target) = target.filter(|_| !ended).and_then(|t| self.targets.get(t)) {
+            target.flow_began(false);
+        }
+        let mut table = self.table();
+        let now = Instant::now();
+        if ended {
+            table.lingering.push_back((now + self.linger, record.flow_id));
+        } else {
+            table.watched.push(Watch {
+                flow_id: record.flow_id,
+                until: now + WATCH,
+                accounts: (record.diverted, record.released),
+                since: now,
+            });
+        }
+        table.by_key.insert(record.key, record.flow_id);
+        table.by_id.insert(record.flow_id, entry);
+    }
+
+    fn remove_from_plane(&self, key: &FlowKey, slot: u32) {
+        if let Err(e) = self.plane.remove(key) {
+            tracing::error!(slot, error = %e, "a flow's key could not be removed from the map");
+        }
+        self.plane.slots().free(slot);
+    }
+
+    /// Freezes a connection: its record filled, its key in the map; from here on the client's packets go to the
+    /// hold TUN, until `deadline`. What an ended flow left under the same key is removed.
+    pub fn begin(&self, identity: FlowIdentity, deadline: Duration) -> Result<Place, BeginError> {
+        let key = flow_key(identity.client, identity.vip);
+        let slot = self.plane.slots().allocate().ok_or(BeginError::Full)?;
+        let flow = FlowRef { flow_id: self.next_id.fetch_add(1, Ordering::Relaxed), generation: 1 };
+        let now_ns = monotonic_ns();
+        let record = FlowRecord {
+            flow_id: flow.flow_id,
+            generation: flow.generation,
+            key,
+            deadline_ns: now_ns.saturating_add(nanos(deadline)),
+            state: FlowState::Frozen as u32,
+            new_addr: identity.server.ip().into(),
+            new_port: baton_shared::addr::PortWord::new(identity.server.port()),
+            ..FlowRecord::default()
+        };
+        let entry = Entry {
+            flow,
+            key,
+            slot,
+            client: identity.client,
+            vip: identity.vip,
+            target: Some(identity.target),
+            server: identity.server,
+            request: identity.request,
+            started: SystemTime::now(),
+            began_ns: now_ns,
+            committed: false,
+            end: None,
+        };
+        {
+            let mut table = self.table();
+            if let Some(alive) = self.clear_key(&mut table, &key) {
+                drop(table);
+                self.plane.slots().free(slot);
+                return Err(BeginError::Alive(alive));
+            }
+            table.by_key.insert(key, flow.flow_id);
+            table.by_id.insert(flow.flow_id, entry);
+        }
+        self.plane.slots().write(slot, &record);
+        let inserted = match self.plane.insert(&key, slot) {
+            // A key without an entry: left behind by a removal that failed. Nobody else can own it.
+            Err(InsertError::Exists) => {
+                self.plane.remove(&key).map_err(InsertError::Os).and_then(|_| self.plane.insert(&key, slot))
+            }
+            other => other,
+        };
+        inserted.map_err(|e| {
+            self.forget_entry(flow.flow_id);
+            self.plane.slots().free(slot);
+            match e {
+                InsertError::Full | InsertError::Exists => BeginError::Full,
+                InsertError::Os(e) => BeginError::Os(e),
+            }
+        })?;
+        Ok(Place { flow, slot, record })
+    }
+
+    /// Removes an ended flow under `key`; or returns the number of the live one there.
+    fn clear_key(&self, table: &mut Table, key: &FlowKey) -> Option<u64> {
+        let id = *table.by_key.get(key)?;
+        let Some(entry) = table.by_id.get(&id) else {
+            table.by_key.remove(key);
+            return None;
+        };
+        match self.plane.slots().state(entry.slot) {
+            FlowState::Ended | FlowState::Superseded | FlowState::Free => {
+                self.remove(table, id);
+                None
+            }
+            _ => Some(id),
+        }
+    }
+
+    fn forget_entry(&self, flow_id: u64) {
+        let mut table = self.table();
+        if let Some(entry) = table.by_id.remove(&flow_id) {
+            table.by_key.remove(&entry.key);
+        }
+    }
+
+    /// Entry, key and slot gone.
+    fn remove(&self, table: &mut Table, flow_id: u64) {
+        let Some(entry) = table.by_id.remove(&flow_id) else { return };
+        if table.by_key.get(&entry.key) == Some(&flow_id) {
+            table.by_key.remove(&entry.key);
+        }
+        self.remove_from_plane(&entry.key, entry.slot);
+        if entry.committed && entry.end.is_none() {
+            self.count_ended(entry.target);
+        }
+    }
+
+    fn count_ended(&self, target: Option<TargetId>) {
+        if let Some(target) = target.and_then(|t| self.targets.get(t)) {
+            target.flow_ended();
+        }
+    }
+
+    /// Lets a freeze bind until `deadline` from now on.
+    pub fn extend(&self, place: &mut Place, deadline: Duration) {
+        place.record.deadline_ns = monotonic_ns().saturating_add(nanos(deadline));
+        self.plane.slots().write(place.slot, &place.record);
+    }
+
+    /// Puts the translation in force: `record` is the place's record with the translation filled in. Its state
+    /// becomes `Committed`, or `Ended` if the flow's end was reported meanwhile.
+    pub fn commit(&self, record: &FlowRecord, slot: u32) {
+        let mut table = self.table();
+        let now = Instant::now();
+        let mut committed = *record;
+        committed.state = FlowState::Committed as u32;
+        self.plane.slots().write(slot, &committed);
+        let Some(entry) = table.by_id.get_mut(&record.flow_id) else { return };
+        entry.committed = true;
+        let ended = entry.end.is_some();
+        if let Some(target) = entry.target.and_then(|t| self.targets.get(t)) {
+            target.flow_began(true);
+            if ended {
+                target.flow_ended();
+            }
+        }
+        if ended {
+            self.plane.slots().change_state(slot, FlowState::Committed, FlowState::Ended);
+            table.lingering.push_back((now + self.linger, record.flow_id));
+        }
+        table.watched.push(Watch {
+            flow_id: record.flow_id,
+            until: now + WATCH,
+            accounts: (0, 0),
+            since: now,
+        });
+    }
+
+    /// Takes a frozen flow's record away: its packets pass to the ordinary stack again.
+    pub fn abandon(&self, flow: FlowRef) {
+        self.remove(&mut self.table(), flow.flow_id);
+    }
+
+    /// A target's agent reports a flow's end. Whether the flow was known; to be answered `EndSeen` either way.
+    pub fn on_end(&self, report: EndReport) -> bool {
+        let mut table = self.table();
+        let Some(entry) = table.by_id.get_mut(&report.flow.flow_id) else { return false };
+        if entry.flow != report.flow {
+            return false;
+        }
+        if entry.end.is_some() {
+            return true;
+        }
+        entry.end = Some(report);
+        // Before the commit the report only waits: the commit sees it.
+        if entry.committed {
+            let (slot, target) = (entry.slot, entry.target);
+            self.plane.slots().change_state(slot, FlowState::Committed, FlowState::Ended);
+            self.count_ended(target);
+            table.lingering.push_back((Instant::now() + self.linger, report.flow.flow_id));
+        }
+        true
+    }
+
+    /// Ends a flow whose agent will not report its end.
+    pub fn end_unreported(&self, flow: FlowRef, reason: EndReason) {
+        self.on_end(EndReport { flow, reason, packets: 0, bytes: 0, duration_ms: 0 });
+    }
+
+    /// A connection was accepted on these addresses: what an ended flow left there goes.
+    pub fn forget_superseded(&self, client: SocketAddr, vip: SocketAddr) {
+        let key = flow_key(client, vip);
+        let mut table = self.table();
+        let _ = self.clear_key(&mut table, &key);
+    }
+
+    /// Whether this handoff is committed here.
+    pub fn is_committed(&self, flow: FlowRef) -> bool {
+        self.table().by_id.get(&flow.flow_id).is_some_and(|e| e.flow == flow && e.committed)
+    }
+
+    /// The live flows on a target.
+    pub fn live_on(&self, target: TargetId) -> Vec<FlowRef> {
+        let table = self.table();
+        let live = |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none();
+        table.by_id.values().filter(live).map(|e| e.flow).collect()
+    }
+
+    /// Removes flows whose linger time is over and reconciles hold accounts that stand still. Every 50 ms or so.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        let mut table = self.table();
+        while let Some((due, id)) = table.lingering.front().copied() {
+            if due > now {
+                break;
+            }
+            table.lingering.pop_front();
+            self.remove(&mut table, id);
+        }
+        let mut watched = std::mem::take(&mut table.watched);
+        watched.retain_mut(|watch| self.check_accounts(&table, watch, now));
+        table.watched = watched;
+    }
+
+    /// Whether the accounts are to be watched on.
+    fn check_accounts(&self, table: &Table, watch: &mut Watch, now: Instant) -> bool {
+        let Some(entry) = table.by_id.get(&watch.flow_id) else { return false };
+        let record = self.plane.slots().read(entry.slot);
+        if record.diverted == record.released {
+            return now < watch.until;
+        }
+        let accounts = (record.diverted, record.released);
+        if accounts != watch.accounts {
+            watch.accounts = accounts;
+            watch.since = now;
+        } else if now.duration_since(watch.since) >= STALLED {
+            self.plane.slots().set_released(entry.slot, record.diverted);
+            self.reconciled.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Gives up flows on which nothing was seen for the idle time. Every few seconds.
+    pub fn sweep_idle(&self) {
+        let oldest = monotonic_ns().saturating_sub(nanos(self.idle));
+        let table = self.table();
+        let idle = |e: &&Entry| {
+            e.committed
+                && e.end.is_none()
+                && self.plane.slots().read(e.slot).last_seen_ns.max(e.began_ns) < oldest
+        };
+        let idle: Vec<FlowRef> = table.by_id.values().filter(idle).map(|e| e.flow).collect();
+        drop(table);
+        for flow in idle {
+            self.end_unreported(flow, EndReason::Idle);
+        }
+    }
+
+    /// How many flows have an entry, lingering ones too.
+    pub fn count(&self) -> usize {
+        self.table().by_id.len()
+    }
+
+    /// How often hold accounts had to be reconciled: each time at least one held packet was lost.
+    pub fn reconciled(&self) -> u64 {
+        self.reconciled.load(Ordering::Relaxed)
+    }
+
+    /// The flows that pass `filter`, oldest first, at most `limit`.
+    pub fn list(&self, filter: &FlowFilter, limit: usize) -> Vec<FlowView> {
+        let table = self.table();
+        let mut views: Vec<FlowView> = table
+            .by_id
+            .values()
+            .map(|e| view::view(e, &self.plane.slots().read(e.slot), &self.targets))
+            .filter(|v| filter.passes(v))
+            .collect();
+        drop(table);
+        views.sort_by(|a, b| a.id.cmp(&b.id));
+        views.truncate(limit);
+        views
+    }
+
+    /// One flow.
+    pub fn get(&self, flow_id: u64) -> Option<FlowView> {
+        let table = self.table();
+        let entry = table.by_id.get(&flow_id)?;
+        Some(view::view(entry, &self.plane.slots().read(entry.slot), &self.targets))
+    }
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}

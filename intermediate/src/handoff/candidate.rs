@@ -1,0 +1,97 @@
+//! What the front gives to [`Migrator::migrate`](super::Migrator::migrate), and what it gets back.
+
+use crate::targets::TargetId;
+use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// An accepted connection whose first request may be given to a target together with the connection.
+#[derive(Debug)]
+pub struct Candidate {
+    /// The connection. Nothing has been written to it, and nothing may be in flight on it. Its listener must
+    /// have gone through [`prepare_listener`](super::prepare_listener).
+    pub stream: TcpStream,
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The address and port the client connected to.
+    pub vip: SocketAddr,
+    /// Where the request shall go.
+    pub target: TargetId,
+    /// The bytes to feed to the server: the head as the server shall see it and the body bytes read so far.
+    /// What the freeze drains from the socket is appended.
+    pub request: Vec<u8>,
+    /// Method and path, for the record of migrations; the migrator does not read it.
+    pub request_line: String,
+    /// When the connection was accepted.
+    pub accepted_at: Instant,
+    /// When the request head was complete.
+    pub head_at: Instant,
+}
+
+/// How a migration came out.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The target has the connection; the intermediate's socket is gone without a packet.
+    Migrated(StageTimes),
+    /// The request has not reached the server by migration and will not: proxy it (or try another target).
+    NotMigrated {
+        /// The connection, in working order.
+        stream: TcpStream,
+        /// Bytes the freeze drained from the socket: they follow [`Candidate::request`].
+        extra: Vec<u8>,
+        /// The request as it was given in, without `extra`.
+        request: Vec<u8>,
+        /// Why.
+        reason: ProxyReason,
+        /// The agent's own reason if `reason` is [`ProxyReason::Refused`].
+        refusal: Option<Refusal>,
+    },
+    /// The connection was ended: nobody may run this request again.
+    Closed(CloseReason),
+}
+
+/// How long each stage of a migration took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageTimes {
+    /// From accept to the complete request head.
+    pub accept_to_head: Duration,
+    /// From the complete head to the start of the freeze: gate, routing, rewriting.
+    pub decide: Duration,
+    /// Slot filled and key inserted.
+    pub freeze: Duration,
+    /// Receive queue drained.
+    pub drain: Duration,
+    /// Socket put into repair mode and read.
+    pub capture: Duration,
+    /// From the handoff's sending to its answer's arrival at this connection's task.
+    pub handoff: Duration,
+    /// Of that, what the agent reports for itself.
+    pub agent: Duration,
+    /// Deltas into the record, state `Committed`.
+    pub commit: Duration,
+    /// Held packets released.
+    pub release: Duration,
+    /// Socket closed in repair mode.
+    pub close: Duration,
+    /// From the start of the freeze until the client's packets were on their way to the target.
+    pub total: Duration,
+}
+
+impl StageTimes {
+    /// The stages with their names in the admin API and in metrics, in the order they happen, without `total`.
+    pub fn named(&self) -> [(&'static str, Duration); 10] {
+        [
+            ("accept_to_head", self.accept_to_head),
+            ("decide", self.decide),
+            ("freeze", self.freeze),
+            ("drain", self.drain),
+            ("capture", self.capture),
+            ("handoff", self.handoff),
+            ("agent", self.agent),
+            ("commit", self.commit),
+            ("release", self.release),
+            ("close", self.close),
+        ]
+    }
+}

@@ -1,0 +1,131 @@
+//! What comes from the agents, and the migrator's background work.
+
+use super::Migrator;
+use super::pending::Told;
+use crate::targets::TargetId;
+use baton_shared::control::{FlowRef, Message};
+use baton_shared::reason::EndReason;
+use baton_shared::state::handoff::HandoffEvent;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often lingering flows and hold accounts are looked at.
+const SWEEP: Duration = Duration::from_millis(50);
+/// How often, in sweeps, idle flows are looked for.
+const SWEEPS_PER_IDLE_SWEEP: u32 = 100;
+
+/// What happens on a target's control channel.
+#[derive(Clone, Debug)]
+pub enum AgentEvent {
+    /// Connected.
+    Up {
+        /// The agent is the same process as at the last connection.
+        same_instance: bool,
+    },
+    /// Disconnected.
+    Down {
+        /// Handoffs of which not one byte was written.
+        undelivered: Vec<FlowRef>,
+    },
+    /// The agent says something.
+    Message(Message),
+}
+
+impl Migrator {
+    /// Takes in what happened on a target's control channel. In order, per target.
+    pub fn on_agent_event(&self, target: TargetId, event: AgentEvent) {
+        match event {
+            AgentEvent::Message(message) => self.on_message(target, message),
+            AgentEvent::Up { same_instance } => {
+                if let Some(found) = self.targets.get(target) {
+                    found.set_lost(false);
+                }
+                self.pending.tell_all(target, |_| HandoffEvent::ChannelUp { same_instance });
+                if !same_instance {
+                    self.ask_after_flows(target);
+                }
+            }
+            AgentEvent::Down { undelivered } => {
+                let undelivered: HashSet<FlowRef> = undelivered.into_iter().collect();
+                self.pending.tell_all(target, |flow| HandoffEvent::ChannelDown {
+                    delivered: !undelivered.contains(&flow),
+                });
+            }
+        }
+    }
+
+    fn on_message(&self, target: TargetId, message: Message) {
+        match message {
+            Message::Migrated(answer) => {
+                let told = self.pending.tell(answer.flow, Told::Migrated(answer));
+                if !told && !self.flows.is_committed(answer.flow) {
+                    self.stray_answers.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Message::Refused(answer) => {
+                let refused = Told::Event(HandoffEvent::Refused(answer.reason));
+                if self.pending.tell(answer.flow, refused) {
+                    return;
+                }
+                if self.flows.is_committed(answer.flow) {
+                    // The answer to `ask_after_flows`: a restarted agent does not have this flow any more.
+                    self.flows.end_unreported(answer.flow, EndReason::AgentLost);
+                } else {
+                    self.stray_answers.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Message::Ended(report) => {
+                self.flows.on_end(report);
+                if let Some(target) = self.targets.get(target) {
+                    // If it cannot be sent the agent repeats its report.
+                    let _ = target.send(Message::EndSeen(report.flow));
+                }
+            }
+            // Pings are the channel's business; the rest goes the other way.
+            Message::Hello(_)
+            | Message::Handoff(_)
+            | Message::Status(_)
+            | Message::Cancel(_)
+            | Message::EndSeen(_)
+            | Message::Ping(_)
+            | Message::Pong(_) => {}
+        }
+    }
+
+    /// A new agent process: which of the flows given to the old one does it have?
+    fn ask_after_flows(&self, id: TargetId) {
+        let Some(target) = self.targets.get(id) else { return };
+        for flow in self.flows.live_on(id) {
+            if target.send(Message::Status(flow)).is_err() {
+                tracing::warn!(target = target.spec.name, "not all flows could be asked after");
+                return;
+            }
+        }
+    }
+
+    /// Lingering flows, hold accounts, idle flows, lost agents: for ever.
+    pub async fn run_sweeps(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(SWEEP);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut down_since: Vec<Option<Instant>> = self.targets.iter().map(|_| None).collect();
+        let mut sweeps = 0u32;
+        loop {
+            interval.tick().await;
+            self.flows.sweep();
+            sweeps = sweeps.wrapping_add(1);
+            if sweeps.is_multiple_of(SWEEPS_PER_IDLE_SWEEP) {
+                self.flows.sweep_idle();
+            }
+            for ((_, target), since) in self.targets.iter().zip(&mut down_since) {
+                if target.is_up() {
+                    *since = None;
+                } else {
+                    let since = *since.get_or_insert_with(Instant::now);
+                    target.set_lost(since.elapsed() > self.settings.agent_lost);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The most recent migrations and the reasons for what was not migrated, for `/v1/migrations`.
+
+use super::candidate::StageTimes;
+use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How a request went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HistoryOutcome {
+    /// The connection was given to a target.
+    Migrated,
+    /// The request went through the proxy.
+    Proxied,
+    /// The connection was closed or reset.
+    Closed,
+}
+
+/// One request's way, as `/v1/migrations` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct MigrationRecord {
+    /// The flow's number, 16 hexadecimal digits; empty if it never got one.
+    pub id: String,
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The address and port the client connected to.
+    pub vip: SocketAddr,
+    /// The target's name; empty if none was chosen.
+    pub target: String,
+    /// Method and path.
+    pub request: String,
+    /// How it went.
+    pub outcome: HistoryOutcome,
+    /// Why it was proxied or closed: a [`ProxyReason`]'s or [`CloseReason`]'s name.
+    pub reason: Option<&'static str>,
+    /// The agent's reason, if it refused.
+    pub refusal: Option<&'static str>,
+    /// When the connection was accepted, milliseconds since 1970.
+    pub started: u64,
+    /// Microseconds per stage, in the order they happen.
+    #[serde(serialize_with = "stages")]
+    pub stages_us: Vec<(&'static str, u64)>,
+    /// Microseconds from the start of the freeze until the client's packets were on their way to the target; 0
+    /// if it was not migrated.
+    pub total_us: u64,
+}
+
+/// As a JSON object that keeps its order.
+fn stages<Z: Serializer>(stages: &[(&'static str, u64)], z: Z) -> Result<Z::Ok, Z::Error> {
+    let mut map = z.serialize_map(Some(stages.len()))?;
+    for (name, us) in stages {
+        map.serialize_entry(name, us)?;
+    }
+    map.end()
+}
+
+/// What is known of a request besides how it went.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The flow's number, if it got one.
+    pub flow_id: Option<u64>,
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The address and port the client connected to.
+    pub vip: SocketAddr,
+    /// The target's name; empty if none was chosen.
+    pub target: String,
+    /// Method and path.
+    pub request: String,
+    /// When the connection was accepted.
+    pub started: SystemTime,
+}
+
+impl Subject {
+    fn record(self, outcome: HistoryOutcome) -> MigrationRecord {
+        let since_1970 = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        MigrationRecord {
+            id: self.flow_id.map(flow_id_text).unwrap_or_default(),
+            client: self.client,
+            vip: self.vip,
+            target: self.target,
+            request: self.request,
+            outcome,
+            reason: None,
+            refusal: None,
+            started: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            stages_us: Vec::new(),
+            total_us: 0,
+        }
+    }
+}
+
+/// A flow's number as the admin API shows it: 16 hexadecimal digits.
+pub fn flow_id_text(flow_id: u64) -> String {
+    format!("{flow_id:016x}")
+}
+
+pub(crate) fn micros(d: Duration) -> u64 {
+    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A ring of the most recent [`MigrationRecord`]s.
+#[derive(Debug)]
+pub struct History {
+    ring: Mutex<VecDeque<MigrationRecord>>,
+    capacity: usize,
+}
+
+impl History {
+    /// One that keeps the `capacity` most recent records.
+    pub fn new(capacity: usize) -> Self {
+        History { ring: Mutex::new(VecDeque::with_capacity(capacity)), capacity }
+    }
+
+    fn ring(&self) -> MutexGuard<'_, VecDeque<MigrationRecord>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest records, newest first.
+    pub fn recent(&self, limit: usize) -> Vec<MigrationRecord> {
+        self.ring().iter().rev().take(limit).cloned().collect()
+    }
+
+    fn push(&self, record: MigrationRecord) {
+        let mut ring = self.ring();
+        while ring.len() >= self.capacity.max(1) {
+            ring.pop_front();
+        }
+        ring.push_back(record);
+    }
+
+    /// The connection was given to a target.
+    pub fn record_migrated(&self, subject: Subject, times: &StageTimes) {
+        let mut record = subject.record(HistoryOutcome::Migrated);
+        record.stages_us = times.named().iter().map(|(name, d)| (*name, micros(*d))).collect();
+        record.total_us = micros(times.total);
+        self.push(record);
+    }
+
+    /// The request is proxied. The front calls this for what it decides itself; what
+    /// [`Migrator::migrate`](super::Migrator::migrate) decided is recorded there.
+    pub fn record_proxied(&self, subject: Subject, reason: ProxyReason, refusal: Option<Refusal>) {
+        let mut record = subject.record(HistoryOutcome::Proxied);
+        record.reason = Some(reason.name());
+        record.refusal = refusal.map(Refusal::name);
+        self.push(record);
+    }
+
+    /// The connection was closed or reset, or answered by the intermediate itself.
+    pub fn record_closed(&self, subject: Subject, reason: CloseReason) {
+        let mut record = subject.record(HistoryOutcome::Closed);
+        record.reason = Some(reason.name());
+        self.push(record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(id: u64) -> Subject {
+        Subject {
+            flow_id: Some(id),
+            client: "10.0.0.1:1000".parse().unwrap(),
+            vip: "10.0.0.2:80".parse().unwrap(),
+            target: "target1".into(),
+            request: "GET /".into(),
+            started: UNIX_EPOCH + Duration::from_millis(5),
+        }
+    }
+
+    #[test]
+    fn the_ring_keeps_the_newest_and_shows_them_first() {
+        let history = History::new(2);
+        for id in 1..=3 {
+            history.record_proxied(subject(id), ProxyReason::Refused, Some(Refusal::Draining));
+        }
+        let ids: Vec<_> = history.recent(10).into_iter().map(|r| r.id).collect();
+        assert_eq!(ids, ["0000000000000003", "0000000000000002"]);
+        assert_eq!(history.recent(1).len(), 1);
+    }
+
+    #[test]
+    fn stages_keep_their_order_in_json() {
+        let history = History::new(2);
+        let times = StageTimes { freeze: Duration::from_micros(7), ..StageTimes::default() };
+        history.record_migrated(subject(1), &times);
+        let json = serde_json::to_string(&history.recent(1)).unwrap();
+        let at = |name: &str| json.find(name).unwrap();
+        assert!(at("\"freeze\":7") < at("\"drain\"") && at("\"drain\"") < at("\"commit\""));
+        assert!(json.contains("\"outcome\":\"migrated\""));
+    }
+}

@@ -1,0 +1,108 @@
+//! Bytes the captured socket acknowledged after its capture, as packets from the client to be translated and fed to
+//! the server like any other.
+
+use super::repair::Late;
+use baton_shared::capture::CapturedConnection;
+use etherparse::{PacketBuilder, TcpOptionElement};
+use std::net::IpAddr;
+
+/// Payload per packet: no more than any path between the hosts of one site carries.
+const PAYLOAD: usize = 1200;
+
+/// The packets, in order. Empty for other families than IPv4.
+pub(super) fn packets(connection: &CapturedConnection, late: &Late) -> Vec<Vec<u8>> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (connection.client.ip(), connection.vip.ip()) else {
+        return Vec::new();
+    };
+    let shift = connection.options.window_scale.map_or(0, |scale| scale.client);
+    let window = u16::try_from(connection.snd_wnd.checked_shr(shift.into()).unwrap_or(0)).unwrap_or(u16::MAX);
+    let mut seq = connection.rcv_nxt;
+    let mut chunks: Vec<&[u8]> = late.bytes.chunks(PAYLOAD).collect();
+    if chunks.is_empty() && late.fin {
+        chunks.push(&[]);
+    }
+    let last = chunks.len().saturating_sub(1);
+    let mut packets = Vec::with_capacity(chunks.len());
+    for (n, chunk) in chunks.into_iter().enumerate() {
+        let mut builder = PacketBuilder::ipv4(source.octets(), destination.octets(), 64)
+            .tcp(connection.client.port(), connection.vip.port(), seq.raw(), window)
+            .ack(connection.snd_nxt.raw());
+        if n == last {
+            builder = builder.psh();
+            if late.fin {
+                builder = builder.fin();
+            }
+        }
+        if connection.options.timestamps {
+            // As old as the SYN: old enough never to hide the client's next packets.
+            let echo = connection.vip_tsval;
+            let options = [
+                TcpOptionElement::Noop,
+                TcpOptionElement::Noop,
+                TcpOptionElement::Timestamp(connection.client_tsval, echo),
+            ];
+            let Ok(with_options) = builder.options(&options) else { return packets };
+            builder = with_options;
+        }
+        let mut packet = Vec::with_capacity(builder.size(chunk.len()));
+        if builder.write(&mut packet, chunk).is_err() {
+            return packets;
+        }
+        packets.push(packet);
+        seq = seq.plus(u32::try_from(chunk.len()).unwrap_or(0));
+    }
+    packets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_shared::capture::NegotiatedOptions;
+    use baton_shared::seq::Seq;
+    use etherparse::{SlicedPacket, TransportSlice};
+
+    fn connection() -> CapturedConnection {
+        CapturedConnection {
+            client: "10.0.0.1:1000".parse().unwrap(),
+            vip: "10.0.0.2:80".parse().unwrap(),
+            rcv_nxt: Seq::new(u32::MAX - 9),
+            snd_nxt: Seq::new(500),
+            snd_wnd: 1000,
+            max_window: 1000,
+            rcv_wnd: 1000,
+            options: NegotiatedOptions {
+                client_mss: 1460,
+                sack: true,
+                timestamps: true,
+                window_scale: None,
+                ecn: false,
+            },
+            client_tsval: 3,
+            vip_tsval: 4,
+            rtt_us: 0,
+            client_fin: false,
+        }
+    }
+
+    fn sent(late: &Late) -> Vec<(u32, usize, bool)> {
+        packets(&connection(), late)
+            .iter()
+            .map(|bytes| {
+                let packet = SlicedPacket::from_ip(bytes).unwrap();
+                let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
+                assert_eq!(tcp.acknowledgment_number(), 500);
+                (tcp.sequence_number(), tcp.payload().len(), tcp.fin())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn bytes_and_fin_have_the_numbers_the_client_gave_them() {
+        let long = Late { bytes: vec![7; PAYLOAD + 5], fin: true };
+        let first = u32::MAX - 9;
+        let second = first.wrapping_add(u32::try_from(PAYLOAD).unwrap());
+        assert_eq!(sent(&long), [(first, PAYLOAD, false), (second, 5, true)]);
+        assert_eq!(sent(&Late { bytes: Vec::new(), fin: true }), [(first, 0, true)]);
+        assert_eq!(sent(&Late { bytes: vec![1], fin: false }), [(first, 1, false)]);
+    }
+}

@@ -1,0 +1,66 @@
+//! The handoffs whose answer is awaited, and who awaits it.
+
+use crate::targets::TargetId;
+use baton_shared::control::{FlowRef, MigratedAnswer};
+use baton_shared::state::handoff::HandoffEvent;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What a waiting handoff is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Told {
+    /// The agent's answer with its numbers.
+    Migrated(MigratedAnswer),
+    /// Anything else.
+    Event(HandoffEvent),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    flow: FlowRef,
+    target: TargetId,
+    tell: UnboundedSender<Told>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    by_id: Mutex<HashMap<u64, Waiting>>,
+}
+
+impl Pending {
+    fn by_id(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before the handoff is given to the channel, so that no answer can miss it.
+    pub(super) fn register(&self, flow: FlowRef, target: TargetId) -> UnboundedReceiver<Told> {
+        let (tell, told) = unbounded_channel();
+        self.by_id().insert(flow.flow_id, Waiting { flow, target, tell });
+        told
+    }
+
+    pub(super) fn forget(&self, flow: FlowRef) {
+        self.by_id().remove(&flow.flow_id);
+    }
+
+    /// Whether somebody waits for it.
+    pub(super) fn tell(&self, flow: FlowRef, what: Told) -> bool {
+        match self.by_id().get(&flow.flow_id) {
+            Some(waiting) if waiting.flow == flow => waiting.tell.send(what).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// Tells all that wait for this target's agent.
+    pub(super) fn tell_all(&self, target: TargetId, what: impl Fn(FlowRef) -> HandoffEvent) {
+        for waiting in self.by_id().values().filter(|w| w.target == target) {
+            let _ = waiting.tell.send(Told::Event(what(waiting.flow)));
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.by_id().len()
+    }
+}

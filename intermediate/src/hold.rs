@@ -1,0 +1,359 @@
+//! The hold queue: client packets of frozen flows, diverted by the ingress program into a TUN device.
+//!
+//! Held, not dropped: a dropped packet costs the client a retransmission. They are kept in the order they came and
+//! written back into the TUN when the flow is committed (the program translates them) or given up (the ordinary
+//! stack gets them). Packets of flows that are not frozen, which the program still diverts so that nothing
+//! overtakes what is held, are written back at once.
+
+use baton_shared::addr::{IpWords, PortWord};
+use baton_shared::record::FlowKey;
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use serde::Serialize;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Where packets are written back to: the TUN device, or a test's stand-in.
+pub trait PacketSink: Send + Sync {
+    /// Writes one raw IP packet.
+    fn send(&self, packet: &[u8]) -> io::Result<()>;
+}
+
+/// How much may be held.
+#[derive(Clone, Copy, Debug)]
+pub struct HoldLimits {
+    /// Bytes per flow (`limits.hold_bytes_per_flow`).
+    pub per_flow: usize,
+    /// Bytes in all (`limits.hold_bytes`).
+    pub total: usize,
+}
+
+/// What the hold queue did, for `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HoldStats {
+    /// Packets in the queue now.
+    pub packets: u64,
+    /// Bytes in the queue now.
+    pub bytes: u64,
+    /// Packets held so far.
+    pub held: u64,
+    /// Packets written back into the TUN.
+    pub written_back: u64,
+    /// Packets dropped because a limit was reached.
+    pub dropped_full: u64,
+    /// Packets dropped because they could not be parsed.
+    pub dropped_malformed: u64,
+    /// Packets that could not be written back.
+    pub dropped_write_failed: u64,
+}
+
+/// What the daemon needs to know of a held packet. Numbers in the client's space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeldFacts {
+    pub(crate) key: FlowKey,
+    /// Its acknowledgement number, if it has one.
+    pub(crate) ack: Option<u32>,
+}
+
+/// Reads a raw IP packet; `None` if it is no whole TCP packet.
+pub(crate) fn facts(packet: &[u8]) -> Option<HeldFacts> {
+    let sliced = SlicedPacket::from_ip(packet).ok()?;
+    let (source, destination) = match sliced.net? {
+        NetSlice::Ipv4(ip) => {
+            (IpAddr::V4(ip.header().source_addr()), IpAddr::V4(ip.header().destination_addr()))
+        }
+        NetSlice::Ipv6(ip) => {
+            (IpAddr::V6(ip.header().source_addr()), IpAddr::V6(ip.header().destination_addr()))
+        }
+        NetSlice::Arp(_) => return None,
+    };
+    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
+    Some(HeldFacts {
+        key: FlowKey {
+            remote: IpWords::from(source),
+            local: IpWords::from(destination),
+            remote_port: PortWord::new(tcp.source_port()),
+            local_port: PortWord::new(tcp.destination_port()),
+        },
+        ack: tcp.ack().then(|| tcp.acknowledgment_number()),
+    })
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    packets: VecDeque<Vec<u8>>,
+    bytes: usize,
+    newest_ack: Option<u32>,
+    /// No longer frozen: nothing is queued any more.
+    released: bool,
+}
+
+/// The held packets of one frozen flow.
+#[derive(Debug)]
+pub struct HeldFlow {
+    key: FlowKey,
+    queue: Mutex<Queue>,
+    arrived: Notify,
+}
+
+impl HeldFlow {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest acknowledgement number in the held packets, client's space: what the client has of the stream
+    /// to it.
+    pub fn newest_ack(&self) -> Option<u32> {
+        self.queue().newest_ack
+    }
+
+    /// Waits until another packet is held.
+    pub async fn packet_arrived(&self) {
+        self.arrived.notified().await;
+    }
+}
+
+/// All held packets.
+pub struct Hold {
+    sink: Arc<dyn PacketSink>,
+    limits: HoldLimits,
+    flows: Mutex<HashMap<FlowKey, Arc<HeldFlow>>>,
+    bytes: AtomicUsize,
+    packets: AtomicU64,
+    held: AtomicU64,
+    written_back: AtomicU64,
+    dropped_full: AtomicU64,
+    dropped_malformed: AtomicU64,
+    dropped_write_failed: AtomicU64,
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hold").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Hold {
+    /// An empty queue in front of `sink`.
+    pub fn new(sink: Arc<dyn PacketSink>, limits: HoldLimits) -> Self {
+        Hold {
+            sink,
+            limits,
+            flows: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            packets: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            written_back: AtomicU64::new(0),
+            dropped_full: AtomicU64::new(0),
+            dropped_malformed: AtomicU64::new(0),
+            dropped_write_failed: AtomicU64::new(0),
+        }
+    }
+
+    fn flows(&self) -> MutexGuard<'_, HashMap<FlowKey, Arc<HeldFlow>>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on the flow's packets are held. Before its key is inserted into the plane.
+    pub fn begin(&self, key: FlowKey) -> Arc<HeldFlow> {
+        let flow = Arc::new(HeldFlow { key, queue: Mutex::default(), arrived: Notify::new() });
+        self.flows().insert(key, flow.clone());
+        flow
+    }
+
+    /// Writes the flow's packets back in their order, `first` before them, and holds none of it any more. The
+    /// plane must know before where they belong: translated, or to the ordinary stack.
+    pub fn release(&self, flow: &Arc<HeldFlow>, first: &[Vec<u8>]) {
+        {
+            // A packet of the flow that comes in meanwhile waits here and is written behind them.
+            let mut queue = flow.queue();
+            for packet in first {
+                self.write_back(packet);
+            }
+            for packet in std::mem::take(&mut queue.packets) {
+                self.write_back(&packet);
+                self.packets.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.empty(&mut queue);
+        }
+        self.forget(flow);
+    }
+
+    /// Drops the flow's packets: its connection is gone.
+    pub fn discard(&self, flow: &Arc<HeldFlow>) {
+        {
+            let mut queue = flow.queue();
+            let count = u64::try_from(queue.packets.len()).unwrap_or(0);
+            self.packets.fetch_sub(count, Ordering::Relaxed);
+            queue.packets.clear();
+            self.empty(&mut queue);
+        }
+        self.forget(flow);
+    }
+
+    fn empty(&self, queue: &mut Queue) {
+        self.bytes.fetch_sub(std::mem::take(&mut queue.bytes), Ordering::Relaxed);
+        queue.released = true;
+    }
+
+    fn forget(&self, flow: &Arc<HeldFlow>) {
+        let mut flows = self.flows();
+        // The key may belong to a newer flow by now.
+        if flows.get(&flow.key).is_some_and(|f| Arc::ptr_eq(f, flow)) {
+            flows.remove(&flow.key);
+        }
+    }
+
+    /// A packet came from the TUN. Only one task may call this: order rests on it.
+    pub fn on_packet(&self, packet: &[u8]) {
+        let Some(facts) = facts(packet) else {
+            self.dropped_malformed.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let flow = self.flows().get(&facts.key).cloned();
+        let Some(flow) = flow else { return self.write_back(packet) };
+        {
+            let mut queue = flow.queue();
+            if queue.released {
+                drop(queue);
+                return self.write_back(packet);
+            }
+            if let Some(ack) = facts.ack {
+                let newer = |newest| baton_shared::seq::before(newest, ack);
+                if queue.newest_ack.is_none_or(newer) {
+                    queue.newest_ack = Some(ack);
+                }
+            }
+            let size = packet.len();
+            let total = self.bytes.load(Ordering::Relaxed);
+            if queue.bytes.saturating_add(size) > self.limits.per_flow
+                || total.saturating_add(size) > self.limits.total
+            {
+                self.dropped_full.fetch_add(1, Ordering::Relaxed);
+            } else {
+                queue.bytes += size;
+                self.bytes.fetch_add(size, Ordering::Relaxed);
+                self.packets.fetch_add(1, Ordering::Relaxed);
+                self.held.fetch_add(1, Ordering::Relaxed);
+                queue.packets.push_back(packet.to_vec());
+            }
+        }
+        flow.arrived.notify_one();
+    }
+
+    fn write_back(&self, packet: &[u8]) {
+        match self.sink.send(packet) {
+            Ok(()) => self.written_back.fetch_add(1, Ordering::Relaxed),
+            Err(e) => {
+                tracing::debug!(error = %e, "a held packet could not be written back");
+                self.dropped_write_failed.fetch_add(1, Ordering::Relaxed)
+            }
+        };
+    }
+
+    /// Counts and gauges.
+    pub fn stats(&self) -> HoldStats {
+        HoldStats {
+            packets: self.packets.load(Ordering::Relaxed),
+            bytes: u64::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(u64::MAX),
+            held: self.held.load(Ordering::Relaxed),
+            written_back: self.written_back.load(Ordering::Relaxed),
+            dropped_full: self.dropped_full.load(Ordering::Relaxed),
+            dropped_malformed: self.dropped_malformed.load(Ordering::Relaxed),
+            dropped_write_failed: self.dropped_write_failed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::PacketBuilder;
+
+    #[derive(Default)]
+    struct Written(Mutex<Vec<Vec<u8>>>);
+    impl PacketSink for Written {
+        fn send(&self, packet: &[u8]) -> io::Result<()> {
+            self.0.lock().unwrap().push(packet.to_vec());
+            Ok(())
+        }
+    }
+
+    fn packet(port: u16, seq: u32, ack: u32) -> Vec<u8> {
+        let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(port, 80, seq, 1000).ack(ack);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, b"data").unwrap();
+        bytes
+    }
+
+    fn hold(per_flow: usize, total: usize) -> (Hold, Arc<Written>) {
+        let sink = Arc::new(Written::default());
+        (Hold::new(sink.clone(), HoldLimits { per_flow, total }), sink)
+    }
+
+    #[test]
+    fn held_packets_come_back_in_order_and_later_ones_at_once() {
+        let (hold, sink) = hold(10_000, 10_000);
+        let first = packet(1000, 1, 5);
+        let flow = hold.begin(facts(&first).unwrap().key);
+        hold.on_packet(&first);
+        hold.on_packet(&packet(1000, 5, 9));
+        hold.on_packet(&packet(2000, 1, 1));
+        assert_eq!(sink.0.lock().unwrap().len(), 1, "another flow's packet goes back at once");
+        assert_eq!(flow.newest_ack(), Some(9));
+        assert_eq!((hold.stats().packets, hold.stats().held), (2, 2));
+        let extra = packet(1000, 0, 0);
+        hold.release(&flow, std::slice::from_ref(&extra));
+        hold.on_packet(&packet(1000, 9, 9));
+        let written = sink.0.lock().unwrap().clone();
+        assert_eq!(written[1..], [extra, first, packet(1000, 5, 9), packet(1000, 9, 9)]);
+        let stats = hold.stats();
+        assert_eq!((stats.packets, stats.bytes, stats.written_back, stats.dropped_full), (0, 0, 5, 0));
+    }
+
+    #[test]
+    fn limits_drop_and_count() {
+        let size = packet(1000, 1, 1).len();
+        let (hold, sink) = hold(2 * size, 3 * size);
+        let one = hold.begin(facts(&packet(1000, 1, 1)).unwrap().key);
+        let two = hold.begin(facts(&packet(2000, 1, 1)).unwrap().key);
+        for _ in 0..3 {
+            hold.on_packet(&packet(1000, 1, 1));
+            hold.on_packet(&packet(2000, 1, 1));
+        }
+        assert_eq!((hold.stats().packets, hold.stats().dropped_full), (3, 3));
+        hold.discard(&one);
+        assert_eq!(hold.stats().packets, 1);
+        hold.release(&two, &[]);
+        assert_eq!(sink.0.lock().unwrap().len(), 1);
+        assert_eq!(hold.stats().bytes, 0);
+    }
+
+    #[test]
+    fn the_newest_acknowledgement_wraps_and_is_kept_when_packets_are_dropped() {
+        let (hold, _) = hold(0, 0);
+        let flow = hold.begin(facts(&packet(1000, 1, 1)).unwrap().key);
+        for ack in [u32::MAX - 1, 3, u32::MAX] {
+            hold.on_packet(&packet(1000, 1, ack));
+        }
+        assert_eq!(flow.newest_ack(), Some(3));
+        hold.on_packet(b"garbage");
+        assert_eq!(hold.stats().dropped_malformed, 1);
+    }
+
+    #[test]
+    fn a_newer_flow_on_the_same_addresses_is_not_forgotten_with_the_older() {
+        let (hold, sink) = hold(10_000, 10_000);
+        let key = facts(&packet(1000, 1, 1)).unwrap().key;
+        let old = hold.begin(key);
+        let new = hold.begin(key);
+        hold.release(&old, &[]);
+        hold.on_packet(&packet(1000, 1, 1));
+        assert!(sink.0.lock().unwrap().is_empty());
+        hold.release(&new, &[]);
+        assert_eq!(sink.0.lock().unwrap().len(), 1);
+    }
+}
