@@ -34,7 +34,7 @@ enum State {
     Body { body: BodyScanner, may_switch: bool },
     Undecided,
     Tunnel,
-    Refused(Verdict),
+    Refused { verdict: Verdict, in_body: bool },
 }
 
 /// Follows the client's bytes of a connection. No byte of a request passes before its head passed the gate.
@@ -57,7 +57,7 @@ impl RequestStream {
             State::Tunnel if bytes.is_empty() => Step::NeedMore,
             State::Tunnel => Step::Pass(bytes.len()),
             State::Undecided => Step::Wait,
-            State::Refused(verdict) => Step::Refuse(*verdict),
+            State::Refused { verdict, .. } => Step::Refuse(*verdict),
             State::Head(scanner) => match scanner.status(bytes, &self.limits) {
                 HeadStatus::Incomplete => Step::NeedMore,
                 HeadStatus::Bad(verdict) => self.refuse(verdict),
@@ -102,6 +102,11 @@ impl RequestStream {
         matches!(&self.state, State::Head(scanner) if scanner.has_begun())
     }
 
+    /// Whether what was refused stood within a body, so that its request is under way already.
+    pub fn refused_in_body(&self) -> bool {
+        matches!(self.state, State::Refused { in_body: true, .. })
+    }
+
     fn after(&mut self, body: BodyScanner, may_switch: bool) {
         self.state = if !body.is_done() {
             State::Body { body, may_switch }
@@ -113,7 +118,8 @@ impl RequestStream {
     }
 
     fn refuse(&mut self, verdict: Verdict) -> Step {
-        self.state = State::Refused(verdict);
+        let in_body = matches!(self.state, State::Body { .. });
+        self.state = State::Refused { verdict, in_body };
         Step::Refuse(verdict)
     }
 }

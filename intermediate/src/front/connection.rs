@@ -1,0 +1,148 @@
+//! One connection, from accept to migration, proxy or close.
+
+use super::head::{FirstHead, read_head};
+use super::{Accepted, Front, Guards, KeepAlive, ListenerSettings, Migration, Mode, Stop, answer_and_close};
+use crate::handoff::{Candidate, Outcome, Subject};
+use crate::proxy::{Entry, Peer, ProxyJob};
+use crate::targets::TargetId;
+use baton_shared::http::{RequestHead, with_connection_close};
+use baton_shared::reason::{CloseReason, ProxyReason};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::net::TcpStream;
+
+impl Front {
+    pub(super) async fn on_connection(
+        self: &Arc<Self>,
+        mut accepted: Accepted,
+        listener: ListenerSettings,
+        stop: &mut Stop,
+        guards: Guards,
+    ) {
+        let limits = &self.limits;
+        match read_head(&mut accepted.stream, &limits.head, limits.head_timeout, stop).await {
+            FirstHead::Complete(bytes, head) => {
+                self.on_request(accepted, listener, stop, guards, bytes, head).await;
+            }
+            FirstHead::Refused(verdict) => {
+                tracing::debug!(client = %accepted.client, status = verdict.status, "{}", verdict.detail);
+                self.close(&accepted, listener, verdict.reason);
+                answer_and_close(accepted.stream, verdict.status, verdict.detail).await;
+            }
+            FirstHead::Timeout { partial } => {
+                self.close(&accepted, listener, CloseReason::HeadTimeout);
+                if partial {
+                    answer_and_close(accepted.stream, 408, "no complete request head in time").await;
+                }
+            }
+            FirstHead::Gone => self.close(&accepted, listener, CloseReason::ClientGone),
+            FirstHead::Stopped => self.close(&accepted, listener, CloseReason::Shutdown),
+        }
+    }
+
+    async fn on_request(
+        self: &Arc<Self>,
+        accepted: Accepted,
+        listener: ListenerSettings,
+        stop: &mut Stop,
+        guards: Guards,
+        bytes: Vec<u8>,
+        head: RequestHead,
+    ) {
+        let peer = Peer { client: accepted.client, vip: listener.vip, started: accepted.started };
+        let (stream, bytes, entry) = match self.choose(&listener, peer.client, &head) {
+            Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
+            Ok((migration, target)) => {
+                match self.migrate(migration, target, accepted, listener, bytes, &head).await {
+                    Some(to_proxy) => to_proxy,
+                    None => return,
+                }
+            }
+        };
+        let front = Arc::clone(self);
+        crate::proxy::serve(ProxyJob { front, stop: stop.clone(), peer, stream, bytes, entry }, guards).await;
+    }
+
+    /// `None` if nothing is left to do; else what the proxy needs.
+    async fn migrate(
+        &self,
+        migration: &Migration,
+        target: TargetId,
+        accepted: Accepted,
+        listener: ListenerSettings,
+        bytes: Vec<u8>,
+        head: &RequestHead,
+    ) -> Option<(TcpStream, Vec<u8>, Entry)> {
+        let request_line = head.request_line(&bytes);
+        // The proxy decides for itself what `Connection` says to the server: it gets the head as it came.
+        let (request, original) = match listener.keepalive {
+            KeepAlive::Pinned => (bytes, None),
+            KeepAlive::Single => {
+                let mut request = with_connection_close(&bytes, head);
+                request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
+                (request, Some(bytes))
+            }
+        };
+        let candidate = Candidate {
+            stream: accepted.stream,
+            client: accepted.client,
+            vip: listener.vip,
+            target,
+            request,
+            request_line,
+            accepted_at: accepted.at,
+            head_at: Instant::now(),
+        };
+        match migration.migrator.migrate(candidate).await {
+            Outcome::Migrated(times) => {
+                self.metrics.on_migrated(&times);
+                None
+            }
+            Outcome::Closed(reason) => {
+                self.metrics.on_closed(reason);
+                None
+            }
+            Outcome::NotMigrated { stream, extra, request, reason, refusal } => {
+                let mut bytes = original.unwrap_or(request);
+                bytes.extend_from_slice(&extra);
+                Some((stream, bytes, Entry { reason, refusal, target: Some(target), recorded: true }))
+            }
+        }
+    }
+
+    /// The target to migrate to, or why the request is proxied.
+    fn choose(
+        &self,
+        listener: &ListenerSettings,
+        client: SocketAddr,
+        head: &RequestHead,
+    ) -> Result<(&Migration, TargetId), ProxyReason> {
+        let migration = match (&self.migration, listener.mode) {
+            (Some(migration), Mode::Migrate) => migration,
+            _ => return Err(ProxyReason::Disabled),
+        };
+        if !client.is_ipv4() {
+            return Err(ProxyReason::AddressFamily);
+        }
+        head.migration()?;
+        let target = self.targets.pick_connected().ok_or(ProxyReason::NoAgent)?;
+        Ok((migration, target))
+    }
+
+    fn close(&self, accepted: &Accepted, listener: ListenerSettings, reason: CloseReason) {
+        self.metrics.on_closed(reason);
+        // A client that connects and leaves says nothing worth a place in the history.
+        if !matches!(reason, CloseReason::ClientGone | CloseReason::Shutdown) {
+            let subject = Subject {
+                flow_id: None,
+                client: accepted.client,
+                vip: listener.vip,
+                target: String::new(),
+                request: String::new(),
+                started: accepted.started,
+            };
+            self.history.record_closed(subject, reason);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Reading a connection's first request head.
+
+use super::Stop;
+use baton_shared::http::{HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict, parse};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum FirstHead {
+    /// A head that passed the gate, at the start of the bytes read so far.
+    Complete(Vec<u8>, RequestHead),
+    /// To be answered.
+    Refused(Verdict),
+    /// The time was up.
+    Timeout {
+        /// Something had arrived.
+        partial: bool,
+    },
+    /// The client closed or reset.
+    Gone,
+    /// The intermediate stops and nothing had arrived.
+    Stopped,
+}
+
+/// Reads until a head is complete, refused, or `limit` is over.
+pub(super) async fn read_head(
+    stream: &mut TcpStream,
+    limits: &HeadLimits,
+    limit: Duration,
+    stop: &mut Stop,
+) -> FirstHead {
+    let deadline = Instant::now() + limit;
+    let mut bytes = Vec::with_capacity(4096);
+    let mut scanner = HeadScanner::new();
+    loop {
+        match scanner.status(&bytes, limits) {
+            HeadStatus::Complete(head) => return without_empty_line(bytes, head, limits),
+            HeadStatus::Bad(verdict) => return FirstHead::Refused(verdict),
+            HeadStatus::Incomplete => {}
+        }
+        let nothing_yet = bytes.is_empty();
+        let read = timeout_at(deadline, stream.read_buf(&mut bytes));
+        let read = tokio::select! {
+            biased;
+            read = read => read,
+            () = stop.wait(), if nothing_yet => return FirstHead::Stopped,
+        };
+        match read {
+            Err(_) => return FirstHead::Timeout { partial: !bytes.is_empty() },
+            Ok(Ok(0) | Err(_)) => return FirstHead::Gone,
+            Ok(Ok(_)) => {}
+        }
+    }
+}
+
+/// A server need not know that a client sent an empty line before its request.
+fn without_empty_line(mut bytes: Vec<u8>, head: RequestHead, limits: &HeadLimits) -> FirstHead {
+    if head.start == 0 {
+        return FirstHead::Complete(bytes, head);
+    }
+    bytes.drain(..head.start);
+    match parse(&bytes, limits) {
+        HeadStatus::Complete(head) => FirstHead::Complete(bytes, head),
+        HeadStatus::Bad(verdict) => FirstHead::Refused(verdict),
+        HeadStatus::Incomplete => FirstHead::Gone,
+    }
+}

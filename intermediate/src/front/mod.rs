@@ -1,0 +1,151 @@
+//! The front: accepts connections, reads their first request, and gives them to the migrator or to the proxy.
+
+mod answer;
+mod connection;
+mod head;
+mod listen;
+mod stop;
+
+pub use answer::{answer_and_close, close_lingering, text};
+pub use listen::listen;
+pub use stop::{Busy, Stop, StopControl};
+
+use crate::flows::Flows;
+use crate::handoff::{History, Migrator};
+use crate::metrics::{Metrics, OpenConnection};
+use crate::targets::Targets;
+use baton_shared::http::HeadLimits;
+use baton_shared::reason::CloseReason;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How a listener's connections are kept alive once a target has them (DESIGN, "Keep-alive").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepAlive {
+    /// The connection stays with the target that got its first request.
+    Pinned,
+    /// The server is told to close after its first answer.
+    Single,
+}
+
+/// What a listener does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Give the connection to a target; proxy what cannot be given.
+    Migrate,
+    /// Proxy everything.
+    Proxy,
+}
+
+/// A listener as the front needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerSettings {
+    /// The address and port clients connect to.
+    pub vip: SocketAddr,
+    /// See there.
+    pub keepalive: KeepAlive,
+    /// See there.
+    pub mode: Mode,
+}
+
+/// What the front allows.
+#[derive(Clone, Copy, Debug)]
+pub struct FrontLimits {
+    /// Of a request head.
+    pub head: HeadLimits,
+    /// From accept to the complete first head; and of idleness between requests that are proxied.
+    pub head_timeout: Duration,
+    /// Connections of our own sockets at a time.
+    pub connections: usize,
+    /// Without progress on the way to a server or from it.
+    pub upstream_timeout: Duration,
+}
+
+/// All a connection needs to know of the rest.
+#[derive(Clone)]
+pub struct Front {
+    /// Where requests can go.
+    pub targets: Arc<Targets>,
+    /// What went how.
+    pub history: Arc<History>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// `None` if no listener migrates: then there is no data plane either.
+    pub migration: Option<Migration>,
+    /// See there.
+    pub limits: FrontLimits,
+}
+
+/// The handoff half.
+#[derive(Clone)]
+pub struct Migration {
+    /// Gives connections away.
+    pub migrator: Arc<Migrator>,
+    /// Those given away.
+    pub flows: Arc<Flows>,
+}
+
+/// What is held as long as a connection's socket is ours.
+pub(crate) type Guards = (OpenConnection, Busy);
+
+/// A connection that was just accepted.
+struct Accepted {
+    stream: tokio::net::TcpStream,
+    client: SocketAddr,
+    at: Instant,
+    started: SystemTime,
+}
+
+impl Front {
+    /// Accepts on `listener` until told to stop; each connection gets its own task.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, settings: ListenerSettings, stop: Stop) {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(e) => return tracing::error!(vip = %settings.vip, "cannot listen: {e}"),
+        };
+        let mut stop = stop;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.wait() => return,
+            };
+            match accepted {
+                Ok((stream, client)) => self.on_accepted(stream, client, settings, &stop),
+                Err(e) => {
+                    // Out of file descriptors or memory: accepting at once again would burn the processor.
+                    tracing::warn!(vip = %settings.vip, "accept: {e}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    fn on_accepted(
+        self: &Arc<Self>,
+        stream: tokio::net::TcpStream,
+        client: SocketAddr,
+        settings: ListenerSettings,
+        stop: &Stop,
+    ) {
+        if let Some(migration) = &self.migration {
+            // Before anything is read: the ended flow's record must not catch the new connection's packets.
+            migration.flows.forget_superseded(client, settings.vip);
+        }
+        let open = self.metrics.connection();
+        if usize::try_from(self.metrics.open_connections()).unwrap_or(0) > self.limits.connections {
+            self.metrics.on_closed(CloseReason::ConnectionLimit);
+            return;
+        }
+        let accepted = Accepted { stream, client, at: Instant::now(), started: SystemTime::now() };
+        let front = Arc::clone(self);
+        let mut stop = stop.clone();
+        let busy = stop.busy();
+        tokio::spawn(async move {
+            let guards = (open, busy);
+            front.on_connection(accepted, settings, &mut stop, guards).await;
+        });
+    }
+}

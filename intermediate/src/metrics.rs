@@ -1,0 +1,170 @@
+//! What the intermediate counts about requests and connections. What the data plane and the flow table know
+//! themselves is read from there at each scrape (`admin`), not counted twice.
+
+use crate::handoff::StageTimes;
+use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::time::Duration;
+
+/// The label of whatever is counted by reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// The reason's name, as in `shared/src/reason.rs`.
+    pub reason: &'static str,
+}
+
+/// The label of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// `migrated`, `proxied` or `closed`.
+    pub outcome: &'static str,
+}
+
+/// The label of durations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StageLabel {
+    /// A stage of `/v1/migrations`, or `total`.
+    pub stage: &'static str,
+}
+
+type Stages = Family<StageLabel, Histogram, fn() -> Histogram>;
+
+/// All of them. Counting is lock-free but for the first use of a label.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<OutcomeLabel, Counter>,
+    proxied: Family<ReasonLabel, Counter>,
+    refused: Family<ReasonLabel, Counter>,
+    closed: Family<ReasonLabel, Counter>,
+    accepted: Counter,
+    connections: Gauge,
+    stages: Stages,
+}
+
+/// 20 us to 10 s, each bucket twice the one before.
+fn stage_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(20e-6, 2.0, 20))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Metrics {
+            requests: Family::default(),
+            proxied: Family::default(),
+            refused: Family::default(),
+            closed: Family::default(),
+            accepted: Counter::default(),
+            connections: Gauge::default(),
+            stages: Family::new_with_constructor(stage_histogram),
+        };
+        // Each reason is there from the start with 0, so that a rate over it is right from its first event.
+        for outcome in ["migrated", "proxied", "closed"] {
+            drop(metrics.requests.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for reason in ProxyReason::ALL {
+            drop(metrics.proxied.get_or_create(&ReasonLabel { reason: reason.name() }));
+        }
+        for reason in Refusal::ALL {
+            drop(metrics.refused.get_or_create(&ReasonLabel { reason: reason.name() }));
+        }
+        for reason in CloseReason::ALL {
+            drop(metrics.closed.get_or_create(&ReasonLabel { reason: reason.name() }));
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    /// A connection was accepted. It is open until the guard is dropped.
+    pub fn connection(&self) -> OpenConnection {
+        self.accepted.inc();
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// How many connections the intermediate's own sockets have now.
+    pub fn open_connections(&self) -> i64 {
+        self.connections.get()
+    }
+
+    /// A connection was given to a target.
+    pub fn on_migrated(&self, times: &StageTimes) {
+        self.requests.get_or_create(&OutcomeLabel { outcome: "migrated" }).inc();
+        for (stage, duration) in times.named() {
+            self.observe(stage, duration);
+        }
+        self.observe("total", times.total);
+    }
+
+    fn observe(&self, stage: &'static str, duration: Duration) {
+        self.stages.get_or_create(&StageLabel { stage }).observe(duration.as_secs_f64());
+    }
+
+    /// A request is proxied.
+    pub fn on_proxied(&self, reason: ProxyReason, refusal: Option<Refusal>) {
+        self.requests.get_or_create(&OutcomeLabel { outcome: "proxied" }).inc();
+        self.proxied.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+        if let Some(refusal) = refusal {
+            self.refused.get_or_create(&ReasonLabel { reason: refusal.name() }).inc();
+        }
+    }
+
+    /// A connection was closed, or answered by the intermediate itself.
+    pub fn on_closed(&self, reason: CloseReason) {
+        self.requests.get_or_create(&OutcomeLabel { outcome: "closed" }).inc();
+        self.closed.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+    }
+
+    /// How often a reason was counted.
+    pub fn closed(&self, reason: CloseReason) -> u64 {
+        self.closed.get_or_create(&ReasonLabel { reason: reason.name() }).get()
+    }
+
+    /// How many requests were proxied for a reason.
+    pub fn proxied(&self, reason: ProxyReason) -> u64 {
+        self.proxied.get_or_create(&ReasonLabel { reason: reason.name() }).get()
+    }
+
+    /// Puts all of them into a registry, under the names operators see.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("baton_requests", "Requests by how they went", self.requests.clone());
+        registry.register(
+            "baton_proxied",
+            "Requests proxied instead of migrated, by reason",
+            self.proxied.clone(),
+        );
+        registry.register("baton_refusals", "Handoffs an agent refused, by its reason", self.refused.clone());
+        registry.register(
+            "baton_closed",
+            "Connections closed or requests answered with an error by the intermediate, by reason",
+            self.closed.clone(),
+        );
+        registry.register("baton_accepted", "Connections accepted", self.accepted.clone());
+        registry.register(
+            "baton_connections",
+            "Connections the intermediate's own sockets have now; migrated ones are none",
+            self.connections.clone(),
+        );
+        registry.register_with_unit(
+            "baton_stage",
+            "Duration of each stage of a migration",
+            Unit::Seconds,
+            self.stages.clone(),
+        );
+    }
+}
+
+/// A connection that is open. Dropped when the intermediate's socket is gone.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

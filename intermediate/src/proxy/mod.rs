@@ -1,0 +1,115 @@
+//! The plain reverse proxy, for what cannot be migrated: hyper on both sides, our gate in front of it.
+//!
+//! Every byte of the client goes through [`gated::GatedIo`], which lets nothing of a request pass before its head
+//! was judged: hyper alone would accept what two readers can read in two ways.
+
+mod bodies;
+mod gated;
+mod headers;
+mod service;
+mod tunnel;
+mod upstream;
+
+use crate::front::{Front, Guards, Stop, close_lingering};
+use crate::handoff::Subject;
+use crate::targets::TargetId;
+use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
+use gated::{GatedIo, gate};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use service::Session;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::net::TcpStream;
+
+/// Who is at both ends of a client connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The address and port it connected to.
+    pub vip: SocketAddr,
+    /// When the connection was accepted.
+    pub started: SystemTime,
+}
+
+/// How the first request came to be proxied.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Why.
+    pub reason: ProxyReason,
+    /// The agent's reason, if it refused.
+    pub refusal: Option<Refusal>,
+    /// Whose server to try first; `None`: whose turn it is.
+    pub target: Option<TargetId>,
+    /// It is in the history already.
+    pub recorded: bool,
+}
+
+impl Entry {
+    /// The migrator had no part in it.
+    pub(crate) fn decided_by_front(reason: ProxyReason) -> Self {
+        Entry { reason, refusal: None, target: None, recorded: false }
+    }
+}
+
+/// A connection to proxy.
+pub(crate) struct ProxyJob {
+    pub(crate) front: Arc<Front>,
+    pub(crate) stop: Stop,
+    pub(crate) peer: Peer,
+    pub(crate) stream: TcpStream,
+    /// What was read from it.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) entry: Entry,
+}
+
+impl Peer {
+    fn subject(&self, target: String, request: String) -> Subject {
+        Subject { flow_id: None, client: self.client, vip: self.vip, target, request, started: self.started }
+    }
+}
+
+/// hyper's own limits must never be the narrower ones: what the gate lets pass it must take.
+const BUFFER_BYTES: usize = 512 * 1024;
+
+/// Serves the connection's requests until its end.
+pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
+    let ProxyJob { front, mut stop, peer, stream, bytes, entry } = job;
+    let limits = front.limits;
+    let (gate, requests) = gate(limits.head);
+    let io = GatedIo::new(stream, bytes, gate);
+    let metrics = front.metrics.clone();
+    let session = Arc::new(Session::new(front, peer, entry, requests.clone(), stop.clone(), guards));
+    let service = service_fn(move |request| Arc::clone(&session).serve(request));
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .half_close(true)
+        .preserve_header_case(true)
+        .max_buf_size(BUFFER_BYTES.max(limits.head.head_bytes.saturating_mul(2)));
+    if limits.head.header_count > 100 {
+        builder.max_headers(limits.head.header_count);
+    }
+    let mut connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop.wait() => {
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(client = %peer.client, "proxied connection: {error}");
+        if error.is_timeout() && requests.in_head() {
+            metrics.on_closed(CloseReason::HeadTimeout);
+        }
+    }
+    // The answer may have been given before the request was read to its end.
+    if let Some(parts) = connection.into_parts() {
+        close_lingering(parts.io.into_inner().into_stream()).await;
+    }
+}

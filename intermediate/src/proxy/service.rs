@@ -1,0 +1,208 @@
+//! One proxied connection's requests, each from the gate to its answer.
+
+use super::bodies::{AnswerBody, Progress, RequestBody, ResponseBody};
+use super::gated::{GatedRequest, Requests};
+use super::headers::{add_forwarded_for, asks_for_websocket, put_upgrade, strip_hop_by_hop};
+use super::upstream::{Upstream, UpstreamError};
+use super::{Entry, Peer, tunnel};
+use crate::front::{Front, Guards, Stop, text};
+use baton_shared::http::{Framing, Switch, Verdict};
+use baton_shared::reason::{CloseReason, ProxyReason};
+use http::header::{self, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::{Either, Full};
+use hyper::body::{Bytes, Incoming};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Mutex as AsyncMutex;
+
+/// What a connection's requests have in common.
+pub(super) struct Session {
+    front: Arc<Front>,
+    peer: Peer,
+    requests: Requests,
+    /// How the first request came here; none once it was taken.
+    entry: Mutex<Option<Entry>>,
+    upstream: AsyncMutex<Upstream>,
+    stop: Stop,
+    /// Held by the session, and by the tunnel that it may become.
+    guards: Arc<Guards>,
+}
+
+impl Session {
+    pub(super) fn new(
+        front: Arc<Front>,
+        peer: Peer,
+        entry: Entry,
+        requests: Requests,
+        stop: Stop,
+        guards: Guards,
+    ) -> Self {
+        Session {
+            front,
+            peer,
+            requests,
+            upstream: AsyncMutex::new(Upstream::new(entry.target)),
+            entry: Mutex::new(Some(entry)),
+            stop,
+            guards: Arc::new(guards),
+        }
+    }
+
+    /// What hyper calls, one request after the other.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<AnswerBody>, Infallible> {
+        let gated = match self.requests.next() {
+            Some(Ok(gated)) => gated,
+            Some(Err(verdict)) => return Ok(self.refuse(verdict, String::new())),
+            // Every head hyper sees went through the gate; if it counts otherwise, nothing can be trusted.
+            None => return Ok(self.refuse(Verdict::bad("request out of step"), String::new())),
+        };
+        Ok(self.forward(request, gated).await)
+    }
+
+    async fn forward(&self, mut request: Request<Incoming>, gated: GatedRequest) -> Response<AnswerBody> {
+        let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (reason, refusal, recorded) = match entry {
+            Some(entry) => (entry.reason, entry.refusal, entry.recorded),
+            None => (ProxyReason::LaterRequest, None, false),
+        };
+        self.front.metrics.on_proxied(reason, refusal);
+        let limit = self.front.limits.upstream_timeout;
+        let mut upstream = self.upstream.lock().await;
+        let connected = upstream.connect(&self.front.targets, limit).await;
+        if !recorded {
+            let subject = self.peer.subject(self.target_name(&upstream), gated.request_line.clone());
+            self.front.history.record_proxied(subject, reason, refusal);
+        }
+        let tunnelled =
+            gated.head.connect || (gated.head.may_switch() && asks_for_websocket(request.headers()));
+        if !tunnelled {
+            self.requests.on_switch(Switch::Stayed);
+        }
+        let client_end = tunnelled.then(|| hyper::upgrade::on(&mut request));
+        let sent = match connected {
+            Ok(()) => {
+                let progress = Progress::new();
+                match self.outgoing(request, &gated, tunnelled, &upstream, &progress) {
+                    Ok(request) => upstream.send(&self.front.targets, request, &progress, limit).await,
+                    Err(verdict) => return self.refuse(verdict, gated.request_line),
+                }
+            }
+            Err(e) => Err(e),
+        };
+        match sent {
+            Ok(mut response) => {
+                let switched = match response.status() {
+                    StatusCode::SWITCHING_PROTOCOLS => tunnelled && !gated.head.connect,
+                    status => gated.head.connect && status.is_success(),
+                };
+                if !switched && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    return self.fail(
+                        CloseReason::UpstreamFailed,
+                        502,
+                        "the server changed the protocol unasked",
+                    );
+                }
+                if let (true, Some(client_end)) = (switched, client_end) {
+                    let server_end = hyper::upgrade::on(&mut response);
+                    self.requests.on_switch(Switch::Tunnel);
+                    tunnel::join(client_end, server_end, self.stop.clone(), Arc::clone(&self.guards));
+                } else if tunnelled {
+                    self.requests.on_switch(Switch::Stayed);
+                }
+                self.incoming(response, switched)
+            }
+            Err(e) => {
+                if tunnelled {
+                    self.requests.on_switch(Switch::Stayed);
+                }
+                self.on_error(e, gated)
+            }
+        }
+    }
+
+    fn target_name(&self, upstream: &Upstream) -> String {
+        let target = upstream.target().and_then(|id| self.front.targets.get(id));
+        target.map(|t| t.spec.name.clone()).unwrap_or_default()
+    }
+
+    /// The request as the server gets it.
+    fn outgoing(
+        &self,
+        request: Request<Incoming>,
+        gated: &GatedRequest,
+        tunnelled: bool,
+        upstream: &Upstream,
+        progress: &Progress,
+    ) -> Result<Request<RequestBody>, Verdict> {
+        let (mut parts, body) = request.into_parts();
+        let protocol = parts.headers.get(header::UPGRADE).cloned();
+        strip_hop_by_hop(&mut parts.headers);
+        // hyper answers it to the client itself as soon as the body is asked for.
+        parts.headers.remove(header::EXPECT);
+        add_forwarded_for(&mut parts.headers, self.peer.client.ip());
+        if let (true, false, Some(protocol)) = (tunnelled, gated.head.connect, protocol) {
+            put_upgrade(&mut parts.headers, protocol);
+        }
+        if gated.head.framing == Framing::Chunked {
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let bad = |_| Verdict::bad("the request cannot be passed on");
+        if !parts.headers.contains_key(header::HOST) {
+            let server = upstream.target().and_then(|id| self.front.targets.get(id)).map(|t| t.spec.server);
+            let host = match (parts.uri.authority(), server) {
+                (Some(authority), _) => authority.to_string(),
+                (None, Some(server)) => server.to_string(),
+                (None, None) => String::new(),
+            };
+            parts.headers.insert(header::HOST, HeaderValue::from_str(&host).map_err(|_| bad(()))?);
+        }
+        if parts.method != Method::CONNECT {
+            let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+            parts.uri = Uri::from(path);
+        }
+        parts.version = Version::HTTP_11;
+        Ok(Request::from_parts(parts, RequestBody::new(body, progress.clone())))
+    }
+
+    /// The response as the client gets it.
+    fn incoming(&self, response: Response<Incoming>, switched: bool) -> Response<AnswerBody> {
+        let (mut parts, body) = response.into_parts();
+        let protocol = parts.headers.get(header::UPGRADE).cloned();
+        strip_hop_by_hop(&mut parts.headers);
+        if let (true, Some(protocol)) = (switched, protocol) {
+            put_upgrade(&mut parts.headers, protocol);
+        }
+        let body = ResponseBody::new(body, self.front.limits.upstream_timeout);
+        Response::from_parts(parts, Either::Left(body))
+    }
+
+    fn on_error(&self, error: UpstreamError, gated: GatedRequest) -> Response<AnswerBody> {
+        if let Some(verdict) = self.requests.broken_body() {
+            return self.refuse(verdict, gated.request_line);
+        }
+        let (status, reason, detail) = error.answer();
+        tracing::warn!(client = %self.peer.client, request = gated.request_line, "{error}");
+        self.fail(reason, status, detail)
+    }
+
+    fn refuse(&self, verdict: Verdict, request_line: String) -> Response<AnswerBody> {
+        let subject = self.peer.subject(String::new(), request_line);
+        self.front.history.record_closed(subject, verdict.reason);
+        self.fail(verdict.reason, verdict.status, verdict.detail)
+    }
+
+    fn fail(&self, reason: CloseReason, status: u16, detail: &str) -> Response<AnswerBody> {
+        self.front.metrics.on_closed(reason);
+        let body = Full::new(Bytes::from(text(status, detail)));
+        let mut response = Response::new(Either::Right(body));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+}
