@@ -1,0 +1,171 @@
+//! What the daemons' `/metrics` share: counters by reason, build information, the text itself.
+
+use baton_shared::reason;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The content type of [`encode`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// An enum of numbered reasons; those of `baton_shared::reason` all are.
+pub trait Reason: Copy + fmt::Debug + Send + Sync + 'static {
+    /// All of them.
+    const ALL: &'static [Self];
+    /// The number, small.
+    fn code(self) -> u32;
+    /// The label's value.
+    fn name(self) -> &'static str;
+}
+
+macro_rules! shared_reasons {
+    ($($name:ident),+) => { $(
+        impl Reason for reason::$name {
+            const ALL: &'static [Self] = reason::$name::ALL;
+            fn code(self) -> u32 { self.code() }
+            fn name(self) -> &'static str { self.name() }
+        }
+    )+ };
+}
+shared_reasons!(PacketCounter, Refusal, ProxyReason, CloseReason, EndReason);
+
+/// One counter for each reason of `R`.
+#[derive(Debug)]
+pub struct ReasonCounters<R> {
+    /// By number; a reason's place is its code.
+    counts: Box<[AtomicU64]>,
+    marker: std::marker::PhantomData<R>,
+}
+
+impl<R: Reason> Default for ReasonCounters<R> {
+    fn default() -> Self {
+        let length = R::ALL.iter().map(|r| place(*r)).max().map_or(0, |most| most + 1);
+        ReasonCounters {
+            counts: (0..length).map(|_| AtomicU64::new(0)).collect(),
+            marker: std::marker::PhantomData,
+        }
+    }
+}
+
+fn place<R: Reason>(reason: R) -> usize {
+    usize::try_from(reason.code()).unwrap_or(usize::MAX)
+}
+
+impl<R: Reason> ReasonCounters<R> {
+    /// All zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts one.
+    pub fn add(&self, reason: R) {
+        if let Some(count) = self.counts.get(place(reason)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often this one was counted.
+    pub fn get(&self, reason: R) -> u64 {
+        self.counts.get(place(reason)).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// All names with their counts, zeros too.
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        R::ALL.iter().map(|r| (r.name(), self.get(*r))).collect()
+    }
+}
+
+/// Gives a counter family's label values and counts at each scrape.
+type Read = dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync;
+
+struct ByReason {
+    name: String,
+    help: String,
+    read: Box<Read>,
+}
+
+impl fmt::Debug for ByReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByReason").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Collector for ByReason {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(&self.name, &self.help, None, MetricType::Counter)?;
+        for (reason, count) in (self.read)() {
+            family
+                .encode_family(&[("reason", reason)])?
+                .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// Registers `NAME_total{reason="..."}`, read by `read` at each scrape. `name` without `_total`, `help` without the
+/// full stop.
+pub fn register_reasons(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+) {
+    // A collector writes its help text as it is; the registry adds a full stop to those it writes itself.
+    let help = format!("{help}.");
+    registry.register_collector(Box::new(ByReason { name: name.to_owned(), help, read: Box::new(read) }));
+}
+
+/// As [`register_reasons`], for [`ReasonCounters`].
+pub fn register_counters<R: Reason>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    counters: &Arc<ReasonCounters<R>>,
+) {
+    let counters = counters.clone();
+    register_reasons(registry, name, help, move || counters.snapshot());
+}
+
+/// Registers `baton_build_info`, always 1, with the program's name and version as labels.
+pub fn register_build_info(registry: &mut Registry, program: &'static str, version: &'static str) {
+    let info = Info::new(vec![("program", program), ("version", version)]);
+    registry.register("baton_build", "What is running", info);
+}
+
+/// The registry's metrics as OpenMetrics text, see [`CONTENT_TYPE`].
+pub fn encode(registry: &Registry) -> String {
+    let mut out = String::new();
+    // Writing into a string fails only if a collector does; what there is until then is still of use.
+    if text::encode(&mut out, registry).is_err() {
+        tracing::warn!("a metric could not be encoded");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_shared::reason::ProxyReason;
+
+    #[test]
+    fn reasons_and_build_info_come_out_as_openmetrics() {
+        let mut registry = Registry::default();
+        let counters = Arc::new(ReasonCounters::<ProxyReason>::new());
+        register_counters(&mut registry, "baton_proxied", "Requests proxied", &counters);
+        register_build_info(&mut registry, "test", "1.2.3");
+        counters.add(ProxyReason::NoAgent);
+        counters.add(ProxyReason::NoAgent);
+        let text = encode(&registry);
+        assert!(text.contains("# TYPE baton_proxied counter\n"), "{text}");
+        assert!(text.contains("# HELP baton_proxied Requests proxied.\n"), "{text}");
+        assert!(text.contains("baton_proxied_total{reason=\"no_agent\"} 2\n"), "{text}");
+        assert!(text.contains("baton_proxied_total{reason=\"refused\"} 0\n"), "{text}");
+        assert!(text.contains("baton_build_info{program=\"test\",version=\"1.2.3\"} 1\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

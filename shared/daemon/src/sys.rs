@@ -1,0 +1,163 @@
+//! The system calls that the standard library has no safe form of.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use tokio::io::unix::AsyncFd;
+use tun_tap::Iface;
+
+/// A TUN device registered with tokio's reactor.
+#[derive(Debug)]
+pub(crate) struct AsyncTun(AsyncFd<Iface>);
+
+impl AsyncTun {
+    pub(crate) fn register(iface: Iface) -> io::Result<Self> {
+        // SAFETY: `register` asks that the descriptor stay open and the same while it is registered. `Iface` owns
+        // its file, gives it away only by value (`into_raw_fd`), and is not taken out of the `AsyncFd` here.
+        let fd = unsafe { AsyncFd::register(iface) }.map_err(|e| e.into_parts().1)?;
+        Ok(AsyncTun(fd))
+    }
+
+    pub(crate) fn iface(&self) -> &Iface {
+        self.0.get_ref()
+    }
+
+    pub(crate) async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Mostly there is something: try before asking the reactor.
+        match self.iface().recv(buffer) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Ok(done) = ready.try_io(|fd| fd.get_ref().recv(buffer)) {
+                return done;
+            }
+        }
+    }
+}
+
+fn control_socket() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the result is checked.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn request(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: `ifreq` is plain C data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "interface name too long or empty");
+    if name.is_empty() || name.len() >= request.ifr_name.len() {
+        return Err(too_long());
+    }
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = libc::c_char::from_ne_bytes([byte]);
+    }
+    Ok(request)
+}
+
+fn interface_ioctl(code: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
+    let socket = control_socket()?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "libc's type differs: glibc's is unsigned long, musl's int"
+    )]
+    let code = code as _;
+    // SAFETY: all codes used here read or write one `ifreq`, which lives during the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), code, std::ptr::from_mut(request)) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A number an interface has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum InterfaceValue {
+    /// Bytes.
+    Mtu,
+    /// Packets.
+    QueueLength,
+}
+
+pub(crate) fn set_interface_value(name: &str, what: InterfaceValue, value: u32) -> io::Result<()> {
+    let mut request = request(name)?;
+    let value = libc::c_int::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let code = match what {
+        InterfaceValue::Mtu => {
+            request.ifr_ifru.ifru_mtu = value;
+            libc::SIOCSIFMTU
+        }
+        InterfaceValue::QueueLength => {
+            // `ifr_qlen` is the same int in the union under another name (linux/if.h).
+            request.ifr_ifru.ifru_metric = value;
+            libc::SIOCSIFTXQLEN
+        }
+    };
+    interface_ioctl(code, &mut request)
+}
+
+pub(crate) fn set_interface_up(name: &str) -> io::Result<()> {
+    let mut request = request(name)?;
+    interface_ioctl(libc::SIOCGIFFLAGS, &mut request)?;
+    #[expect(clippy::cast_possible_truncation, reason = "IFF_UP is 1")]
+    let up = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCGIFFLAGS has just filled this member.
+    request.ifr_ifru.ifru_flags = unsafe { request.ifr_ifru.ifru_flags } | up;
+    interface_ioctl(libc::SIOCSIFFLAGS, &mut request)
+}
+
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    let mut request = request(name)?;
+    interface_ioctl(libc::SIOCGIFINDEX, &mut request)?;
+    // SAFETY: SIOCGIFINDEX has just filled this member.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    u32::try_from(index).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// No program this process starts gains privileges by its file (prctl(2), PR_SET_NO_NEW_PRIVS).
+pub(crate) fn set_no_new_privileges() -> io::Result<()> {
+    // SAFETY: no pointers.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Switches repair mode of a TCP socket (tcp(7); linux/tcp.h: 1 on, 0 off, -1 off without a window probe).
+pub(crate) fn set_tcp_repair(socket: &impl AsRawFd, value: libc::c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(mem::size_of_val(&value)).unwrap_or(4);
+    // SAFETY: the pointer is to an int that lives during the call, and the length is its size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            std::ptr::from_ref(&value).cast(),
+            length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A flag of an interface's offloads by one of ethtool's oldest calls (linux/ethtool.h: `ETHTOOL_GGRO` and so on).
+pub(crate) fn ethtool_flag(name: &str, command: u32) -> io::Result<bool> {
+    /// `struct ethtool_value`.
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let mut value = Value { command, data: 0 };
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
+    interface_ioctl(libc::SIOCETHTOOL, &mut request)?;
+    Ok(value.data != 0)
+}
