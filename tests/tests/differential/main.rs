@@ -1,0 +1,129 @@
+//! The same packets through `shared`, carried out on the host with etherparse, and through the loaded eBPF programs
+//! by `BPF_PROG_TEST_RUN`: whole packets, verdict, the whole counter vector and the flow's record must agree.
+//! What differs is written as a pcap (packet given, expected, got).
+//!
+//! Needs root and BPF. Without them it says so and passes, unless `BATON_NO_SKIPS=1`.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test: the panic is the report")]
+
+mod bench;
+mod cases;
+mod host;
+mod packet;
+mod random;
+
+use baton_shared::record::FlowRecord;
+use bench::Bench;
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Ingress,
+    Egress,
+}
+
+/// One packet at one hook, with the one record in the map.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) hook: Hook,
+    pub(crate) record: FlowRecord,
+    pub(crate) marked: bool,
+    pub(crate) frame: Vec<u8>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// What the program returns.
+    pub(crate) verdict: i32,
+    pub(crate) frame: Vec<u8>,
+    /// By how much each counter went up.
+    pub(crate) counters: Vec<u64>,
+    /// The record afterwards, `last_seen_ns` 1 if it was set.
+    pub(crate) record: FlowRecord,
+}
+
+/// Compares, and writes the packets down before it panics.
+fn compare(case: &Case, expected: &Outcome, got: &Outcome) {
+    if expected == got {
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("baton-differential-{}.pcap", std::process::id()));
+    packet::write_pcap(&path, &[&case.frame, &expected.frame, &got.frame]);
+    panic!(
+        "{}: shared and the program differ\n{:?}, marked {}, {:?}\nverdict {} against {}\nframes {}\ncounters {}\n\
+         expected record {:?}\ngot record      {:?}\ngiven, expected and got are in {}",
+        case.name,
+        case.hook,
+        case.marked,
+        case.record,
+        expected.verdict,
+        got.verdict,
+        if expected.frame == got.frame { "agree" } else { "differ" },
+        if expected.counters == got.counters { "agree" } else { "differ" },
+        expected.record,
+        got.record,
+        path.display()
+    );
+}
+
+fn with_bench(test: impl FnOnce(&mut Bench)) {
+    match Bench::open() {
+        Ok(mut bench) => test(&mut bench),
+        Err(reason) => {
+            println!("SKIPPED: {reason}");
+            eprintln!("SKIPPED: {reason}");
+            assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "skipped: {reason}");
+        }
+    }
+}
+
+#[test]
+fn the_table_of_cases() {
+    with_bench(|bench| {
+        for case in cases::table() {
+            let expected = host::run(&case);
+            cases::check_expectation(&case, &expected);
+            compare(&case, &expected, &bench.run(&case));
+        }
+    });
+}
+
+#[test]
+fn random_packets() {
+    let packets = std::env::var("BATON_RANDOM_PACKETS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    let seed = std::env::var("BATON_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0x0ba7_0000_5eed_u64);
+    with_bench(|bench| {
+        let mut random = random::Random::new(seed);
+        let mut translated = 0;
+        for n in 0..packets {
+            let case = random.case(n);
+            let expected = host::run(&case);
+            translated += u64::from(expected.frame != case.frame);
+            compare(&case, &expected, &bench.run(&case));
+        }
+        println!("{packets} random packets, {translated} of them rewritten, no difference");
+        assert!(translated * 5 > packets, "the generator made only {translated} translated packets");
+    });
+}
+
+/// The comparison itself must be able to fail.
+#[test]
+fn a_difference_is_found() {
+    let case = cases::table().remove(0);
+    let right = host::run(&case);
+    let mut outcomes = vec![right.clone(); 4];
+    outcomes[0].verdict ^= 1;
+    outcomes[1].frame[40] ^= 1;
+    outcomes[2].counters[5] += 1;
+    outcomes[3].record.packets += 1;
+    compare(&case, &right, &right);
+    for wrong in outcomes {
+        let (case, right) = (case.clone(), right.clone());
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let found = std::panic::catch_unwind(move || compare(&case, &right, &wrong)).is_err();
+        std::panic::set_hook(hook);
+        assert!(found);
+    }
+}

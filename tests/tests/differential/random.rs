@@ -1,0 +1,188 @@
+//! Random cases, biased to where the bugs live.
+
+use crate::packet::Frame;
+use crate::{Case, Hook, cases};
+use baton_shared::record::FlowRecord;
+
+/// xorshift64*: the same cases on every machine.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Random(seed | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn chance(&mut self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap()]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+    fn word(&mut self) -> u32 {
+        match self.below(3) {
+            0 => self.pick(&[
+                0,
+                1,
+                2,
+                0xffff,
+                0x1_0000,
+                0x7fff_ffff,
+                0x8000_0000,
+                0x8000_0001,
+                0xffff_fffe,
+                0xffff_ffff,
+            ]),
+            _ => self.next() as u32,
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+    fn half(&mut self) -> u16 {
+        self.word() as u16
+    }
+
+    fn byte_below(&mut self, end: u64) -> u8 {
+        u8::try_from(self.below(end)).unwrap()
+    }
+
+    fn bytes(&mut self, count: u64) -> Vec<u8> {
+        (0..count).map(|_| self.byte_below(256)).collect()
+    }
+
+    /// Option bytes, a multiple of four: mostly what stacks send, sometimes anything.
+    fn options(&mut self) -> Vec<u8> {
+        let mut raw = Vec::new();
+        if self.chance(10) {
+            let count = self.below(11) * 4;
+            return self.bytes(count);
+        }
+        for _ in 0..self.below(4) {
+            let mut option = match self.below(5) {
+                0 => vec![1],
+                1 | 2 => {
+                    let mut o = vec![8, 10];
+                    o.extend(self.word().to_be_bytes());
+                    o.extend(self.word().to_be_bytes());
+                    o
+                }
+                3 => {
+                    let blocks = 1 + self.byte_below(4);
+                    let mut o = vec![5, 2 + 8 * blocks];
+                    for _ in 0..2 * blocks {
+                        o.extend(self.word().to_be_bytes());
+                    }
+                    o
+                }
+                _ => vec![2, 4, 5, 0xb4],
+            };
+            for _ in 0..self.below(3) {
+                option.insert(0, 1);
+            }
+            if raw.len() + option.len() <= 40 {
+                raw.extend(option);
+            }
+        }
+        let end = self.pick(&[0u8, 1]);
+        raw.resize(raw.len().next_multiple_of(4), end);
+        raw
+    }
+
+    fn record(&mut self, hook: Hook) -> FlowRecord {
+        let state = if self.chance(3) { self.pick(&[0, 1, 3, 4, 5, 6, 7, 0xffff_ffff]) } else { 2 };
+        let diverted = self.word();
+        FlowRecord {
+            state,
+            deadline_ns: self.pick(&[0, u64::MAX]),
+            new_port: baton_shared::addr::PortWord(self.half()),
+            window_shift_in: self.byte_below(16),
+            window_shift_out: self.byte_below(16),
+            seq_delta: self.word(),
+            ack_delta: self.word(),
+            tsval_delta: self.word(),
+            tsecr_delta: self.word(),
+            ack_floor: self.word(),
+            out_ifindex: 1,
+            diverted,
+            released: if self.chance(4) { self.word() } else { diverted },
+            note_ack: self.word(),
+            note_window: self.word(),
+            note_tsval: self.word(),
+            note_seq_end: self.word(),
+            note_flags: self.byte_below(8).into(),
+            packets: self.below(2),
+            bytes: self.word().into(),
+            ..cases::record(hook)
+        }
+    }
+
+    pub(crate) fn case(&mut self, n: u64) -> Case {
+        let hook = self.pick(&[Hook::Ingress, Hook::Egress]);
+        let record = self.record(hook);
+        let mut frame: Frame = cases::frame(hook);
+        frame.ip.time_to_live = if self.chance(8) { self.byte_below(3) } else { self.byte_below(256) };
+        frame.ip.identification = self.half();
+        frame.tcp.sequence_number = self.word();
+        // Around the floor as often as anywhere.
+        frame.tcp.acknowledgment_number = if self.chance(2) {
+            let around = self.pick(&[0, 1, 2, 1000, 100_000]);
+            record.ack_floor.wrapping_sub(record.ack_delta).wrapping_sub(around)
+        } else {
+            self.word()
+        };
+        frame.tcp.window_size = self.half();
+        frame.tcp.urgent_pointer = self.half();
+        frame.tcp.ack = !self.chance(8);
+        frame.tcp.syn = self.chance(8);
+        frame.tcp.fin = self.chance(8);
+        frame.tcp.rst = self.chance(8);
+        frame.tcp.psh = self.chance(2);
+        frame.tcp.ece = self.chance(4);
+        let count = self.pick(&[0, 0, 1, 2, 3, 100, 1400]);
+        frame.payload = self.bytes(count);
+        let options = self.options();
+        frame = frame.options(&options);
+        if self.chance(8) {
+            let count = self.below(11) * 4;
+            let options = self.bytes(count);
+            frame = frame.ip_options(&options);
+        }
+        if self.chance(16) {
+            frame.ip.more_fragments = true;
+        }
+        if self.chance(4) {
+            frame.padding = usize::try_from(self.below(20)).unwrap();
+        }
+        let mut bytes = frame.bytes();
+        // Now and then a broken or foreign packet: one byte of the headers changed, or cut short.
+        if self.chance(20) {
+            let at = usize::try_from(12 + self.below(42)).unwrap();
+            let bit = self.below(8);
+            // Only what makes the packet foreign or unreadable: elsewhere a wrong checksum must stay wrong, which
+            // etherparse would mend (of the fragment word only the offset's bits, therefore).
+            if matches!(at, 12 | 13 | 20 | 21 | 23 | 26..=33) && (at != 20 || bit < 5) {
+                bytes[at] ^= 1 << bit;
+            }
+        }
+        if self.chance(20) {
+            let cut = usize::try_from(self.below(60)).unwrap();
+            // A test run wants an IP header behind the Ethernet header.
+            let keep = bytes.len().saturating_sub(cut).max(34);
+            bytes.truncate(keep);
+        }
+        Case { name: format!("random packet {n}"), hook, record, marked: self.chance(4), frame: bytes }
+    }
+}
