@@ -5,6 +5,7 @@
 //! task. Then the task waits for the agent's answer, and [`baton_shared::state::handoff`] says what it means.
 
 mod candidate;
+mod connect;
 mod dispatch;
 mod history;
 mod late;

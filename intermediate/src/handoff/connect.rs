@@ -1,0 +1,97 @@
+//! The migrator's ties to the outside: agents' control channels, the hold TUN, the plane as an earlier run left it.
+
+use super::{AgentEvent, Migrator};
+use crate::hold::PacketSink;
+use crate::targets::{AgentLink, NotSent, TargetId};
+use baton_daemon::control::{ChannelEvent, Client, ClientSpec, ControlError, SendError};
+use baton_daemon::tls::TlsFiles;
+use baton_daemon::tun::Tun;
+use baton_shared::control::{Hello, Message, Role};
+use std::io;
+use std::sync::Arc;
+
+/// The longest packet read from the TUN: an IP packet's length is 16 bits.
+const PACKET_BYTES: usize = 65_536;
+/// Packets read from the TUN before other tasks get their turn.
+const BURST: usize = 64;
+
+impl AgentLink for Client {
+    fn send(&self, message: Message) -> Result<(), NotSent> {
+        Client::send(self, message).map_err(|e| match e {
+            SendError::Down => NotSent::Down,
+            SendError::Busy => NotSent::Busy,
+        })
+    }
+
+    fn is_up(&self) -> bool {
+        Client::is_up(self)
+    }
+}
+
+impl PacketSink for Tun {
+    fn send(&self, packet: &[u8]) -> io::Result<()> {
+        Tun::send(self, packet).map(drop)
+    }
+}
+
+impl Migrator {
+    /// Takes over what an earlier run left in the plane, connects to the agents, and starts the tasks that read
+    /// `tun` (the device this migrator writes to) and sweep. In a tokio runtime; `tls` and `hello` are this
+    /// node's. Before any connection is accepted.
+    pub fn start(self: &Arc<Self>, tun: Arc<Tun>, tls: &TlsFiles, hello: &Hello) -> Result<(), ControlError> {
+        let (taken, removed) = self.flows.recover();
+        if taken + removed > 0 {
+            tracing::info!(taken, removed, "flows of an earlier run: taken over, and removed as unfinished");
+        }
+        for (id, target) in self.targets.iter() {
+            let spec = ClientSpec {
+                addr: target.spec.agent,
+                expect: (Role::Agent, target.spec.name.clone()),
+                tls,
+                hello: hello.clone(),
+            };
+            // The channel must not keep its migrator alive.
+            let migrator = Arc::downgrade(self);
+            let on_event = move |event| {
+                if let Some(migrator) = migrator.upgrade() {
+                    migrator.on_channel_event(id, event);
+                }
+            };
+            self.targets.set_link(id, Arc::new(Client::spawn(spec, Arc::new(on_event))?));
+        }
+        tokio::spawn(self.clone().run_sweeps());
+        tokio::spawn(self.clone().run_hold(tun));
+        Ok(())
+    }
+
+    fn on_channel_event(&self, id: TargetId, event: ChannelEvent) {
+        let event = match event {
+            ChannelEvent::Up { same_instance, .. } => AgentEvent::Up { same_instance },
+            ChannelEvent::Down { undelivered, .. } => AgentEvent::Down { undelivered },
+            ChannelEvent::Message(message) => AgentEvent::Message(message),
+        };
+        self.on_agent_event(id, event);
+    }
+
+    /// Reads the hold TUN, for ever. The only reader: packets keep their order.
+    async fn run_hold(self: Arc<Self>, tun: Arc<Tun>) {
+        let mut buffer = vec![0; PACKET_BYTES];
+        loop {
+            match tun.recv(&mut buffer).await {
+                Ok(length) => self.hold.on_packet(buffer.get(..length).unwrap_or_default()),
+                Err(e) => {
+                    tracing::error!(error = %e, "the hold device cannot be read");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            }
+            for _ in 0..BURST {
+                match tun.try_recv(&mut buffer) {
+                    Ok(length) => self.hold.on_packet(buffer.get(..length).unwrap_or_default()),
+                    Err(_) => break,
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
