@@ -2,6 +2,7 @@
 //! themselves is read from there at each scrape (`admin`), not counted twice.
 
 use crate::handoff::StageTimes;
+use baton_daemon::metrics::{ReasonCounters, register_counters};
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,14 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
 use std::time::Duration;
-
-/// The label of whatever is counted by reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct ReasonLabel {
-    /// The reason's name, as in `shared/src/reason.rs`.
-    pub reason: &'static str,
-}
 
 /// The label of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,9 +33,9 @@ type Stages = Family<StageLabel, Histogram, fn() -> Histogram>;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<OutcomeLabel, Counter>,
-    proxied: Family<ReasonLabel, Counter>,
-    refused: Family<ReasonLabel, Counter>,
-    closed: Family<ReasonLabel, Counter>,
+    proxied: Arc<ReasonCounters<ProxyReason>>,
+    refused: Arc<ReasonCounters<Refusal>>,
+    closed: Arc<ReasonCounters<CloseReason>>,
     accepted: Counter,
     connections: Gauge,
     stages: Stages,
@@ -55,25 +50,16 @@ impl Default for Metrics {
     fn default() -> Self {
         let metrics = Metrics {
             requests: Family::default(),
-            proxied: Family::default(),
-            refused: Family::default(),
-            closed: Family::default(),
+            proxied: Arc::default(),
+            refused: Arc::default(),
+            closed: Arc::default(),
             accepted: Counter::default(),
             connections: Gauge::default(),
             stages: Family::new_with_constructor(stage_histogram),
         };
-        // Each reason is there from the start with 0, so that a rate over it is right from its first event.
+        // There from the start with 0, so that a rate is right from its first event.
         for outcome in ["migrated", "proxied", "closed"] {
             drop(metrics.requests.get_or_create(&OutcomeLabel { outcome }));
-        }
-        for reason in ProxyReason::ALL {
-            drop(metrics.proxied.get_or_create(&ReasonLabel { reason: reason.name() }));
-        }
-        for reason in Refusal::ALL {
-            drop(metrics.refused.get_or_create(&ReasonLabel { reason: reason.name() }));
-        }
-        for reason in CloseReason::ALL {
-            drop(metrics.closed.get_or_create(&ReasonLabel { reason: reason.name() }));
         }
         metrics
     }
@@ -108,41 +94,48 @@ impl Metrics {
     /// A request is proxied.
     pub fn on_proxied(&self, reason: ProxyReason, refusal: Option<Refusal>) {
         self.requests.get_or_create(&OutcomeLabel { outcome: "proxied" }).inc();
-        self.proxied.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+        self.proxied.add(reason);
         if let Some(refusal) = refusal {
-            self.refused.get_or_create(&ReasonLabel { reason: refusal.name() }).inc();
+            self.refused.add(refusal);
         }
     }
 
     /// A connection was closed, or answered by the intermediate itself.
     pub fn on_closed(&self, reason: CloseReason) {
         self.requests.get_or_create(&OutcomeLabel { outcome: "closed" }).inc();
-        self.closed.get_or_create(&ReasonLabel { reason: reason.name() }).inc();
+        self.closed.add(reason);
     }
 
     /// How often a reason was counted.
     pub fn closed(&self, reason: CloseReason) -> u64 {
-        self.closed.get_or_create(&ReasonLabel { reason: reason.name() }).get()
+        self.closed.get(reason)
     }
 
     /// How many requests were proxied for a reason.
     pub fn proxied(&self, reason: ProxyReason) -> u64 {
-        self.proxied.get_or_create(&ReasonLabel { reason: reason.name() }).get()
+        self.proxied.get(reason)
     }
 
     /// Puts all of them into a registry, under the names operators see.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("baton_requests", "Requests by how they went", self.requests.clone());
-        registry.register(
+        register_counters(
+            registry,
             "baton_proxied",
             "Requests proxied instead of migrated, by reason",
-            self.proxied.clone(),
+            &self.proxied,
         );
-        registry.register("baton_refusals", "Handoffs an agent refused, by its reason", self.refused.clone());
-        registry.register(
+        register_counters(
+            registry,
+            "baton_refusals",
+            "Handoffs an agent refused, by its reason",
+            &self.refused,
+        );
+        register_counters(
+            registry,
             "baton_closed",
             "Connections closed or requests answered with an error by the intermediate, by reason",
-            self.closed.clone(),
+            &self.closed,
         );
         registry.register("baton_accepted", "Connections accepted", self.accepted.clone());
         registry.register(

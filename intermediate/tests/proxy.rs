@@ -32,9 +32,9 @@ async fn requests_on_one_connection_share_one_to_the_server_and_are_counted_by_r
     assert_eq!(taken.load(Ordering::Relaxed), 1);
     assert_eq!(bed.front.metrics.proxied(ProxyReason::Disabled), 1);
     assert_eq!(bed.front.metrics.proxied(ProxyReason::LaterRequest), 3);
-    let history = bed.front.history.recent(10);
+    let history = bed.front.migration.history().recent(10);
     assert_eq!(history.len(), 4);
-    assert_eq!((history[0].request.as_str(), history[0].reason), ("GET /b HTTP/1.1", Some("later_request")));
+    assert_eq!((history[0].request.as_str(), history[0].reason), ("GET /b", Some("later_request")));
     assert_eq!((history[3].target.as_str(), history[3].reason), ("target0", Some("disabled")));
 }
 
@@ -159,7 +159,7 @@ async fn garbage_is_answered_400_at_once() {
     assert_eq!(status(&answer), "400");
     assert_eq!(bed.front.metrics.closed(CloseReason::BadRequest), 5);
     assert_eq!(taken.load(Ordering::Relaxed), 0);
-    assert_eq!(bed.front.history.recent(1)[0].reason, Some("bad_request"));
+    assert_eq!(bed.front.migration.history().recent(1)[0].reason, Some("bad_request"));
 }
 
 #[tokio::test]

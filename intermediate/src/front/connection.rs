@@ -1,8 +1,8 @@
 //! One connection, from accept to migration, proxy or close.
 
 use super::head::{FirstHead, read_head};
-use super::{Accepted, Front, Guards, KeepAlive, ListenerSettings, Migration, Mode, Stop, answer_and_close};
-use crate::handoff::{Candidate, Outcome, Subject};
+use super::{Accepted, Front, Guards, KeepAlive, ListenerSettings, Mode, Stop, answer_and_close};
+use crate::handoff::{Candidate, Migrator, Outcome, Subject};
 use crate::proxy::{Entry, Peer, ProxyJob};
 use crate::targets::TargetId;
 use baton_shared::http::{RequestHead, with_connection_close};
@@ -53,8 +53,8 @@ impl Front {
         let peer = Peer { client: accepted.client, vip: listener.vip, started: accepted.started };
         let (stream, bytes, entry) = match self.choose(&listener, peer.client, &head) {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
-            Ok((migration, target)) => {
-                match self.migrate(migration, target, accepted, listener, bytes, &head).await {
+            Ok((migrator, target)) => {
+                match self.migrate(migrator, target, accepted, listener, bytes, &head).await {
                     Some(to_proxy) => to_proxy,
                     None => return,
                 }
@@ -67,7 +67,7 @@ impl Front {
     /// `None` if nothing is left to do; else what the proxy needs.
     async fn migrate(
         &self,
-        migration: &Migration,
+        migrator: &Migrator,
         target: TargetId,
         accepted: Accepted,
         listener: ListenerSettings,
@@ -94,7 +94,7 @@ impl Front {
             accepted_at: accepted.at,
             head_at: Instant::now(),
         };
-        match migration.migrator.migrate(candidate).await {
+        match migrator.migrate(candidate).await {
             Outcome::Migrated(times) => {
                 self.metrics.on_migrated(&times);
                 None
@@ -117,9 +117,9 @@ impl Front {
         listener: &ListenerSettings,
         client: SocketAddr,
         head: &RequestHead,
-    ) -> Result<(&Migration, TargetId), ProxyReason> {
-        let migration = match (&self.migration, listener.mode) {
-            (Some(migration), Mode::Migrate) => migration,
+    ) -> Result<(&Migrator, TargetId), ProxyReason> {
+        let migrator = match (self.migration.migrator(), listener.mode) {
+            (Some(migrator), Mode::Migrate) => migrator,
             _ => return Err(ProxyReason::Disabled),
         };
         if !client.is_ipv4() {
@@ -127,7 +127,7 @@ impl Front {
         }
         head.migration()?;
         let target = self.targets.pick_connected().ok_or(ProxyReason::NoAgent)?;
-        Ok((migration, target))
+        Ok((migrator, target))
     }
 
     fn close(&self, accepted: &Accepted, listener: ListenerSettings, reason: CloseReason) {
@@ -142,7 +142,7 @@ impl Front {
                 request: String::new(),
                 started: accepted.started,
             };
-            self.history.record_closed(subject, reason);
+            self.migration.history().record_closed(subject, reason);
         }
     }
 }

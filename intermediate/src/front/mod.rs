@@ -10,7 +10,6 @@ pub use answer::{answer_and_close, close_lingering, text};
 pub use listen::listen;
 pub use stop::{Busy, Stop, StopControl};
 
-use crate::flows::Flows;
 use crate::handoff::{History, Migrator};
 use crate::metrics::{Metrics, OpenConnection};
 use crate::targets::Targets;
@@ -69,23 +68,40 @@ pub struct FrontLimits {
 pub struct Front {
     /// Where requests can go.
     pub targets: Arc<Targets>,
-    /// What went how.
-    pub history: Arc<History>,
     /// What is counted.
     pub metrics: Metrics,
-    /// `None` if no listener migrates: then there is no data plane either.
-    pub migration: Option<Migration>,
+    /// Who gives connections away, or, if no listener migrates, the history there is without him. Then there is
+    /// no data plane either.
+    pub migration: Migration,
     /// See there.
     pub limits: FrontLimits,
 }
 
-/// The handoff half.
-#[derive(Clone)]
-pub struct Migration {
-    /// Gives connections away.
-    pub migrator: Arc<Migrator>,
-    /// Those given away.
-    pub flows: Arc<Flows>,
+/// The handoff half, if there is one.
+#[derive(Clone, Debug)]
+pub enum Migration {
+    /// Some listener migrates.
+    On(Arc<Migrator>),
+    /// All requests are proxied.
+    Off(Arc<History>),
+}
+
+impl Migration {
+    /// What went how.
+    pub fn history(&self) -> &History {
+        match self {
+            Migration::On(migrator) => migrator.history(),
+            Migration::Off(history) => history,
+        }
+    }
+
+    /// Who gives connections away.
+    pub fn migrator(&self) -> Option<&Arc<Migrator>> {
+        match self {
+            Migration::On(migrator) => Some(migrator),
+            Migration::Off(_) => None,
+        }
+    }
 }
 
 /// What is held as long as a connection's socket is ours.
@@ -130,9 +146,9 @@ impl Front {
         settings: ListenerSettings,
         stop: &Stop,
     ) {
-        if let Some(migration) = &self.migration {
+        if let Some(migrator) = self.migration.migrator() {
             // Before anything is read: the ended flow's record must not catch the new connection's packets.
-            migration.flows.forget_superseded(client, settings.vip);
+            migrator.forget_superseded(client, settings.vip);
         }
         let open = self.metrics.connection();
         if usize::try_from(self.metrics.open_connections()).unwrap_or(0) > self.limits.connections {

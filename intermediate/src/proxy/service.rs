@@ -76,7 +76,7 @@ impl Session {
         let connected = upstream.connect(&self.front.targets, limit).await;
         if !recorded {
             let subject = self.peer.subject(self.target_name(&upstream), gated.request_line.clone());
-            self.front.history.record_proxied(subject, reason, refusal);
+            self.front.migration.history().record_proxied(subject, reason, refusal);
         }
         let tunnelled =
             gated.head.connect || (gated.head.may_switch() && asks_for_websocket(request.headers()));
@@ -192,7 +192,7 @@ impl Session {
 
     fn refuse(&self, verdict: Verdict, request_line: String) -> Response<AnswerBody> {
         let subject = self.peer.subject(String::new(), request_line);
-        self.front.history.record_closed(subject, verdict.reason);
+        self.front.migration.history().record_closed(subject, verdict.reason);
         self.fail(verdict.reason, verdict.status, verdict.detail)
     }
 

@@ -8,7 +8,9 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use intermediate::front::{Front, FrontLimits, KeepAlive, ListenerSettings, Mode, StopControl, listen};
+use intermediate::front::{
+    Front, FrontLimits, KeepAlive, ListenerSettings, Migration, Mode, StopControl, listen,
+};
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
 use intermediate::targets::{TargetSpec, Targets};
@@ -46,9 +48,8 @@ impl Bed {
         };
         let front = Arc::new(Front {
             targets: Arc::new(Targets::new(servers.iter().enumerate().map(spec))),
-            history: Arc::new(History::new(100)),
             metrics: Metrics::default(),
-            migration: None,
+            migration: Migration::Off(Arc::new(History::new(100))),
             limits,
         });
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -62,14 +62,10 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// The request line without its end, for logs and records. `bytes` are those the head was parsed from.
+    /// Method and target as they came, for logs and records. `bytes` are those the head was parsed from.
     pub fn request_line(&self, bytes: &[u8]) -> String {
         let line = bytes.get(self.method.start..self.target.end).unwrap_or_default();
-        let version = match self.version {
-            Version::Http10 => "HTTP/1.0",
-            Version::Http11 => "HTTP/1.1",
-        };
-        format!("{} {version}", String::from_utf8_lossy(line))
+        String::from_utf8_lossy(line).into_owned()
     }
 
     /// Whether the connection is one to migrate, or why it is not. A tunnel (CONNECT, Upgrade) may end in

@@ -40,7 +40,7 @@ fn requests_are_told_apart_however_they_are_cut() {
         PUT /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /\
         PUT /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\nabcd\r\n0A\r\n0123456789\r\n0\r\nT: u\r\n\r\n\
         \r\nGET /4 HTTP/1.1\r\nHost: a\r\n\r\n";
-    let expected = ["GET /1 HTTP/1.1", "PUT /2 HTTP/1.1", "5", "PUT /3 HTTP/1.1", "40", "GET /4 HTTP/1.1"];
+    let expected = ["GET /1", "PUT /2", "5", "PUT /3", "40", "GET /4"];
     for cut in 1..bytes.len() + 1 {
         assert_eq!(walk(bytes, cut), (expected.map(str::to_owned).to_vec(), None), "cut {cut}");
     }
