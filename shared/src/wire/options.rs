@@ -62,21 +62,26 @@ impl OptionPlaces {
         self.timestamps = 0;
         self.sack = 0;
         self.sack_blocks = 0;
-        let mut at: u32 = 0;
-        for _ in 0..40 {
+        // Byte by byte instead of option by option: the eBPF verifier then knows every index, and what was found
+        // so far makes no difference to it.
+        let mut next: u32 = 0;
+        for at in 0..40u32 {
             if at >= length {
                 break;
+            }
+            if at < next {
+                continue;
             }
             let kind = byte(bytes, at);
             if kind == KIND_END {
                 break;
             }
             if kind == KIND_NOP {
-                at = (at + 1) & MASK;
                 continue;
             }
             let size = byte(bytes, at + 1) as u32;
-            if size < 2 || at + size > length {
+            next = at + size;
+            if size < 2 || next > length {
                 break;
             }
             if kind == KIND_TIMESTAMPS && size == 10 {
@@ -86,7 +91,6 @@ impl OptionPlaces {
                 self.sack = at + 2;
                 self.sack_blocks = (size - 2) >> 3;
             }
-            at = (at + size) & MASK;
         }
     }
 }
