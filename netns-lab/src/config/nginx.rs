@@ -1,0 +1,100 @@
+//! nginx on a target: the server that knows nothing of Baton.
+
+use crate::plan;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// Request headers `/whoami` shows, if the request had them. nginx has no variable for all of them.
+const SHOWN_HEADERS: [&str; 24] = [
+    "Host",
+    "User-Agent",
+    "Accept",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Authorization",
+    "Cache-Control",
+    "Connection",
+    "Content-Length",
+    "Content-Type",
+    "Cookie",
+    "Expect",
+    "Forwarded",
+    "If-None-Match",
+    "Keep-Alive",
+    "Range",
+    "Referer",
+    "Transfer-Encoding",
+    "Upgrade",
+    "Via",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Request-Id",
+    "X-Test",
+];
+
+/// nginx.conf for a target. `run` is the node's run directory, `www` has the files, `uploads` takes what is PUT.
+pub(crate) fn target(name: &str, address: Ipv4Addr, run: &Path, www: &Path, uploads: &Path) -> String {
+    let (run, www, uploads) = (run.display(), www.display(), uploads.display());
+    let sink = plan::SINK;
+    let mut maps = String::new();
+    let mut lines = String::new();
+    for header in SHOWN_HEADERS {
+        let variable = header.to_ascii_lowercase().replace('-', "_");
+        maps.push_str(&format!(
+            "    map $http_{variable} $line_{variable} {{ \"\" \"\"; default \"{header}: $http_{variable}\\n\"; }}\n"
+        ));
+        lines.push_str(&format!("${{line_{variable}}}"));
+    }
+    format!(
+        r#"# Written by netns-lab: an ordinary nginx, as a target runs it.
+daemon off;
+user root;
+worker_processes 2;
+worker_rlimit_nofile 65536;
+pid {run}/nginx.pid;
+error_log {run}/error.log warn;
+events {{ worker_connections 16384; }}
+http {{
+    default_type application/octet-stream;
+    sendfile on;
+    # Client's address and port, request, status, bytes of body sent, bytes of request.
+    log_format lab '$remote_addr $remote_port "$request" $status $body_bytes_sent $request_length';
+    access_log {run}/access.log lab;
+    client_body_temp_path {uploads}/.body;
+    proxy_temp_path {uploads}/.proxy;
+    fastcgi_temp_path {uploads}/.fastcgi;
+    uwsgi_temp_path {uploads}/.uwsgi;
+    scgi_temp_path {uploads}/.scgi;
+{maps}
+    server {{
+        listen {address}:80 backlog=4096;
+        server_name {name};
+        root {www};
+        client_max_body_size 2g;
+
+        location = /whoami {{
+            default_type text/plain;
+            return 200 "target: {name}\nclient: $remote_addr:$remote_port\nserver: $server_addr:$server_port\nrequest: $request\n\n{lines}";
+        }}
+        # PUT a file here, GET it back, hash it on the target.
+        location /upload/ {{
+            root {uploads};
+            dav_methods PUT DELETE;
+            create_full_put_path on;
+        }}
+        # POST here: the whole body is read, then answered.
+        location = /upload {{
+            proxy_pass http://{sink};
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+        }}
+    }}
+    server {{
+        listen {sink};
+        access_log off;
+        location / {{ return 200 "received\n"; }}
+    }}
+}}
+"#
+    )
+}

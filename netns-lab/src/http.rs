@@ -1,0 +1,45 @@
+//! A GET over a Unix socket, for the daemons' admin endpoints.
+
+use anyhow::{Context, Result, bail};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// The status code and the body. HTTP/1.0, so that the body ends where the connection does.
+///
+/// # Errors
+/// When nobody listens there, the answer takes longer than five seconds, or is not HTTP.
+pub fn get(socket: &Path, path: &str) -> Result<(u16, String)> {
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: baton\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream
+        .read_to_end(&mut answer)
+        .with_context(|| format!("no answer to GET {path} on {}", socket.display()))?;
+    parse(&String::from_utf8_lossy(&answer)).with_context(|| format!("GET {path} on {}", socket.display()))
+}
+
+fn parse(answer: &str) -> Result<(u16, String)> {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        bail!("the answer has no head: {answer:?}")
+    };
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    let status = status.with_context(|| format!("the answer has no status: {head:?}"))?;
+    Ok((status, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_status_and_body() {
+        assert_eq!(parse("HTTP/1.0 200 OK\r\na: b\r\n\r\n{}").unwrap(), (200, "{}".to_owned()));
+        assert!(parse("").is_err());
+        assert!(parse("nonsense\r\n\r\n").is_err());
+    }
+}

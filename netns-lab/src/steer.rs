@@ -1,0 +1,292 @@
+//! Starting, stopping, killing and asking the lab's programs.
+
+use crate::process::ProcessId;
+use crate::spec::Balancer;
+use crate::{Lab, command, http, interrupt, plan};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::fs::{self, OpenOptions};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// How long a program may take until it answers.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// A program the lab runs on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// nginx on a target.
+    Server,
+    /// The agent on a target.
+    Agent,
+    /// Whatever answers at the VIP: the intermediate, HAProxy or nginx.
+    Balancer,
+}
+
+impl Lab {
+    /// The name under which a program is in the list of processes; its log is NAME.log in the node's directory.
+    pub fn program_name(&self, program: Program) -> &'static str {
+        match (program, self.spec().balancer) {
+            (Program::Server, _) | (Program::Balancer, Balancer::Nginx) => "nginx",
+            (Program::Agent, _) => "target-agent",
+            (Program::Balancer, Balancer::Haproxy) => "haproxy",
+            (Program::Balancer, Balancer::Baton | Balancer::None) => "intermediate",
+        }
+    }
+
+    /// The configuration file of a program. Change it and restart the program to see what happens.
+    pub fn config(&self, node: &str, program: Program) -> PathBuf {
+        let suffix = match self.program_name(program) {
+            "nginx" => "conf",
+            "haproxy" => "cfg",
+            _ => "toml",
+        };
+        self.node_dir(node).join(format!("{}.{suffix}", self.program_name(program)))
+    }
+
+    /// What a program has written to its standard output and error.
+    pub fn log(&self, node: &str, program: Program) -> PathBuf {
+        self.node_dir(node).join(format!("{}.log", self.program_name(program)))
+    }
+
+    /// Starts a program and waits until it answers.
+    ///
+    /// # Errors
+    /// When it runs already, or does not become ready: the end of its log.
+    pub fn start(&self, node: &str, program: Program) -> Result<()> {
+        self.launch(node, program)?;
+        self.wait_ready(node, program)
+    }
+
+    /// Ends a program in good order (SIGTERM) and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop(&self, node: &str, program: Program) -> Result<()> {
+        let running = self.running(node, program)?;
+        self.forget(&[running])
+    }
+
+    /// Kills a program (SIGKILL) and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self, node: &str, program: Program) -> Result<()> {
+        let running = self.running(node, program)?;
+        running.signal(libc::SIGKILL)?;
+        if !running.wait_ended(READY_WITHIN) {
+            bail!("{} on {node} does not end on SIGKILL", self.program_name(program));
+        }
+        self.forget(&[running])
+    }
+
+    /// Sends a program a signal, such as `libc::SIGSTOP` to make it slow.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, node: &str, program: Program, signal: i32) -> Result<()> {
+        Ok(self.running(node, program)?.signal(signal)?)
+    }
+
+    /// Ends a program in good order and starts it again.
+    ///
+    /// # Errors
+    /// As [`Lab::stop`] and [`Lab::start`].
+    pub fn restart(&self, node: &str, program: Program) -> Result<()> {
+        self.stop(node, program)?;
+        self.start(node, program)
+    }
+
+    /// Whether a program runs.
+    pub fn is_running(&self, node: &str, program: Program) -> bool {
+        self.running(node, program).is_ok()
+    }
+
+    /// `kill -9` of a target's agent.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_agent(&self, target: &str) -> Result<()> {
+        self.kill(target, Program::Agent)
+    }
+
+    /// Ends a target's agent in good order.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop_agent(&self, target: &str) -> Result<()> {
+        self.stop(target, Program::Agent)
+    }
+
+    /// Starts a target's agent.
+    ///
+    /// # Errors
+    /// As [`Lab::start`].
+    pub fn start_agent(&self, target: &str) -> Result<()> {
+        self.start(target, Program::Agent)
+    }
+
+    /// `kill -9` of the intermediate, or of the proxy in its place.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_intermediate(&self) -> Result<()> {
+        self.kill(plan::INTERMEDIATE, Program::Balancer)
+    }
+
+    /// Ends the intermediate in good order.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop_intermediate(&self) -> Result<()> {
+        self.stop(plan::INTERMEDIATE, Program::Balancer)
+    }
+
+    /// Starts the intermediate.
+    ///
+    /// # Errors
+    /// As [`Lab::start`].
+    pub fn start_intermediate(&self) -> Result<()> {
+        self.start(plan::INTERMEDIATE, Program::Balancer)
+    }
+
+    /// The admin socket of a node's daemon.
+    ///
+    /// # Errors
+    /// When the node has none.
+    pub fn admin_socket(&self, node: &str) -> Result<PathBuf> {
+        self.node(node)?
+            .admin
+            .clone()
+            .with_context(|| format!("node {node} has no daemon and no admin socket"))
+    }
+
+    /// Status and body of a GET on a node's admin socket.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub fn admin_text(&self, node: &str, path: &str) -> Result<(u16, String)> {
+        http::get(&self.admin_socket(node)?, path)
+    }
+
+    /// The JSON a node's admin endpoint answers a GET with.
+    ///
+    /// # Errors
+    /// When nobody answers, or with another status than 200, or not with JSON.
+    pub fn admin_get(&self, node: &str, path: &str) -> Result<Value> {
+        let (status, body) = self.admin_text(node, path)?;
+        if status != 200 {
+            bail!("GET {path} on {node} was answered with {status}: {}", body.trim());
+        }
+        serde_json::from_str(&body).with_context(|| format!("GET {path} on {node} gave no JSON: {body:?}"))
+    }
+
+    /// Where a program of ours is: in BATON_BIN_DIR, else beside this executable, or one folder up (tests are in deps/).
+    pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
+        if let Some(dir) = std::env::var_os("BATON_BIN_DIR") {
+            let path = PathBuf::from(dir).join(name);
+            return if path.is_file() {
+                Ok(path)
+            } else {
+                bail!("BATON_BIN_DIR has no {name}: {}", path.display())
+            };
+        }
+        let own = std::env::current_exe().context("cannot find out where this program is")?;
+        let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+        beside.into_iter().find(|path| path.is_file()).with_context(|| {
+            let dir = own.parent().unwrap_or(Path::new("/"));
+            format!(
+                "{name} is not beside netns-lab in {}; build it (cargo build) or set BATON_BIN_DIR",
+                dir.display()
+            )
+        })
+    }
+
+    fn running(&self, node: &str, program: Program) -> Result<ProcessId> {
+        self.node(node)?;
+        let name = self.program_name(program);
+        let alive = self.processes_of(node, name).into_iter().find(|p| p.is_alive());
+        alive.with_context(|| format!("{name} does not run on {node}"))
+    }
+
+    /// Starts a program in a session of its own, its output appended to its log.
+    pub(crate) fn launch(&self, node: &str, program: Program) -> Result<()> {
+        if self.is_running(node, program) {
+            bail!("{} runs on {node} already", self.program_name(program));
+        }
+        let (name, config) = (self.program_name(program), self.config(node, program));
+        let mut command = self.command(node, "setsid")?;
+        match name {
+            "nginx" => {
+                command.arg(command::find(name)?).arg("-p").arg(self.node_dir(node)).arg("-c").arg(config)
+            }
+            "haproxy" => command.arg(command::find(name)?).args(["-db", "-f"]).arg(config),
+            daemon => command.arg(self.program(daemon)?).args(["run", "--config"]).arg(config),
+        };
+        let path = self.log(node, program);
+        let log = OpenOptions::new().create(true).append(true).open(&path)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env("NO_COLOR", "1");
+        command.current_dir(self.node_dir(node));
+        let child = spawn(&mut command)?;
+        self.record(node, name, child, Some(&path))
+    }
+
+    /// Waits until a program answers; fails at once when it has ended.
+    pub(crate) fn wait_ready(&self, node: &str, program: Program) -> Result<()> {
+        let name = self.program_name(program);
+        let mut ended = false;
+        let mut last = String::new();
+        let ready = interrupt::wait_until(READY_WITHIN, || {
+            ended = !self.is_running(node, program);
+            let answer = if ended { Ok(()) } else { self.ready(node, program) };
+            last = answer.as_ref().err().map_or(String::new(), |e| format!("{e:#}"));
+            Ok(answer.is_ok())
+        })?;
+        let log = tail(&self.log(node, program));
+        if ended {
+            bail!("{name} on {node} has ended; its last lines:\n{log}");
+        }
+        if !ready {
+            bail!(
+                "{name} on {node} was not ready within {} s ({last}); its last lines:\n{log}",
+                READY_WITHIN.as_secs()
+            );
+        }
+        Ok(())
+    }
+
+    fn ready(&self, node: &str, program: Program) -> Result<()> {
+        let daemon = matches!(self.program_name(program), "target-agent" | "intermediate");
+        if daemon {
+            let (status, body) = self.admin_text(node, "/readyz")?;
+            if status != 200 {
+                bail!("/readyz says {status}: {}", body.trim());
+            }
+            return Ok(());
+        }
+        let address = if program == Program::Balancer {
+            SocketAddr::from(plan::VIP)
+        } else {
+            let own = self.node(node)?.addresses.first().context("a node has an address")?;
+            SocketAddr::new(own.parse()?, 80)
+        };
+        self.inside(node, move || TcpStream::connect_timeout(&address, Duration::from_secs(1)).map(drop))?
+            .with_context(|| format!("cannot connect to {address}"))
+    }
+}
+
+/// Starts a command and gives its number back; the lab ends it by that.
+fn spawn(command: &mut Command) -> Result<u32> {
+    let child = command.spawn().with_context(|| format!("cannot start `{}`", command::shown(command)))?;
+    Ok(child.id())
+}
+
+/// The last lines of a log.
+fn tail(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    let last: Vec<_> = lines.iter().rev().take(20).rev().map(|line| format!("  {line}")).collect();
+    if last.is_empty() { format!("  (nothing in {})", path.display()) } else { last.join("\n") }
+}

@@ -1,0 +1,81 @@
+//! The few system calls the standard library has no wrapper for.
+#![expect(unsafe_code, reason = "system calls; each block says why it is sound")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid takes no arguments and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Moves the calling thread, and no other, into the network namespace `netns` is open on.
+///
+/// # Errors
+/// Those of setns(2).
+pub fn enter_netns(netns: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the length of the call; setns changes this thread's namespace only.
+    let rc = unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A descriptor that goes on naming one process, even when its number is given to another later.
+///
+/// # Errors
+/// Those of pidfd_open(2): `ESRCH` when there is no such process.
+pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
+    let rc = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
+    let fd = i32::try_from(rc).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends `signal` to the process behind `pidfd`.
+///
+/// # Errors
+/// Those of pidfd_send_signal(2).
+pub fn send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the length of the call; a null siginfo asks for the one kill(2) would send.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Collects a child that has ended, so that it does not stay a zombie. Nothing happens if it is not our child.
+pub fn reap(pid: u32) {
+    if let Ok(pid) = libc::pid_t::try_from(pid) {
+        // SAFETY: a null status pointer is allowed; WNOHANG never blocks.
+        let _ = unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+    }
+}
+
+/// Calls `handler` on SIGINT, SIGTERM and SIGHUP. It runs in signal context: it may store to an atomic and no more.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn on_termination(handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: all zeroes is a valid sigaction (no flags, empty mask); no SA_RESTART, so that waits are interrupted.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = handler as *const () as usize;
+        // SAFETY: `action` is initialised and the handler is async-signal-safe by this function's contract.
+        let rc = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+        if rc != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
