@@ -4,6 +4,9 @@
 //! errors that name their place, certificates, the control channel's transport, the TUN device, the admin
 //! endpoint, `doctor`, capabilities and logs.
 
+pub mod admin;
+pub mod certs;
+pub mod config;
 pub mod control;
 pub mod logging;
 pub mod metrics;
