@@ -1,2 +1,85 @@
-//! Baton's target agent.
-fn main() {}
+//! Baton's target agent: gives handed-off connections to the local, unmodified server.
+
+mod admin;
+mod config;
+mod flows;
+mod metrics;
+mod run;
+mod serve;
+mod sock_diag;
+
+use baton_daemon::certs::CertsArgs;
+use baton_daemon::config::ConfigError;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Gives connections that were accepted elsewhere to the server on this host, and lets it answer the clients
+/// directly.
+#[derive(Debug, Parser)]
+#[command(name = "target-agent", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent in the foreground, until SIGTERM or SIGINT. Flows go on without it.
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// When stopped, take the programs off the uplink and remove all pins: ends the flows there are.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Check the configuration file: one line per mistake, exit code 2 if there is one.
+    Check(ConfigFile),
+    /// Make certificates for the control channel.
+    Certs(CertsArgs),
+}
+
+/// Where the configuration is.
+#[derive(Args, Debug)]
+struct ConfigFile {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE", default_value = "/etc/baton/target-agent.toml")]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<config::Config, ExitCode> {
+        config::Config::load(&self.config).map_err(|e| {
+            eprintln!("{e}");
+            ExitCode::from(ConfigError::EXIT_CODE)
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run { config, detach } => match config.load() {
+            Ok(config) => run::run(&config, detach),
+            Err(code) => return code,
+        },
+        Command::Check(file) => match file.load() {
+            Ok(_) => {
+                println!("{}: ok", file.config.display());
+                Ok(())
+            }
+            Err(code) => return code,
+        },
+        Command::Certs(args) => baton_daemon::certs::run(&args).map_err(Into::into).map(|lines| {
+            for line in lines {
+                println!("{line}");
+            }
+        }),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("target-agent: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What the admin endpoint shows, gathered from table and maps. The table is locked for a few flows at a time, so
+//! that handoffs need not wait for a reader.
+
+use crate::flows::table::{Flow, PeerId};
+use crate::serve::engine::Shared;
+use baton_loader::monotonic_ns;
+use baton_shared::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
+use baton_shared::state::replay::{Phase, Replay};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How many slots are looked at under one lock.
+const CHUNK: u32 = 256;
+
+/// A flow.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct FlowView {
+    /// 16 hexadecimal digits.
+    pub(crate) id: String,
+    generation: u32,
+    pub(crate) state: &'static str,
+    pub(crate) client: SocketAddrV4,
+    vip: SocketAddr,
+    pub(crate) server: SocketAddrV4,
+    intermediate: String,
+    /// Unix time, ms.
+    started: u64,
+    age_ms: u64,
+    packets: u64,
+    bytes: u64,
+    /// Where the handoff stands while it is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handoff: Option<&'static str>,
+    /// How it ended, if it lingers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<&'static str>,
+    last_seen_ms_ago: u64,
+    /// What the server's kernel last sent, its own numbers.
+    notes: Notes,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Notes {
+    ack: u32,
+    window: u32,
+    seq_end: u32,
+    tsval: u32,
+    fin: bool,
+    rst: bool,
+}
+
+/// Turns CLOCK_MONOTONIC into Unix time.
+struct Clock {
+    now_ns: u64,
+    unix_ms: u64,
+}
+
+impl Clock {
+    fn read() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { now_ns: monotonic_ns(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    fn ms_since(&self, at_ns: u64) -> u64 {
+        self.now_ns.saturating_sub(at_ns) / 1_000_000
+    }
+
+    fn unix_ms(&self, at_ns: u64) -> u64 {
+        self.unix_ms.saturating_sub(self.ms_since(at_ns))
+    }
+}
+
+fn hex(flow_id: u64) -> String {
+    format!("{flow_id:016x}")
+}
+
+fn intermediate(shared: &Shared, peer: PeerId) -> String {
+    shared.policy.name(peer).unwrap_or("?").to_owned()
+}
+
+fn view(shared: &Shared, clock: &Clock, flow: &Flow, record: &FlowRecord) -> FlowView {
+    FlowView {
+        id: hex(flow.who.1.flow_id),
+        generation: flow.who.1.generation,
+        state: FlowState::from_raw(record.state).name(),
+        client: flow.ends.client,
+        vip: flow.vip,
+        server: flow.ends.server,
+        intermediate: intermediate(shared, flow.who.0),
+        started: clock.unix_ms(flow.received_ns),
+        age_ms: clock.ms_since(flow.received_ns),
+        packets: record.packets,
+        bytes: record.bytes,
+        handoff: flow.replay.as_deref().map(Replay::phase).map(Phase::name),
+        end: flow.end.map(|reason| reason.name()),
+        last_seen_ms_ago: clock.ms_since(record.last_seen_ns),
+        notes: Notes {
+            ack: record.note_ack,
+            window: record.note_window,
+            seq_end: record.note_seq_end,
+            tsval: record.note_tsval,
+            fin: record.note_flags & NOTE_FIN != 0,
+            rst: record.note_flags & NOTE_RST != 0,
+        },
+    }
+}
+
+/// The flows that are wanted.
+pub(crate) fn flows(shared: &Shared, wanted: impl Fn(&FlowView) -> bool) -> Vec<FlowView> {
+    let clock = Clock::read();
+    let mut found = Vec::new();
+    let capacity = shared.plane.slots().capacity();
+    let mut from = 0;
+    while from < capacity {
+        let to = capacity.min(from.saturating_add(CHUNK));
+        let table = shared.table();
+        for slot in from..to {
+            let Some(flow) = table.get(slot) else { continue };
+            let seen = view(shared, &clock, flow, &shared.plane.slots().read(slot));
+            if wanted(&seen) {
+                found.push(seen);
+            }
+        }
+        from = to;
+    }
+    found
+}
+
+/// What the configuration allows, with the flows there are, and who is connected.
+pub(crate) fn targets(shared: &Shared) -> Value {
+    let clock = Clock::read();
+    let live = flows(shared, |flow| flow.state != FlowState::Ended.name());
+    let targets: Vec<Value> = shared
+        .policy
+        .allowed()
+        .map(|(peer, vip, server)| {
+            let name = intermediate(shared, peer);
+            let count = live
+                .iter()
+                .filter(|f| f.vip == vip && SocketAddr::V4(f.server) == server && f.intermediate == name)
+                .count();
+            json!({ "name": shared.policy.node, "server": server, "vip": vip, "intermediate": name, "flows": count })
+        })
+        .collect();
+    let sessions: Vec<Value> = shared
+        .table()
+        .sessions
+        .values()
+        .map(|s| {
+            json!({
+                "intermediate": s.name,
+                "allowed": s.peer.is_some(),
+                "software": s.software,
+                "since": clock.unix_ms(s.since_ns),
+            })
+        })
+        .collect();
+    json!({ "targets": targets, "sessions": sessions })
+}
+
+/// The most recent handoffs, the newest first.
+pub(crate) fn migrations(shared: &Shared) -> Vec<Value> {
+    let clock = Clock::read();
+    let recent = shared.table().recent.clone();
+    recent
+        .iter()
+        .rev()
+        .map(|entry| {
+            json!({
+                "id": hex(entry.who.1.flow_id),
+                "generation": entry.who.1.generation,
+                "client": entry.ends.client,
+                "vip": entry.vip,
+                "server": entry.ends.server,
+                "intermediate": intermediate(shared, entry.who.0),
+                "at": clock.unix_ms(entry.received_ns),
+                "outcome": if entry.refused.is_some() { "refused" } else { "migrated" },
+                "refused": entry.refused.map(|reason| reason.name()),
+                "stages_us": { "handshake": entry.handshake_us, "total": entry.total_us },
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,154 @@
+//! The agent's configuration file, and what the engine needs of it.
+
+use crate::flows::table::PeerId;
+use baton_daemon::config::{
+    AdminSettings, ConfigError, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
+};
+use baton_shared::control::Role;
+use serde::Deserialize;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// This node's name, as in its certificate.
+    pub(crate) name: Spanned<String>,
+    /// The device on which the server's packets leave.
+    pub(crate) uplink: Spanned<String>,
+    /// Where intermediates connect to.
+    pub(crate) control: Spanned<SocketAddr>,
+    pub(crate) tls: TlsFiles,
+    /// What may be handed off to this host.
+    pub(crate) allow: Vec<Allow>,
+    #[serde(default)]
+    pub(crate) plane: PlaneSettings,
+    #[serde(default)]
+    pub(crate) admin: AdminSettings,
+}
+
+/// `[[allow]]`: this intermediate may hand flows of this VIP to this server.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Allow {
+    /// The intermediate's name, as in its certificate.
+    pub(crate) intermediate: Spanned<String>,
+    /// The address and port clients connect to.
+    pub(crate) vip: Spanned<SocketAddr>,
+    /// The address and port of the server on this host.
+    pub(crate) server: Spanned<SocketAddr>,
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
+        baton_daemon::config::load_valid(path)
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, problems: &mut Problems<'_>) {
+        check_device(&self.uplink, "uplink", problems);
+        let control = self.control.get_ref();
+        problems.require(&self.control, control.port() != 0, "control must have a port");
+        self.tls.validate(Role::Agent, self.name.get_ref(), problems);
+        self.plane.validate(Role::Agent, problems);
+        self.admin.validate(problems);
+        problems.require(
+            &self.name,
+            !self.allow.is_empty(),
+            "there is no [[allow]]: the agent would refuse every handoff",
+        );
+        let mut seen = HashSet::new();
+        for allow in &self.allow {
+            for (address, what) in [(&allow.vip, "vip"), (&allow.server, "server")] {
+                let is = address.get_ref();
+                problems.require(
+                    address,
+                    is.is_ipv4(),
+                    format!("{what} must be an IPv4 address (IPv6 is not carried yet), is {is}"),
+                );
+                problems.require(
+                    address,
+                    is.port() != 0 && !is.ip().is_unspecified(),
+                    format!("{what} must name one address and port, is {is}"),
+                );
+            }
+            let fresh =
+                seen.insert((allow.intermediate.get_ref(), allow.vip.get_ref(), allow.server.get_ref()));
+            problems.require(&allow.intermediate, fresh, "this [[allow]] stands twice");
+        }
+    }
+}
+
+/// What the engine goes by.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    /// This node's name.
+    pub(crate) node: String,
+    /// How long an ended flow is still translated, ns.
+    pub(crate) linger_ns: u64,
+    /// A flow on which the server has sent nothing for so long is ended, ns.
+    pub(crate) idle_ns: u64,
+    peers: Vec<String>,
+    allowed: Vec<(PeerId, SocketAddr, SocketAddr)>,
+    lookup: HashSet<(PeerId, SocketAddr, SocketAddr)>,
+}
+
+impl Policy {
+    /// From a checked configuration.
+    pub(crate) fn new(config: &Config) -> Self {
+        let mut policy = Policy {
+            node: config.name.get_ref().clone(),
+            linger_ns: config.plane.linger_ms.get_ref().saturating_mul(1_000_000),
+            idle_ns: config.plane.idle_ms().saturating_mul(1_000_000),
+            peers: Vec::new(),
+            allowed: Vec::new(),
+            lookup: HashSet::new(),
+        };
+        for allow in &config.allow {
+            let name = allow.intermediate.get_ref();
+            let peer = policy.peer(name).unwrap_or_else(|| {
+                policy.peers.push(name.clone());
+                PeerId(u16::try_from(policy.peers.len() - 1).unwrap_or(u16::MAX))
+            });
+            let entry = (peer, *allow.vip.get_ref(), *allow.server.get_ref());
+            policy.allowed.push(entry);
+            policy.lookup.insert(entry);
+        }
+        policy
+    }
+
+    /// The intermediates that are named.
+    pub(crate) fn peers(&self) -> &[String] {
+        &self.peers
+    }
+
+    /// The intermediate of this name.
+    pub(crate) fn peer(&self, name: &str) -> Option<PeerId> {
+        let place = self.peers.iter().position(|peer| peer == name)?;
+        u16::try_from(place).ok().map(PeerId)
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self, peer: PeerId) -> Option<&str> {
+        self.peers.get(usize::from(peer.0)).map(String::as_str)
+    }
+
+    /// Whether this intermediate may hand flows of this VIP to this server.
+    pub(crate) fn allows(&self, peer: PeerId, vip: SocketAddr, server: SocketAddr) -> bool {
+        self.lookup.contains(&(peer, vip, server))
+    }
+
+    /// The first intermediate that may.
+    pub(crate) fn peer_of(&self, vip: SocketAddr, server: SocketAddr) -> Option<PeerId> {
+        self.allowed.iter().find(|(_, v, s)| *v == vip && *s == server).map(|(peer, ..)| *peer)
+    }
+
+    /// All that is allowed, in the file's order.
+    pub(crate) fn allowed(&self) -> impl Iterator<Item = (PeerId, SocketAddr, SocketAddr)> {
+        self.allowed.iter().copied()
+    }
+}

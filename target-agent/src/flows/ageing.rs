@@ -1,0 +1,147 @@
+//! When a flow has ended, and what follows: report, linger, free.
+
+use super::table::{Table, Who};
+use crate::serve::Engine;
+use crate::serve::packet::Ends;
+use baton_shared::control::{EndReport, Message};
+use baton_shared::reason::EndReason;
+use baton_shared::record::{FlowState, NOTE_FIN, NOTE_RST};
+use baton_shared::state::ending::{SocketState, judge};
+
+/// How long a flow may be quiet before the kernel is asked whether its socket is still there, ns.
+pub(crate) const QUIET_NS: u64 = 5_000_000_000;
+/// The longest time between two such questions, ns.
+const QUIET_MAX_NS: u64 = 30_000_000_000;
+/// The time between the first two questions once the server has sent a FIN or RST, ns; doubled each time.
+const CLOSING_NS: u64 = 50_000_000;
+/// How many questions one scan may ask, so that handoffs need not wait for long.
+const QUESTIONS: u32 = 500;
+
+impl Engine {
+    /// One scan: who has ended, whose linger time is over.
+    pub(crate) fn age(&mut self, table: &mut Table, now: u64) {
+        table.memory.on_time(now);
+        while let Some((until, slot)) = table.lingering.front().copied() {
+            if until > now {
+                break;
+            }
+            table.lingering.pop_front();
+            self.release(table, slot, now);
+        }
+        let (count, start) = (table.slots(), self.scan_from);
+        let mut questions = 0;
+        for step in 0..count {
+            let slot = (start + step) % count;
+            if !self.is_due(table, slot, now) {
+                continue;
+            }
+            let Some(ends) = table.get(slot).map(|flow| flow.ends) else { continue };
+            match self.diag.socket(ends.server, ends.client) {
+                Ok(socket) => self.judge(table, slot, socket, now),
+                Err(e) => tracing::error!("sock_diag: {e}"),
+            }
+            questions += 1;
+            if questions >= QUESTIONS {
+                self.scan_from = (slot + 1) % count;
+                return;
+            }
+        }
+    }
+
+    /// Whether the kernel is to be asked about this flow now; settles when it will be asked again.
+    fn is_due(&mut self, table: &mut Table, slot: u32, now: u64) -> bool {
+        let Some(flow) = table.get_mut(slot) else { return false };
+        if flow.end.is_some() || flow.replay.is_some() {
+            return false;
+        }
+        let slots = self.shared.plane.slots();
+        if !flow.closing && slots.note_flags(slot) & (NOTE_FIN | NOTE_RST) != 0 {
+            flow.closing = true;
+            flow.ask_again_ns = CLOSING_NS;
+            flow.ask_at_ns = now;
+        }
+        if flow.ask_at_ns > now {
+            return false;
+        }
+        if !flow.closing {
+            let quiet = now.saturating_sub(slots.read(slot).last_seen_ns);
+            if quiet < QUIET_NS {
+                flow.ask_again_ns = QUIET_NS;
+                flow.ask_at_ns = now.saturating_add(QUIET_NS - quiet);
+                return false;
+            }
+        }
+        flow.ask_at_ns = now.saturating_add(flow.ask_again_ns);
+        flow.ask_again_ns = flow.ask_again_ns.saturating_mul(2).min(QUIET_MAX_NS);
+        true
+    }
+
+    /// The kernel has told of a flow's socket.
+    pub(crate) fn judge(&mut self, table: &mut Table, slot: u32, socket: SocketState, now: u64) {
+        let slots = self.shared.plane.slots();
+        if let Some(reason) = judge(socket, slots.note_flags(slot)) {
+            self.end(table, slot, reason, now);
+        } else if now.saturating_sub(slots.read(slot).last_seen_ns) >= self.shared.policy.idle_ns {
+            let Some(ends) = table.get(slot).map(|flow| flow.ends) else { return };
+            self.kill(slot, ends);
+            self.end(table, slot, EndReason::Idle, now);
+        }
+    }
+
+    /// Ends the server's socket; nothing it sends meanwhile reaches the wire.
+    pub(crate) fn kill(&mut self, slot: u32, ends: Ends) {
+        let plane = std::sync::Arc::clone(&self.shared.plane);
+        plane.slots().set_state(slot, FlowState::Fenced);
+        // What the server last acknowledged is what it expects next, once it is quiet.
+        if let Err(e) = self.inject_reset(ends, plane.slots().read(slot).note_ack) {
+            tracing::warn!("write to the TUN: {e}");
+        }
+        if matches!(self.diag.socket(ends.server, ends.client), Ok(SocketState::Alive))
+            && let Err(e) = self.diag.destroy(ends.server, ends.client)
+        {
+            tracing::warn!(client = %ends.client, server = %ends.server, "cannot end the server's socket: {e}");
+        }
+    }
+
+    /// A flow has ended: report it, and let it linger.
+    pub(crate) fn end(&mut self, table: &mut Table, slot: u32, reason: EndReason, now: u64) {
+        let Some(flow) = table.get_mut(slot) else { return };
+        if flow.end.is_some() {
+            return;
+        }
+        flow.end = Some(reason);
+        let (who, received_ns) = (flow.who, flow.received_ns);
+        let slots = self.shared.plane.slots();
+        slots.set_state(slot, FlowState::Ended);
+        let record = slots.read(slot);
+        let report = EndReport {
+            flow: who.1,
+            reason,
+            packets: record.packets,
+            bytes: record.bytes,
+            duration_ms: now.saturating_sub(received_ns) / 1_000_000,
+        };
+        self.shared.metrics.ended(reason);
+        table.lingering.push_back((now.saturating_add(self.shared.policy.linger_ns), slot));
+        self.report(table, who, report);
+    }
+
+    fn report(&self, table: &mut Table, who: Who, report: EndReport) {
+        table.reports.keep(who, report);
+        if let Some(session) = table.session_of(who.0) {
+            self.send(session, Message::Ended(report));
+        }
+    }
+
+    /// Takes a flow out of the map and frees its slot; its answer is remembered.
+    pub(crate) fn release(&mut self, table: &mut Table, slot: u32, now: u64) {
+        let Some(flow) = table.remove(slot) else { return };
+        if let Err(e) = self.shared.plane.remove(&flow.key) {
+            tracing::error!("remove from FLOWS: {e}");
+        }
+        self.shared.plane.slots().free(slot);
+        if let Some(answer) = flow.answer {
+            table.memory.keep(flow.who, answer, now);
+        }
+    }
+}

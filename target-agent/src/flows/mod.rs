@@ -1,0 +1,6 @@
+//! Flows on this host from handoff to the freeing of their slot.
+
+pub(crate) mod ageing;
+pub(crate) mod memory;
+pub(crate) mod recovery;
+pub(crate) mod table;

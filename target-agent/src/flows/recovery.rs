@@ -1,0 +1,135 @@
+//! What an earlier run of the agent left in the maps: flows that can go on without it are taken over, the others
+//! are ended so that nobody waits for them.
+
+use super::table::{Flow, PeerId, Table};
+use crate::serve::Engine;
+use crate::serve::packet::Ends;
+use baton_shared::control::{FlowRef, MigratedAnswer, RefusedAnswer};
+use baton_shared::reason::{EndReason, Refusal};
+use baton_shared::record::{FLAG_FED, FlowRecord, FlowState};
+use baton_shared::seq::{Seq, before};
+use baton_shared::state::replay::Answer;
+
+/// How many flows of each kind were found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recovered {
+    /// They go on.
+    pub(crate) taken_over: u32,
+    /// Their request was being fed: ended.
+    pub(crate) lost: u32,
+    /// Their handshake was being replayed: withdrawn.
+    pub(crate) withdrawn: u32,
+    /// Slots without a flow.
+    pub(crate) stray: u32,
+}
+
+impl Engine {
+    /// Goes through the records found; the TUN must be attached, for sockets are reset through it.
+    pub(crate) fn recover(&mut self, table: &mut Table, now: u64) -> Recovered {
+        let mut found = Recovered::default();
+        for (slot, record) in self.shared.plane.recovered() {
+            let ours = matches!(self.shared.plane.lookup(&record.key), Ok(Some(s)) if s == slot);
+            let server = record.key.local.socket_addr(record.key.local_port);
+            let client = record.key.remote.socket_addr(record.key.remote_port);
+            let Some(ends) = Ends::new(client, server).filter(|_| ours) else {
+                self.shared.plane.slots().free(slot);
+                found.stray += 1;
+                continue;
+            };
+            let vip = record.new_addr.socket_addr(record.new_port);
+            // Only one intermediate should use a VIP and server; it finds its flows again by their numbers.
+            let peer = self.shared.policy.peer_of(vip, server).unwrap_or(PeerId(u16::MAX));
+            let flow = FlowRef { flow_id: record.flow_id, generation: record.generation };
+            let refused = |reason| Some(Answer::Refused(RefusedAnswer { flow, reason }));
+            table.insert(
+                slot,
+                Box::new(Flow {
+                    who: (peer, flow),
+                    ends,
+                    vip,
+                    key: record.key,
+                    received_ns: record.deadline_ns,
+                    replay: None,
+                    answer: Some(migrated(flow, &record)),
+                    ask_at_ns: now,
+                    ask_again_ns: super::ageing::QUIET_NS,
+                    closing: false,
+                    end: None,
+                }),
+            );
+            let state = FlowState::from_raw(record.state);
+            match state {
+                FlowState::Committed if is_fed(&record) => found.taken_over += 1,
+                FlowState::Ended => {
+                    // Reported or not, it is reported again: the intermediate notes an end once.
+                    found.taken_over += 1;
+                    self.end(table, slot, EndReason::Finished, now);
+                }
+                FlowState::Replaying => {
+                    found.withdrawn += 1;
+                    if let Some(flow) = table.get_mut(slot) {
+                        flow.answer = refused(Refusal::Cancelled);
+                    }
+                    self.kill(slot, ends);
+                    self.release(table, slot, now);
+                }
+                _ => {
+                    found.lost += 1;
+                    if let Some(flow) = table.get_mut(slot) {
+                        flow.answer = refused(Refusal::LostInFeeding);
+                    }
+                    self.kill(slot, ends);
+                    // It lingers, so that what the kernel answers to the client's packets is translated.
+                    self.end(table, slot, EndReason::Aborted, now);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Whether the server has acknowledged all of the request.
+fn is_fed(record: &FlowRecord) -> bool {
+    record.flags & FLAG_FED != 0 || !before(record.note_ack, record.ack_floor)
+}
+
+/// The answer as it was given, from the record.
+fn migrated(flow: FlowRef, record: &FlowRecord) -> Answer {
+    Answer::Migrated(MigratedAnswer {
+        flow,
+        server_snd_nxt: Seq::new(record.diverted.wrapping_sub(record.seq_delta)),
+        client_snd_nxt: Seq::new(record.diverted),
+        ts_delta: record.tsval_delta,
+        handshake_us: 0,
+        total_us: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_says_whether_the_request_was_fed() {
+        let record =
+            |flags, note_ack, ack_floor| FlowRecord { flags, note_ack, ack_floor, ..FlowRecord::default() };
+        assert!(is_fed(&record(FLAG_FED, 0, 5)));
+        assert!(is_fed(&record(0, 5, 5)));
+        assert!(!is_fed(&record(0, 4, 5)));
+        assert!(!is_fed(&record(0, u32::MAX, 5)));
+        assert!(is_fed(&record(0, 5, u32::MAX)));
+    }
+
+    #[test]
+    fn the_answer_comes_back_from_the_record() {
+        let flow = FlowRef { flow_id: 1, generation: 2 };
+        let record = FlowRecord {
+            diverted: 1000,
+            seq_delta: 1000u32.wrapping_sub(u32::MAX),
+            tsval_delta: 9,
+            ..FlowRecord::default()
+        };
+        let Answer::Migrated(m) = migrated(flow, &record) else { panic!("refused") };
+        assert_eq!((m.server_snd_nxt.raw(), m.client_snd_nxt.raw(), m.ts_delta), (u32::MAX, 1000, 9));
+    }
+}

@@ -1,0 +1,147 @@
+//! The flows of this host: what the agent knows beside the map's records.
+
+use super::memory::{Memory, Reports};
+use crate::serve::packet::Ends;
+use baton_shared::control::FlowRef;
+use baton_shared::reason::{EndReason, Refusal};
+use baton_shared::record::FlowKey;
+use baton_shared::state::replay::{Answer, Replay};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+
+/// An intermediate named in the configuration, by its place in the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PeerId(pub(crate) u16);
+
+/// One handoff of one intermediate.
+pub(crate) type Who = (PeerId, FlowRef);
+
+/// How many recent handoffs `/v1/migrations` shows.
+const RECENT: usize = 256;
+
+/// One flow, from its handoff until its slot is freed.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    /// Whose, and which handoff.
+    pub(crate) who: Who,
+    /// Client and server.
+    pub(crate) ends: Ends,
+    /// The address the client connected to.
+    pub(crate) vip: SocketAddr,
+    /// Its key in the map.
+    pub(crate) key: FlowKey,
+    /// CLOCK_MONOTONIC, ns: when the handoff was received.
+    pub(crate) received_ns: u64,
+    /// The handshake or the feeding, while there is one.
+    pub(crate) replay: Option<Box<Replay>>,
+    /// What the intermediate was told.
+    pub(crate) answer: Option<Answer>,
+    /// When the kernel is next asked for the server's socket, CLOCK_MONOTONIC, ns.
+    pub(crate) ask_at_ns: u64,
+    /// How long after that again, ns.
+    pub(crate) ask_again_ns: u64,
+    /// A FIN or RST was seen; the socket is asked for often from then on.
+    pub(crate) closing: bool,
+    /// How it ended; lingers since.
+    pub(crate) end: Option<EndReason>,
+}
+
+/// One line of `/v1/migrations`.
+#[derive(Clone, Debug)]
+pub(crate) struct Recent {
+    pub(crate) who: Who,
+    pub(crate) ends: Ends,
+    pub(crate) vip: SocketAddr,
+    pub(crate) received_ns: u64,
+    pub(crate) handshake_us: u32,
+    pub(crate) total_us: u32,
+    pub(crate) refused: Option<Refusal>,
+}
+
+/// A connected intermediate.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    /// `None` if the configuration does not name it.
+    pub(crate) peer: Option<PeerId>,
+    pub(crate) name: String,
+    pub(crate) software: String,
+    pub(crate) since_ns: u64,
+}
+
+/// All of it. The engine changes it; the admin endpoint reads it, each under the lock for a short time.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// By slot number.
+    flows: Vec<Option<Box<Flow>>>,
+    by_key: HashMap<FlowKey, u32>,
+    by_who: HashMap<Who, u32>,
+    /// Slots of ended flows, and when each may be freed, in this order.
+    pub(crate) lingering: VecDeque<(u64, u32)>,
+    /// Answers for handoffs that hold no slot any more.
+    pub(crate) memory: Memory,
+    /// Ends the intermediates have not yet noted.
+    pub(crate) reports: Reports,
+    /// The newest last.
+    pub(crate) recent: VecDeque<Recent>,
+    /// By session number.
+    pub(crate) sessions: HashMap<u64, Session>,
+}
+
+impl Table {
+    /// For so many slots.
+    pub(crate) fn new(slots: u32) -> Self {
+        let slots = usize::try_from(slots).unwrap_or(0);
+        Table { flows: std::iter::repeat_with(|| None).take(slots).collect(), ..Table::default() }
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        u32::try_from(self.flows.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> Option<&Flow> {
+        self.flows.get(usize::try_from(slot).ok()?)?.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Flow> {
+        self.flows.get_mut(usize::try_from(slot).ok()?)?.as_deref_mut()
+    }
+
+    pub(crate) fn slot_of(&self, who: &Who) -> Option<u32> {
+        self.by_who.get(who).copied()
+    }
+
+    pub(crate) fn slot_under(&self, key: &FlowKey) -> Option<u32> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(crate) fn insert(&mut self, slot: u32, flow: Box<Flow>) {
+        let Some(place) = usize::try_from(slot).ok().and_then(|s| self.flows.get_mut(s)) else { return };
+        self.by_key.insert(flow.key, slot);
+        self.by_who.insert(flow.who, slot);
+        *place = Some(flow);
+    }
+
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<Box<Flow>> {
+        let flow = self.flows.get_mut(usize::try_from(slot).ok()?)?.take()?;
+        // Another flow may stand under the key by now.
+        if self.by_key.get(&flow.key) == Some(&slot) {
+            self.by_key.remove(&flow.key);
+        }
+        if self.by_who.get(&flow.who) == Some(&slot) {
+            self.by_who.remove(&flow.who);
+        }
+        Some(flow)
+    }
+
+    pub(crate) fn note_recent(&mut self, entry: Recent) {
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(entry);
+    }
+
+    /// The newest session of an intermediate.
+    pub(crate) fn session_of(&self, peer: PeerId) -> Option<u64> {
+        self.sessions.iter().filter(|(_, s)| s.peer == Some(peer)).map(|(number, _)| *number).max()
+    }
+}

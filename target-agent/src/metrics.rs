@@ -1,0 +1,132 @@
+//! What the agent counts, and what it reads from the data plane when asked.
+
+use crate::serve::engine::Shared;
+use baton_daemon::control::Server;
+use baton_daemon::metrics::{ReasonCounters, register_build_info, register_counters, register_reasons};
+use baton_loader::Plane;
+use baton_shared::reason::{EndReason, Refusal};
+use baton_shared::record::FlowState;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// Counted by the engine.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    refused: Arc<ReasonCounters<Refusal>>,
+    ended: Arc<ReasonCounters<EndReason>>,
+    migrated: Counter,
+    handoff: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            refused: Arc::default(),
+            ended: Arc::default(),
+            migrated: Counter::default(),
+            // 5 us to 2.6 s, each bucket twice the one before.
+            handoff: Histogram::new(exponential_buckets(5e-6, 2.0, 20)),
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn refused(&self, reason: Refusal) {
+        self.refused.add(reason);
+    }
+
+    pub(crate) fn ended(&self, reason: EndReason) {
+        self.ended.add(reason);
+    }
+
+    pub(crate) fn migrated(&self, total_us: u32) {
+        self.migrated.inc();
+        self.handoff.observe(f64::from(total_us) / 1e6);
+    }
+}
+
+/// Everything for `/metrics`.
+pub(crate) fn registry(shared: &Shared, server: &Arc<OnceLock<Server>>) -> Registry {
+    let mut registry = Registry::default();
+    register_build_info(&mut registry, "target-agent", env!("CARGO_PKG_VERSION"));
+    let m = &shared.metrics;
+    registry.register("baton_handoffs_migrated", "Handoffs taken", m.migrated.clone());
+    register_counters(&mut registry, "baton_handoffs_refused", "Handoffs refused, by reason", &m.refused);
+    register_counters(&mut registry, "baton_flows_ended", "Flows that ended, by reason", &m.ended);
+    registry.register_with_unit(
+        "baton_handoff_duration",
+        "From the receipt of a handoff to its answer",
+        Unit::Seconds,
+        m.handoff.clone(),
+    );
+    let plane = Arc::clone(&shared.plane);
+    register_reasons(
+        &mut registry,
+        "baton_packets",
+        "Packets the programs decided about, by what became of them",
+        move || {
+            let counters = plane.counters().unwrap_or_default();
+            counters.into_iter().map(|(counter, count)| (counter.name(), count)).collect()
+        },
+    );
+    let server = Arc::clone(server);
+    register_reasons(
+        &mut registry,
+        "baton_control_faults",
+        "Control connections that ended or did not come up, by reason",
+        move || server.get().map(|server| server.faults().snapshot()).unwrap_or_default(),
+    );
+    registry
+        .register_collector(Box::new(Gauges { plane: Arc::clone(&shared.plane), shared: shared.clone() }));
+    registry
+}
+
+/// Read at each scrape.
+#[derive(Debug)]
+struct Gauges {
+    plane: Arc<Plane>,
+    shared: Shared,
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let slots = self.plane.slots();
+        let states = [FlowState::Replaying, FlowState::Committed, FlowState::Ended, FlowState::Fenced];
+        let mut counts = states.map(|state| (state, 0i64));
+        for slot in 0..slots.capacity() {
+            let state = slots.state(slot);
+            for (of, count) in &mut counts {
+                *count += i64::from(*of == state);
+            }
+        }
+        let mut flows =
+            encoder.encode_descriptor("baton_flows", "Flows by state.", None, MetricType::Gauge)?;
+        for (state, count) in counts {
+            flows.encode_family(&[("state", state.name())])?.encode_gauge(&count)?;
+        }
+        let (unseen, sessions) = {
+            let table = self.shared.table();
+            (table.reports.len(), table.sessions.len())
+        };
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        for (name, help, value) in [
+            ("baton_table_slots", "Flows the table can hold.", i64::from(slots.capacity())),
+            (
+                "baton_table_slots_used",
+                "Slots in use, with those of ended flows that linger.",
+                i64::from(slots.in_use()),
+            ),
+            ("baton_end_reports_unseen", "Ends no intermediate has noted yet.", count(unseen)),
+            ("baton_intermediates_connected", "Control channels that are up.", count(sessions)),
+        ] {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}

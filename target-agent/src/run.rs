@@ -1,0 +1,160 @@
+//! Starts everything, and stops it.
+
+use crate::admin;
+use crate::config::{Config, Policy};
+use crate::flows::table::Table;
+use crate::metrics::Metrics;
+use crate::serve::engine::{self, Engine, Shared};
+use crate::sock_diag::SockDiag;
+use anyhow::Context;
+use baton_daemon::control::{Server, ServerSpec, random_instance};
+use baton_daemon::tun::Tun;
+use baton_loader::{Plane, PlaneConfig, Side, monotonic_ns};
+use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+/// How long a stopping agent waits for the handoffs under way.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs the agent until it is told to stop.
+///
+/// One thread does it all: a handoff passes from the socket through the TUN and back without waking another. The
+/// admin endpoint has its own.
+pub(crate) fn run(config: &Config, detach: bool) -> anyhow::Result<()> {
+    baton_daemon::logging::init();
+    let plane = Arc::new(Plane::open(&PlaneConfig {
+        side: Side::Target,
+        uplink: config.uplink.get_ref().clone(),
+        pin_dir: config.plane.pin_dir.clone(),
+        flows: *config.plane.flows.get_ref(),
+    })?);
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    let ended = serve(config, &plane, &runtime);
+    // Everything that holds the plane goes with the runtime.
+    drop(runtime);
+    ended?;
+    if detach {
+        let plane = Arc::into_inner(plane).context("the data plane is still in use")?;
+        plane.detach()?;
+        tracing::info!("data plane removed");
+    }
+    Ok(())
+}
+
+fn serve(config: &Config, plane: &Arc<Plane>, runtime: &Runtime) -> anyhow::Result<()> {
+    let _entered = runtime.enter();
+    let tun_name = config.plane.tun.get_ref();
+    let tun = Tun::open(tun_name).with_context(|| format!("cannot open the TUN device {tun_name:?}"))?;
+    plane.attach_tun(tun.name(), 0)?;
+    let shared = Shared {
+        table: Arc::new(Mutex::new(Table::new(plane.slots().capacity()))),
+        plane: Arc::clone(plane),
+        metrics: Arc::new(Metrics::default()),
+        policy: Arc::new(Policy::new(config)),
+    };
+    let server = Arc::new(OnceLock::new());
+    let diag = SockDiag::open().context("cannot open a NETLINK_SOCK_DIAG socket")?;
+    let mut engine = Engine::new(shared.clone(), tun, Arc::clone(&server), diag);
+    let found = engine.recover(&mut shared.table(), monotonic_ns());
+    let engine = Arc::new(Mutex::new(engine));
+
+    let for_events = Arc::clone(&engine);
+    let events = move |event| for_events.lock().unwrap_or_else(PoisonError::into_inner).on_event(event);
+    let listening = Server::bind(
+        ServerSpec {
+            addr: *config.control.get_ref(),
+            tls: &config.tls,
+            hello: Hello {
+                protocol: PROTOCOL_VERSION,
+                role: Role::Agent,
+                name: config.name.get_ref().clone(),
+                instance: random_instance(),
+                software: concat!("target-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+            },
+            allowed: shared.policy.peers().to_vec(),
+        },
+        Arc::new(events),
+    )?;
+    let addr = listening.local_addr();
+    // Nothing of the server runs before the runtime does, so no event finds this empty.
+    let _ = server.set(listening);
+    // PRIV
+    let admin = Admin::start(config, &shared, &server)?;
+    tracing::info!(
+        control = %addr, uplink = %config.uplink.get_ref(), hook = ?plane.hook(), flows = plane.slots().capacity(),
+        taken_over = found.taken_over, lost = found.lost, withdrawn = found.withdrawn, stray = found.stray,
+        "target agent {} ready", config.name.get_ref()
+    );
+    let ended = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        };
+        engine::run(&engine, stop).await?;
+        tracing::info!("stopping: no new handoffs");
+        let until = Instant::now() + DRAIN;
+        let is_idle = || {
+            let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
+            engine.draining = true;
+            engine.active.is_empty()
+        };
+        let idle = async {
+            while !is_idle() && Instant::now() < until {
+                sleep(Duration::from_millis(5)).await;
+            }
+            // Answers on their way out.
+            sleep(Duration::from_millis(20)).await;
+        };
+        engine::run(&engine, idle).await
+    });
+    admin.stop();
+    ended.context("the agent cannot go on")
+}
+
+/// The admin endpoint, in a thread of its own: a list of many flows must not hold up handoffs.
+struct Admin {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Admin {
+    fn start(config: &Config, shared: &Shared, server: &Arc<OnceLock<Server>>) -> anyhow::Result<Self> {
+        let settings = config.admin.clone();
+        let router = admin::router(shared.clone(), server);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (started, start) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(e) => return drop(started.send(Err(e.into()))),
+            };
+            runtime.block_on(async move {
+                match baton_daemon::admin::serve(&settings, router).await {
+                    Ok(serving) => {
+                        let _ = started.send(Ok(()));
+                        let _ = stopped.await;
+                        drop(serving);
+                    }
+                    Err(e) => drop(started.send(Err(anyhow::Error::from(e)))),
+                }
+            });
+        })?;
+        start.recv().context("the admin endpoint did not start")??;
+        Ok(Admin { stop, thread })
+    }
+
+    fn stop(self) {
+        let _ = self.stop.send(());
+        if self.thread.join().is_err() {
+            tracing::warn!("the admin endpoint had panicked");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The engine: owns the TUN device and the flow table and serves all handoffs, none of them waiting for another.
+
+use super::packet::{self, Ends};
+use crate::config::Policy;
+use crate::flows::table::{PeerId, Session, Table, Who};
+use crate::metrics::Metrics;
+use crate::sock_diag::SockDiag;
+use baton_daemon::control::{Server, ServerEvent};
+use baton_daemon::tun::Tun;
+use baton_loader::{Plane, monotonic_ns};
+use baton_shared::control::{FlowRef, Message, RefusedAnswer};
+use baton_shared::reason::Refusal;
+use baton_shared::seq::{Client, Seq};
+use baton_shared::state::replay::{Answer, SegmentToSend, ServerReply, flag};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// How often handoffs under way are looked at, if no packet does it.
+const HANDOFF_TICK: Duration = Duration::from_millis(2);
+/// How often flows are looked at for their end.
+const AGEING_TICK: Duration = Duration::from_millis(50);
+/// Room for the largest IP packet.
+const PACKET_BYTES: usize = 65_536;
+
+/// What the engine and the admin endpoint share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    /// Short locks only.
+    pub(crate) table: Arc<Mutex<Table>>,
+    pub(crate) plane: Arc<Plane>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) policy: Arc<Policy>,
+}
+
+impl Shared {
+    /// The table, locked.
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module. The control channel's reader calls [`Engine::on_event`] itself, which saves a task's wakeup;
+/// [`run`] is for what the TUN and the clock bring.
+pub(crate) struct Engine {
+    pub(crate) shared: Shared,
+    pub(crate) tun: Arc<Tun>,
+    pub(crate) server: Arc<OnceLock<Server>>,
+    pub(crate) diag: SockDiag,
+    /// Slots with a handshake or a feeding under way.
+    pub(crate) active: Vec<u32>,
+    /// The agent is stopping.
+    pub(crate) draining: bool,
+    /// Where the next ageing scan begins.
+    pub(crate) scan_from: u32,
+    /// The packet being built.
+    packet: Vec<u8>,
+    /// The packet being read.
+    buffer: Box<[u8]>,
+    /// Tells [`run`] that a handoff is waiting for something.
+    waiting: Arc<Notify>,
+}
+
+/// Sees to what the TUN and the clock bring, until `stop` is done.
+pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) -> io::Result<()> {
+    let lock = || engine.lock().unwrap_or_else(PoisonError::into_inner);
+    let (tun, waiting) = {
+        let engine = lock();
+        (Arc::clone(&engine.tun), Arc::clone(&engine.waiting))
+    };
+    let mut buffer = vec![0; PACKET_BYTES].into_boxed_slice();
+    tokio::pin!(stop);
+    let mut age_at = Instant::now() + AGEING_TICK;
+    let timer = sleep_until(age_at);
+    tokio::pin!(timer);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => return Ok(()),
+            received = tun.recv(&mut buffer) => {
+                let length = received?;
+                lock().on_packets(buffer.get(..length).unwrap_or_default());
+            }
+            () = &mut timer => {}
+            () = waiting.notified() => {}
+        }
+        let now = Instant::now();
+        let mut engine = lock();
+        if now >= timer.deadline() {
+            let table = Arc::clone(&engine.shared.table);
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            engine.drive_active(&mut table);
+            if now >= age_at {
+                engine.age(&mut table, monotonic_ns());
+                age_at = now + AGEING_TICK;
+            }
+        }
+        let wake = if engine.active.is_empty() { age_at } else { age_at.min(now + HANDOFF_TICK) };
+        // Put off only when it has passed or must come earlier: resetting a timer costs a little.
+        if now >= timer.deadline() || wake < timer.deadline() {
+            timer.as_mut().reset(wake);
+        }
+    }
+}
+
+impl Engine {
+    /// With everything opened; the server is set once it listens.
+    pub(crate) fn new(shared: Shared, tun: Tun, server: Arc<OnceLock<Server>>, diag: SockDiag) -> Self {
+        Engine {
+            shared,
+            tun: Arc::new(tun),
+            server,
+            diag,
+            active: Vec::new(),
+            draining: false,
+            scan_from: 0,
+            packet: Vec::with_capacity(2048),
+            buffer: vec![0; PACKET_BYTES].into_boxed_slice(),
+            waiting: Arc::default(),
+        }
+    }
+
+    /// Something happened on the control channel.
+    pub(crate) fn on_event(&mut self, event: ServerEvent) {
+        let table = Arc::clone(&self.shared.table);
+        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = &mut *table;
+        match event {
+            ServerEvent::Up { session, peer } => self.on_up(table, session, peer.name, peer.software),
+            // Flows go on without their intermediate; it comes back and asks.
+            ServerEvent::Down { session, .. } => drop(table.sessions.remove(&session)),
+            ServerEvent::Message { session, message } => {
+                let peer = table.sessions.get(&session).and_then(|s| s.peer);
+                self.on_message(table, session, peer, message);
+            }
+        }
+        if !self.active.is_empty() {
+            self.waiting.notify_one();
+        }
+    }
+
+    fn on_up(&mut self, table: &mut Table, session: u64, name: String, software: String) {
+        let peer = self.shared.policy.peer(&name);
+        table.sessions.insert(session, Session { peer, name, software, since_ns: monotonic_ns() });
+        for (_, report) in table.reports.unseen().filter(|((of, _), _)| Some(*of) == peer) {
+            self.send(session, Message::Ended(*report));
+        }
+    }
+
+    fn on_message(&mut self, table: &mut Table, session: u64, peer: Option<PeerId>, message: Message) {
+        let Some(peer) = peer else {
+            if let Message::Handoff(handoff) = message {
+                self.refuse_at_once(session, handoff.flow, Refusal::NotAllowed);
+            } else if let Message::Status(flow) | Message::Cancel(flow) = message {
+                self.refuse_at_once(session, flow, Refusal::NeverSeen);
+            }
+            return;
+        };
+        match message {
+            Message::Handoff(handoff) => {
+                self.on_handoff(table, session, peer, handoff);
+                // The server's SYN-ACK is mostly there already: what it saves is a wakeup.
+                self.drain_tun(table);
+            }
+            Message::Status(flow) => self.on_status(table, session, (peer, flow)),
+            Message::Cancel(flow) => {
+                if let Some(slot) = table.slot_of(&(peer, flow)) {
+                    self.withdraw(table, slot, Refusal::Cancelled);
+                }
+                self.on_status(table, session, (peer, flow));
+            }
+            Message::EndSeen(flow) => table.reports.seen(&(peer, flow)),
+            // The transport answers pings; the rest is not for an agent.
+            _ => {}
+        }
+    }
+
+    /// Says where a handoff stands. One that is under way gets its answer when it is known; one never seen is
+    /// refused, now and should it come later.
+    fn on_status(&mut self, table: &mut Table, session: u64, who: Who) {
+        let answer = match table.slot_of(&who).and_then(|slot| table.get(slot)) {
+            Some(flow) => flow.answer,
+            None => table.memory.answer(&who).or_else(|| {
+                let answer = Answer::Refused(RefusedAnswer { flow: who.1, reason: Refusal::NeverSeen });
+                self.shared.metrics.refused(Refusal::NeverSeen);
+                table.memory.keep(who, answer, monotonic_ns());
+                Some(answer)
+            }),
+        };
+        if let Some(answer) = answer {
+            self.say(session, answer);
+        }
+    }
+
+    /// Queues a message. One that cannot be queued is asked for again by the intermediate.
+    pub(crate) fn send(&self, session: u64, message: Message) {
+        if let Some(Err(e)) = self.server.get().map(|server| server.send(session, message)) {
+            tracing::warn!(session, "message not sent: {e}");
+        }
+    }
+
+    pub(crate) fn say(&self, session: u64, answer: Answer) {
+        self.send(
+            session,
+            match answer {
+                Answer::Migrated(m) => Message::Migrated(m),
+                Answer::Refused(r) => Message::Refused(r),
+            },
+        );
+    }
+
+    pub(crate) fn refuse_at_once(&self, session: u64, flow: FlowRef, reason: Refusal) {
+        self.shared.metrics.refused(reason);
+        self.say(session, Answer::Refused(RefusedAnswer { flow, reason }));
+    }
+
+    // --- the TUN ---
+
+    /// Handles what the TUN has by now.
+    pub(crate) fn drain_tun(&mut self, table: &mut Table) {
+        loop {
+            match self.tun.try_recv(&mut self.buffer) {
+                Ok(length) if length > 0 => {
+                    let facts = self.buffer.get(..length).and_then(packet::parse);
+                    self.on_facts(table, facts);
+                }
+                Ok(_) => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    tracing::error!("read from the TUN: {e}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A packet came by the TUN; there may be more.
+    fn on_packets(&mut self, packet: &[u8]) {
+        let table = Arc::clone(&self.shared.table);
+        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        self.on_facts(&mut table, packet::parse(packet));
+        self.drain_tun(&mut table);
+    }
+
+    /// A packet of the server's kernel, diverted in mid-handshake.
+    fn on_facts(&mut self, table: &mut Table, facts: Option<(Ends, ServerReply)>) {
+        let Some((ends, reply)) = facts else { return };
+        if let Some(slot) = table.slot_under(&super::handoff::key(ends)) {
+            self.on_reply(table, slot, &reply);
+        }
+    }
+
+    /// Injects a segment in the client's name.
+    pub(crate) fn inject(&mut self, ends: Ends, segment: &SegmentToSend, payload: &[u8]) -> io::Result<()> {
+        packet::build(ends, segment, payload, &mut self.packet)?;
+        self.tun.send(&self.packet).map(|_| ())
+    }
+
+    /// Resets the server's socket in the client's name. `seq` must be the very number the server expects next
+    /// (RFC 5961, section 3.2).
+    pub(crate) fn inject_reset(&mut self, ends: Ends, seq: u32) -> io::Result<()> {
+        let reset =
+            SegmentToSend { seq: Seq::<Client>::new(seq), flags: flag::RST, ..SegmentToSend::default() };
+        self.inject(ends, &reset, &[])
+    }
+}

@@ -1,0 +1,298 @@
+//! One handoff through the engine: admission, the replayed handshake, the record, the feeding, the answer. What is
+//! to be done is said by [`Replay`]; here it is done.
+
+use super::engine::Engine;
+use super::packet::Ends;
+use crate::flows::table::{Flow, PeerId, Recent, Table, Who};
+use baton_loader::{InsertError, monotonic_ns};
+use baton_shared::addr::{IpWords, PortWord};
+use baton_shared::control::{Handoff, RefusedAnswer};
+use baton_shared::reason::Refusal;
+use baton_shared::record::{FLAG_FED, FlowKey, FlowRecord, FlowState, NOTE_RST};
+use baton_shared::state::ending::SocketState;
+use baton_shared::state::replay::{Answer, Phase, Replay, ServerReply, flag};
+use std::net::IpAddr;
+
+/// The key of a flow in the target's map: as seen on the uplink's egress.
+pub(crate) fn key(ends: Ends) -> FlowKey {
+    FlowKey {
+        remote: IpWords::from(IpAddr::V4(*ends.client.ip())),
+        local: IpWords::from(IpAddr::V4(*ends.server.ip())),
+        remote_port: PortWord::new(ends.client.port()),
+        local_port: PortWord::new(ends.server.port()),
+    }
+}
+
+impl Engine {
+    /// A handoff has come. Said again, it gets the answer it had.
+    pub(crate) fn on_handoff(
+        &mut self,
+        table: &mut Table,
+        session: u64,
+        peer: PeerId,
+        handoff: Box<Handoff>,
+    ) {
+        let now = monotonic_ns();
+        let who = (peer, handoff.flow);
+        let known = match table.slot_of(&who).and_then(|slot| table.get(slot)) {
+            Some(flow) => Some(flow.answer),
+            None => table.memory.answer(&who).map(Some),
+        };
+        match known {
+            Some(Some(answer)) => return self.say(session, answer),
+            Some(None) => return,
+            None => {}
+        }
+        let (ends, vip) = (Ends::new(handoff.connection.client, handoff.server), handoff.connection.vip);
+        if let Err(reason) = self.begin(table, who, handoff, now) {
+            if let Some(ends) = ends {
+                let refused = Some(reason);
+                let entry =
+                    Recent { who, ends, vip, received_ns: now, handshake_us: 0, total_us: 0, refused };
+                table.note_recent(entry);
+            }
+            let answer = Answer::Refused(RefusedAnswer { flow: who.1, reason });
+            table.memory.keep(who, answer, now);
+            self.refuse_at_once(session, who.1, reason);
+        }
+    }
+
+    /// Admits a handoff and sends its SYN.
+    fn begin(&mut self, table: &mut Table, who: Who, handoff: Box<Handoff>, now: u64) -> Result<(), Refusal> {
+        let connection = &handoff.connection;
+        let (client, vip, server) = (connection.client, connection.vip, handoff.server);
+        if !self.shared.policy.allows(who.0, vip, server) {
+            tracing::warn!(%vip, %server, "handoff refused: no [[allow]] for it");
+            return Err(Refusal::NotAllowed);
+        }
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        let ends = Ends::new(client, server).filter(|_| vip.is_ipv4()).ok_or(Refusal::Unsupported)?;
+        let key = key(ends);
+        let snd_nxt = connection.snd_nxt.raw();
+        let replay = Box::new(Replay::new(handoff, now));
+        let slot = self.slot(table, now).ok_or(Refusal::TableFull)?;
+        let record = FlowRecord {
+            flow_id: who.1.flow_id,
+            generation: who.1.generation,
+            deadline_ns: now,
+            key,
+            state: FlowState::Replaying as u32,
+            new_addr: IpWords::from(vip.ip()),
+            new_port: PortWord::new(vip.port()),
+            diverted: snd_nxt,
+            note_ack: replay.first_byte().raw(),
+            last_seen_ns: now,
+            ..FlowRecord::default()
+        };
+        let plane = std::sync::Arc::clone(&self.shared.plane);
+        plane.slots().write(slot, &record);
+        let mut inserted = plane.insert(&key, slot);
+        if matches!(inserted, Err(InsertError::Exists)) && self.make_room(table, ends, &key, now) {
+            inserted = plane.insert(&key, slot);
+        }
+        if let Err(e) = inserted {
+            plane.slots().free(slot);
+            return Err(match e {
+                InsertError::Exists => Refusal::Duplicate,
+                InsertError::Full => Refusal::TableFull,
+                InsertError::Os(e) => {
+                    tracing::error!("insert into FLOWS: {e}");
+                    Refusal::Internal
+                }
+            });
+        }
+        table.insert(
+            slot,
+            Box::new(Flow {
+                who,
+                ends,
+                vip,
+                key,
+                received_ns: now,
+                replay: Some(replay),
+                answer: None,
+                ask_at_ns: now.saturating_add(crate::flows::ageing::QUIET_NS),
+                ask_again_ns: crate::flows::ageing::QUIET_NS,
+                closing: false,
+                end: None,
+            }),
+        );
+        self.active.push(slot);
+        self.drive(table, slot);
+        Ok(())
+    }
+
+    /// A free slot, or that of the flow that ended longest ago.
+    fn slot(&mut self, table: &mut Table, now: u64) -> Option<u32> {
+        if let Some(slot) = self.shared.plane.slots().allocate() {
+            return Some(slot);
+        }
+        let (_, oldest) = table.lingering.pop_front()?;
+        self.release(table, oldest, now);
+        self.shared.plane.slots().allocate()
+    }
+
+    /// The client used its port again before the end of the flow before it was noticed, or while it lingers: that
+    /// one goes, if it has ended.
+    fn make_room(&mut self, table: &mut Table, ends: Ends, key: &FlowKey, now: u64) -> bool {
+        let Some(old) = table.slot_under(key) else {
+            // A key without a flow: left by an earlier run.
+            return self.shared.plane.remove(key).is_ok();
+        };
+        let Some(flow) = table.get(old) else { return false };
+        if flow.replay.is_some() {
+            return false;
+        }
+        if flow.end.is_none() {
+            match self.diag.socket(ends.server, ends.client) {
+                Ok(socket) => self.judge(table, old, socket, now),
+                Err(e) => tracing::error!("sock_diag: {e}"),
+            }
+        }
+        if table.get(old).is_some_and(|flow| flow.end.is_none()) {
+            return false;
+        }
+        table.lingering.retain(|(_, slot)| *slot != old);
+        self.release(table, old, now);
+        true
+    }
+
+    /// The server's kernel answered during the handshake.
+    pub(crate) fn on_reply(&mut self, table: &mut Table, slot: u32, reply: &ServerReply) {
+        let now = monotonic_ns();
+        let Some(flow) = table.get_mut(slot) else { return };
+        let (ends, vip) = (flow.ends, flow.vip);
+        let Some(replay) = flow.replay.as_mut() else { return };
+        let stranger = reply.flags & (flag::SYN | flag::RST) == 0;
+        if stranger
+            && replay.phase() == Phase::SynSent
+            && matches!(self.diag.socket(ends.server, ends.client), Ok(SocketState::Alive))
+        {
+            // A connection of the client's past the VIP holds this 4-tuple: it is not ours to reset.
+            tracing::warn!(client = %ends.client, server = %ends.server, %vip, "4-tuple in use past the VIP");
+            replay.withdraw(Refusal::Duplicate, now);
+        } else if let Some(translation) = replay.on_reply(reply, now) {
+            let slots = self.shared.plane.slots();
+            let mut record = slots.read(slot);
+            translation.fill(&mut record);
+            record.state = FlowState::Committed as u32;
+            slots.write(slot, &record);
+            replay.on_record_in_force(now);
+        }
+        self.drive(table, slot);
+    }
+
+    /// The handoff is withdrawn, if it still can be.
+    pub(crate) fn withdraw(&mut self, table: &mut Table, slot: u32, reason: Refusal) {
+        if let Some(replay) = table.get_mut(slot).and_then(|f| f.replay.as_mut()) {
+            replay.withdraw(reason, monotonic_ns());
+            self.drive(table, slot);
+        }
+    }
+
+    /// Looks at all handoffs under way: notes of the program, and time.
+    pub(crate) fn drive_active(&mut self, table: &mut Table) {
+        let active = std::mem::take(&mut self.active);
+        for slot in active {
+            let now = monotonic_ns();
+            let Some(replay) = table.get_mut(slot).and_then(|f| f.replay.as_mut()) else { continue };
+            if replay.next_timer_ns().is_some_and(|at| at <= now) {
+                replay.on_time(now);
+            }
+            self.active.push(slot);
+            self.drive(table, slot);
+        }
+    }
+
+    /// Does what a handoff asks for now: sends, answers, and looks at what came of it.
+    fn drive(&mut self, table: &mut Table, slot: u32) {
+        let Some(flow) = table.get_mut(slot) else { return };
+        let ends = flow.ends;
+        let Some(mut replay) = flow.replay.take() else { return };
+        loop {
+            let mut sent = false;
+            while let Some(segment) = replay.poll_segment(monotonic_ns()) {
+                sent = true;
+                if let Err(e) = self.inject(ends, &segment, replay.payload(&segment)) {
+                    // Once the request is being fed it is sent again; before, the handoff is refused.
+                    tracing::warn!("write to the TUN: {e}");
+                    replay.withdraw(Refusal::Internal, monotonic_ns());
+                    break;
+                }
+            }
+            // The answer goes out before the bookkeeping.
+            if let Some(flow) = table.get_mut(slot)
+                && flow.answer.is_none()
+                && let Some(answer) = replay.answer()
+            {
+                flow.answer = Some(answer);
+                self.answered(table, slot, answer);
+            }
+            if replay.phase() != Phase::Feeding {
+                break;
+            }
+            // Locally the server has mostly acknowledged before the write returned.
+            let record = self.shared.plane.slots().read(slot);
+            let reset = record.note_flags & NOTE_RST != 0;
+            replay.on_notes(record.note_ack, record.note_window, reset, monotonic_ns());
+            if !sent || replay.phase() != Phase::Feeding {
+                break;
+            }
+        }
+        let phase = replay.phase();
+        match phase {
+            Phase::Refused(_) => self.dispose(table, slot),
+            Phase::Fed | Phase::Stopped => {
+                // A reset ends the feeding as well: nothing is lost with a restart of the agent.
+                let slots = self.shared.plane.slots();
+                slots.set_flags(slot, slots.read(slot).flags | FLAG_FED);
+                if self.active.last() == Some(&slot) {
+                    self.active.pop();
+                }
+            }
+            _ => {
+                if let Some(flow) = table.get_mut(slot) {
+                    flow.replay = Some(replay);
+                }
+            }
+        }
+    }
+
+    /// The answer is known: to the intermediate, and into the books.
+    fn answered(&mut self, table: &mut Table, slot: u32, answer: Answer) {
+        let Some(flow) = table.get(slot) else { return };
+        if let Some(session) = table.session_of(flow.who.0) {
+            self.say(session, answer);
+        }
+        let mut recent = Recent {
+            who: flow.who,
+            ends: flow.ends,
+            vip: flow.vip,
+            received_ns: flow.received_ns,
+            handshake_us: 0,
+            total_us: 0,
+            refused: None,
+        };
+        match answer {
+            Answer::Migrated(m) => {
+                self.shared.metrics.migrated(m.total_us);
+                (recent.handshake_us, recent.total_us) = (m.handshake_us, m.total_us);
+            }
+            Answer::Refused(r) => {
+                self.shared.metrics.refused(r.reason);
+                recent.refused = Some(r.reason);
+                recent.total_us =
+                    u32::try_from(monotonic_ns().saturating_sub(flow.received_ns) / 1000).unwrap_or(u32::MAX);
+            }
+        }
+        table.note_recent(recent);
+    }
+
+    /// Takes a refused handoff out of map and table.
+    fn dispose(&mut self, table: &mut Table, slot: u32) {
+        self.active.retain(|s| *s != slot);
+        self.release(table, slot, monotonic_ns());
+    }
+}

@@ -1,0 +1,166 @@
+//! Asks the kernel about one TCP socket by its 4-tuple (`NETLINK_SOCK_DIAG`, `linux/inet_diag.h`).
+//!
+//! One request, one answer, a few microseconds; nothing is dumped.
+
+mod sys;
+
+use baton_shared::state::ending::SocketState;
+use std::io;
+use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLMSG_ERROR: u16 = 2;
+const HEADER_BYTES: usize = 16;
+const REQUEST_BYTES: usize = HEADER_BYTES + 56;
+/// `TCP_*` of `net/tcp_states.h`.
+const TCP_TIME_WAIT: u8 = 6;
+const TCP_CLOSE: u8 = 7;
+/// The lookup falls back to a listening socket on the local address: no connection then.
+const TCP_LISTEN: u8 = 10;
+
+/// A netlink socket for such questions.
+#[derive(Debug)]
+pub(crate) struct SockDiag {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl SockDiag {
+    /// Opens it, in the network namespace of the calling thread.
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(SockDiag { socket: sys::open()?, sequence: 0 })
+    }
+
+    /// The state of the server's socket for this connection.
+    pub(crate) fn socket(&mut self, server: SocketAddrV4, client: SocketAddrV4) -> io::Result<SocketState> {
+        let mut answer = [0u8; 512];
+        let length = self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, server, client, &mut answer)?;
+        match answer.get(..length).unwrap_or_default() {
+            message if message_type(message) == Some(NLMSG_ERROR) => match error_code(message) {
+                libc::ENOENT => Ok(SocketState::Gone),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            },
+            // struct inet_diag_msg: family, state, ...
+            message => match message.get(HEADER_BYTES + 1) {
+                Some(&TCP_TIME_WAIT) => Ok(SocketState::TimeWait),
+                Some(&(TCP_LISTEN | TCP_CLOSE)) => Ok(SocketState::Gone),
+                Some(_) => Ok(SocketState::Alive),
+                None => Err(io::ErrorKind::InvalidData.into()),
+            },
+        }
+    }
+
+    /// Ends the server's socket (`SOCK_DESTROY`; needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).
+    pub(crate) fn destroy(&mut self, server: SocketAddrV4, client: SocketAddrV4) -> io::Result<()> {
+        let mut answer = [0u8; 512];
+        let length = self.ask(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, server, client, &mut answer)?;
+        match error_code(answer.get(..length).unwrap_or_default()) {
+            0 | libc::ENOENT => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        server: SocketAddrV4,
+        client: SocketAddrV4,
+        answer: &mut [u8],
+    ) -> io::Result<usize> {
+        self.sequence = self.sequence.wrapping_add(1);
+        sys::send(&self.socket, &request(kind, flags, self.sequence, server, client))?;
+        loop {
+            let length = sys::receive(&self.socket, answer)?;
+            // An answer to an earlier question that failed half-way is passed over.
+            if number_at(answer, 8) == Some(self.sequence) {
+                return Ok(length);
+            }
+        }
+    }
+}
+
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+fn request(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    server: SocketAddrV4,
+    client: SocketAddrV4,
+) -> [u8; REQUEST_BYTES] {
+    let family = u8::try_from(libc::AF_INET).unwrap_or_default();
+    let protocol = u8::try_from(libc::IPPROTO_TCP).unwrap_or_default();
+    let mut bytes = [0u8; REQUEST_BYTES];
+    let mut at = 0;
+    let mut put = |field: &[u8]| {
+        if let Some(place) = bytes.get_mut(at..at + field.len()) {
+            place.copy_from_slice(field);
+        }
+        at += field.len();
+    };
+    put(&u32::try_from(REQUEST_BYTES).unwrap_or_default().to_ne_bytes());
+    put(&kind.to_ne_bytes());
+    put(&flags.to_ne_bytes());
+    put(&sequence.to_ne_bytes());
+    put(&0u32.to_ne_bytes());
+    put(&[family, protocol, 0, 0]);
+    put(&u32::MAX.to_ne_bytes()); // all states
+    // struct inet_diag_sockid, ports and addresses in network order
+    put(&server.port().to_be_bytes());
+    put(&client.port().to_be_bytes());
+    put(&server.ip().octets());
+    put(&[0; 12]);
+    put(&client.ip().octets());
+    put(&[0; 12]);
+    put(&0u32.to_ne_bytes()); // any interface
+    put(&[0xff; 8]); // INET_DIAG_NOCOOKIE
+    bytes
+}
+
+fn message_type(message: &[u8]) -> Option<u16> {
+    Some(u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?))
+}
+
+fn number_at(message: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(message.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// The errno of an `NLMSG_ERROR`, 0 for an acknowledgement.
+fn error_code(message: &[u8]) -> i32 {
+    number_at(message, HEADER_BYTES).map_or(libc::EIO, |raw| raw.cast_signed().saturating_neg())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+
+    fn v4(address: SocketAddr) -> SocketAddrV4 {
+        match address {
+            SocketAddr::V4(v4) => v4,
+            SocketAddr::V6(_) => panic!("IPv4 asked for"),
+        }
+    }
+
+    #[test]
+    fn the_kernel_tells_live_closed_and_unknown_sockets_apart() {
+        let mut diag = SockDiag::open().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let (s, c) = (v4(server.local_addr().unwrap()), v4(server.peer_addr().unwrap()));
+        assert_eq!(diag.socket(s, c).unwrap(), SocketState::Alive);
+        let stranger = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), 9);
+        assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "only the listener is there");
+        drop(server);
+        drop(client);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(diag.socket(s, c).unwrap(), SocketState::TimeWait);
+        drop(listener);
+        assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "nothing at all is there");
+    }
+}
