@@ -1,0 +1,99 @@
+# What demo.sh and test.sh have in common; they source it.
+# It installs packages of the distribution only, says which and why, and changes nothing else on the machine.
+
+RUST_NEEDED=1.95
+missing=()
+
+# The words that make a command run as root: none as root, else sudo, keeping PATH and the variables the tests know.
+root_words=()
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "this needs root (network namespaces): run it as root, or install sudo" >&2
+        exit 1
+    fi
+    root_words=(sudo env "PATH=$PATH")
+    for variable in RUST_LOG RUST_BACKTRACE BATON_NO_SKIPS BATON_BIN_DIR; do
+        [ -z "${!variable:-}" ] || root_words+=("$variable=${!variable}")
+    done
+fi
+
+as_root() {
+    ${root_words[@]+"${root_words[@]}"} "$@"
+}
+
+# need PROGRAM PACKAGE WHY: notes that a package is to be installed if the program is not there.
+need() {
+    if ! PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; then
+        echo "missing: $1, from package $2: $3" >&2
+        missing+=("$2")
+    fi
+}
+
+# Installs what need() noted. No service is left running that was not before: the lab runs its own nginx and haproxy.
+install_needed() {
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if ! command -v apt-get >/dev/null; then
+        echo "please install with your system's package manager: ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "installing with apt-get: ${missing[*]}" >&2
+    # Debian starts a service when its package is installed; this file is the documented way to say no.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+        as_root sh -c 'printf "#!/bin/sh\nexit 101\n" >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d'
+    fi
+    local rc=0
+    { as_root apt-get update -qq &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; \
+    } >&2 || rc=$?
+    if [ -n "$(trap -p EXIT)" ]; then
+        as_root rm -f /usr/sbin/policy-rc.d
+        trap - EXIT
+    fi
+    if [ "$rc" -ne 0 ]; then
+        echo "apt-get could not install: ${missing[*]}" >&2
+        exit 1
+    fi
+}
+
+# What the lab cannot do without, said now and not after the build.
+check_kernel() {
+    if [ ! -e /dev/net/tun ] && ! as_root modprobe tun 2>/dev/null; then
+        echo "this kernel has no TUN devices (/dev/net/tun); Baton needs them" >&2
+        exit 1
+    fi
+}
+
+# check_rust [COMPONENT...]: Rust is new enough and has the components.
+check_rust() {
+    # rustup's usual place, where the shell was not started anew after its installation.
+    [ ! -d "$HOME/.cargo/bin" ] || PATH="$PATH:$HOME/.cargo/bin"
+    local how="get it from https://rustup.rs:
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default
+    . \"\$HOME/.cargo/env\"
+and run this again"
+    if ! command -v cargo >/dev/null; then
+        echo "Rust is missing (cargo); Baton needs $RUST_NEEDED or later. Please $how" >&2
+        exit 1
+    fi
+    local version
+    version=$(cargo --version | cut -d' ' -f2)
+    if [ "$(printf '%s\n' "$RUST_NEEDED" "${version%%-*}" | sort -V | head -n1)" != "$RUST_NEEDED" ]; then
+        echo "Rust is too old: $version; Baton needs $RUST_NEEDED or later. 'rustup update stable', or $how" >&2
+        exit 1
+    fi
+    local component
+    for component in "$@"; do
+        "cargo-${component/rustfmt/fmt}" --version >/dev/null 2>&1 && continue
+        echo "missing: Rust's $component, for the checks" >&2
+        if ! command -v rustup >/dev/null || ! rustup component add "$component" >&2; then
+            echo "please install $component: rustup component add $component" >&2
+            exit 1
+        fi
+    done
+}
+
+# Where cargo puts what it builds.
+target_dir() {
+    cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
+}

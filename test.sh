@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Test Baton: installs what is missing (and says what), then format, lints and all tests. Tests that cannot run on this
+# machine say SKIPPED and why; with BATON_NO_SKIPS=1 a skip is a failure.
+# Arguments go to `cargo test`, for example: ./test.sh -p baton-shared
+set -euo pipefail
+cd "$(dirname "$0")"
+# shellcheck source=netns-lab/setup.sh
+source netns-lab/setup.sh
+
+need nginx     nginx                   "the server that runs unmodified on every target"
+need haproxy   haproxy                 "a plain proxy to compare with"
+need curl      curl                    "the client that downloads"
+need ip        iproute2                "makes the network namespaces and links of the lab"
+need nsenter   util-linux              "runs programs inside the namespaces"
+need ps        procps                  "shows processes; sysctl"
+need cc        build-essential         "links Rust programs and compiles two small C parts (TUN device, cryptography)"
+install_needed
+check_kernel
+check_rust rustfmt clippy
+
+step() { echo "== $*" >&2; "$@"; }
+step cargo fmt --all --check
+step cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+# The lab starts the daemons themselves, not their test builds.
+step cargo build --workspace --locked --quiet
+# Labs need root, and so do the tests that load programs into the kernel. Only the tests run as root, not cargo: what it
+# builds stays the user's.
+if [ ${#root_words[@]} -gt 0 ]; then
+    host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${host}_RUNNER=${root_words[*]}"
+fi
+step cargo test --workspace --locked --quiet "$@"
+echo "all tests passed" >&2
