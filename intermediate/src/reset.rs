@@ -1,4 +1,5 @@
-//! Ends a client's connection by a reset, for a handoff nobody can tell the fate of.
+//! Ends a client's connection by a reset, for a handoff nobody can tell the fate of; and the server's, should it
+//! turn out to have it.
 //!
 //! A client takes a reset only at exactly its next expected sequence number (RFC 5961, section 3.2). The server may
 //! have sent to the client already, so that number is known from the client's own acknowledgements, as far as they
@@ -61,9 +62,9 @@ impl Resetter {
         self.resets.load(Ordering::Relaxed)
     }
 
-    /// Ends the connection; returns when the client has nothing to object any more. The flow must still be
+    /// Ends the client's connection; returns when the client has nothing to object any more. The flow must still be
     /// frozen, so that the client's answers are held.
-    pub async fn reset(&self, connection: &CapturedConnection, held: &HeldFlow) {
+    pub async fn reset_client(&self, connection: &CapturedConnection, held: &HeldFlow) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let mut sent_at = None;
         let mut attempts = 0;
@@ -73,9 +74,10 @@ impl Resetter {
             if sent_at != Some(seq) {
                 sent_at = Some(seq);
                 attempts += 1;
-                let sent = reset_packet(connection.vip, connection.client, seq, connection.rcv_nxt.raw())
-                    .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
-                    .and_then(|packet| self.send(&packet, connection.client.ip()));
+                let sent =
+                    reset_packet(connection.vip, connection.client, seq, Some(connection.rcv_nxt.raw()))
+                        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+                        .and_then(|packet| self.send(&packet, connection.client.ip()));
                 match sent {
                     Ok(()) => self.resets.fetch_add(1, Ordering::Relaxed),
                     Err(e) => {
@@ -86,6 +88,23 @@ impl Resetter {
             }
             if tokio::time::timeout(ANSWER_TIME, held.packet_arrived()).await.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// Tells a server that its client is gone: a reset as from the client, at the number after the last byte the
+    /// server was fed. The client was reset before.
+    pub fn reset_server(&self, connection: &CapturedConnection, server: SocketAddr) {
+        let (rcv_nxt, client) = (connection.rcv_nxt.raw(), connection.client);
+        let sent = reset_packet(client, server, rcv_nxt, None)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+            .and_then(|packet| self.send(&packet, server.ip()));
+        match sent {
+            Ok(()) => {
+                self.resets.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(e) => {
+                tracing::warn!(%client, %server, error = %e, "a server could not be told of its client's end")
             }
         }
     }
@@ -110,13 +129,15 @@ fn open() -> io::Result<TransportSender> {
     transport_channel(0, channel).map(|(sender, _)| sender)
 }
 
-/// A reset from the VIP to the client; `None` for addresses of mixed or other families than IPv4.
-fn reset_packet(vip: SocketAddr, client: SocketAddr, seq: u32, ack: u32) -> Option<Vec<u8>> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (vip.ip(), client.ip()) else { return None };
-    let builder = PacketBuilder::ipv4(source.octets(), destination.octets(), 64)
-        .tcp(vip.port(), client.port(), seq, 0)
-        .rst()
-        .ack(ack);
+/// A reset; `None` for addresses of mixed or other families than IPv4.
+fn reset_packet(from: SocketAddr, to: SocketAddr, seq: u32, ack: Option<u32>) -> Option<Vec<u8>> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else { return None };
+    let mut builder = PacketBuilder::ipv4(source.octets(), destination.octets(), 64)
+        .tcp(from.port(), to.port(), seq, 0)
+        .rst();
+    if let Some(ack) = ack {
+        builder = builder.ack(ack);
+    }
     let mut packet = Vec::with_capacity(builder.size(0));
     builder.write(&mut packet, &[]).ok()?;
     Some(packet)
@@ -131,13 +152,13 @@ mod tests {
     fn a_reset_has_the_clients_numbers_and_right_checksums() {
         let vip = "10.0.0.2:80".parse().unwrap();
         let client = "10.0.0.1:1000".parse().unwrap();
-        let bytes = reset_packet(vip, client, 77, 99).unwrap();
+        let bytes = reset_packet(vip, client, 77, Some(99)).unwrap();
         let packet = SlicedPacket::from_ip(&bytes).unwrap();
         let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
         assert!(tcp.rst() && tcp.ack() && !tcp.syn());
         assert_eq!((tcp.sequence_number(), tcp.acknowledgment_number()), (77, 99));
         let sum = tcp.to_header().calc_checksum_ipv4_raw([10, 0, 0, 2], [10, 0, 0, 1], &[]).unwrap();
         assert_eq!(sum, tcp.checksum());
-        assert!(reset_packet("[::1]:80".parse().unwrap(), client, 0, 0).is_none());
+        assert!(reset_packet("[::1]:80".parse().unwrap(), client, 0, None).is_none());
     }
 }

@@ -43,6 +43,7 @@ impl Migrator {
                     found.set_lost(false);
                 }
                 self.pending.tell_all(target, |_| HandoffEvent::ChannelUp { same_instance });
+                self.ask_after_lost(target);
                 if !same_instance {
                     self.ask_after_flows(target);
                 }
@@ -60,13 +61,18 @@ impl Migrator {
         match message {
             Message::Migrated(answer) => {
                 let told = self.pending.tell(answer.flow, Told::Migrated(answer));
-                if !told && !self.flows.is_committed(answer.flow) {
+                if let Some(lost) = self.unresolved.take(answer.flow) {
+                    self.resetter.reset_server(&lost.connection, lost.server);
+                } else if !told && !self.flows.is_committed(answer.flow) {
                     self.stray_answers.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Message::Refused(answer) => {
                 let refused = Told::Event(HandoffEvent::Refused(answer.reason));
                 if self.pending.tell(answer.flow, refused) {
+                    return;
+                }
+                if self.unresolved.take(answer.flow).is_some() {
                     return;
                 }
                 if self.flows.is_committed(answer.flow) {
@@ -91,6 +97,15 @@ impl Migrator {
             | Message::EndSeen(_)
             | Message::Ping(_)
             | Message::Pong(_) => {}
+        }
+    }
+
+    /// What became of the handoffs given up? `Cancel`, so that none of them is run from here on.
+    fn ask_after_lost(&self, id: TargetId) {
+        let Some(target) = self.targets.get(id) else { return };
+        for flow in self.unresolved.on(id) {
+            // What cannot be asked now is asked at the next return.
+            let _ = target.send(Message::Cancel(flow));
         }
     }
 

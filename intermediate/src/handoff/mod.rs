@@ -13,6 +13,7 @@ mod pending;
 mod repair;
 mod syn;
 mod sys;
+mod unresolved;
 
 pub use candidate::{Candidate, Outcome, StageTimes};
 pub use dispatch::AgentEvent;
@@ -35,6 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
+use unresolved::{Lost, Unresolved};
 
 /// How long past its owner's patience a freeze binds, for the reset and its answers.
 const FREEZE_MARGIN: Duration = Duration::from_secs(4);
@@ -94,6 +96,7 @@ pub struct Migrator {
     pending: Pending,
     history: History,
     resetter: Resetter,
+    unresolved: Unresolved,
     late: AtomicU64,
     stray_answers: AtomicU64,
 }
@@ -141,6 +144,7 @@ impl Migrator {
             pending: Pending::default(),
             history: History::new(settings.history),
             resetter: Resetter::new(),
+            unresolved: Unresolved::default(),
             late: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),
         })
@@ -399,7 +403,7 @@ impl Migrator {
                     let _ = self.targets.get(id).map(|target| target.send(message));
                 }
                 HandoffAction::Reset => {
-                    self.reset(&mut flight).await;
+                    self.reset(&mut flight, id).await;
                     return Resolved::Reset;
                 }
             }
@@ -439,12 +443,18 @@ impl Migrator {
     }
 
     /// Nobody knows where the request runs: the client must not wait for ever, and nobody may answer it.
-    async fn reset(&self, flight: &mut Flight<'_>) {
+    async fn reset(&self, flight: &mut Flight<'_>, target: TargetId) {
         let Some(captured) = flight.captured.take() else { return };
         let connection = captured.connection.clone();
         captured.release();
+        self.unresolved.remember(Lost {
+            flow: flight.place.flow,
+            target,
+            server: flight.place.record.new_addr.socket_addr(flight.place.record.new_port),
+            connection: connection.clone(),
+        });
         self.flows.extend(&mut flight.place, FREEZE_MARGIN);
-        self.resetter.reset(&connection, &flight.held).await;
+        self.resetter.reset_client(&connection, &flight.held).await;
         self.flows.abandon(flight.place.flow);
         self.hold.discard(&flight.held);
         tracing::warn!(client = %connection.client, flow = %flow_id_text(flight.place.flow.flow_id),
