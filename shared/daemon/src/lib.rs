@@ -8,8 +8,10 @@ pub mod admin;
 pub mod certs;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod logging;
 pub mod metrics;
+pub mod privileges;
 pub mod tls;
 pub mod tun;
 

@@ -87,8 +87,10 @@ impl Drop for Client {
     }
 }
 
-/// Connects once and says `Hello` both ways, for `doctor`.
-pub async fn probe(spec: ClientSpec<'_>) -> Result<Result<Hello, Fault>, ControlError> {
+/// Connects once and says `Hello` both ways, for `doctor`. It says so by [`PROBE_INSTANCE`](super::PROBE_INSTANCE), and
+/// the agent makes no session of it.
+pub async fn probe(mut spec: ClientSpec<'_>) -> Result<Result<Hello, Fault>, ControlError> {
+    spec.hello.instance = super::PROBE_INSTANCE;
     let dialer = Dialer::new(spec)?;
     Ok(dialer.dial().await.map(|(_, _, peer)| peer))
 }

@@ -77,7 +77,8 @@ pub enum ChannelEvent {
 /// What happens on a [`Server`]'s channels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerEvent {
-    /// A peer connected. If it had another session, that one is being closed; its `Down` may come later.
+    /// A peer connected. If the same process had another session, that one is being closed; its `Down` may come
+    /// later. A restarted peer's older session ends by itself, at the latest after [`SILENCE_LIMIT`].
     Up {
         /// Names the session; never used twice in the life of a process.
         session: u64,
@@ -105,9 +106,12 @@ pub type ClientEvents = Arc<dyn Fn(ChannelEvent) + Send + Sync>;
 /// Receives a server's events, in order within a session, from several tasks at once; must not block.
 pub type ServerEvents = Arc<dyn Fn(ServerEvent) + Send + Sync>;
 
-/// A random number for [`Hello::instance`].
+/// The [`Hello::instance`] of one who only asks whether the channel would come up: answered, then let go.
+pub const PROBE_INSTANCE: u64 = 0;
+
+/// A random number for [`Hello::instance`], never [`PROBE_INSTANCE`].
 pub fn random_instance() -> u64 {
     // The standard library seeds each hasher from the system's random source.
     use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
+    std::collections::hash_map::RandomState::new().build_hasher().finish().max(1)
 }

@@ -3,7 +3,9 @@
 use super::client::check_own_name;
 use super::link::{Expected, exchange_hello, run};
 use super::queue::Queue;
-use super::{ControlError, Fault, FaultCounters, HANDSHAKE_LIMIT, SendError, ServerEvent, ServerEvents};
+use super::{
+    ControlError, Fault, FaultCounters, HANDSHAKE_LIMIT, PROBE_INSTANCE, SendError, ServerEvent, ServerEvents,
+};
 use crate::tls::{TlsFiles, server_config};
 use baton_shared::control::{FrameReader, Hello, Message, Role};
 use std::collections::HashMap;
@@ -45,6 +47,8 @@ pub struct Server {
 #[derive(Debug)]
 struct Session {
     peer: String,
+    /// The peer's process.
+    instance: u64,
     queue: Queue,
     superseded: Notify,
 }
@@ -158,6 +162,9 @@ async fn accept(
             };
             drop(permit);
             match welcomed {
+                Ok((_, _, peer)) if peer.instance == PROBE_INSTANCE => {
+                    tracing::debug!(intermediate = peer.name, %addr, "control channel probed");
+                }
                 Ok((stream, frames, peer)) => {
                     serve(stream, frames, peer, addr, &shared, &events, ended).await
                 }
@@ -197,12 +204,16 @@ async fn serve(
 ) {
     let id = shared.next_session.fetch_add(1, Ordering::Relaxed);
     let name = peer.name.clone();
-    let session =
-        Arc::new(Session { peer: name.clone(), queue: Queue::default(), superseded: Notify::new() });
+    let session = Arc::new(Session {
+        peer: name.clone(),
+        instance: peer.instance,
+        queue: Queue::default(),
+        superseded: Notify::new(),
+    });
     session.queue.open();
     {
         let mut sessions = shared.sessions();
-        for older in sessions.values().filter(|s| s.peer == name) {
+        for older in sessions.values().filter(|s| s.peer == name && s.instance == session.instance) {
             older.superseded.notify_one();
         }
         sessions.insert(id, session.clone());
