@@ -2,29 +2,9 @@
 
 use crate::sys;
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::time::Duration;
-
-/// Runs `work` on a thread of its own inside the network namespace at `netns`.
-///
-/// # Panics
-/// If the namespace cannot be entered, or `work` panics.
-#[expect(clippy::unwrap_used, reason = "a test's support: the panic is the report")]
-pub fn inside<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let netns = netns.to_owned();
-    let thread = std::thread::spawn(move || {
-        let file = File::open(&netns).unwrap();
-        sys::enter_netns(&file).unwrap();
-        work()
-    });
-    match thread.join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
 
 /// One response as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +102,7 @@ impl Connection {
         if status == 100 {
             return self.response();
         }
-        let mut response =
-            Response { status, head, body_bytes: 0, sha256: String::new(), start: Vec::new() };
+        let mut response = Response { status, head, body_bytes: 0, sha256: String::new(), start: Vec::new() };
         let length: Option<u64> = response.header("content-length").and_then(|v| v.parse().ok());
         let chunked = response.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
         let mut hash = Sha256::new();

@@ -1,6 +1,7 @@
 //! Support for what no single crate can prove.
 
 pub mod client;
+pub mod lab;
 pub mod skip;
 
 mod sys;

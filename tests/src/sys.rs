@@ -1,17 +1,7 @@
 //! The one place of this crate with unsafe code.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-
-/// Moves the calling thread, and only it, into the network namespace open as `namespace`.
-pub(crate) fn enter_netns(namespace: &File) -> io::Result<()> {
-    // SAFETY: setns takes a descriptor, valid while `namespace` is borrowed, and a flag; no memory is shared.
-    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
 
 /// Makes closing `socket` send a reset (SO_LINGER with zero time).
 pub(crate) fn reset_on_close(socket: &impl AsRawFd) -> io::Result<()> {

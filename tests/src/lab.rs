@@ -1,0 +1,127 @@
+//! A lab for one test, and what tests ask of it.
+
+use crate::client::{self, Response};
+use crate::skip;
+use netns_lab::{Lab, LabSpec, plan};
+use serde_json::Value;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Labs of one test binary come up one after the other: on two cores, several at once would only measure each other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The VIP, as std writes addresses.
+pub const VIP: SocketAddr = SocketAddr::V4(plan::VIP);
+
+/// A lab and the right to be the only one.
+#[derive(Debug)]
+pub struct TestLab {
+    /// The lab.
+    pub lab: Lab,
+    _only: MutexGuard<'static, ()>,
+}
+
+/// Brings a lab up for the test `name`, `None` if it must be skipped here.
+///
+/// # Panics
+/// If the lab does not come up, or if skips are not allowed.
+#[expect(clippy::panic, reason = "a test's support: the panic is the report")]
+pub fn up(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab> {
+    if !skip::lab_can_run(name) {
+        return None;
+    }
+    let only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    match Lab::up(&order(LabSpec::new(format!("t{}-{name}", std::process::id())))) {
+        Ok(lab) => Some(TestLab { lab, _only: only }),
+        Err(e) => panic!("the lab did not come up: {e:#}"),
+    }
+}
+
+#[expect(clippy::unwrap_used, reason = "a test's support: the panic is the report")]
+impl TestLab {
+    /// Runs `work` in client1's namespace.
+    ///
+    /// # Panics
+    /// If the namespace is gone, or `work` panics.
+    pub fn client<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.lab.inside("client1", work).unwrap()
+    }
+
+    /// One GET of the VIP from client1 on a new connection.
+    pub fn get(&self, path: &str) -> io::Result<Response> {
+        let path = path.to_owned();
+        self.client(move || client::get(VIP, &path))
+    }
+
+    /// JSON of a node's admin endpoint.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn admin(&self, node: &str, path: &str) -> Value {
+        self.lab.admin_get(node, path).unwrap()
+    }
+
+    /// A sample of a node's `/metrics`, by its whole name with labels; 0 if there is none.
+    ///
+    /// # Panics
+    /// If the node does not answer.
+    pub fn metric(&self, node: &str, sample: &str) -> u64 {
+        let (status, text) = self.lab.admin_text(node, "/metrics").unwrap();
+        assert_eq!(status, 200, "{text}");
+        let line = text.lines().find_map(|l| l.strip_prefix(sample)?.strip_prefix(' '));
+        line.map_or(0, |value| value.trim().parse().unwrap())
+    }
+
+    /// How many requests the intermediate migrated.
+    pub fn migrated(&self) -> u64 {
+        self.metric(plan::INTERMEDIATE, "baton_requests_total{outcome=\"migrated\"}")
+    }
+
+    /// How many requests the intermediate proxied for a reason.
+    pub fn proxied(&self, reason: &str) -> u64 {
+        self.metric(plan::INTERMEDIATE, &format!("baton_proxied_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// How many requests the intermediate proxied.
+    pub fn all_proxied(&self) -> u64 {
+        self.metric(plan::INTERMEDIATE, "baton_requests_total{outcome=\"proxied\"}")
+    }
+
+    /// How many connections the intermediate closed for a reason.
+    pub fn closed(&self, reason: &str) -> u64 {
+        self.metric(plan::INTERMEDIATE, &format!("baton_closed_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// What nginx on a target has logged, a line per request.
+    pub fn access_log(&self, target: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(self.lab.access_log(target)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// SHA-256 of a file the targets serve.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn sha256(&self, file: &str) -> String {
+        netns_lab::content::sha256_of_file(&self.lab.www_dir().join(file)).unwrap()
+    }
+
+    /// Waits until `done` says so.
+    ///
+    /// # Panics
+    /// If that takes longer than `within`.
+    pub fn eventually(&self, what: &str, within: Duration, mut done: impl FnMut(&Self) -> bool) {
+        let started = Instant::now();
+        while !done(self) {
+            assert!(started.elapsed() < within, "not within {within:?}: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The flows a node's daemon knows.
+    pub fn flows(&self, node: &str) -> Vec<Value> {
+        self.admin(node, "/v1/flows").get("flows").and_then(Value::as_array).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,184 @@
+//! Agents, servers and daemons that stop, stall or die: every request has one answer or an error, never a mixed one.
+
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::Program;
+use netns_lab::plan::INTERMEDIATE;
+use std::time::Duration;
+
+/// Requests to /1k on new connections; all must be right.
+fn all_right(t: &TestLab, requests: usize) {
+    let want = t.sha256("1k");
+    for n in 0..requests {
+        let response = t.get("/1k").unwrap_or_else(|e| panic!("request {n}: {e}"));
+        assert_eq!((response.status, &response.sha256), (200, &want), "request {n}");
+    }
+}
+
+/// How often a path was asked for, on all targets.
+fn times_run(t: &TestLab, path: &str) -> usize {
+    ["target1", "target2"].iter().flat_map(|n| t.access_log(n)).filter(|line| line.contains(path)).count()
+}
+
+#[test]
+fn with_one_agent_stopped_no_request_fails() {
+    let Some(t) = lab::up("oneagent", |s| s) else { return };
+    all_right(&t, 10);
+    t.lab.stop_agent("target1").unwrap();
+    all_right(&t, 20);
+    t.lab.start_agent("target1").unwrap();
+    t.eventually("target1's agent is connected again", Duration::from_secs(5), |t| {
+        let before = t.metric("target1", "baton_handoffs_total{outcome=\"migrated\"}");
+        all_right(t, 4);
+        t.metric("target1", "baton_handoffs_total{outcome=\"migrated\"}") > before
+    });
+}
+
+#[test]
+fn without_any_agent_requests_are_proxied_and_counted() {
+    let Some(t) = lab::up("noagent", |s| s) else { return };
+    t.lab.stop_agent("target1").unwrap();
+    t.lab.kill_agent("target2").unwrap();
+    t.eventually("the intermediate has noticed", Duration::from_secs(6), |t| {
+        all_right(t, 1);
+        t.proxied("no_agent") > 0
+    });
+    let before = (t.migrated(), t.proxied("no_agent"));
+    all_right(&t, 10);
+    assert_eq!((t.migrated(), t.proxied("no_agent")), (before.0, before.1 + 10));
+}
+
+#[test]
+fn an_agent_killed_between_handoff_and_answer_never_makes_a_request_run_twice() {
+    let Some(t) = lab::up("killed", |s| s.targets(1)) else { return };
+    t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
+    let waiting = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| t.get("/1k?killed"));
+        // The handoff lies in the stopped agent's socket.
+        std::thread::sleep(Duration::from_millis(500));
+        t.lab.kill_agent("target1").unwrap();
+        asked.join().unwrap()
+    });
+    match waiting {
+        Ok(response) => assert_eq!((response.status, response.sha256), (200, t.sha256("1k"))),
+        Err(error) => println!("the client got an error, as it may: {error}"),
+    }
+    assert!(times_run(&t, "killed") <= 1, "ran {} times", times_run(&t, "killed"));
+    t.lab.start_agent("target1").unwrap();
+    t.eventually("migrations again", Duration::from_secs(6), |t| {
+        all_right(t, 1);
+        t.migrated() > 0
+    });
+}
+
+#[test]
+fn a_slow_agents_requests_are_answered_once() {
+    let Some(t) = lab::up("slow", |s| s.targets(1)) else { return };
+    for stall in [300, 1000, 2600] {
+        t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
+        let path = format!("/1k?stall={stall}");
+        let response = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| t.get(&path));
+            std::thread::sleep(Duration::from_millis(stall));
+            t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+            asked.join().unwrap()
+        });
+        let response = response.unwrap_or_else(|e| panic!("stalled for {stall} ms: {e}"));
+        assert_eq!((response.status, response.sha256), (200, t.sha256("1k")));
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(times_run(&t, &path), 1, "{path}");
+    }
+}
+
+/// A download of 100 MB at 400 Mbit/s takes two seconds: time enough for `fault` in its middle.
+fn download_survives(name: &str, fault: impl FnOnce(&TestLab)) {
+    let limited =
+        |s: netns_lab::LabSpec| netns_lab::LabSpec { rate_target: "400mbit".parse().ok(), ..s.targets(1) };
+    let Some(t) = lab::up(name, limited) else { return };
+    let response = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| t.get("/100m"));
+        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+        std::thread::sleep(Duration::from_millis(300));
+        fault(&t);
+        asked.join().unwrap()
+    });
+    let response = response.unwrap();
+    assert_eq!((response.body_bytes, response.sha256), (100_000_000, t.sha256("100m")));
+    t.eventually("migrations go on", Duration::from_secs(8), |t| {
+        let before = t.migrated();
+        t.get("/1k").is_ok_and(|r| r.status == 200) && t.migrated() > before
+    });
+    t.eventually("all records are freed", Duration::from_secs(20), |t| {
+        [INTERMEDIATE, "target1"].iter().all(|node| t.flows(node).is_empty())
+    });
+}
+
+#[test]
+fn a_download_outlives_its_agent_and_the_new_agent_takes_the_flow_over() {
+    download_survives("dlagent", |t| {
+        t.lab.kill_agent("target1").unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        t.lab.start_agent("target1").unwrap();
+        assert_eq!(t.flows("target1").len(), 1, "the flow was found again");
+    });
+}
+
+#[test]
+fn a_download_outlives_the_intermediate_and_the_new_one_takes_the_flow_over() {
+    download_survives("dlinter", |t| {
+        t.lab.kill_intermediate().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        t.lab.start_intermediate().unwrap();
+        assert_eq!(t.flows(INTERMEDIATE).len(), 1, "the flow was found again");
+    });
+}
+
+#[test]
+fn a_target_without_its_server_refuses_and_the_request_goes_elsewhere_or_fails_clearly() {
+    let Some(t) = lab::up("noserver", |s| s) else { return };
+    t.lab.stop("target1", Program::Server).unwrap();
+    all_right(&t, 10);
+    assert!(t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"server_refused\"}") > 0);
+    t.lab.stop("target2", Program::Server).unwrap();
+    let response = t.get("/1k").unwrap();
+    assert!(matches!(response.status, 502 | 503), "status {}", response.status);
+}
+
+#[test]
+fn a_full_flow_table_means_proxying() {
+    let Some(t) = lab::up("full", |s| s.intermediate_with("plane", "flows", 4)) else { return };
+    let want = t.sha256("1k");
+    t.client(move || {
+        let mut kept: Vec<Connection> = (0..10).map(|_| Connection::open(VIP).unwrap()).collect();
+        for connection in &mut kept {
+            connection.get("/1k").unwrap();
+            assert_eq!(connection.response().unwrap().sha256, want);
+        }
+    });
+    assert_eq!((t.migrated(), t.proxied("table_full")), (4, 6));
+}
+
+#[test]
+fn a_full_table_at_the_agent_means_proxying() {
+    let Some(t) = lab::up("fullt", |s| s.targets(1).agents_with("plane", "flows", 4)) else { return };
+    let want = t.sha256("1k");
+    t.client(move || {
+        let mut kept: Vec<Connection> = (0..10).map(|_| Connection::open(VIP).unwrap()).collect();
+        for connection in &mut kept {
+            connection.get("/1k").unwrap();
+            assert_eq!(connection.response().unwrap().sha256, want);
+        }
+    });
+    assert_eq!((t.migrated(), t.proxied("refused")), (4, 6));
+    assert_eq!(t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"table_full\"}"), 6);
+}
+
+#[test]
+fn an_agent_takes_only_what_its_configuration_names() {
+    let Some(t) = lab::up("allow", |s| s.agent_with("target1", "allow", "vip", "10.90.1.200:80")) else {
+        return;
+    };
+    all_right(&t, 10);
+    assert_eq!(t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"not_allowed\"}"), 5);
+    assert_eq!((t.migrated(), t.proxied("refused")), (5, 5));
+}

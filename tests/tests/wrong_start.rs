@@ -1,0 +1,124 @@
+//! What an operator does wrong at the start: one clear line each, and an exit code that is not 0.
+
+use baton_tests::lab::{self, TestLab};
+use netns_lab::Program;
+use netns_lab::plan::INTERMEDIATE;
+use std::time::Duration;
+
+/// Runs a daemon's command on a node with a configuration changed by replacing `from` with `to`.
+fn run(t: &TestLab, node: &str, verb: &str, from: &str, to: &str, before: &[&str]) -> (Option<i32>, String) {
+    let program = if node == INTERMEDIATE { Program::Balancer } else { Program::Agent };
+    let path = t.lab.config(node, program);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(from.is_empty() || text.contains(from), "{from:?} is not in {text}");
+    let changed = path.with_file_name("changed.toml");
+    std::fs::write(&changed, text.replacen(from, to, 1)).unwrap();
+    let name = t.lab.program_name(program);
+    let binary = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name);
+    let mut words = vec!["timeout", "10"];
+    words.extend(before);
+    let (binary, changed) = (binary.to_string_lossy().into_owned(), changed.to_string_lossy().into_owned());
+    words.extend([binary.as_str(), verb, "--config", changed.as_str()]);
+    let output = t.lab.exec(node, &words).unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn wrong_configuration_is_named_with_file_line_and_column() {
+    let Some(t) = lab::up("wrongconf", |s| s.targets(1)) else { return };
+    for (node, from, to, say) in [
+        (INTERMEDIATE, "uplink = \"eth0\"", "uplnik = \"eth0\"", "changed.toml:2:1"),
+        (INTERMEDIATE, "vip = \"10.90.1.100:80\"", "vip = \"10.90.1.100\"", "changed.toml:"),
+        (INTERMEDIATE, "uplink = \"eth0\"", "uplink = 7", "changed.toml:2:"),
+        (INTERMEDIATE, "uplink = \"eth0\"", "uplink = \"eth0", "changed.toml:2:"),
+        ("target1", "linger_ms = 3000", "linger_ms = -1", "changed.toml:"),
+        ("target1", "[[allow]]", "[[alow]]", "changed.toml:"),
+        ("target1", "ca.pem", "missing.pem", "missing.pem"),
+    ] {
+        for verb in ["check", "run"] {
+            let (code, said) = run(&t, node, verb, from, to, &[]);
+            assert_eq!(code, Some(2), "{node} {verb} {to}: {said}");
+            assert!(said.contains(say) && said.trim().lines().count() == 1, "{node} {verb} {to}: {said}");
+        }
+    }
+    for node in [INTERMEDIATE, "target1"] {
+        let (code, said) = run(&t, node, "check", "", "", &[]);
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
+#[test]
+fn a_port_in_use_and_a_missing_capability_are_one_clear_line() {
+    let Some(t) = lab::up("inuse", |s| s.targets(1)) else { return };
+    for (node, before, say) in [
+        (INTERMEDIATE, &[][..], "10.90.1.100:80"),
+        ("target1", &[][..], "10.90.101.2:7400"),
+        (
+            INTERMEDIATE,
+            &["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"][..],
+            "CAP_NET_ADMIN",
+        ),
+        ("target1", &["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"][..], "CAP_NET_ADMIN"),
+    ] {
+        // Its own TUN name, so that the port is what stands in the way.
+        let (code, said) = run(&t, node, "run", "[plane]", "[plane]\ntun = \"other0\"", before);
+        assert_eq!(code, Some(1), "{node} {before:?}: {said}");
+        let last = said.trim().lines().last().unwrap_or_default();
+        assert!(last.contains(say), "{node} {before:?}: {said}");
+    }
+    assert_eq!(t.get("/1k").unwrap().status, 200, "the running daemons were not disturbed");
+    assert_eq!(t.migrated(), 1);
+}
+
+/// Restarts target1's agent with another certificate and waits for a line in the log of either side.
+fn refused_peer(t: &TestLab, cert: &str, say: &[&str]) {
+    let path = t.lab.config("target1", Program::Agent);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("/target1.pem", &format!("/{cert}.pem"))
+            .replace("/target1.key", &format!("/{cert}.key")),
+    )
+    .unwrap();
+    t.lab.stop_agent("target1").unwrap();
+    let _ = t.lab.start_agent("target1");
+    t.eventually("the refusal is logged", Duration::from_secs(8), |t| {
+        let log = |node, program| std::fs::read_to_string(t.lab.log(node, program)).unwrap_or_default();
+        let all = log(INTERMEDIATE, Program::Balancer) + &log("target1", Program::Agent);
+        say.iter().all(|word| all.contains(word))
+    });
+    assert_eq!(t.get("/1k").unwrap().status, 200, "proxied");
+    assert_eq!(t.migrated(), 0);
+}
+
+#[test]
+fn a_certificate_of_the_wrong_role_is_refused_and_the_requests_are_proxied() {
+    let Some(t) = lab::up("role", |s| s.targets(1)) else { return };
+    refused_peer(&t, "intermediate", &["role"]);
+}
+
+#[test]
+fn a_peer_that_the_agent_does_not_name_is_refused() {
+    let Some(t) = lab::up("unknown", |s| s.targets(1).agents_with("allow", "intermediate", "somebody-else"))
+    else {
+        return;
+    };
+    t.eventually("the refusal is logged", Duration::from_secs(8), |t| {
+        let log = std::fs::read_to_string(t.lab.log("target1", Program::Agent)).unwrap_or_default();
+        log.lines().any(|line| line.contains("intermediate") && line.contains("allow"))
+    });
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    assert_eq!((t.migrated(), t.all_proxied()), (0, 1));
+}
+
+#[test]
+fn doctor_finds_nothing_wrong_in_a_lab_that_works() {
+    let Some(t) = lab::up("doctor", |s| s.targets(1)) else { return };
+    for node in [INTERMEDIATE, "target1"] {
+        let (code, said) = run(&t, node, "doctor", "", "", &[]);
+        assert_eq!(code, Some(0), "{node}: {said}");
+    }
+    t.lab.stop_agent("target1").unwrap();
+    let (code, _) = run(&t, INTERMEDIATE, "doctor", "", "", &[]);
+    assert_eq!(code, Some(1), "an agent that cannot be reached is a failure");
+}
