@@ -300,7 +300,7 @@ impl Lab {
         for (name, address) in targets {
             args.extend(["--agent".to_owned(), format!("{name}={address}")]);
         }
-        command::run(&self.program("intermediate")?.to_string_lossy(), &args)?;
+        command::run(&self.program("target-agent")?.to_string_lossy(), &args)?;
         let nodes = targets.iter().map(|(name, _)| name.as_str()).chain([plan::INTERMEDIATE]);
         for node in nodes {
             interrupt::check()?;
