@@ -342,7 +342,7 @@ impl Lab {
         for (node, program) in &started {
             self.wait_ready(node, *program)?;
         }
-        Ok(())
+        self.wait_connected()
     }
 
     pub(crate) fn processes_of(&self, node: &str, program: &str) -> Vec<ProcessId> {

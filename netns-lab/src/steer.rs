@@ -14,6 +14,9 @@ use std::time::Duration;
 /// How long a program may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long the intermediate may take to reach the agents, whose addresses it tries again after two seconds at most.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+
 /// A program the lab runs on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -51,13 +54,38 @@ impl Lab {
         self.node_dir(node).join(format!("{}.log", self.program_name(program)))
     }
 
-    /// Starts a program and waits until it answers.
+    /// Starts a program and waits until it answers, and for an agent or the intermediate a while for their connection.
     ///
     /// # Errors
     /// When it runs already, or does not become ready: the end of its log.
     pub fn start(&self, node: &str, program: Program) -> Result<()> {
         self.launch(node, program)?;
-        self.wait_ready(node, program)
+        self.wait_ready(node, program)?;
+        if program != Program::Server {
+            self.wait_connected()?;
+        }
+        Ok(())
+    }
+
+    /// Waits some seconds until the intermediate reaches every agent that runs. That it does not is told and no error:
+    /// a lab may be ordered with agents that refuse it.
+    pub(crate) fn wait_connected(&self) -> Result<()> {
+        if self.spec().balancer != Balancer::Baton || !self.is_running(plan::INTERMEDIATE, Program::Balancer)
+        {
+            return Ok(());
+        }
+        let running = self.targets().iter().filter(|(t, _)| self.is_running(t, Program::Agent)).count();
+        let mut reached = 0;
+        let all = interrupt::wait_until(CONNECTED_WITHIN, || {
+            let ready = self.admin_get(plan::INTERMEDIATE, "/readyz").unwrap_or_default();
+            let up = ready.get("targets_up").and_then(Value::as_u64).unwrap_or(0);
+            reached = usize::try_from(up)?;
+            Ok(reached >= running)
+        })?;
+        if !all {
+            eprintln!("netns-lab: the intermediate reaches {reached} of {running} agents");
+        }
+        Ok(())
     }
 
     /// Ends a program in good order (SIGTERM) and waits until it has ended.

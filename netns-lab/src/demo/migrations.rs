@@ -41,12 +41,12 @@ impl<'de> Deserialize<'de> for Stages {
 pub struct Migration {
     /// The client, "address:port".
     pub client: String,
-    /// The target, if one was chosen.
+    /// The target; empty if none was chosen.
     #[serde(default)]
-    pub target: Option<String>,
-    /// "migrated" or "proxied".
+    pub target: String,
+    /// "migrated", "proxied" or "closed".
     pub outcome: String,
-    /// Why it was proxied.
+    /// Why it was proxied or closed.
     #[serde(default)]
     pub reason: Option<String>,
     /// How long each stage took.
@@ -64,8 +64,11 @@ struct List {
 
 #[derive(Deserialize)]
 struct Numbered {
-    /// A number or a text, as the intermediate likes.
-    id: serde_json::Value,
+    /// The flow's number; empty if it never got one.
+    id: String,
+    /// When the connection was accepted, milliseconds since 1970.
+    #[serde(default)]
+    started: u64,
     #[serde(flatten)]
     migration: Migration,
 }
@@ -75,7 +78,8 @@ pub(crate) fn collect(lab: &Lab, seen: &mut BTreeMap<String, Migration>) -> Resu
     let (status, body) = lab.admin_text(plan::INTERMEDIATE, "/v1/migrations")?;
     anyhow::ensure!(status == 200, "/v1/migrations was answered with {status}: {}", body.trim());
     let list: List = serde_json::from_str(&body).context("cannot read /v1/migrations")?;
-    seen.extend(list.migrations.into_iter().map(|n| (n.id.to_string(), n.migration)));
+    let key = |n: &Numbered| format!("{} {} {}", n.id, n.migration.client, n.started);
+    seen.extend(list.migrations.into_iter().map(|n| (key(&n), n.migration)));
     Ok(())
 }
 
@@ -102,7 +106,7 @@ mod tests {
     #[test]
     fn stages_keep_the_order_they_came_in() {
         let list: List = serde_json::from_str(
-            r#"{"migrations":[{"id":7,"client":"10.90.11.2:4000","target":"target1","outcome":"migrated",
+            r#"{"migrations":[{"id":"07","client":"10.90.11.2:4000","target":"target1","outcome":"migrated",
                 "reason":null,"stages_us":{"freeze":3,"capture":10.5,"agent":20},"total_us":40,"extra":1}]}"#,
         )
         .unwrap();

@@ -221,7 +221,7 @@ impl Report {
         for m in self.migrations.iter().filter(|m| m.outcome != "migrated") {
             *reasons.entry(m.reason.as_deref().unwrap_or("no reason given")).or_default() += 1;
         }
-        reasons.iter().try_for_each(|(reason, n)| writeln!(out, "  proxied: {n} times {reason}"))
+        reasons.iter().try_for_each(|(reason, n)| writeln!(out, "  not migrated: {n} times {reason}"))
     }
 
     fn claim(&self) -> String {
@@ -310,7 +310,7 @@ mod tests {
             }],
             migrations: vec![Migration {
                 client: client.clone(),
-                target: Some("target1".into()),
+                target: "target1".into(),
                 outcome: "migrated".into(),
                 reason: None,
                 stages_us: Stages(vec![("freeze".into(), 3.0)]),
