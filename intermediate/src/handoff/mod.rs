@@ -254,18 +254,19 @@ impl Migrator {
         if request.len() > self.settings.prefetch_bytes {
             return Err(keep(stream, ProxyReason::PrefetchTooLarge));
         }
+        // Reads the saved SYN, which needs no freeze.
+        let live = Live::new(stream);
         let mut lap = Lap::new();
         let (place, held) = match self.freeze(ends, id, target, &subject.request) {
             Ok(frozen) => frozen,
             Err(e) => {
                 tracing::debug!(client = %ends.client, error = %e, "not frozen");
-                return Err(keep(stream, proxy_reason(&e)));
+                return Err(keep(live.into_stream(), proxy_reason(&e)));
             }
         };
         subject.flow_id = Some(place.flow.flow_id);
         times.freeze = lap.lap();
 
-        let live = Live::new(stream);
         let limit = self.settings.prefetch_bytes;
         let drained = live.drain(request, limit);
         times.drain = lap.lap();

@@ -77,7 +77,7 @@ impl Drop for Quiet {
     fn drop(&mut self) {
         // Dropped on an error path or with a cancelled task: the socket must not vanish without a word.
         if let Some(stream) = &self.stream {
-            let _ = sys::set_tcp(stream.as_fd(), libc::TCP_REPAIR, sys::REPAIR_OFF_NO_PROBE);
+            let _ = leave_repair(stream.as_fd());
         }
     }
 }
@@ -171,8 +171,7 @@ impl Live {
     }
 
     fn resume(&self) -> Result<(), CaptureError> {
-        sys::set_tcp(self.stream.as_fd(), libc::TCP_REPAIR, sys::REPAIR_OFF_NO_PROBE)
-            .map_err(CaptureError::step("TCP_REPAIR off"))
+        leave_repair(self.stream.as_fd()).map_err(CaptureError::step("TCP_REPAIR off"))
     }
 
     /// `None`: something arrived while the state was read.
@@ -242,6 +241,14 @@ impl Live {
 fn latest_timestamp(raw: u32) -> u32 {
     let ahead = if raw & 1 == 1 { DELAYED_ACK_MS * 1000 } else { DELAYED_ACK_MS };
     (raw & !1).wrapping_add(2).wrapping_add(ahead)
+}
+
+/// Repair mode off, without a window probe. The kernel forgets `SO_REUSEADDR` with it
+/// (`do_tcp_setsockopt` in `net/ipv4/tcp.c` stores `SK_NO_REUSE`), and then the connection in TIME_WAIT would keep a restarted
+/// daemon from binding the VIP.
+fn leave_repair(fd: BorrowedFd<'_>) -> io::Result<()> {
+    sys::set_tcp(fd, libc::TCP_REPAIR, sys::REPAIR_OFF_NO_PROBE)?;
+    socket2::SockRef::from(&fd).set_reuse_address(true)
 }
 
 /// Whether a connection in this state can be carried.
@@ -315,7 +322,7 @@ impl Captured {
     /// process that could capture; the socket is closed then.
     pub fn resume(mut self) -> Option<TcpStream> {
         let stream = self.quiet.stream.take()?;
-        match sys::set_tcp(stream.as_fd(), libc::TCP_REPAIR, sys::REPAIR_OFF_NO_PROBE) {
+        match leave_repair(stream.as_fd()) {
             Ok(()) => Some(stream),
             Err(e) => {
                 tracing::error!(error = %e, "TCP_REPAIR could not be turned off");

@@ -20,6 +20,7 @@ struct Pair {
 async fn pair() -> Option<Pair> {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
     prepare_listener(&listener).unwrap();
+    listener.set_reuse_address(true).unwrap();
     listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     listener.listen(8).unwrap();
     let vip = listener.local_addr().unwrap().as_socket().unwrap();
@@ -93,6 +94,22 @@ async fn the_numbers_are_the_peers_and_the_connection_goes_on_after_a_resume() {
     let mut answer = [0; 6];
     peer.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"answer");
+}
+
+#[tokio::test]
+async fn a_resumed_connection_does_not_keep_its_address_from_the_next_listener() {
+    let Some(Pair { live, mut peer, ends }) = pair().await else { return };
+    peer.write_all(b"head").unwrap();
+    let mut bytes = drained(&live);
+    let stream = captured(live, ends, &mut bytes).resume().unwrap();
+    // We close first: the connection goes to TIME_WAIT on this side.
+    drop(stream);
+    assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+    drop(peer);
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    listener.set_reuse_address(true).unwrap();
+    listener.bind(&ends.vip.into()).unwrap();
+    listener.listen(8).unwrap();
 }
 
 #[tokio::test]
