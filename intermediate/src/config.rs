@@ -1,1 +1,279 @@
 //! The intermediate's configuration, `intermediate.toml`.
+
+mod limits;
+#[cfg(test)]
+mod tests;
+
+pub use limits::{HandoffTimes, Limits};
+
+use crate::front::{FrontLimits, KeepAlive, ListenerSettings, Mode};
+use crate::handoff::HandoffSettings;
+use crate::hold::HoldLimits;
+use crate::targets::TargetSpec;
+use baton_daemon::config::{
+    AdminSettings, ConfigError, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
+    load_valid,
+};
+use baton_daemon::tun::interface_index;
+use baton_shared::control::Role;
+use baton_shared::http::HeadLimits;
+use serde::Deserialize;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+/// Migration records kept for `/v1/migrations`.
+pub const HISTORY: usize = 10_000;
+/// After this time without a packet a flow is given up, should its agent never say anything. Agents judge after
+/// an hour by default.
+const IDLE_BACKSTOP: Duration = Duration::from_secs(4 * 3600);
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This node's name, as in its certificate.
+    pub name: Spanned<String>,
+    /// The device on which clients' packets arrive and through which targets are reached.
+    pub uplink: Option<Spanned<String>>,
+    /// This node's certificate.
+    pub tls: Option<TlsFiles>,
+    /// Addresses clients connect to.
+    pub listener: Vec<Listener>,
+    /// Where requests can go.
+    pub target: Vec<TargetEntry>,
+    /// What a client may ask of us.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How long a handoff may take.
+    #[serde(default)]
+    pub handoff: HandoffTimes,
+    /// The data plane.
+    #[serde(default)]
+    pub plane: PlaneSettings,
+    /// The admin endpoint.
+    #[serde(default)]
+    pub admin: AdminSettings,
+}
+
+/// `[[listener]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// The address and port clients connect to.
+    pub vip: Spanned<SocketAddr>,
+    /// See there.
+    #[serde(default = "pinned")]
+    pub keepalive: KeepAlive,
+    /// See there.
+    #[serde(default = "migrate")]
+    pub mode: Mode,
+}
+
+fn pinned() -> KeepAlive {
+    KeepAlive::Pinned
+}
+
+fn migrate() -> Mode {
+    Mode::Migrate
+}
+
+/// `[[target]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetEntry {
+    /// Its name, as in its agent's certificate.
+    pub name: Spanned<String>,
+    /// The server's address and port.
+    pub server: Spanned<SocketAddr>,
+    /// The agent's control address and port.
+    pub agent: Spanned<SocketAddr>,
+}
+
+/// What migrating needs of the file; there if any listener migrates.
+#[derive(Clone, Copy, Debug)]
+pub struct MigrationNeeds<'a> {
+    /// [`Config::uplink`].
+    pub uplink: &'a str,
+    /// [`Config::tls`].
+    pub tls: &'a TlsFiles,
+}
+
+impl Config {
+    /// Reads and checks the file; all that is wrong is reported together.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        load_valid(path)
+    }
+
+    /// Whether any listener gives connections away.
+    pub fn migrates(&self) -> bool {
+        self.listener.iter().any(|l| l.mode == Mode::Migrate)
+    }
+
+    /// `None` if all listeners proxy: then neither data plane nor control channels are needed.
+    pub fn migration_needs(&self) -> Option<MigrationNeeds<'_>> {
+        let (uplink, tls) = (self.uplink.as_ref()?, self.tls.as_ref()?);
+        self.migrates().then_some(MigrationNeeds { uplink: uplink.get_ref(), tls })
+    }
+
+    /// For the front.
+    pub fn listeners(&self) -> Vec<ListenerSettings> {
+        let settings =
+            |l: &Listener| ListenerSettings { vip: *l.vip.get_ref(), keepalive: l.keepalive, mode: l.mode };
+        self.listener.iter().map(settings).collect()
+    }
+
+    /// For [`crate::targets::Targets`].
+    pub fn targets(&self) -> Vec<TargetSpec> {
+        let spec = |t: &TargetEntry| TargetSpec {
+            name: t.name.get_ref().clone(),
+            server: *t.server.get_ref(),
+            agent: *t.agent.get_ref(),
+        };
+        self.target.iter().map(spec).collect()
+    }
+
+    /// For the front.
+    pub fn front_limits(&self) -> FrontLimits {
+        let l = &self.limits;
+        FrontLimits {
+            head: HeadLimits {
+                head_bytes: *l.head_bytes.get_ref(),
+                header_count: *l.header_count.get_ref(),
+                target_bytes: *l.target_bytes.get_ref(),
+            },
+            head_timeout: Duration::from_millis(*l.head_timeout_ms.get_ref()),
+            connections: *l.connections.get_ref(),
+            upstream_timeout: Duration::from_millis(*l.upstream_timeout_ms.get_ref()),
+        }
+    }
+
+    /// For the migrator; `out_ifindex` is the uplink's number.
+    pub fn handoff_settings(&self, out_ifindex: u32) -> HandoffSettings {
+        let ms = |value: &Spanned<u64>| Duration::from_millis(*value.get_ref());
+        HandoffSettings {
+            out_ifindex,
+            deadline: ms(&self.handoff.deadline_ms),
+            freeze: ms(&self.handoff.freeze_ms),
+            agent_lost: ms(&self.handoff.agent_lost_ms),
+            prefetch_bytes: *self.limits.prefetch_bytes.get_ref(),
+            hold: HoldLimits {
+                per_flow: *self.limits.hold_bytes_per_flow.get_ref(),
+                total: *self.limits.hold_bytes.get_ref(),
+            },
+            linger: ms(&self.plane.linger_ms),
+            idle: IDLE_BACKSTOP,
+            history: HISTORY,
+        }
+    }
+
+    /// What the file means, for `check`.
+    pub fn meaning(&self) -> String {
+        let mut out = format!("intermediate {:?}", self.name.get_ref());
+        if let Some(needs) = self.migration_needs() {
+            let _ = write!(out, ", clients' packets arrive on {}", needs.uplink);
+        }
+        out.push('\n');
+        for l in &self.listener {
+            let what = match (l.mode, l.keepalive) {
+                (Mode::Proxy, _) => "proxies all requests",
+                (Mode::Migrate, KeepAlive::Pinned) => "gives connections to targets, with all their requests",
+                (Mode::Migrate, KeepAlive::Single) => {
+                    "gives connections to targets, which close them after one request"
+                }
+            };
+            let _ = writeln!(out, "  listener {}: {what}", l.vip.get_ref());
+        }
+        for t in &self.target {
+            let (name, server, agent) = (t.name.get_ref(), t.server.get_ref(), t.agent.get_ref());
+            let _ = writeln!(out, "  target {name:?}: server {server}, agent {agent}");
+        }
+        out
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self, problems: &mut Problems<'_>) {
+        problems.require(&self.name, !self.name.get_ref().is_empty(), "name must not be empty");
+        if self.listener.is_empty() {
+            problems.at(0..0, "there must be at least one [[listener]]");
+        }
+        if self.target.is_empty() {
+            problems.at(0..0, "there must be at least one [[target]]");
+        }
+        self.validate_migration(problems);
+        self.validate_listeners(problems);
+        self.validate_targets(problems);
+        self.limits.validate(problems);
+        self.handoff.validate(problems);
+        self.plane.validate(Role::Intermediate, problems);
+        self.admin.validate(problems);
+    }
+}
+
+impl Config {
+    fn validate_migration(&self, problems: &mut Problems<'_>) {
+        if let Some(uplink) = &self.uplink {
+            check_device(uplink, "uplink", problems);
+            let name = uplink.get_ref();
+            problems.require(
+                uplink,
+                interface_index(name).is_ok(),
+                format!("uplink {name:?} is no network device of this host"),
+            );
+        } else if self.migrates() {
+            problems.at(0..0, "uplink is missing; a listener that migrates needs it");
+        }
+        if let Some(tls) = &self.tls {
+            tls.validate(Role::Intermediate, self.name.get_ref(), problems);
+        } else if self.migrates() {
+            problems.at(0..0, "[tls] is missing; a listener that migrates needs it");
+        }
+    }
+
+    fn validate_listeners(&self, problems: &mut Problems<'_>) {
+        for (n, listener) in self.listener.iter().enumerate() {
+            let vip = *listener.vip.get_ref();
+            check_address(&listener.vip, "vip", problems);
+            if self.listener.iter().take(n).any(|other| *other.vip.get_ref() == vip) {
+                problems.with(&listener.vip, format!("vip {vip} is listed twice"));
+            }
+        }
+    }
+
+    fn validate_targets(&self, problems: &mut Problems<'_>) {
+        for (n, target) in self.target.iter().enumerate() {
+            let before = || self.target.iter().take(n);
+            let name = target.name.get_ref();
+            problems.require(&target.name, !name.is_empty(), "a target's name must not be empty");
+            if before().any(|other| other.name.get_ref() == name) {
+                problems.with(&target.name, format!("target {name:?} is listed twice"));
+            }
+            for (key, address) in [("server", &target.server), ("agent", &target.agent)] {
+                check_address(address, key, problems);
+            }
+            let (server, agent) = (*target.server.get_ref(), *target.agent.get_ref());
+            if before().any(|other| *other.server.get_ref() == server) {
+                problems.with(&target.server, format!("server {server} belongs to another target already"));
+            }
+            if before().any(|other| *other.agent.get_ref() == agent) {
+                problems.with(&target.agent, format!("agent {agent} belongs to another target already"));
+            }
+            if self.listener.iter().any(|l| *l.vip.get_ref() == server) {
+                problems
+                    .with(&target.server, format!("server {server} is a vip: requests would come back here"));
+            }
+        }
+    }
+}
+
+/// An address that packets can be sent to and that names one place.
+fn check_address(address: &Spanned<SocketAddr>, key: &str, problems: &mut Problems<'_>) {
+    let is = address.get_ref();
+    if is.ip().is_unspecified() || is.ip().is_multicast() {
+        problems.with(address, format!("{key} must be one host's address, is {is}"));
+    } else if is.port() == 0 {
+        problems.with(address, format!("{key} must have a port, is {is}"));
+    }
+}

@@ -3,7 +3,9 @@
 //! The way of a connection: [`front`] accepts it and reads its head, the handoff half migrates it, [`proxy`]
 //! serves what cannot migrate.
 
+pub mod admin;
 pub mod config;
+pub mod doctor;
 pub mod flows;
 pub mod front;
 pub mod handoff;
@@ -11,4 +13,5 @@ pub mod hold;
 pub mod metrics;
 pub mod proxy;
 pub mod reset;
+pub mod run;
 pub mod targets;

@@ -1,0 +1,130 @@
+//! `[limits]` and `[handoff]`.
+
+use baton_daemon::config::{Problems, Spanned};
+use baton_shared::control::MAX_FRAME_BYTES;
+use serde::Deserialize;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+/// What the rest of a handoff's frame takes at most.
+const FRAME_ROOM: usize = 4096;
+/// An hour, in milliseconds.
+const HOUR: u64 = 3_600_000;
+
+/// `[limits]`: what a client may ask of us. All keys have defaults.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of a request head; over it 431.
+    pub head_bytes: Spanned<usize>,
+    /// Header lines of a request; over it 431.
+    pub header_count: Spanned<usize>,
+    /// Bytes of a request target; over it 414.
+    pub target_bytes: Spanned<usize>,
+    /// Milliseconds from accept to the complete head.
+    pub head_timeout_ms: Spanned<u64>,
+    /// Bytes of a request that may have arrived before its handoff; with more it is proxied.
+    pub prefetch_bytes: Spanned<usize>,
+    /// Connections of the intermediate's own sockets; further ones are closed at once.
+    pub connections: Spanned<usize>,
+    /// Milliseconds without progress before a proxied request is given up.
+    pub upstream_timeout_ms: Spanned<u64>,
+    /// Bytes held for one frozen flow.
+    pub hold_bytes_per_flow: Spanned<usize>,
+    /// Bytes held for all frozen flows.
+    pub hold_bytes: Spanned<usize>,
+}
+
+/// A value of the program, not of the file.
+fn default<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_bytes: default(16_384),
+            header_count: default(100),
+            target_bytes: default(8_192),
+            head_timeout_ms: default(10_000),
+            prefetch_bytes: default(262_144),
+            connections: default(10_000),
+            upstream_timeout_ms: default(60_000),
+            hold_bytes_per_flow: default(4_194_304),
+            hold_bytes: default(67_108_864),
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn validate(&self, problems: &mut Problems<'_>) {
+        let mut check = |key, value: &Spanned<usize>, allowed| within(problems, key, value, allowed);
+        check("head_bytes", &self.head_bytes, 256..=262_144);
+        check("header_count", &self.header_count, 1..=1_000);
+        // What the proxy's HTTP library takes at most.
+        check("target_bytes", &self.target_bytes, 16..=65_000);
+        check("prefetch_bytes", &self.prefetch_bytes, 256..=MAX_FRAME_BYTES - FRAME_ROOM);
+        check("connections", &self.connections, 1..=10_000_000);
+        check("hold_bytes_per_flow", &self.hold_bytes_per_flow, 65_536..=1 << 30);
+        check("hold_bytes", &self.hold_bytes, 65_536..=1 << 36);
+        within(problems, "head_timeout_ms", &self.head_timeout_ms, 1..=HOUR);
+        within(problems, "upstream_timeout_ms", &self.upstream_timeout_ms, 1..=24 * HOUR);
+        not_over(problems, ("head_bytes", &self.head_bytes), ("prefetch_bytes", &self.prefetch_bytes));
+        let per_flow = ("hold_bytes_per_flow", &self.hold_bytes_per_flow);
+        not_over(problems, per_flow, ("hold_bytes", &self.hold_bytes));
+    }
+}
+
+/// `[handoff]`: how long a handoff may take. All keys have defaults; milliseconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandoffTimes {
+    /// What the agent gets to feed the request to the server.
+    pub deadline_ms: Spanned<u64>,
+    /// How long a freeze binds if this daemon dies; then the client's packets pass to the ordinary stack.
+    pub freeze_ms: Spanned<u64>,
+    /// How long to wait for the word of an agent that is gone, before the client is reset.
+    pub agent_lost_ms: Spanned<u64>,
+}
+
+impl Default for HandoffTimes {
+    fn default() -> Self {
+        HandoffTimes { deadline_ms: default(2_000), freeze_ms: default(4_000), agent_lost_ms: default(5_000) }
+    }
+}
+
+impl HandoffTimes {
+    pub(super) fn validate(&self, problems: &mut Problems<'_>) {
+        within(problems, "deadline_ms", &self.deadline_ms, 1..=60_000);
+        within(problems, "freeze_ms", &self.freeze_ms, 1..=120_000);
+        within(problems, "agent_lost_ms", &self.agent_lost_ms, 1..=120_000);
+        not_over(problems, ("deadline_ms", &self.deadline_ms), ("freeze_ms", &self.freeze_ms));
+    }
+}
+
+fn within<T: PartialOrd + Display + Copy>(
+    problems: &mut Problems<'_>,
+    key: &str,
+    value: &Spanned<T>,
+    allowed: RangeInclusive<T>,
+) {
+    let is = *value.get_ref();
+    let right = allowed.contains(&is);
+    let (least, most) = allowed.into_inner();
+    problems.require(value, right, format!("{key} must be between {least} and {most}, is {is}"));
+}
+
+/// Two keys of which the one must not be larger than the other; told at the one the file names.
+fn not_over<T: PartialOrd + Display>(
+    problems: &mut Problems<'_>,
+    (small_key, small): (&str, &Spanned<T>),
+    (large_key, large): (&str, &Spanned<T>),
+) {
+    let place = if small.span().is_empty() { large } else { small };
+    let (small, large) = (small.get_ref(), large.get_ref());
+    problems.require(
+        place,
+        small <= large,
+        format!("{small_key} ({small}) must not be over {large_key} ({large})"),
+    );
+}

@@ -1,0 +1,157 @@
+//! Files that are right, and what is said of those that are not.
+
+use super::*;
+
+const PROXY: &str = r#"
+name = "lb"
+[[listener]]
+vip = "127.0.0.1:8080"
+mode = "proxy"
+[[target]]
+name = "t1"
+server = "127.0.0.1:8081"
+agent = "127.0.0.1:7400"
+"#;
+
+fn load(text: &str) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("i.toml");
+    std::fs::write(&path, text).unwrap();
+    Config::load(&path)
+}
+
+/// The lines reported, without the directory.
+fn problems(text: &str) -> Vec<String> {
+    let error = load(text).unwrap_err();
+    error.lines.iter().map(|line| line.rsplit_once("i.toml:").unwrap().1.to_owned()).collect()
+}
+
+#[test]
+fn a_short_file_gets_the_documented_defaults() {
+    let config = load(PROXY).unwrap();
+    let limits = config.front_limits();
+    assert_eq!(limits.head, HeadLimits::default());
+    assert_eq!((limits.head_timeout, limits.connections), (Duration::from_secs(10), 10_000));
+    assert!(!config.migrates() && config.migration_needs().is_none());
+    assert_eq!(config.listener[0].keepalive, KeepAlive::Pinned);
+    assert!(config.meaning().contains("listener 127.0.0.1:8080: proxies all requests"));
+    let handoff = config.handoff_settings(3);
+    assert_eq!((handoff.deadline, handoff.freeze), (Duration::from_secs(2), Duration::from_secs(4)));
+    assert_eq!((handoff.prefetch_bytes, handoff.hold.total), (262_144, 67_108_864));
+}
+
+#[test]
+fn each_mistake_is_told_with_its_place() {
+    let table: &[(&str, &str, &str)] = &[
+        ("unknown key", "name = \"lb\"\ncolour = 1", "3:1: unknown field `colour`"),
+        ("wrong type", "name = 5", "2:8: invalid type: integer `5`, expected a string"),
+        ("no address", "vip = \"here\"", "4:7: invalid socket address syntax"),
+        ("unknown mode", "mode = \"both\"", "5:8: unknown variant `both`"),
+        ("port 0", "vip = \"127.0.0.1:0\"", "4:7: vip must have a port"),
+        ("any address", "vip = \"0.0.0.0:80\"", "4:7: vip must be one host's address"),
+        ("empty name", "name = \"\"", "2:8: name must not be empty"),
+        ("server is vip", "server = \"127.0.0.1:8080\"", "8:10: server 127.0.0.1:8080 is a vip"),
+        ("syntax", "name = ", "2:8: "),
+    ];
+    for (what, line, expected) in table {
+        let key = line.split_whitespace().next().unwrap();
+        let text: Vec<&str> = PROXY
+            .lines()
+            .map(|old| {
+                if old.starts_with(&format!("{key} =")) && !(key == "name" && old.contains("t1")) {
+                    line
+                } else {
+                    old
+                }
+            })
+            .collect();
+        let found = problems(&(text.join("\n") + "\n"));
+        assert!(found[0].starts_with(expected), "{what}: {found:?}");
+        assert_eq!(found.len(), 1, "{what}: {found:?}");
+    }
+}
+
+#[test]
+fn what_is_appended_wrongly_is_told_with_its_place() {
+    let table: &[(&str, &str)] = &[
+        (
+            "[[listener]]\nvip = \"127.0.0.1:8080\"\nmode = \"proxy\"\n",
+            "11:7: vip 127.0.0.1:8080 is listed twice",
+        ),
+        (
+            "[[target]]\nname = \"t1\"\nserver = \"127.0.0.1:1\"\nagent = \"127.0.0.1:2\"\n",
+            "11:8: target \"t1\" is listed twice",
+        ),
+        (
+            "[[target]]\nname = \"t2\"\nserver = \"127.0.0.1:8081\"\nagent = \"127.0.0.1:2\"\n",
+            "12:10: server 127.0.0.1:8081 belongs to another target already",
+        ),
+        (
+            "[[target]]\nname = \"t2\"\nserver = \"127.0.0.1:1\"\nagent = \"127.0.0.1:7400\"\n",
+            "13:9: agent 127.0.0.1:7400 belongs to another target already",
+        ),
+        ("[limits]\nheader_count = 0\n", "11:16: header_count must be between 1 and 1000, is 0"),
+        ("[limits]\nhead_bytes = -1\n", "11:14: "),
+        (
+            "[limits]\nhead_bytes = 200000\nprefetch_bytes = 1000\n",
+            "11:14: head_bytes (200000) must not be over prefetch_bytes (1000)",
+        ),
+        ("[limits]\nconnections = 0\n", "11:15: connections must be between 1 and"),
+        ("[handoff]\nfreeze_ms = 10\n", "11:13: deadline_ms (2000) must not be over freeze_ms (10)"),
+        ("[plane]\nflows = 0\n", "11:9: flows must be between"),
+        ("[admin]\ntcp = \"10.0.0.1:80\"\n", "11:7: admin.tcp must be a loopback address"),
+        ("[admin]\nudp = 1\n", "11:1: unknown field `udp`"),
+    ];
+    for (more, expected) in table {
+        let found = problems(&format!("{PROXY}{more}"));
+        assert!(found[0].starts_with(expected), "{more}: {found:?}");
+        assert_eq!(found.len(), 1, "{more}: {found:?}");
+    }
+}
+
+#[test]
+fn migrating_needs_uplink_and_certificate_that_are_there() {
+    let migrating = PROXY.replace("mode = \"proxy\"", "mode = \"migrate\"");
+    let found = problems(&migrating);
+    assert!(found[0].contains("uplink is missing") && found[1].contains("[tls] is missing"), "{found:?}");
+
+    let head = "name = \"lb\"\nuplink = \"nosuchdev0\"\n";
+    let found = problems(&migrating.replace("name = \"lb\"\n", head));
+    assert!(
+        found.iter().any(|l| l.starts_with("3:10: uplink \"nosuchdev0\" is no network device")),
+        "{found:?}"
+    );
+
+    let tls =
+        "[tls]\nca = \"/nonexistent/ca.pem\"\ncert = \"/nonexistent/c.pem\"\nkey = \"/nonexistent/k\"\n";
+    let found = problems(&format!(
+        "{}{tls}",
+        migrating.replace("name = \"lb\"\n", "name = \"lb\"\nuplink = \"lo\"\n")
+    ));
+    assert!(found.len() == 1 && found[0].contains("/nonexistent/ca.pem"), "{found:?}");
+}
+
+#[test]
+fn a_certificate_of_another_name_or_role_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = |text: &str| vec![text.parse().unwrap()];
+    baton_daemon::certs::run(&baton_daemon::certs::CertsArgs {
+        dir: dir.path().to_owned(),
+        intermediate: node("lb=127.0.0.1"),
+        agent: node("t1=127.0.0.1"),
+        days: 3,
+    })
+    .unwrap();
+    let file = |name: &str, cert: &str| {
+        let d = dir.path().display();
+        PROXY
+            .replace("name = \"lb\"\n", &format!("name = \"{name}\"\nuplink = \"lo\"\n"))
+            .replace("\"proxy\"", "\"migrate\"")
+            + &format!("[tls]\nca = \"{d}/ca.pem\"\ncert = \"{d}/{cert}.pem\"\nkey = \"{d}/{cert}.key\"\n")
+    };
+    assert!(load(&file("lb", "lb")).unwrap().migration_needs().is_some());
+    for (name, cert) in [("other", "lb"), ("t1", "t1")] {
+        let found = problems(&file(name, cert));
+        assert!(found.len() == 1 && found[0].contains("was made for"), "{name}: {found:?}");
+    }
+}

@@ -1,0 +1,63 @@
+//! `intermediate doctor`: what both daemons need, the VIPs, and each target.
+
+use crate::config::Config;
+use crate::run::hello;
+use baton_daemon::config;
+use baton_daemon::control::ClientSpec;
+use baton_daemon::doctor::{Check, common, listen_address, peer, print};
+use baton_shared::control::Role;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Time for a server to take a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// Looks, prints, and gives the exit code.
+pub fn run(path: &Path) -> std::io::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(print(&runtime.block_on(checks(path))))
+}
+
+async fn checks(path: &Path) -> Vec<Check> {
+    let why = "the daemon starts only with a configuration that is right";
+    let result = match Config::load(path) {
+        Ok(_) => Ok(path.display().to_string()),
+        Err(e) => Err(e.to_string().replace('\n', "; ")),
+    };
+    let mut checks =
+        vec![Check::of("configuration", result, why, "correct the file; `check` lists the places")];
+    // What is wrong by its meaning does not keep the rest from being looked at.
+    let Ok(config) = config::load::<Config>(path) else { return checks };
+    if let (Some(needs), true) = (config.migration_needs(), config.migrates()) {
+        let name = config.name.get_ref();
+        checks.extend(common(Role::Intermediate, name, needs.uplink, &config.plane.pin_dir, needs.tls));
+    }
+    for listener in config.listeners() {
+        checks.push(listen_address(&format!("vip {}", listener.vip), listener.vip));
+    }
+    for target in config.targets() {
+        checks.push(server(&target.name, target.server).await);
+        if let Some(needs) = config.migration_needs() {
+            let expect = (Role::Agent, target.name);
+            checks.push(
+                peer(ClientSpec { addr: target.agent, expect, tls: needs.tls, hello: hello(&config) }).await,
+            );
+        }
+    }
+    checks
+}
+
+async fn server(name: &str, addr: SocketAddr) -> Check {
+    let result = match timeout(CONNECT, TcpStream::connect(addr)).await {
+        Ok(Ok(_)) => Ok(format!("{addr} takes connections")),
+        Ok(Err(e)) => Err(format!("{addr}: {e}")),
+        Err(_) => Err(format!("{addr}: no answer in {} s", CONNECT.as_secs())),
+    };
+    let why = "requests that cannot migrate are proxied to it from this host";
+    let mend =
+        "start the server there; open its port to this host; compare [[target]] with what it listens on";
+    Check::of(&format!("server {name}"), result, why, mend)
+}

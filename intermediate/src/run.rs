@@ -1,0 +1,216 @@
+//! The daemon's life: what needs privileges, then the runtime, then the end.
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::front::{Front, Migration, StopControl, listen};
+use crate::handoff::{History, Migrator};
+use crate::metrics::Metrics;
+use crate::targets::Targets;
+use baton_daemon::admin::AdminError;
+use baton_daemon::control::{ControlError, random_instance};
+use baton_daemon::privileges::PrivilegeError;
+use baton_daemon::tls::TlsFiles;
+use baton_daemon::tun::{Tun, interface_index};
+use baton_loader::{Plane, PlaneConfig, PlaneError, Side};
+use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// On packets that come back from the hold TUN, so that the program knows them; "BA" in ASCII.
+const REINJECT_MARK: u32 = 0x4241;
+/// How long tasks get to notice that the runtime ends.
+const RUNTIME_END: Duration = Duration::from_millis(200);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A VIP's port.
+    #[error("cannot listen on {vip}: {source}{}", hint(.source))]
+    Listen {
+        /// The address.
+        vip: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The uplink.
+    #[error("uplink {name}: {source}")]
+    Uplink {
+        /// The device.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The data plane.
+    #[error("data plane: {0}")]
+    Plane(#[from] PlaneError),
+    /// The hold queue's device.
+    #[error("TUN device {name}: {source}{}", hint(.source))]
+    Tun {
+        /// The device.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The control channels.
+    #[error("control channel: {0}")]
+    Control(#[from] ControlError),
+    /// The admin endpoint.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// Capabilities.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// Threads, signals.
+    #[error("runtime: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+/// What an operator does about it.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => "; the address is not on this host (ip address add ...)",
+        io::ErrorKind::AddrInUse => "; another process listens there (ss -ltnp shows it)",
+        io::ErrorKind::PermissionDenied => {
+            "; a capability is missing: run as root or with CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_BPF, CAP_PERFMON, CAP_NET_RAW"
+        }
+        _ => "",
+    }
+}
+
+/// What was opened while all privileges were there.
+struct Opened {
+    listeners: Vec<TcpListener>,
+    migration: Option<OpenedPlane>,
+}
+
+/// The data plane, and what the migrator needs with it.
+struct OpenedPlane {
+    plane: Arc<Plane>,
+    uplink: u32,
+    tls: TlsFiles,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub fn run(config: &Config) -> Result<(), StartError> {
+    baton_daemon::logging::init();
+    let opened = open(config)?;
+    // Capabilities are a thread's own: those that the runtime starts inherit what is left here.
+    let kept = baton_daemon::privileges::drop_after_start()?;
+    tracing::debug!(?kept, "capabilities dropped");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let served = runtime.block_on(serve(config, opened));
+    runtime.shutdown_timeout(RUNTIME_END);
+    served
+}
+
+fn open(config: &Config) -> Result<Opened, StartError> {
+    let bind = |settings: crate::front::ListenerSettings| {
+        listen(settings.vip).map_err(|source| StartError::Listen { vip: settings.vip, source })
+    };
+    let listeners = config.listeners().into_iter().map(bind).collect::<Result<_, _>>()?;
+    let migration = match config.migration_needs() {
+        None => None,
+        Some(needs) => {
+            let fail = |source| StartError::Uplink { name: needs.uplink.to_owned(), source };
+            let uplink = interface_index(needs.uplink).map_err(fail)?;
+            let plane = Plane::open(&PlaneConfig {
+                side: Side::Intermediate,
+                uplink: needs.uplink.to_owned(),
+                pin_dir: config.plane.pin_dir.clone(),
+                flows: *config.plane.flows.get_ref(),
+            })?;
+            Some(OpenedPlane { plane: Arc::new(plane), uplink, tls: needs.tls.clone() })
+        }
+    };
+    Ok(Opened { listeners, migration })
+}
+
+async fn serve(config: &Config, opened: Opened) -> Result<(), StartError> {
+    // Before anything begins: a signal from here on stops in good order.
+    let mut signals = Signals::new()?;
+    let targets = Arc::new(Targets::new(config.targets()));
+    let plane = opened.migration.as_ref().map(|m| Arc::clone(&m.plane));
+    let migration = match opened.migration {
+        None => Migration::Off(Arc::new(History::new(crate::config::HISTORY))),
+        Some(opened) => Migration::On(start_migrator(config, opened, &targets)?),
+    };
+    let front =
+        Arc::new(Front { targets, metrics: Metrics::default(), migration, limits: config.front_limits() });
+    let listeners = config.listeners();
+    let admin = Admin::new(Arc::clone(&front), plane, listeners.iter().map(|l| l.vip).collect());
+    let endpoint = baton_daemon::admin::serve(&config.admin, Arc::clone(&admin).router()).await?;
+    let control = StopControl::default();
+    for (listener, settings) in opened.listeners.into_iter().zip(listeners) {
+        tokio::spawn(Arc::clone(&front).run(listener, settings, control.stop()));
+        tracing::info!(vip = %settings.vip, mode = ?settings.mode, keepalive = ?settings.keepalive, "listening");
+    }
+
+    signals.wait().await;
+    tracing::info!("stopping: nothing new is accepted, handoffs under way are waited for");
+    admin.set_stopping();
+    let patience = config.handoff_settings(0);
+    tokio::select! {
+        all = control.stop_and_wait(patience.deadline + patience.agent_lost) => {
+            if !all {
+                tracing::warn!("stopped with requests under way: their time was up");
+            }
+        }
+        () = signals.wait() => tracing::warn!("stopped at once, at the second signal"),
+    }
+    drop(endpoint);
+    tracing::info!("stopped; connections given to targets go on by the data plane");
+    Ok(())
+}
+
+fn start_migrator(
+    config: &Config,
+    opened: OpenedPlane,
+    targets: &Arc<Targets>,
+) -> Result<Arc<Migrator>, StartError> {
+    let OpenedPlane { plane, uplink, tls } = opened;
+    let name = config.plane.tun.get_ref();
+    let tun = Tun::open(name).map_err(|source| StartError::Tun { name: name.clone(), source })?;
+    let tun = Arc::new(tun);
+    plane.attach_tun(tun.name(), REINJECT_MARK)?;
+    tracing::info!(hook = ?plane.hook(), tun = tun.name(), "data plane attached");
+    let sink: Arc<dyn crate::hold::PacketSink> = tun.clone();
+    let migrator = Migrator::new(plane, sink, Arc::clone(targets), config.handoff_settings(uplink));
+    migrator.start(tun, &tls, &hello(config))?;
+    Ok(migrator)
+}
+
+/// What this node says first on each control channel.
+pub(crate) fn hello(config: &Config) -> Hello {
+    Hello {
+        protocol: PROTOCOL_VERSION,
+        role: Role::Intermediate,
+        name: config.name.get_ref().clone(),
+        instance: random_instance(),
+        software: concat!("baton intermediate ", env!("CARGO_PKG_VERSION")).to_owned(),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
