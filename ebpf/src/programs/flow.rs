@@ -6,22 +6,15 @@ use crate::skb::{self, SharedRecord, Skb};
 use baton_shared::addr::IpWords;
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, Settings};
-use baton_shared::translate::{Action, Verdict, judge_egress, judge_ingress, judge_unreadable};
-use baton_shared::wire::{Fragment, PROTOCOL_TCP, TcpWords};
+use baton_shared::translate::{
+    Action, Direction, Verdict, judge_egress, judge_ingress, judge_unreadable, translate,
+};
+use baton_shared::wire::{Fragment, OPTIONS_MAX, PROTOCOL_TCP, TcpWords};
 
 /// EtherType of IPv4 as `skb->protocol` has it.
 const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
 /// Offset of the checksum in a TCP header, bytes.
 const TCP_CHECKSUM: u32 = 16;
-
-/// Which way the packet goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    /// From the client, on the intermediate's ingress.
-    FromClient,
-    /// To the client, on the target's egress.
-    ToClient,
-}
 
 /// Judges one packet and does what the verdict says.
 #[inline(always)]
@@ -43,10 +36,12 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     let Some(settings) = SETTINGS.get(0) else { return NEXT };
     let now = skb::now_ns();
 
+    let loaded = load_segment(skb, tcp_at, scratch);
+    let scratch = skb::opaque(scratch);
     let marked = direction == Direction::FromClient
         && settings.reinject_mark != 0
         && skb.mark() == settings.reinject_mark;
-    let verdict = match load_segment(skb, tcp_at, scratch) {
+    let verdict = match loaded {
         Err(reason) => {
             scratch.patch.account = Default::default();
             judge_unreadable(&scratch.record, now, reason)
@@ -123,7 +118,11 @@ fn load_segment(skb: Skb, tcp_at: u32, scratch: &mut Scratch) -> Result<(), Pack
         if !skb.load_up_to_64(tcp_at + 20, length, &mut scratch.options) {
             return Err(PacketCounter::DropMalformed);
         }
-        scratch.segment.options.places.find(&scratch.options, length);
+        for at in 0..OPTIONS_MAX {
+            if !skb::opaque(&mut scratch.segment.options.places).step(&scratch.options, length, at) {
+                break;
+            }
+        }
         let scratch = skb::opaque(scratch);
         scratch.segment.options.load(&scratch.options);
     }
@@ -148,9 +147,12 @@ fn act(
         return SHOT;
     }
     if let Some(counter) = verdict.counter {
-        if verdict.action == Action::Translate && !store(skb, direction, tcp_at, scratch) {
-            count(PacketCounter::DropStoreFailed.code());
-            return SHOT;
+        if verdict.action == Action::Translate {
+            translate(&scratch.record, &scratch.segment, direction, &mut scratch.patch);
+            if !store(skb, direction, tcp_at, skb::opaque(scratch)) {
+                count(PacketCounter::DropStoreFailed.code());
+                return SHOT;
+            }
         }
         count(counter.code());
         book(record, scratch, now);

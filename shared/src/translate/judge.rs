@@ -1,6 +1,6 @@
 //! The verdict on a packet of a known flow, at each of the two hooks.
 
-use super::{Account, Patch, translate};
+use super::{Account, Patch};
 use crate::reason::PacketCounter;
 use crate::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST, NOTE_SYN_ACK};
 use crate::seq::before;
@@ -12,7 +12,7 @@ use crate::wire::{ACK, FIN, RST, SYN, Segment};
 pub enum Action {
     /// Leave it to the ordinary stack, unchanged.
     Pass = 0,
-    /// Write the patch into it and send it on its way.
+    /// Have [`translate`](super::translate) fill in the patch, write it into the packet, send it on its way.
     Translate = 1,
     /// Send it, unchanged, to the daemon's TUN.
     Divert = 2,
@@ -85,7 +85,6 @@ pub fn judge_ingress(
             if segment.ttl <= 1 {
                 return Verdict::new(Action::Drop, PacketCounter::DropTtlExpired);
             }
-            translate(record, segment, false, segment.ttl - 1, patch);
             Verdict::new(Action::Translate, PacketCounter::Translated)
         }
         FlowState::Superseded => Verdict::new(Action::Pass, PacketCounter::Superseded),
@@ -109,9 +108,6 @@ pub fn judge_egress(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -
                 return Verdict::new(Action::Drop, PacketCounter::DropLateSynAck);
             }
             note(record, segment, &mut patch.account);
-            if translate(record, segment, true, segment.ttl, patch) {
-                patch.account.also = PacketCounter::AckRaised.code();
-            }
             Verdict::new(Action::Translate, PacketCounter::Translated)
         }
         // The intermediate's states do not occur here.

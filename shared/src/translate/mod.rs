@@ -1,8 +1,10 @@
 //! What becomes of a packet of a known flow: the verdict, and the new header values.
 //!
 //! Facts in, patch out: the caller loads a [`FlowRecord`](crate::record::FlowRecord) and a
-//! [`Segment`](crate::wire::Segment), asks [`judge_ingress`] or [`judge_egress`], and does what the [`Verdict`]
-//! says with what stands in the [`Patch`]. The eBPF programs and every other plane call the same code.
+//! [`Segment`](crate::wire::Segment), asks [`judge_ingress`] or [`judge_egress`] and does what the [`Verdict`] says;
+//! if that is to translate, [`translate`] fills in the [`Patch`]. The eBPF programs and every other plane call the
+//! same code. (Two calls, since the eBPF verifier multiplies the paths of one with those of the other if the caller
+//! cannot stand in between.)
 
 mod judge;
 mod patch;
@@ -12,4 +14,4 @@ mod tests;
 
 pub use judge::{Action, Verdict, judge_egress, judge_ingress, judge_unreadable};
 pub use patch::{Account, Patch};
-pub use rewrite::translate;
+pub use rewrite::{Direction, translate};

@@ -1,17 +1,25 @@
 //! The one translation of a segment between the client's and the server's numbers.
 
 use super::Patch;
+use crate::reason::PacketCounter;
 use crate::record::FlowRecord;
 use crate::seq::before;
 use crate::wire::{ACK, SYN, Segment, Sum};
 
-/// Fills `patch` with the segment's header values in the other space. Returns whether an acknowledgement was
-/// raised to the record's floor.
-///
-/// `floor` tells whether the record's floor counts (the target's egress only). The time to live is taken over
-/// from `ttl`.
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client, on the intermediate's ingress: a hop, so the time to live goes down by one (the judge has
+    /// seen that it is more than one).
+    FromClient,
+    /// To the client, on the target's egress: the record's acknowledgement floor counts.
+    ToClient,
+}
+
+/// Fills `patch` with the segment's header values in the other space. To be called where the judge said
+/// [`Action::Translate`](super::Action::Translate), with the patch it was given.
 #[inline(always)]
-pub fn translate(record: &FlowRecord, segment: &Segment, floor: bool, ttl: u8, patch: &mut Patch) -> bool {
+pub fn translate(record: &FlowRecord, segment: &Segment, direction: Direction, patch: &mut Patch) {
     let mut sum = Sum::ZERO;
 
     let seq = segment.seq.wrapping_add(record.seq_delta);
@@ -23,9 +31,10 @@ pub fn translate(record: &FlowRecord, segment: &Segment, floor: bool, ttl: u8, p
     let mut raised = 0u32;
     if segment.has(ACK) {
         ack = ack.wrapping_add(record.ack_delta);
-        if floor && before(ack, record.ack_floor) {
+        if matches!(direction, Direction::ToClient) && before(ack, record.ack_floor) {
             raised = record.ack_floor.wrapping_sub(ack);
             ack = record.ack_floor;
+            patch.account.also = PacketCounter::AckRaised.code();
         }
     }
     patch.ack = ack;
@@ -72,10 +81,13 @@ pub fn translate(record: &FlowRecord, segment: &Segment, floor: bool, ttl: u8, p
     let (old_addr, new_addr) = (record.key.local.v4_word(), record.new_addr.v4_word());
     let addresses = Sum::ZERO.replaced(old_addr, new_addr);
     patch.new_addr = record.new_addr;
+    let ttl = match direction {
+        Direction::FromClient => segment.ttl.wrapping_sub(1),
+        Direction::ToClient => segment.ttl,
+    };
     patch.ttl = ttl;
     let hops = addresses.replaced16(u16::from_ne_bytes([segment.ttl, 0]), u16::from_ne_bytes([ttl, 0]));
     patch.header_checksum = segment.header_checksum.changed(hops);
-    raised != 0
 }
 
 /// The window in the receiver's scale, its right edge moved back by as much as the acknowledgement was raised.

@@ -11,6 +11,6 @@ mod tcp;
 
 pub use checksum::{HeaderChecksum, Sum};
 pub use ipv4::{Fragment, Ipv4Words, PROTOCOL_TCP};
-pub use options::{OPTION_BUFFER, OptionPlaces, OptionValues};
+pub use options::{OPTION_BUFFER, OPTIONS_MAX, OptionPlaces, OptionValues};
 pub use segment::Segment;
 pub use tcp::{ACK, FIN, RST, SYN, TcpWords};

@@ -10,6 +10,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// instead of checked.
 pub const OPTION_BUFFER: usize = 64;
 const MASK: u32 = 63;
+/// The most option bytes a TCP header has.
+pub const OPTIONS_MAX: u32 = 40;
 
 const KIND_END: u8 = 0;
 const KIND_NOP: u8 = 1;
@@ -26,6 +28,8 @@ pub struct OptionPlaces {
     pub sack: u32,
     /// How many SACK blocks there are, 0 to 4.
     pub sack_blocks: u32,
+    /// The walk's own: where the option after the last one seen begins.
+    pub next: u32,
 }
 
 /// The values, host order.
@@ -56,42 +60,47 @@ fn word(bytes: &[u8; OPTION_BUFFER], at: u32) -> u32 {
 impl OptionPlaces {
     /// Walks `length` bytes (0 to 40) of options. As a receiver does, it stops at an option that cannot be
     /// right and takes the last of several of a kind (`tcp_parse_options()` in the kernel's net/ipv4/tcp_input.c).
-    #[inline(always)]
-    #[expect(clippy::manual_range_contains, reason = "plain comparisons are what the verifier follows best")]
     pub fn find(&mut self, bytes: &[u8; OPTION_BUFFER], length: u32) {
-        self.timestamps = 0;
-        self.sack = 0;
-        self.sack_blocks = 0;
-        // Byte by byte instead of option by option: the eBPF verifier then knows every index, and what was found
-        // so far makes no difference to it.
-        let mut next: u32 = 0;
-        for at in 0..40u32 {
-            if at >= length {
+        *self = OptionPlaces::default();
+        for at in 0..OPTIONS_MAX {
+            if !self.step(bytes, length, at) {
                 break;
-            }
-            if at < next {
-                continue;
-            }
-            let kind = byte(bytes, at);
-            if kind == KIND_END {
-                break;
-            }
-            if kind == KIND_NOP {
-                continue;
-            }
-            let size = byte(bytes, at + 1) as u32;
-            next = at + size;
-            if size < 2 || next > length {
-                break;
-            }
-            if kind == KIND_TIMESTAMPS && size == 10 {
-                self.timestamps = at + 2;
-            }
-            if kind == KIND_SACK && size >= 10 && size <= 34 && (size - 2) & 7 == 0 {
-                self.sack = at + 2;
-                self.sack_blocks = (size - 2) >> 3;
             }
         }
+    }
+
+    /// One byte of the walk, which begins with zeroed places; false ends it. Byte by byte instead of option by
+    /// option, and with what is known kept in `self`: so the eBPF program can make `self` opaque in between, and
+    /// its verifier knows every index but does not remember how it came there.
+    #[inline(always)]
+    #[expect(clippy::manual_range_contains, reason = "plain comparisons are what the verifier follows best")]
+    pub fn step(&mut self, bytes: &[u8; OPTION_BUFFER], length: u32, at: u32) -> bool {
+        if at >= length {
+            return false;
+        }
+        if at < self.next {
+            return true;
+        }
+        let kind = byte(bytes, at);
+        if kind == KIND_END {
+            return false;
+        }
+        if kind == KIND_NOP {
+            return true;
+        }
+        let size = byte(bytes, at + 1) as u32;
+        if size < 2 || size > length - at {
+            return false;
+        }
+        self.next = at + size;
+        if kind == KIND_TIMESTAMPS && size == 10 {
+            self.timestamps = at + 2;
+        }
+        if kind == KIND_SACK && size >= 10 && size <= 34 && (size - 2) & 7 == 0 {
+            self.sack = at + 2;
+            self.sack_blocks = (size - 2) >> 3;
+        }
+        true
     }
 }
 
@@ -137,7 +146,7 @@ mod tests {
         let mut bytes = vec![1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9, 1, 1, 5, 18];
         bytes.extend((0u32..4).flat_map(|e| (100 + e).to_be_bytes()));
         let values = load(&bytes);
-        assert_eq!(values.places, OptionPlaces { timestamps: 4, sack: 16, sack_blocks: 2 });
+        assert_eq!(values.places, OptionPlaces { timestamps: 4, sack: 16, sack_blocks: 2, next: 32 });
         assert_eq!((values.tsval, values.tsecr), (7, 9));
         assert_eq!(values.sack_edges[..4], [100, 101, 102, 103]);
     }
@@ -152,7 +161,8 @@ mod tests {
             &[0, 8, 10],
             &[5, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         ] {
-            assert_eq!(load(bytes).places, OptionPlaces::default(), "{bytes:?}");
+            let places = load(bytes).places;
+            assert_eq!((places.timestamps, places.sack_blocks), (0, 0), "{bytes:?}");
         }
     }
 

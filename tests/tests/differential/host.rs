@@ -4,7 +4,9 @@ use crate::{Case, Hook, Outcome};
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
-use baton_shared::translate::{Action, Patch, Verdict, judge_egress, judge_ingress, judge_unreadable};
+use baton_shared::translate::{
+    Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_unreadable, translate,
+};
 use baton_shared::wire::{HeaderChecksum, OPTION_BUFFER, Segment};
 use etherparse::{IpNumber, Ipv4Header, TcpHeader};
 use std::net::{IpAddr, Ipv4Addr};
