@@ -60,14 +60,8 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-fn interface_ioctl(code: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
+fn interface_ioctl(code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
     let socket = control_socket()?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_possible_wrap,
-        reason = "libc's type differs: glibc's is unsigned long, musl's int"
-    )]
-    let code = code as _;
     // SAFETY: all codes used here read or write one `ifreq`, which lives during the call.
     if unsafe { libc::ioctl(socket.as_raw_fd(), code, std::ptr::from_mut(request)) } < 0 {
         return Err(io::Error::last_os_error());

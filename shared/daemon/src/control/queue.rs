@@ -113,3 +113,34 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_shared::control::encode;
+
+    #[tokio::test]
+    async fn what_was_queued_is_taken_at_once_and_bounds_count_what_the_writer_holds() {
+        let queue = Queue::default();
+        let status = |n| Message::Status(FlowRef { flow_id: n, generation: 1 });
+        assert_eq!(queue.send(&status(0)), Err(SendError::Down));
+        queue.open();
+        let mut expected = Vec::new();
+        for n in 0..QUEUE_MESSAGES as u64 {
+            queue.send(&status(n)).unwrap();
+            expected.extend(encode(&status(n)).unwrap());
+        }
+        assert_eq!(queue.send(&status(0)), Err(SendError::Busy));
+        let mut batch = Vec::new();
+        assert!(queue.take(&mut batch).await);
+        assert_eq!(batch, expected, "all of it, in order");
+        assert_eq!(queue.send(&status(0)), Err(SendError::Busy), "it is not written yet");
+        batch.clear();
+        let empty = tokio::time::timeout(std::time::Duration::from_millis(50), queue.take(&mut batch)).await;
+        assert!(empty.is_err(), "nothing is left");
+        queue.send(&status(0)).unwrap();
+        queue.close();
+        assert_eq!(queue.send(&status(0)), Err(SendError::Down));
+        assert!(!queue.take(&mut batch).await);
+    }
+}

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::certs::{self, Node};
-use crate::tls::TlsFiles;
+use crate::tls::{CertificateFacts, TlsFiles};
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
-use baton_shared::control::{Handoff, PROTOCOL_VERSION, RefusedAnswer, Role};
+use baton_shared::control::{FrameReader, Handoff, PROTOCOL_VERSION, RefusedAnswer, Role};
 use baton_shared::reason::Refusal;
 use baton_shared::seq::Seq;
 use std::net::SocketAddr;
@@ -132,7 +132,7 @@ async fn a_handoff_goes_over_and_its_answer_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_messages_both_ways_arrive_in_order_and_leave_in_batches() {
+async fn many_messages_both_ways_arrive_whole_and_in_order() {
     let dir = pki();
     let (server, mut server_events) = server(dir.path());
     let mut dialled = client(server.local_addr(), dir.path());
@@ -178,12 +178,13 @@ async fn handoffs_behind_a_peer_that_does_not_read_are_known_not_to_be_delivered
     let (go, gate) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
     let tls = TlsFiles::in_dir(dir.path(), "target1");
+    let (bound, address) = std::sync::mpsc::channel();
     let stopped = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (tx, rx) = std::sync::mpsc::channel();
         runtime.block_on(async {
             let spec = ServerSpec {
-                addr: "127.0.0.1:7499".parse().unwrap(),
+                addr: "127.0.0.1:0".parse().unwrap(),
                 tls: &tls,
                 hello: hello(Role::Agent, "target1"),
                 allowed: vec!["front".into()],
@@ -194,13 +195,14 @@ async fn handoffs_behind_a_peer_that_does_not_read_are_known_not_to_be_delivered
                     let _ = tx.send(());
                 }
             };
-            let _server = Server::bind(spec, Arc::new(block)).unwrap();
+            let server = Server::bind(spec, Arc::new(block)).unwrap();
+            bound.send(server.local_addr()).unwrap();
             while rx.try_recv().is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
     });
-    let mut dialled = client("127.0.0.1:7499".parse().unwrap(), dir.path());
+    let mut dialled = client(address.recv_timeout(LONG).unwrap(), dir.path());
     assert!(matches!(next(&mut dialled.events).await, ChannelEvent::Up { .. }));
     let mut sent = 0;
     let mut busy = false;
@@ -318,6 +320,36 @@ async fn another_protocol_version_is_refused_with_both_numbers() {
     let newer = Hello { protocol: PROTOCOL_VERSION + 1, ..hello(Role::Intermediate, "front") };
     let _dialled = client_as(server.local_addr(), &tls, newer, "target1");
     counted(&server.faults(), FaultKind::Version).await;
+}
+
+/// What comes of a `Hello` said over a connection whose certificate proved the intermediate "front".
+async fn greet(said: Hello) -> Result<Hello, Fault> {
+    let proved = CertificateFacts {
+        role: Role::Intermediate,
+        name: "front".into(),
+        not_before: OffsetDateTime::UNIX_EPOCH,
+        not_after: OffsetDateTime::UNIX_EPOCH,
+    };
+    let (mut near, mut far) = tokio::io::duplex(4096);
+    let frame = baton_shared::control::encode(&Message::Hello(said)).unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut far, &frame).await.unwrap();
+    link::exchange_hello(&mut near, &mut FrameReader::new(), &hello(Role::Agent, "target1"), &proved).await
+}
+
+#[tokio::test]
+async fn a_hello_must_say_what_the_certificate_proves() {
+    greet(hello(Role::Intermediate, "front")).await.unwrap();
+    for lie in [hello(Role::Intermediate, "other"), hello(Role::Agent, "front")] {
+        let fault = greet(lie).await.unwrap_err();
+        assert_eq!(fault.kind(), FaultKind::WrongName);
+        assert!(fault.to_string().contains("its certificate intermediate \"front\""), "{fault}");
+    }
+    let newer = Hello { protocol: PROTOCOL_VERSION + 1, ..hello(Role::Intermediate, "front") };
+    let said = greet(newer).await.unwrap_err().to_string();
+    assert!(
+        said.contains(&format!("version {} (test), this node {PROTOCOL_VERSION}", PROTOCOL_VERSION + 1)),
+        "{said}"
+    );
 }
 
 #[tokio::test]
