@@ -13,6 +13,7 @@ use baton_loader::Plane;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,7 +148,8 @@ async fn migrations(
     match query {
         Ok(Query(query)) => {
             let recent = admin.front.migration.history().recent(query.limit.unwrap_or(LIMIT));
-            Json(json!({ "migrations": recent })).into_response()
+            // Not by way of `json!`, which sorts keys: the stages come in the order they happen.
+            Json(BTreeMap::from([("migrations", recent)])).into_response()
         }
         Err(_) => error(StatusCode::BAD_REQUEST, "the query may name limit"),
     }
