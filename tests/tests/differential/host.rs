@@ -69,8 +69,14 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
             Hook::Ingress => judge_ingress(&case.record, &segment, case.marked, NOW, &mut patch),
             Hook::Egress => judge_egress(&case.record, &segment, &mut patch),
         };
-        let written =
-            (verdict.action == Action::Translate).then(|| write(case, &ip, &tcp, &segment, &patch, total));
+        let written = (verdict.action == Action::Translate).then(|| {
+            let direction = match case.hook {
+                Hook::Ingress => Direction::FromClient,
+                Hook::Egress => Direction::ToClient,
+            };
+            translate(&case.record, &segment, direction, &mut patch);
+            write(case, &ip, &tcp, &segment, &patch, total)
+        });
         (verdict, written.map(|frame| (frame, payload)))
     } else {
         (unreadable(PacketCounter::DropMalformed), None)
