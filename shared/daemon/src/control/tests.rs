@@ -310,6 +310,17 @@ async fn an_expired_certificate_is_refused_with_its_date() {
     counted(&dialled.faults, FaultKind::Expired).await;
     let said = dialled.client.last_fault().unwrap();
     assert!(said.contains("expired on 2020-09-13 12:26:40 UTC"), "{said}");
+    // The other way round: the agent refuses, and counts it.
+    let dir = pki();
+    let old = Node {
+        not_before: moment - time::Duration::days(1),
+        not_after: moment,
+        ..Node::new(Role::Intermediate, "front", &[], 1)
+    };
+    certs::make(dir.path(), &[old]).unwrap();
+    let (server, _events) = self::server(dir.path());
+    let _dialled = client(server.local_addr(), dir.path());
+    counted(&server.faults(), FaultKind::Expired).await;
 }
 
 #[tokio::test]
