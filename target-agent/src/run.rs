@@ -85,7 +85,7 @@ fn serve(config: &Config, plane: &Arc<Plane>, runtime: &Runtime) -> anyhow::Resu
     let addr = listening.local_addr();
     // Nothing of the server runs before the runtime does, so no event finds this empty.
     let _ = server.set(listening);
-    // PRIV
+    baton_daemon::privileges::drop_after_start()?;
     let admin = Admin::start(config, &shared, &server)?;
     tracing::info!(
         control = %addr, uplink = %config.uplink.get_ref(), hook = ?plane.hook(), flows = plane.slots().capacity(),

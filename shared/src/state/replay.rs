@@ -344,12 +344,19 @@ impl Replay {
                 self.syn_due = false;
                 Some(SegmentToSend::syn(&self.handoff.connection, self.first_byte().minus(1)))
             }
-            Phase::Feeding => self.poll_data(now_ns),
+            Phase::Feeding => {
+                let segment = self.poll_data();
+                // Asked again after the last one was sent: only now it surely was.
+                if segment.is_none() && self.fed_once && self.answered_ns == 0 {
+                    self.answered_ns = now_ns.max(1);
+                }
+                segment
+            }
             _ => None,
         }
     }
 
-    fn poll_data(&mut self, now_ns: u64) -> Option<SegmentToSend> {
+    fn poll_data(&mut self) -> Option<SegmentToSend> {
         let (request, total) = (self.request_bytes(), self.total());
         let room = self.right_edge.saturating_sub(self.next);
         let bytes = request.saturating_sub(self.next).min(self.payload_bytes).min(room);
@@ -379,12 +386,7 @@ impl Replay {
         };
         self.next = to.saturating_add(u32::from(fin));
         self.sent = self.sent.max(self.next);
-        if self.sent == total && !self.fed_once {
-            self.fed_once = true;
-            if self.answered_ns == 0 {
-                self.answered_ns = now_ns.max(1);
-            }
-        }
+        self.fed_once |= self.sent == total;
         Some(segment)
     }
 

@@ -6,7 +6,7 @@ use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_shared::control::{FlowRef, MigratedAnswer, RefusedAnswer};
 use baton_shared::reason::{EndReason, Refusal};
-use baton_shared::record::{FLAG_FED, FlowRecord, FlowState};
+use baton_shared::record::{FLAG_FED, FlowRecord, FlowState, NOTE_RST};
 use baton_shared::seq::{Seq, before};
 use baton_shared::state::replay::Answer;
 
@@ -63,7 +63,9 @@ impl Engine {
                 FlowState::Ended => {
                     // Reported or not, it is reported again: the intermediate notes an end once.
                     found.taken_over += 1;
-                    self.end(table, slot, EndReason::Finished, now);
+                    let reset = record.note_flags & NOTE_RST != 0;
+                    let reason = if reset { EndReason::ServerReset } else { EndReason::Finished };
+                    self.end(table, slot, reason, now);
                 }
                 FlowState::Replaying => {
                     found.withdrawn += 1;

@@ -1,0 +1,215 @@
+//! Handoffs replayed to a real kernel and a real server: what the client would see on the wire, and how the flow ends.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+mod support;
+
+use baton_shared::capture::NegotiatedOptions;
+use baton_shared::control::{Handoff, Message, MigratedAnswer};
+use baton_shared::reason::{EndReason, Refusal};
+use std::time::Duration;
+use support::wire::{Received, Wire};
+use support::{World, handoff, inside, options};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
+}
+
+fn post(path: &str, bytes: usize) -> Vec<u8> {
+    let mut request =
+        format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n").into_bytes();
+    request.extend((0..bytes).map(|i| u8::try_from(i % 251).unwrap()));
+    request
+}
+
+fn migrate(world: &World, handoff: &Handoff) -> MigratedAnswer {
+    world.send(Message::Handoff(Box::new(handoff.clone())));
+    match world.next() {
+        Message::Migrated(answer) => {
+            assert_eq!(answer.flow, handoff.flow);
+            answer
+        }
+        other => panic!("not migrated: {other:?}"),
+    }
+}
+
+fn refused(world: &World, message: Message) -> Refusal {
+    world.send(message);
+    match world.next() {
+        Message::Refused(answer) => answer.reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn ended(world: &World, handoff: &Handoff, reason: EndReason) {
+    match world.next() {
+        Message::Ended(report) => assert_eq!((report.flow, report.reason), (handoff.flow, reason)),
+        other => panic!("no end: {other:?}"),
+    }
+    world.send(Message::EndSeen(handoff.flow));
+}
+
+fn body(received: &Received) -> String {
+    let text = String::from_utf8_lossy(&received.bytes);
+    text.split_once("\r\n\r\n").expect("a whole head").1.to_owned()
+}
+
+#[test]
+fn a_request_is_answered_to_the_client_from_the_vip() {
+    let Some(world) = inside("a_request_is_answered_to_the_client_from_the_vip") else { return };
+    let wire = Wire::open();
+    for bits in 0..8u8 {
+        let used = NegotiatedOptions {
+            sack: bits & 1 != 0,
+            timestamps: bits & 2 != 0,
+            window_scale: options().window_scale.filter(|_| bits & 4 != 0),
+            ..options()
+        };
+        let port = 40_000 + u16::from(bits);
+        let h = handoff(u64::from(bits), port, &get("/hello"), used);
+        let m = migrate(&world, &h);
+        let got = wire.receive(&h, &m, LIMIT);
+        assert!(got.fin && !got.reset, "{got:?}");
+        assert!(body(&got).starts_with(&format!("/hello 10.95.0.77:{port} 0 ")), "{}", body(&got));
+        ended(&world, &h, EndReason::Finished);
+    }
+    let flows = world.admin("/v1/flows");
+    assert!(flows["flows"].as_array().unwrap().iter().all(|f| f["state"] == "ended"), "{flows}");
+    assert_eq!(world.admin("/v1/migrations")["migrations"].as_array().unwrap().len(), 8);
+    // Linger time over: the table is empty.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(world.admin("/v1/flows")["flows"].as_array().unwrap().len(), 0);
+    let metrics = world.metrics();
+    assert!(metrics.contains("baton_table_slots_used 0\n"), "{metrics}");
+    assert!(metrics.contains("baton_flows_ended_total{reason=\"finished\"} 8\n"), "{metrics}");
+}
+
+#[test]
+fn large_requests_and_responses_pass_whole() {
+    let Some(world) = inside("large_requests_and_responses_pass_whole") else { return };
+    let wire = Wire::open();
+    for (n, (path, bytes)) in
+        [("/echo", 1), ("/echo", 1448), ("/echo", 64_000), ("/echo", 262_144), ("/slow", 262_144)]
+            .into_iter()
+            .enumerate()
+    {
+        let n = u16::try_from(n).unwrap();
+        let h = handoff(u64::from(n), 41_000 + n, &post(path, bytes), options());
+        let m = migrate(&world, &h);
+        let got = wire.receive(&h, &m, LIMIT);
+        assert!(
+            body(&got).starts_with(&format!("{path} 10.95.0.77:{} {bytes} ", 41_000 + n)),
+            "{}",
+            body(&got)
+        );
+        ended(&world, &h, EndReason::Finished);
+    }
+    let h = handoff(99, 42_000, &get("/big/3000000"), options());
+    let m = migrate(&world, &h);
+    let got = wire.receive(&h, &m, LIMIT);
+    assert_eq!(body(&got).len(), 3_000_000);
+    ended(&world, &h, EndReason::Finished);
+}
+
+#[test]
+fn what_must_not_run_is_refused_and_stays_refused() {
+    let Some(mut world) = inside("what_must_not_run_is_refused_and_stays_refused") else { return };
+    let wire = Wire::open();
+    let message = |h: &Handoff| Message::Handoff(Box::new(h.clone()));
+    let h = handoff(1, 40_001, &get("/hello"), options());
+    // Asked before it came: refused for ever.
+    assert_eq!(refused(&world, Message::Status(h.flow)), Refusal::NeverSeen);
+    assert_eq!(refused(&world, message(&h)), Refusal::NeverSeen);
+    let mut h = handoff(2, 40_002, &get("/hello"), options());
+    h.server = "10.95.0.2:22".parse().unwrap();
+    assert_eq!(refused(&world, message(&h)), Refusal::NotAllowed);
+    let mut h = handoff(3, 40_003, &get("/hello"), options());
+    h.connection.options.ecn = true;
+    assert_ne!(
+        refused_or_migrated(&world, &h),
+        Some(Refusal::OptionsMismatch),
+        "Linux takes an offer of ECN"
+    );
+    // The same handoff twice is run once; another one on a living 4-tuple is refused.
+    let h = handoff(4, 40_004, &get("/hang"), options());
+    let m = migrate(&world, &h);
+    assert_eq!(migrate(&world, &h), m);
+    let other = handoff(5, 40_004, &get("/hello"), options());
+    assert_eq!(refused(&world, message(&other)), Refusal::Duplicate);
+    // The client resets: the socket is gone, and the port can be used again.
+    wire.reset(&h);
+    let again = handoff(6, 40_004, &get("/hello"), options());
+    std::thread::sleep(Duration::from_millis(50));
+    world.send(message(&again));
+    ended(&world, &h, EndReason::SocketGone);
+    let Message::Migrated(m) = world.next() else { panic!("not migrated") };
+    assert!(body(&wire.receive(&again, &m, LIMIT)).starts_with("/hello "));
+    ended(&world, &again, EndReason::Finished);
+    // TIME_WAIT or not, the same port once more.
+    let again = handoff(7, 40_004, &get("/hello"), options());
+    let m = migrate(&world, &again);
+    assert!(body(&wire.receive(&again, &m, LIMIT)).starts_with("/hello "));
+    ended(&world, &again, EndReason::Finished);
+    world.stop_server();
+    let h = handoff(8, 40_008, &get("/hello"), options());
+    assert_eq!(refused(&world, message(&h)), Refusal::ServerRefused);
+    assert_eq!(refused(&world, message(&h)), Refusal::ServerRefused, "the same answer again");
+}
+
+fn refused_or_migrated(world: &World, h: &Handoff) -> Option<Refusal> {
+    world.send(Message::Handoff(Box::new(h.clone())));
+    match world.next() {
+        Message::Refused(answer) => Some(answer.reason),
+        Message::Migrated(_) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn flows_go_on_when_the_agent_is_killed() {
+    let Some(mut world) = inside("flows_go_on_when_the_agent_is_killed") else { return };
+    let wire = Wire::open();
+    let h = handoff(1, 43_001, &post("/slow", 100), options());
+    let m = migrate(&world, &h);
+    world.kill_agent();
+    let got = wire.receive(&h, &m, LIMIT);
+    assert!(body(&got).starts_with("/slow 10.95.0.77:43001 100 "), "{}", body(&got));
+    world.start_agent("");
+    ended(&world, &h, EndReason::Finished);
+    // A flow that lives through the restart, and its answer with it.
+    let h = handoff(2, 43_002, &get("/hang"), options());
+    let m = migrate(&world, &h);
+    world.kill_agent();
+    world.start_agent("idle_ms = 1000");
+    world.send(Message::Status(h.flow));
+    let again = loop {
+        match world.next() {
+            Message::Migrated(again) => break again,
+            // What lingered is reported once more.
+            Message::Ended(report) if report.flow.flow_id == 1 => {}
+            other => panic!("no answer but {other:?}"),
+        }
+    };
+    assert_eq!(
+        (again.server_snd_nxt, again.client_snd_nxt, again.ts_delta),
+        (m.server_snd_nxt, m.client_snd_nxt, m.ts_delta)
+    );
+    // And it is ended when nothing has passed for long, without a word on the wire.
+    ended(&world, &h, EndReason::Idle);
+}
+
+#[test]
+fn a_handoff_takes_microseconds() {
+    let Some(world) = inside("a_handoff_takes_microseconds") else { return };
+    let mut times: Vec<(u32, u32)> = (0..300u16)
+        .map(|n| {
+            let h = handoff(u64::from(n), 44_000 + n, &get("/hello"), options());
+            let m = migrate(&world, &h);
+            (m.total_us, m.handshake_us)
+        })
+        .collect();
+    times.sort_unstable();
+    println!("handoff us: p50 {:?} p90 {:?} p99 {:?}", times[150], times[270], times[297]);
+    assert!(times[150].0 < 2000, "half of them took more than 2 ms");
+}
