@@ -94,7 +94,7 @@ struct Down {
     /// The lab's name
     #[arg(long, value_name = "N", default_value = "lab", conflicts_with = "all")]
     name: String,
-    /// All labs
+    /// All labs, whoever brought them up, but those of demos and tests that are running
     #[arg(long)]
     all: bool,
 }
@@ -246,6 +246,10 @@ fn down(args: &Down) -> Result<ExitCode> {
     let names = if args.all { netns_lab::labs() } else { vec![args.name.clone()] };
     let mut problems = Vec::new();
     for name in &names {
+        if let Some(owner) = netns_lab::running_owner(name).filter(|_| args.all) {
+            print(&format!("lab {name} belongs to process {owner}, which is running: left alone"))?;
+            continue;
+        }
         match netns_lab::down(name) {
             Ok(()) => print(&format!("lab {name} is down"))?,
             Err(e) => problems.push(format!("{e:#}")),

@@ -32,7 +32,7 @@ pub mod sys;
 pub use counters::{EndCounters, LinkCounters};
 pub use lab::Lab;
 pub use process::ProcessRecord;
-pub use remove::{down, labs, sweep};
+pub use remove::{down, labs, running_owner, sweep};
 pub use spec::{Balancer, LabSpec, Rate};
 pub use state::{LabState, NodeState};
 pub use steer::Program;

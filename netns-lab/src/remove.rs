@@ -52,6 +52,12 @@ pub fn sweep() {
     }
 }
 
+/// The process a lab belongs to, if that still runs: a demo or a test, which takes its lab down itself.
+pub fn running_owner(name: &str) -> Option<u32> {
+    let owner = LabState::load(name).ok().flatten()?.owner?;
+    (owner.is_alive() && owner.pid != std::process::id()).then_some(owner.pid)
+}
+
 pub(crate) fn unknown(name: &str) -> String {
     let up = labs();
     let others = if up.is_empty() { "none is up".to_owned() } else { format!("up are: {}", up.join(", ")) };
@@ -80,12 +86,18 @@ pub(crate) fn teardown(lab: &str) -> Vec<String> {
     let run = plan::run_dir(lab);
     for mount in mounts_below(&run) {
         let lazily = |_| command::run("umount", &["-l", &mount]);
-        if let Err(e) = command::run("umount", &[&mount]).or_else(lazily) {
+        let gone = || !mounts_below(&run).contains(&mount);
+        if let Err(e) = command::run("umount", &[&mount]).or_else(lazily)
+            && !gone()
+        {
             problems.push(format!("{e:#}"));
         }
     }
     for netns in namespaces(lab) {
-        if let Err(e) = command::ip(&format!("netns del {netns}")) {
+        // Two may take the same lab down at once; what the other has removed is no problem.
+        if let Err(e) = command::ip(&format!("netns del {netns}"))
+            && plan::netns_path(&netns).exists()
+        {
             problems.push(format!("{e:#}"));
         }
     }

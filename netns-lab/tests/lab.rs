@@ -132,3 +132,21 @@ fn programs_are_stopped_killed_and_started_by_name() {
     lab.restart("target1", Program::Server).unwrap();
     assert!(serves());
 }
+
+#[test]
+fn a_lab_belongs_to_its_process_until_it_is_left() {
+    if !able("a_lab_belongs_to_its_process_until_it_is_left") {
+        return;
+    }
+    let lab = small("owned");
+    let name = lab.spec().name.clone();
+    // From another process, what `down --all` asks before it takes a lab.
+    let state = netns_lab::LabState::load(&name).unwrap().unwrap();
+    assert_eq!(state.owner.map(|o| o.pid), Some(std::process::id()));
+    assert_eq!(netns_lab::running_owner(&name), None, "to the owner itself it is not another's");
+    lab.leave().unwrap();
+    let attached = Lab::attach(&name).unwrap();
+    assert!(attached.exec("client1", &["true"]).unwrap().status.success());
+    assert_eq!(attached.snapshot().owner, None);
+    netns_lab::down(&name).unwrap();
+}
