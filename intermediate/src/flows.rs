@@ -4,6 +4,7 @@
 //! [`Flows::abandon`], ends when its agent says so ([`Flows::on_end`]), lingers so that the connection's last
 //! packets still find their way, and is then removed: key first, slot after.
 
+mod upkeep;
 mod view;
 
 pub use view::{EndView, FlowFilter, FlowView};
@@ -18,12 +19,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// How long a committed flow's hold accounts are watched at least: a packet on another CPU may be diverted for
-/// the last time a moment after the commit.
-const WATCH: Duration = Duration::from_secs(1);
-/// Accounts that differ and have not moved for this long are reconciled.
-const STALLED: Duration = Duration::from_millis(100);
 
 /// What a flow is, for its entry.
 #[derive(Clone, Debug)]
@@ -143,70 +138,6 @@ impl Flows {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes over what an earlier run left in the plane: committed flows go on, frozen ones are removed (their
-    /// sockets died with their process). Returns how many of each.
-    pub fn recover(&self) -> (usize, usize) {
-        let (mut taken, mut removed) = (0, 0);
-        for (slot, record) in self.plane.recovered() {
-            self.next_id.fetch_max(record.flow_id.wrapping_add(1), Ordering::Relaxed);
-            match FlowState::from_raw(record.state) {
-                FlowState::Committed | FlowState::Ended => {
-                    self.take_over(slot, &record);
-                    taken += 1;
-                }
-                _ => {
-                    self.remove_from_plane(&record.key, slot);
-                    removed += 1;
-                }
-            }
-        }
-        (taken, removed)
-    }
-
-    fn take_over(&self, slot: u32, record: &FlowRecord) {
-        let server = record.new_addr.socket_addr(record.new_port);
-        let target = self.targets.by_server(server);
-        let ended = FlowState::from_raw(record.state) == FlowState::Ended;
-        let entry = Entry {
-            flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
-            key: record.key,
-            slot,
-            client: record.key.remote.socket_addr(record.key.remote_port),
-            vip: record.key.local.socket_addr(record.key.local_port),
-            target,
-            server,
-            request: String::new(),
-            started: SystemTime::now(),
-            began_ns: monotonic_ns(),
-            committed: true,
-            // How it ended was told to the process before this one.
-            end: ended.then_some(EndReport {
-                flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
-                reason: EndReason::AgentLost,
-                packets: 0,
-                bytes: 0,
-                duration_ms: 0,
-            }),
-        };
-        if let Some(target) = target.filter(|_| !ended).and_then(|t| self.targets.get(t)) {
-            target.flow_began(false);
-        }
-        let mut table = self.table();
-        let now = Instant::now();
-        if ended {
-            table.lingering.push_back((now + self.linger, record.flow_id));
-        } else {
-            table.watched.push(Watch {
-                flow_id: record.flow_id,
-                until: now + WATCH,
-                accounts: (record.diverted, record.released),
-                since: now,
-            });
-        }
-        table.by_key.insert(record.key, record.flow_id);
-        table.by_id.insert(record.flow_id, entry);
     }
 
     fn remove_from_plane(&self, key: &FlowKey, slot: u32) {
@@ -344,12 +275,7 @@ impl Flows {
             self.plane.slots().change_state(slot, FlowState::Committed, FlowState::Ended);
             table.lingering.push_back((now + self.linger, record.flow_id));
         }
-        table.watched.push(Watch {
-            flow_id: record.flow_id,
-            until: now + WATCH,
-            accounts: (0, 0),
-            since: now,
-        });
+        table.watched.push(Watch::new(record.flow_id, (0, 0), now));
     }
 
     /// Takes a frozen flow's record away: its packets pass to the ordinary stack again.
@@ -400,56 +326,6 @@ impl Flows {
         let table = self.table();
         let live = |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none();
         table.by_id.values().filter(live).map(|e| e.flow).collect()
-    }
-
-    /// Removes flows whose linger time is over and reconciles hold accounts that stand still. Every 50 ms or so.
-    pub fn sweep(&self) {
-        let now = Instant::now();
-        let mut table = self.table();
-        while let Some((due, id)) = table.lingering.front().copied() {
-            if due > now {
-                break;
-            }
-            table.lingering.pop_front();
-            self.remove(&mut table, id);
-        }
-        let mut watched = std::mem::take(&mut table.watched);
-        watched.retain_mut(|watch| self.check_accounts(&table, watch, now));
-        table.watched = watched;
-    }
-
-    /// Whether the accounts are to be watched on.
-    fn check_accounts(&self, table: &Table, watch: &mut Watch, now: Instant) -> bool {
-        let Some(entry) = table.by_id.get(&watch.flow_id) else { return false };
-        let record = self.plane.slots().read(entry.slot);
-        if record.diverted == record.released {
-            return now < watch.until;
-        }
-        let accounts = (record.diverted, record.released);
-        if accounts != watch.accounts {
-            watch.accounts = accounts;
-            watch.since = now;
-        } else if now.duration_since(watch.since) >= STALLED {
-            self.plane.slots().set_released(entry.slot, record.diverted);
-            self.reconciled.fetch_add(1, Ordering::Relaxed);
-        }
-        true
-    }
-
-    /// Gives up flows on which nothing was seen for the idle time. Every few seconds.
-    pub fn sweep_idle(&self) {
-        let oldest = monotonic_ns().saturating_sub(nanos(self.idle));
-        let table = self.table();
-        let idle = |e: &&Entry| {
-            e.committed
-                && e.end.is_none()
-                && self.plane.slots().read(e.slot).last_seen_ns.max(e.began_ns) < oldest
-        };
-        let idle: Vec<FlowRef> = table.by_id.values().filter(idle).map(|e| e.flow).collect();
-        drop(table);
-        for flow in idle {
-            self.end_unreported(flow, EndReason::Idle);
-        }
     }
 
     /// How many flows have an entry, lingering ones too.

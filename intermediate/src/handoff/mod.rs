@@ -11,6 +11,7 @@ mod history;
 mod late;
 mod pending;
 mod repair;
+mod settings;
 mod syn;
 mod sys;
 mod unresolved;
@@ -19,9 +20,10 @@ pub use candidate::{Candidate, Outcome, StageTimes};
 pub use dispatch::AgentEvent;
 pub use history::{History, HistoryOutcome, MigrationRecord, Subject, flow_id_text};
 pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener};
+pub use settings::{HandoffSettings, MigratorStats};
 
 use crate::flows::{BeginError, FlowIdentity, Flows, Place};
-use crate::hold::{HeldFlow, Hold, HoldLimits, HoldStats, PacketSink};
+use crate::hold::{HeldFlow, Hold, PacketSink};
 use crate::reset::Resetter;
 use crate::targets::{NotSent, Target, TargetId, Targets};
 use baton_loader::Plane;
@@ -40,51 +42,6 @@ use unresolved::{Lost, Unresolved};
 
 /// How long past its owner's patience a freeze binds, for the reset and its answers.
 const FREEZE_MARGIN: Duration = Duration::from_secs(4);
-
-/// Times and limits of migrations.
-#[derive(Clone, Copy, Debug)]
-pub struct HandoffSettings {
-    /// The uplink's number: the device through which targets are reached.
-    pub out_ifindex: u32,
-    /// `handoff.deadline_ms`: what the agent gets to feed a request.
-    pub deadline: Duration,
-    /// `handoff.freeze_ms`: how long a freeze binds if its owner vanishes.
-    pub freeze: Duration,
-    /// `handoff.agent_lost_ms`: how long to wait for the word of an agent that is gone or silent.
-    pub agent_lost: Duration,
-    /// `limits.prefetch_bytes`: the longest request to feed.
-    pub prefetch_bytes: usize,
-    /// `limits.hold_bytes_per_flow` and `limits.hold_bytes`.
-    pub hold: HoldLimits,
-    /// `plane.linger_ms`: how long an ended flow's record stays.
-    pub linger: Duration,
-    /// After this time without a packet a flow is given up. A backstop: agents judge idleness by themselves, so
-    /// longer than theirs.
-    pub idle: Duration,
-    /// How many migration records are kept.
-    pub history: usize,
-}
-
-/// Counts for `/metrics`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MigratorStats {
-    /// The hold queue.
-    pub hold: HoldStats,
-    /// Handoffs whose answer is awaited.
-    pub in_flight: usize,
-    /// Flows with an entry, lingering ones too.
-    pub flows: usize,
-    /// Connections ended by a reset because their request's fate was unknown.
-    pub reset_connections: u64,
-    /// Reset packets sent for them.
-    pub reset_packets: u64,
-    /// Hold accounts reconciled: at least one held packet was lost each time.
-    pub reconciled: u64,
-    /// Connections whose socket had received more after its capture.
-    pub late: u64,
-    /// Answers of agents to handoffs nobody waits for any more.
-    pub stray_answers: u64,
-}
 
 /// Migrates connections. One for the process, shared.
 #[derive(Debug)]

@@ -189,14 +189,11 @@ mod tests {
         On::GiveUp,
     ];
 
+    type Step = (HandoffEvent, HandoffAction);
+
     /// Calls `check` with every sequence of events of this length, and the actions they gave.
-    fn every_sequence(length: usize, check: &mut dyn FnMut(&[(HandoffEvent, HandoffAction)])) {
-        fn go(
-            left: usize,
-            machine: Handoff,
-            path: &mut Vec<(HandoffEvent, HandoffAction)>,
-            check: &mut dyn FnMut(&[(HandoffEvent, HandoffAction)]),
-        ) {
+    fn every_sequence(length: usize, check: &mut dyn FnMut(&[Step])) {
+        fn go(left: usize, machine: Handoff, path: &mut Vec<Step>, check: &mut dyn FnMut(&[Step])) {
             if left == 0 {
                 check(path);
                 return;
