@@ -9,7 +9,7 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 say() { echo "ebpf/install-toolchain.sh: $*"; }
 if [ "$(id -u)" = 0 ]; then root=(); else root=(sudo); fi
 
-packages=(clang-$LLVM llvm-$LLVM llvm-$LLVM-dev libpolly-$LLVM-dev libzstd-dev zlib1g-dev libxml2-dev libffi-dev build-essential curl ca-certificates)
+packages=(llvm-$LLVM llvm-$LLVM-dev libpolly-$LLVM-dev libzstd-dev zlib1g-dev libxml2-dev libffi-dev build-essential curl ca-certificates)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'install ok installed' || missing+=("$package")

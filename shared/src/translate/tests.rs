@@ -131,7 +131,7 @@ fn packet(record: &FlowRecord, local: IpWords, port: PortWord, segment: &Segment
 
 /// 0 and 0xffff are one number in one's complement.
 fn same_checksum(a: u16, b: u16) -> bool {
-    a == b || (a % 0xffff == 0 && b % 0xffff == 0)
+    a == b || (a.is_multiple_of(0xffff) && b.is_multiple_of(0xffff))
 }
 
 proptest! {
