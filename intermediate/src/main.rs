@@ -11,7 +11,7 @@ use std::process::ExitCode;
 /// Owns a virtual address, reads HTTP requests there, and hands each connection over to a target host, whose server
 /// then answers the client directly. What cannot be handed over is proxied.
 #[derive(Debug, Parser)]
-#[command(name = "intermediate", version, propagate_version = true)]
+#[command(name = "intermediate", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,5 +1,12 @@
 //! A front in mode "proxy" on loopback, a server behind it, and a client that sends bytes as it likes.
-#![allow(unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test's panic is its report")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test's panic is its report"
+)]
 
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
