@@ -2,6 +2,7 @@
 
 mod admin;
 mod config;
+mod doctor;
 mod flows;
 mod metrics;
 mod run;
@@ -35,6 +36,8 @@ enum Command {
     },
     /// Check the configuration file: one line per mistake, exit code 2 if there is one.
     Check(ConfigFile),
+    /// Look at this host and say what is missing for the agent to work, why it matters, and how to mend it.
+    Doctor(ConfigFile),
     /// Make certificates for the control channel.
     Certs(CertsArgs),
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             }
             Err(code) => return code,
         },
+        Command::Doctor(file) => return ExitCode::from(doctor::run(&file.config)),
         Command::Certs(args) => baton_daemon::certs::run(&args).map_err(Into::into).map(|lines| {
             for line in lines {
                 println!("{line}");

@@ -1,5 +1,5 @@
 //! Handoffs replayed to a real kernel and a real server: what the client would see on the wire, and how the flow ends.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 mod support;
 
@@ -197,6 +197,43 @@ fn flows_go_on_when_the_agent_is_killed() {
     );
     // And it is ended when nothing has passed for long, without a word on the wire.
     ended(&world, &h, EndReason::Idle);
+}
+
+#[test]
+fn a_request_lost_in_feeding_is_not_said_to_be_unrun() {
+    let Some(mut world) = inside("a_request_lost_in_feeding_is_not_said_to_be_unrun") else { return };
+    let wire = Wire::open();
+    let message = |h: &Handoff| Message::Handoff(Box::new(h.clone()));
+    // The server does not read for a while: its window closes in mid-request.
+    let h = handoff(1, 45_001, &post("/slow", 262_144), options());
+    world.send(message(&h));
+    std::thread::sleep(Duration::from_millis(150));
+    let flows = world.admin("/v1/flows?state=committed");
+    assert_eq!(flows["flows"][0]["handoff"], "feeding", "{flows}");
+    // Too late to withdraw: it goes on, and the answer says so.
+    world.send(Message::Cancel(h.flow));
+    let Message::Migrated(m) = world.next() else { panic!("withdrawn while it is fed") };
+    assert!(body(&wire.receive(&h, &m, LIMIT)).starts_with("/slow 10.95.0.77:45001 262144 "));
+    ended(&world, &h, EndReason::Finished);
+    // The same with an agent that dies.
+    let h = handoff(2, 45_002, &post("/slow", 262_144), options());
+    world.send(message(&h));
+    std::thread::sleep(Duration::from_millis(150));
+    world.kill_agent();
+    world.start_agent("");
+    world.send(Message::Cancel(h.flow));
+    let (mut reason, mut end) = (None, None);
+    while reason.is_none() || end.is_none() {
+        match world.next() {
+            Message::Refused(answer) => reason = Some(answer.reason),
+            Message::Ended(report) if report.flow == h.flow => end = Some(report.reason),
+            Message::Ended(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((reason, end), (Some(Refusal::LostInFeeding), Some(EndReason::Aborted)));
+    let got = wire.receive(&h, &m, Duration::from_millis(1200));
+    assert!(got.bytes.is_empty() && !got.fin, "the server answered a request it got in part: {got:?}");
 }
 
 #[test]

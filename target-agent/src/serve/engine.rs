@@ -166,10 +166,13 @@ impl Engine {
             }
             Message::Status(flow) => self.on_status(table, session, (peer, flow)),
             Message::Cancel(flow) => {
-                if let Some(slot) = table.slot_of(&(peer, flow)) {
-                    self.withdraw(table, slot, Refusal::Cancelled);
+                let who = (peer, flow);
+                let open = table.slot_of(&who).filter(|s| table.get(*s).is_some_and(|f| f.answer.is_none()));
+                match open {
+                    // It answers.
+                    Some(slot) => self.withdraw(table, slot, Refusal::Cancelled),
+                    None => self.on_status(table, session, who),
                 }
-                self.on_status(table, session, (peer, flow));
             }
             Message::EndSeen(flow) => table.reports.seen(&(peer, flow)),
             // The transport answers pings; the rest is not for an agent.

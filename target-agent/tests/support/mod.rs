@@ -1,7 +1,7 @@
 //! A target host of its own: two network namespaces, in one the agent and a Python server, in the other this test,
 //! which plays the intermediate (a real control channel) and the client (raw packets).
 
-pub mod wire;
+pub(crate) mod wire;
 
 use baton_daemon::certs::{Node, make};
 use baton_daemon::config::TlsFiles;
@@ -14,10 +14,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-pub const SERVER: &str = "10.95.0.2:8080";
-pub const CONTROL: &str = "10.95.0.2:7400";
-pub const VIP: &str = "10.95.7.100:80";
-pub const CLIENT_IP: &str = "10.95.0.77";
+pub(crate) const SERVER: &str = "10.95.0.2:8080";
+pub(crate) const CONTROL: &str = "10.95.0.2:7400";
+pub(crate) const VIP: &str = "10.95.7.100:80";
+pub(crate) const CLIENT_IP: &str = "10.95.0.77";
 const INNER: &str = "BATON_AGENT_TEST_INSIDE";
 
 /// Answers each request with what it got: method, path, client address, body's length and checksum. `/slow` waits
@@ -49,7 +49,7 @@ S(("10.95.0.2", 8080), H).serve_forever()
 
 /// Runs `test` inside a namespace of its own: the test program starts itself again there. False in the outer run,
 /// whose work is done then. Skips loudly without root.
-pub fn inside(test: &str) -> Option<World> {
+pub(crate) fn inside(test: &str) -> Option<World> {
     if let Ok(name) = std::env::var(INNER) {
         return Some(World::new(&name));
     }
@@ -139,9 +139,9 @@ impl Drop for Running {
 }
 
 /// What is inside.
-pub struct World {
+pub(crate) struct World {
     name: String,
-    pub dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     agent: Option<Running>,
     server: Option<Running>,
     runtime: tokio::runtime::Runtime,
@@ -190,7 +190,7 @@ impl World {
         command("nsenter", &all)
     }
 
-    pub fn start_server(&mut self) {
+    pub(crate) fn start_server(&mut self) {
         let child = self.in_target("python3", &["-c", PYTHON_SERVER]).stderr(Stdio::null()).spawn().unwrap();
         self.server = Some(Running(child));
         let until = Instant::now() + Duration::from_secs(10);
@@ -200,12 +200,12 @@ impl World {
         }
     }
 
-    pub fn stop_server(&mut self) {
+    pub(crate) fn stop_server(&mut self) {
         self.server = None;
     }
 
     /// Starts the agent and connects to it. `plane` are further lines of `[plane]`.
-    pub fn start_agent(&mut self, plane: &str) {
+    pub(crate) fn start_agent(&mut self, plane: &str) {
         let dir = self.dir.path();
         let config = dir.join("agent.toml");
         let text = format!(
@@ -226,7 +226,7 @@ impl World {
         self.connect();
     }
 
-    pub fn kill_agent(&mut self) {
+    pub(crate) fn kill_agent(&mut self) {
         self.agent = None;
     }
 
@@ -257,11 +257,11 @@ impl World {
         self.events.as_ref().unwrap().recv_timeout(limit).ok()
     }
 
-    pub fn send(&self, message: Message) {
+    pub(crate) fn send(&self, message: Message) {
         self.channel.as_ref().unwrap().send(message).unwrap();
     }
 
-    pub fn next(&self) -> Message {
+    pub(crate) fn next(&self) -> Message {
         match self.next_event(Duration::from_secs(10)) {
             Some(ChannelEvent::Message(message)) => message,
             other => panic!("no message but {other:?}"),
@@ -269,7 +269,7 @@ impl World {
     }
 
     /// `/v1/...` of the admin endpoint.
-    pub fn admin(&self, path: &str) -> serde_json::Value {
+    pub(crate) fn admin(&self, path: &str) -> serde_json::Value {
         let socket = self.dir.path().join("agent.sock");
         let url = format!("http://agent{path}");
         let out =
@@ -278,7 +278,7 @@ impl World {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}"))
     }
 
-    pub fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let socket = self.dir.path().join("agent.sock");
         let args = ["-sS", "--unix-socket", socket.to_str().unwrap(), "http://agent/metrics"];
         String::from_utf8(command("curl", &args).output().unwrap().stdout).unwrap()
@@ -286,7 +286,7 @@ impl World {
 }
 
 /// All options on.
-pub fn options() -> NegotiatedOptions {
+pub(crate) fn options() -> NegotiatedOptions {
     NegotiatedOptions {
         client_mss: 1460,
         sack: true,
@@ -297,7 +297,7 @@ pub fn options() -> NegotiatedOptions {
 }
 
 /// A handoff of a connection nobody ever had.
-pub fn handoff(flow_id: u64, port: u16, request: &[u8], options: NegotiatedOptions) -> Handoff {
+pub(crate) fn handoff(flow_id: u64, port: u16, request: &[u8], options: NegotiatedOptions) -> Handoff {
     Handoff {
         flow: FlowRef { flow_id, generation: 1 },
         deadline_ms: 2000,

@@ -9,22 +9,22 @@ use std::io::Read;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-pub struct Wire {
+pub(crate) struct Wire {
     capture: Socket,
     raw: Socket,
 }
 
 /// What a client has received.
 #[derive(Debug, Default)]
-pub struct Received {
-    pub bytes: Vec<u8>,
-    pub fin: bool,
-    pub reset: bool,
-    pub segments: usize,
+pub(crate) struct Received {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fin: bool,
+    pub(crate) reset: bool,
+    pub(crate) segments: usize,
 }
 
 impl Wire {
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         // ETH_P_IP in network order.
         let protocol = Protocol::from(i32::from(0x0800u16.to_be()));
         let capture = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).unwrap();
@@ -36,7 +36,7 @@ impl Wire {
     }
 
     /// Receives the flow's response to its end, acknowledging like a client; closes when the server has.
-    pub fn receive(&self, handoff: &Handoff, migrated: &MigratedAnswer, limit: Duration) -> Received {
+    pub(crate) fn receive(&self, handoff: &Handoff, migrated: &MigratedAnswer, limit: Duration) -> Received {
         let mut got = Received::default();
         let until = Instant::now() + limit;
         let mut packet = vec![0; 65_536];
@@ -112,7 +112,7 @@ impl Wire {
         self.write(tcp, &[]);
     }
 
-    pub fn reset(&self, handoff: &Handoff) {
+    pub(crate) fn reset(&self, handoff: &Handoff) {
         let connection = &handoff.connection;
         let mut tcp = TcpHeader::new(connection.client.port(), 8080, connection.rcv_nxt.raw(), 0);
         tcp.rst = true;
