@@ -29,17 +29,11 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// admin endpoint has its own.
 pub(crate) fn run(config: &Config, detach: bool) -> anyhow::Result<()> {
     baton_daemon::logging::init();
-    let plane = Arc::new(Plane::open(&PlaneConfig {
-        side: Side::Target,
-        uplink: config.uplink.get_ref().clone(),
-        pin_dir: config.plane.pin_dir.clone(),
-        flows: *config.plane.flows.get_ref(),
-    })?);
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    let ended = serve(config, &plane, &runtime);
+    let ended = serve(config, &runtime);
     // Everything that holds the plane goes with the runtime.
     drop(runtime);
-    ended?;
+    let plane = ended?;
     if detach {
         let plane = Arc::into_inner(plane).context("the data plane is still in use")?;
         plane.detach()?;
@@ -48,42 +42,61 @@ pub(crate) fn run(config: &Config, detach: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn serve(config: &Config, plane: &Arc<Plane>, runtime: &Runtime) -> anyhow::Result<()> {
+/// The engine, once there is one: the server is bound first.
+type LateEngine = Arc<OnceLock<Arc<Mutex<Engine>>>>;
+
+/// Binds the control address. No event comes before the runtime runs.
+fn bind(config: &Config, policy: &Policy, engine: &LateEngine) -> anyhow::Result<Server> {
+    let engine = Arc::clone(engine);
+    let events = move |event| {
+        if let Some(engine) = engine.get() {
+            engine.lock().unwrap_or_else(PoisonError::into_inner).on_event(event);
+        }
+    };
+    let spec = ServerSpec {
+        addr: *config.control.get_ref(),
+        tls: &config.tls,
+        hello: Hello {
+            protocol: PROTOCOL_VERSION,
+            role: Role::Agent,
+            name: config.name.get_ref().clone(),
+            instance: random_instance(),
+            software: concat!("target-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+        },
+        allowed: policy.peers().to_vec(),
+    };
+    Ok(Server::bind(spec, Arc::new(events))?)
+}
+
+/// Starts and serves; gives the data plane back. Whatever tells of another agent at work on this host, the address
+/// and the TUN device, is taken before its data plane is touched.
+fn serve(config: &Config, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
     let _entered = runtime.enter();
+    let policy = Arc::new(Policy::new(config));
+    let late = LateEngine::default();
+    let listening = bind(config, &policy, &late)?;
     let tun_name = config.plane.tun.get_ref();
     let tun = Tun::open(tun_name).with_context(|| format!("cannot open the TUN device {tun_name:?}"))?;
+    let plane = Arc::new(Plane::open(&PlaneConfig {
+        side: Side::Target,
+        uplink: config.uplink.get_ref().clone(),
+        pin_dir: config.plane.pin_dir.clone(),
+        flows: *config.plane.flows.get_ref(),
+    })?);
     plane.attach_tun(tun.name(), 0)?;
     let shared = Shared {
         table: Arc::new(Mutex::new(Table::new(plane.slots().capacity()))),
-        plane: Arc::clone(plane),
+        plane: Arc::clone(&plane),
         metrics: Arc::new(Metrics::default()),
-        policy: Arc::new(Policy::new(config)),
+        policy,
     };
     let server = Arc::new(OnceLock::new());
     let diag = SockDiag::open().context("cannot open a NETLINK_SOCK_DIAG socket")?;
     let mut engine = Engine::new(shared.clone(), tun, Arc::clone(&server), diag);
     let found = engine.recover(&mut shared.table(), monotonic_ns());
     let engine = Arc::new(Mutex::new(engine));
-
-    let for_events = Arc::clone(&engine);
-    let events = move |event| for_events.lock().unwrap_or_else(PoisonError::into_inner).on_event(event);
-    let listening = Server::bind(
-        ServerSpec {
-            addr: *config.control.get_ref(),
-            tls: &config.tls,
-            hello: Hello {
-                protocol: PROTOCOL_VERSION,
-                role: Role::Agent,
-                name: config.name.get_ref().clone(),
-                instance: random_instance(),
-                software: concat!("target-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
-            },
-            allowed: shared.policy.peers().to_vec(),
-        },
-        Arc::new(events),
-    )?;
+    let _ = late.set(Arc::clone(&engine));
     let addr = listening.local_addr();
-    // Nothing of the server runs before the runtime does, so no event finds this empty.
     let _ = server.set(listening);
     baton_daemon::privileges::drop_after_start()?;
     let admin = Admin::start(config, &shared, &server)?;
@@ -116,7 +129,8 @@ fn serve(config: &Config, plane: &Arc<Plane>, runtime: &Runtime) -> anyhow::Resu
         engine::run(&engine, idle).await
     });
     admin.stop();
-    ended.context("the agent cannot go on")
+    ended.context("the agent cannot go on")?;
+    Ok(plane)
 }
 
 /// The admin endpoint, in a thread of its own: a list of many flows must not hold up handoffs.
