@@ -86,6 +86,11 @@ impl Slots {
             .is_ok()
     }
 
+    /// `NOTE_*` as they stand: what a scan over many flows looks at.
+    pub fn note_flags(&self, slot: u32) -> u32 {
+        self.mapped.field(slot, offset_of!(FlowRecord, note_flags)).load(Ordering::Relaxed)
+    }
+
     /// Stores `FLAG_*`.
     pub fn set_flags(&self, slot: u32, flags: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, flags)).store(flags, Ordering::Release);
