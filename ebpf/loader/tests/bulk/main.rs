@@ -3,7 +3,7 @@
 //!
 //! client --- intermediate (ingress program, routes) --- target (egress program); the ends are made by TCP_REPAIR.
 //! Needs root and BPF. Without them it says so and passes, unless `BATON_NO_SKIPS=1`.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test: the panic is the report")]
+#![expect(clippy::unwrap_used, reason = "a test: the panic is the report")]
 
 mod sys;
 
