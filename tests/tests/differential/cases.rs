@@ -237,6 +237,25 @@ fn entries() -> Vec<(Expected, Case)> {
     all
 }
 
+/// Cases for the target whose packet finds the same record again after its translation.
+pub(crate) fn repeatable() -> Vec<Case> {
+    let hook = Hook::Egress;
+    let case = |name: &str, options: &[u8]| {
+        let mut record = record(hook);
+        (record.new_addr, record.new_port) = (record.key.local, record.key.local_port);
+        (record.seq_delta, record.ack_delta, record.tsval_delta, record.tsecr_delta) = (1, 2, 3, 4);
+        record.ack_floor = 5000u32.wrapping_sub(1 << 30);
+        let frame = frame(hook).options(options).bytes();
+        Case { name: name.into(), hook, record, marked: false, frame }
+    };
+    let mut all = vec![case("miss", &[]), case("hit", &[]), case("hit with timestamps", &timestamps(1, 2))];
+    all[0].record.key.local_port = PortWord::new(1);
+    let mut raw = timestamps(1, 2);
+    raw.extend(sack(&[1, 1], &[1, 2, 3, 4, 5, 6]));
+    all.push(case("hit with timestamps and three SACK blocks", &raw));
+    all
+}
+
 pub(crate) fn table() -> Vec<Case> {
     entries().into_iter().map(|(_, case)| case).collect()
 }

@@ -107,6 +107,20 @@ fn random_packets() {
     });
 }
 
+/// Not a test of speed, since machines differ; but a packet must not cost microseconds.
+#[test]
+fn what_a_packet_costs() {
+    with_bench(|bench| {
+        let mut dear = 0;
+        for case in cases::repeatable() {
+            let ns = bench.time(&case);
+            println!("{ns:>5} ns  {}", case.name);
+            dear = dear.max(ns);
+        }
+        assert!(dear < 10_000, "{dear} ns");
+    });
+}
+
 /// The comparison itself must be able to fail.
 #[test]
 fn a_difference_is_found() {
