@@ -47,7 +47,7 @@ pub enum StartError {
     #[error("data plane: {0}")]
     Plane(#[from] PlaneError),
     /// The hold queue's device.
-    #[error("TUN device {name}: {source}{}", hint(.source))]
+    #[error("TUN device {name}: {source}")]
     Tun {
         /// The device.
         name: String,
@@ -74,7 +74,7 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => "; the address is not on this host (ip address add ...)",
         io::ErrorKind::AddrInUse => "; another process listens there (ss -ltnp shows it)",
         io::ErrorKind::PermissionDenied => {
-            "; a capability is missing: run as root or with CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_BPF, CAP_PERFMON, CAP_NET_RAW"
+            "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE or root"
         }
         _ => "",
     }
@@ -107,6 +107,9 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 }
 
 fn open(config: &Config) -> Result<Opened, StartError> {
+    if config.migration_needs().is_some() {
+        baton_daemon::privileges::require()?;
+    }
     let bind = |settings: crate::front::ListenerSettings| {
         listen(settings.vip).map_err(|source| StartError::Listen { vip: settings.vip, source })
     };

@@ -116,9 +116,9 @@ impl Collector for Gauges {
         };
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         for (name, help, value) in [
-            ("baton_table_slots", "Flows the table can hold.", i64::from(slots.capacity())),
+            ("baton_flow_table_slots", "Flows the table can hold.", i64::from(slots.capacity())),
             (
-                "baton_table_slots_used",
+                "baton_flow_table_used",
                 "Slots in use, with those of ended flows that linger.",
                 i64::from(slots.in_use()),
             ),

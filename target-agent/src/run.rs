@@ -29,6 +29,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// admin endpoint has its own.
 pub(crate) fn run(config: &Config, detach: bool) -> anyhow::Result<()> {
     baton_daemon::logging::init();
+    baton_daemon::privileges::require()?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let ended = serve(config, &runtime);
     // Everything that holds the plane goes with the runtime.

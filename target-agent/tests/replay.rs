@@ -81,7 +81,7 @@ fn a_request_is_answered_to_the_client_from_the_vip() {
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(world.admin("/v1/flows")["flows"].as_array().unwrap().len(), 0);
     let metrics = world.metrics();
-    assert!(metrics.contains("baton_table_slots_used 0\n"), "{metrics}");
+    assert!(metrics.contains("baton_flow_table_used 0\n"), "{metrics}");
     assert!(metrics.contains("baton_flows_ended_total{reason=\"finished\"} 8\n"), "{metrics}");
 }
 

@@ -27,7 +27,6 @@ pub struct TestLab {
 ///
 /// # Panics
 /// If the lab does not come up, or if skips are not allowed.
-#[expect(clippy::panic, reason = "a test's support: the panic is the report")]
 pub fn up(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab> {
     if !skip::lab_can_run(name) {
         return None;
@@ -63,20 +62,36 @@ impl TestLab {
         self.lab.admin_get(node, path).unwrap()
     }
 
-    /// A sample of a node's `/metrics`, by its whole name with labels; 0 if there is none.
+    /// A sample of a node's `/metrics`, by its whole name with labels.
     ///
     /// # Panics
-    /// If the node does not answer.
+    /// If the node does not answer, or has no such sample: a test of a misspelt one could not fail.
     pub fn metric(&self, node: &str, sample: &str) -> u64 {
         let (status, text) = self.lab.admin_text(node, "/metrics").unwrap();
         assert_eq!(status, 200, "{text}");
         let line = text.lines().find_map(|l| l.strip_prefix(sample)?.strip_prefix(' '));
-        line.map_or(0, |value| value.trim().parse().unwrap())
+        let Some(value) = line else { panic!("{node} has no sample {sample} in:\n{text}") };
+        value.trim().parse().unwrap()
     }
 
     /// How many requests the intermediate migrated.
     pub fn migrated(&self) -> u64 {
         self.metric(plan::INTERMEDIATE, "baton_requests_total{outcome=\"migrated\"}")
+    }
+
+    /// Waits until the intermediate has counted this many requests as migrated and as proxied, and not more.
+    ///
+    /// A client can have its answer before the intermediate has counted the handoff: the answer comes from the target.
+    ///
+    /// # Panics
+    /// If the counts are others.
+    pub fn expect_requests(&self, migrated: u64, proxied: u64) {
+        let started = Instant::now();
+        while (self.migrated(), self.all_proxied()) != (migrated, proxied) && started.elapsed().as_secs() < 3
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!((self.migrated(), self.all_proxied()), (migrated, proxied), "requests migrated, proxied");
     }
 
     /// How many requests the intermediate proxied for a reason.

@@ -1,4 +1,5 @@
 //! The main job, end to end: real nginx, real kernels, both streams hashed.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, VIP};
@@ -14,13 +15,12 @@ fn twenty_downloads_of_100_mb_by_curl_are_byte_exact_and_bypass_the_intermediate
     let want = t.sha256("100m");
     let before = t.lab.link_counters().unwrap();
     for n in 1..=20 {
-        let out = t
-            .lab
-            .output("client1", &["sh", "-c", "curl -sS --fail http://10.90.1.100/100m | sha256sum"])
-            .unwrap();
+        let fetch = "curl -sS --fail http://10.90.1.100/100m | sha256sum";
+        let out = t.lab.output("client1", &["bash", "-o", "pipefail", "-c", fetch]);
+        let out = out.unwrap_or_else(|e| panic!("download {n}: {e:#}"));
         assert_eq!(out.split_whitespace().next(), Some(want.as_str()), "download {n} differs");
     }
-    assert_eq!((t.migrated(), t.all_proxied()), (20, 0));
+    t.expect_requests(20, 0);
     let moved = netns_lab::counters::difference(&before, &t.lab.link_counters().unwrap());
     let sent = |link: &str| moved.iter().find(|l| l.link == link).unwrap().node.tx_bytes;
     let by_targets = sent("target1") + sent("target2");
@@ -57,7 +57,7 @@ fn a_thousand_small_requests_on_new_connections_8_at_a_time_are_all_migrated() {
             .collect();
         workers.into_iter().map(|w| w.join().unwrap()).collect()
     });
-    assert_eq!((t.migrated(), t.all_proxied()), (1000, 0));
+    t.expect_requests(1000, 0);
     let ports: HashSet<u16> = ports.into_iter().flatten().collect();
     let mut logged = 0;
     for target in ["target1", "target2"] {
@@ -91,7 +91,7 @@ fn a_request_in_several_segments_with_pauses_is_migrated_once_it_is_complete() {
         connection.response().unwrap()
     });
     assert_eq!((response.status, response.sha256), (200, t.sha256("10k")));
-    assert_eq!((t.migrated(), t.all_proxied()), (1, 0));
+    t.expect_requests(1, 0);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn two_requests_on_one_kept_connection_are_both_answered_by_the_server() {
         })
     });
     assert_eq!(hashes, [t.sha256("1k"), t.sha256("100k"), t.sha256("10k")]);
-    assert_eq!((t.migrated(), t.all_proxied()), (1, 0), "one migration carried all three");
+    t.expect_requests(1, 0);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn keepalive_single_ends_the_connection_after_one_response() {
     assert_eq!(response.sha256, t.sha256("10k"));
     assert_eq!(response.header("connection"), Some("close"));
     assert_eq!(after, 0, "the server closed");
-    assert_eq!(t.migrated(), 1);
+    t.expect_requests(1, 0);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn an_upload_with_its_body_in_flight_arrives_byte_exact() {
         });
         assert!((200..300).contains(&status), "status {status}");
     }
-    assert_eq!((t.migrated(), t.all_proxied()), (2, 0));
+    t.expect_requests(2, 0);
     let arrived: Vec<_> = ["target1", "target2"]
         .iter()
         .flat_map(|target| std::fs::read_dir(t.lab.upload_dir(target)).unwrap())
@@ -171,12 +171,13 @@ fn a_client_that_closes_its_direction_with_the_request_gets_its_answer() {
     let Some(t) = lab::up("halfclose", |s| s) else { return };
     let hash = t.client(|| {
         let mut connection = Connection::open(VIP).unwrap();
-        connection.get("/1m").unwrap();
+        // nginx itself gives up on a half-closed client once a write would block: a small answer has none that does.
+        connection.get("/10k").unwrap();
         connection.socket().shutdown(std::net::Shutdown::Write).unwrap();
         connection.response().unwrap().sha256
     });
-    assert_eq!(hash, t.sha256("1m"));
-    assert_eq!((t.migrated(), t.all_proxied()), (1, 0));
+    assert_eq!(hash, t.sha256("10k"));
+    t.expect_requests(1, 0);
 }
 
 #[test]
@@ -201,7 +202,7 @@ fn options_the_client_does_not_have_are_not_needed() {
         assert_eq!((response.status, &response.sha256), (200, &want), "with {key}={off}");
         set(on);
     }
-    assert_eq!((t.migrated(), t.all_proxied()), (4, 0));
+    t.expect_requests(4, 0);
 }
 
 #[test]
@@ -226,7 +227,7 @@ fn a_client_that_resets_in_mid_download_leaves_nothing_behind() {
             connection.reset().unwrap();
         }
     });
-    assert_eq!(t.migrated(), 10);
+    t.expect_requests(10, 0);
     t.eventually("all records are freed", LINGER * 6, |t| {
         ["intermediate", "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
     });

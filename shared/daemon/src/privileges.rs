@@ -8,9 +8,35 @@ use thiserror::Error;
 pub const KEPT: [Capability; 4] =
     [Capability::CAP_NET_ADMIN, Capability::CAP_BPF, Capability::CAP_NET_RAW, Capability::CAP_PERFMON];
 
-/// Why capabilities could not be dropped.
+/// What the data plane needs at the start, and for what. `CAP_SYS_ADMIN` stands in for the two of eBPF, as it did
+/// before Linux 5.8.
+const NEEDED: [(Capability, bool, &str); 4] = [
+    (Capability::CAP_NET_ADMIN, false, "TUN, TC and TCP_REPAIR"),
+    (Capability::CAP_BPF, true, "maps and programs"),
+    (Capability::CAP_PERFMON, true, "the verifier's rules for programs that compare pointers"),
+    (Capability::CAP_NET_RAW, false, "raw packets"),
+];
+
+/// How to mend what [`require`] finds.
+pub const MEND: &str =
+    "run as root, or give the service AmbientCapabilities=CAP_NET_ADMIN CAP_BPF CAP_PERFMON CAP_NET_RAW";
+
+/// Checks before anything is touched that this process may do what the data plane needs.
+pub fn require() -> Result<(), PrivilegeError> {
+    let held = |c| caps::has_cap(None, CapSet::Effective, c).unwrap_or(false);
+    let admin = held(Capability::CAP_SYS_ADMIN);
+    let lacking = |(c, or_admin, _): &&(Capability, bool, &str)| !(held(*c) || *or_admin && admin);
+    let missing: Vec<String> =
+        NEEDED.iter().filter(lacking).map(|(c, _, what)| format!("{c} ({what})")).collect();
+    if missing.is_empty() { Ok(()) } else { Err(PrivilegeError::Missing(missing.join(", "))) }
+}
+
+/// Why the process has too few capabilities, or could not drop what it has too many.
 #[derive(Debug, Error)]
 pub enum PrivilegeError {
+    /// Some are missing; names them with their purpose.
+    #[error("missing capabilities: {0}; {MEND}")]
+    Missing(String),
     /// A step failed.
     #[error("cannot drop capabilities ({step}): {detail}")]
     Caps {

@@ -16,7 +16,10 @@ pub enum FrameError {
         length: usize,
     },
     /// The bytes are no message of this version.
-    #[error("frame of {length} bytes is no message of protocol version {}: {detail}", super::PROTOCOL_VERSION)]
+    #[error(
+        "frame of {length} bytes is no message of protocol version {}: {detail}",
+        super::PROTOCOL_VERSION
+    )]
     Malformed {
         /// The frame's length.
         length: usize,

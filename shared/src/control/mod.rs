@@ -8,5 +8,5 @@ mod message;
 
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, encode_into};
 pub use message::{
-    EndReport, FlowRef, Handoff, Hello, MigratedAnswer, Message, PROTOCOL_VERSION, RefusedAnswer, Role,
+    EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, RefusedAnswer, Role,
 };

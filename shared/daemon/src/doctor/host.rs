@@ -1,8 +1,8 @@
 //! The kernel and what it lets this process do.
 
 use super::{Check, Status};
+use crate::privileges::PrivilegeError;
 use crate::sys;
-use caps::{CapSet, Capability};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -63,28 +63,13 @@ pub fn tcx() -> Check {
 
 /// The capabilities of this process.
 pub fn capabilities() -> Check {
-    let held = |c| caps::has_cap(None, CapSet::Effective, c).unwrap_or(false);
-    let admin = held(Capability::CAP_SYS_ADMIN);
-    let needed = [
-        (Capability::CAP_NET_ADMIN, false, "TUN, TC and TCP_REPAIR"),
-        (Capability::CAP_BPF, admin, "maps and programs"),
-        (Capability::CAP_PERFMON, admin, "the verifier's rules for programs that compare pointers"),
-        (Capability::CAP_NET_RAW, false, "raw packets"),
-    ];
-    let missing: Vec<String> = needed
-        .iter()
-        .filter(|(c, otherwise, _)| !held(*c) && !otherwise)
-        .map(|(c, _, what)| format!("{c} ({what})"))
-        .collect();
-    let result = if missing.is_empty() {
-        Ok("CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON and CAP_NET_RAW are held".into())
-    } else {
-        Err(format!("missing: {}", missing.join(", ")))
+    let result = match crate::privileges::require() {
+        Ok(()) => Ok("CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON and CAP_NET_RAW are held".into()),
+        Err(PrivilegeError::Missing(which)) => Err(format!("missing: {which}")),
+        Err(e) => Err(e.to_string()),
     };
     let why = "without them the data plane cannot be loaded, nor connections captured or replayed";
-    let mend =
-        "run as root, or give the service AmbientCapabilities=CAP_NET_ADMIN CAP_BPF CAP_PERFMON CAP_NET_RAW";
-    Check::of("capabilities", result, why, mend)
+    Check::of("capabilities", result, why, crate::privileges::MEND)
 }
 
 /// Whether the directory for pins is on a bpffs.
