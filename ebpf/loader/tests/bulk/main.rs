@@ -3,20 +3,23 @@
 //!
 //! client --- intermediate (ingress program, routes) --- target (egress program); the ends are made by TCP_REPAIR.
 //! Needs root and BPF. Without them it says so and passes, unless `BATON_NO_SKIPS=1`.
-#![expect(clippy::unwrap_used, reason = "a test: the panic is the report")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test: the panic is the report")]
 
 mod sys;
 
 use baton_loader::{Plane, PlaneConfig, Side};
 use baton_shared::addr::PortWord;
 use baton_shared::record::{FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_SYN_ACK};
+use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use sys::End;
 
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 2), 40_000);
@@ -97,6 +100,7 @@ fn install(plane: &Plane, local: SocketAddrV4, new: SocketAddrV4, record: FlowRe
         state: FlowState::Committed as u32,
         flags: FLAG_TIMESTAMPS,
         note_flags: NOTE_SYN_ACK,
+        deadline_ns: u64::MAX,
         ..record
     };
     let slot = plane.slots().allocate().unwrap();
@@ -131,8 +135,27 @@ fn receive(mut stream: TcpStream, bytes: usize) {
     }
 }
 
-/// Carries `bytes` both ways, in GSO packets (`whole`) or segment by segment.
-fn carry(bytes: usize, whole: bool) {
+/// The hold queue as the intermediate has it: what comes while frozen waits, and all goes back in its order.
+fn hold(mut tun: File, frozen: &AtomicBool, done: &AtomicBool) {
+    let mut held: VecDeque<Vec<u8>> = VecDeque::new();
+    let mut buffer = vec![0; 1 << 16];
+    while !done.load(Ordering::SeqCst) {
+        let read = tun.read(&mut buffer).unwrap_or(0);
+        if read > 0 {
+            held.push_back(buffer[..read].to_vec());
+        }
+        while let Some(packet) = held.pop_front_if(|_| !frozen.load(Ordering::SeqCst)) {
+            tun.write_all(&packet).unwrap();
+        }
+        if read == 0 {
+            thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+/// Carries `bytes` both ways, in GSO packets (`whole`) or segment by segment, and freezes the client's direction
+/// so many times for 5 ms meanwhile.
+fn carry(bytes: usize, whole: bool, freezes: u32) {
     let (client, intermediate, target) = match (Host::new(), Host::new(), Host::new()) {
         (Ok(c), Ok(i), Ok(t)) => (c, i, t),
         (Err(e), ..) | (_, Err(e), _) | (.., Err(e)) => {
@@ -217,17 +240,42 @@ fn carry(bytes: usize, whole: bool) {
     let streams = ends.map(|(host, end)| host.run(move || sys::establish(&end).unwrap()));
     for stream in &streams {
         sys::release(stream).unwrap();
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
-        stream.set_write_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
     }
+
+    let tun = intermediate.run(|| {
+        let tun = sys::open_tun("hold0").unwrap();
+        sh("ip link set hold0 txqueuelen 10000 up");
+        tun
+    });
+    let on_intermediate = intermediate.run(move || {
+        on_intermediate.attach_tun("hold0", 0x0ba7).unwrap();
+        on_intermediate
+    });
+    let (frozen, done) = (AtomicBool::new(false), AtomicBool::new(false));
 
     let begun = Instant::now();
     thread::scope(|scope| {
-        for stream in &streams {
+        scope.spawn(|| hold(tun, &frozen, &done));
+        scope.spawn(|| {
+            for _ in 0..freezes {
+                thread::sleep(Duration::from_millis(20));
+                frozen.store(true, Ordering::SeqCst);
+                on_intermediate.slots().set_state(in_slot, FlowState::Frozen);
+                thread::sleep(Duration::from_millis(5));
+                on_intermediate.slots().set_state(in_slot, FlowState::Committed);
+                frozen.store(false, Ordering::SeqCst);
+            }
+        });
+        let receivers = streams.each_ref().map(|stream| {
             let (to, from) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
             scope.spawn(move || send(to, bytes));
-            scope.spawn(move || receive(from, bytes));
-        }
+            scope.spawn(move || receive(from, bytes))
+        });
+        let received = receivers.map(|r| r.join());
+        done.store(true, Ordering::SeqCst);
+        received.into_iter().for_each(|r| r.unwrap());
     });
     let seconds = begun.elapsed().as_secs_f64();
     let again = streams.each_ref().map(sys::retransmissions);
@@ -248,16 +296,22 @@ fn carry(bytes: usize, whole: bool) {
     let fed = fed_seq.wrapping_add(u32::try_from(bytes).unwrap());
     let patience = Instant::now();
     while on_target.slots().read(out_slot).note_ack != fed && patience.elapsed().as_secs() < 2 {
-        thread::sleep(std::time::Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     let note = on_target.slots().read(out_slot);
     assert_eq!(note.note_ack, fed);
     assert_eq!(note.note_seq_end, server_seq.wrapping_add(u32::try_from(bytes).unwrap()));
     // Nothing is lost here, but veth reorders when a sender changes its CPU, and TCP then sends in vain. Wrong
     // timestamps, windows or selective acknowledgements would show as far more.
+    let record = records[0];
+    println!("diverted {} bytes, released {}", record.diverted, record.released);
+    assert!(record.diverted == record.released && (freezes == 0 || record.diverted > 0), "{record:?}");
+    // At the end of a freeze the first new packet can overtake the last released ones between two CPUs' queues;
+    // with round trips of microseconds TCP takes that for a loss.
     let segments = u32::try_from(bytes / 1448).unwrap();
-    assert!(again.iter().all(|n| *n < segments / 50 + 50), "{again:?} of {segments} segments sent again");
-    if whole {
+    let bound = segments / 50 + 50 + freezes * 500;
+    assert!(again.iter().all(|n| *n < bound), "{again:?} of {segments} segments sent again");
+    if whole && freezes == 0 {
         // Acknowledgements count as packets, too: on average far more than one segment all the same.
         assert!(records[1].bytes / records[1].packets > 3000, "GSO packets were split: {records:?}");
     }
@@ -265,10 +319,15 @@ fn carry(bytes: usize, whole: bool) {
 
 #[test]
 fn with_offloads() {
-    carry(200 << 20, true);
+    carry(200 << 20, true, 0);
 }
 
 #[test]
 fn without_offloads() {
-    carry(20 << 20, false);
+    carry(20 << 20, false, 0);
+}
+
+#[test]
+fn frozen_in_mid_transfer() {
+    carry(100 << 20, true, 20);
 }
