@@ -63,9 +63,10 @@ impl ProcessId {
         Ok(Self { pid, started: stat.started })
     }
 
-    /// Whether it still runs (a zombie does not).
+    /// Whether it still runs. A zombie does not, but for one whose other threads still end: they hold its sockets.
     pub fn is_alive(self) -> bool {
-        stat(self.pid).is_some_and(|s| s.started == self.started && s.state != 'Z')
+        let threads = || fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
+        stat(self.pid).is_some_and(|s| s.started == self.started && (s.state != 'Z' || threads() > 1))
     }
 
     /// Sends a signal to the process, if it still is the same one.

@@ -11,6 +11,7 @@ use baton_shared::control::{FlowRef, Handoff, Hello, Message, PROTOCOL_VERSION, 
 use baton_shared::seq::Seq;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,9 @@ pub(crate) fn inside(test: &str) -> Option<World> {
         assert_ne!(std::env::var("BATON_NO_SKIPS").as_deref(), Ok("1"), "skips are forbidden");
         return None;
     }
-    let name = format!("batonta{}", std::process::id());
+    // Tests of one process run side by side, each in namespaces of its own.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("batonta{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let (target, client) = (format!("{name}t"), format!("{name}c"));
     let _cleanup = Cleanup(vec![target.clone(), client.clone()]);
     for ns in [&target, &client] {
