@@ -11,6 +11,7 @@ need curl      curl                    "the client that downloads"
 need ip        iproute2                "makes the network namespaces and links of the lab"
 need nsenter   util-linux              "runs programs inside the namespaces"
 need cc        build-essential         "links Rust programs and compiles two small C parts (TUN device, cryptography)"
+need update-ca-certificates ca-certificates "lets curl and cargo trust the sites they download from"
 install_needed
 check_kernel
 check_rust

@@ -14,6 +14,7 @@ need ip        iproute2                "makes the network namespaces and links o
 need nsenter   util-linux              "runs programs inside the namespaces"
 need ps        procps                  "shows processes; sysctl"
 need cc        build-essential         "links Rust programs and compiles two small C parts (TUN device, cryptography)"
+need update-ca-certificates ca-certificates "lets curl and cargo trust the sites they download from"
 install_needed
 check_kernel
 check_rust rustfmt clippy

@@ -64,22 +64,23 @@ check_kernel() {
     fi
 }
 
-# check_rust [COMPONENT...]: Rust is new enough and has the components.
+# check_rust [COMPONENT...]: Rust is there, new enough, and has the components; else it is installed for this user with
+# rustup, Rust's own installer (distributions ship older ones).
 check_rust() {
     # rustup's usual place, where the shell was not started anew after its installation.
     [ ! -d "$HOME/.cargo/bin" ] || PATH="$PATH:$HOME/.cargo/bin"
-    local how="get it from https://rustup.rs:
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default
-    . \"\$HOME/.cargo/env\"
-and run this again"
     if ! command -v cargo >/dev/null; then
-        echo "Rust is missing (cargo); Baton needs $RUST_NEEDED or later. Please $how" >&2
-        exit 1
+        install_rust "Rust is missing (cargo)"
+    elif ! rust_is_new_enough; then
+        if command -v rustup >/dev/null; then
+            echo "Rust $(rust_version) is older than $RUST_NEEDED: rustup update stable" >&2
+            rustup update stable >&2 && rustup default stable >&2
+        else
+            install_rust "Rust $(rust_version) is older than $RUST_NEEDED"
+        fi
     fi
-    local version
-    version=$(cargo --version | cut -d' ' -f2)
-    if [ "$(printf '%s\n' "$RUST_NEEDED" "${version%%-*}" | sort -V | head -n1)" != "$RUST_NEEDED" ]; then
-        echo "Rust is too old: $version; Baton needs $RUST_NEEDED or later. 'rustup update stable', or $how" >&2
+    if ! rust_is_new_enough; then
+        echo "Rust $RUST_NEEDED or later is needed, found $(rust_version) at $(command -v cargo)" >&2
         exit 1
     fi
     local component
@@ -91,6 +92,29 @@ and run this again"
             exit 1
         fi
     done
+}
+
+rust_version() {
+    cargo --version | cut -d' ' -f2
+}
+
+rust_is_new_enough() {
+    local version
+    version=$(rust_version)
+    [ "$(printf '%s\n' "$RUST_NEEDED" "${version%%-*}" | sort -V | head -n1)" = "$RUST_NEEDED" ]
+}
+
+# install_rust WHY
+install_rust() {
+    echo "$1: installing the stable toolchain into $HOME/.cargo and $HOME/.rustup with rustup (https://rustup.rs)" >&2
+    if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+        sh -s -- -y --quiet --no-modify-path --profile minimal --component rustfmt --component clippy >&2; then
+        echo "rustup could not be installed; please install Rust $RUST_NEEDED or later and run this again" >&2
+        exit 1
+    fi
+    # In front: an older cargo of the distribution must not be found first.
+    PATH="$HOME/.cargo/bin:$PATH"
+    hash -r
 }
 
 # Where cargo puts what it builds.
