@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod lab;
+pub mod peer;
 pub mod skip;
 
 mod sys;

@@ -1,0 +1,329 @@
+//! One connection of the peer, segment by segment.
+
+use super::device::Host;
+use super::watch::Watch;
+use super::wire::{Options, Packet, Segment, Shown, flag};
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+/// How long a packet that must come is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How a connection begins.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The client's port.
+    pub port: u16,
+    /// The initial sequence number.
+    pub isn: u32,
+    /// The window in the SYN, bytes; afterwards the window field as it is, see [`Peer::window`].
+    pub window: u16,
+    /// The SYN's options; its timestamp is where the client's clock starts.
+    pub options: Options,
+    /// Ask for explicit congestion notification (RFC 3168, section 6.1.1).
+    pub ecn: bool,
+}
+
+impl Default for Start {
+    /// As an ordinary client begins: MSS 1460, SACK, timestamps, window scale 7.
+    fn default() -> Self {
+        Start {
+            port: 40_000,
+            isn: 1_000_000,
+            window: 64_240,
+            options: Options {
+                mss: Some(1460),
+                sack_permitted: true,
+                timestamps: Some((1_000, 0)),
+                window_scale: Some(7),
+                ..Options::default()
+            },
+            ecn: false,
+        }
+    }
+}
+
+/// A client's end of a TCP connection. It sends what it is told to and nothing else.
+#[derive(Debug)]
+pub struct Peer {
+    host: Host,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    watch: Watch,
+    /// The next sequence number to send.
+    pub seq: u32,
+    /// What is acknowledged in the next segment.
+    pub ack: u32,
+    /// The window field of the next segment, not scaled.
+    pub window: u16,
+    /// The next segment's timestamp value; goes up by one with every segment made.
+    pub clock: u32,
+    /// The newest timestamp received.
+    echo: u32,
+    /// Bytes of responses already read by [`Peer::response`].
+    taken: usize,
+    log: Vec<String>,
+    started: Instant,
+}
+
+impl Peer {
+    /// Sends a SYN.
+    pub fn dial(host: Host, to: SocketAddrV4, start: &Start) -> Self {
+        let flags = if start.ecn { flag::SYN | flag::ECE | flag::CWR } else { flag::SYN };
+        let syn = Segment {
+            seq: start.isn,
+            flags,
+            window: start.window,
+            options: start.options.clone(),
+            ..Segment::default()
+        };
+        let from = SocketAddrV4::new(host.address, start.port);
+        let mut peer = Peer {
+            watch: Watch::new(from, to, &syn),
+            host,
+            from,
+            to,
+            seq: start.isn.wrapping_add(1),
+            ack: 0,
+            window: start.window,
+            clock: start.options.timestamps.map_or(0, |(value, _)| value.wrapping_add(1)),
+            echo: 0,
+            taken: 0,
+            log: Vec::new(),
+            started: Instant::now(),
+        };
+        peer.send(&syn);
+        peer
+    }
+
+    /// The whole handshake.
+    pub fn open(host: Host, to: SocketAddrV4, start: &Start) -> Self {
+        let mut peer = Self::dial(host, to, start);
+        peer.syn_ack();
+        peer.acknowledge();
+        peer
+    }
+
+    /// Waits for the SYN-ACK, without acknowledging it.
+    pub fn syn_ack(&mut self) -> Packet {
+        let packet = self.wait("a SYN-ACK", |p| p.has(flag::SYN | flag::ACK));
+        self.ack = packet.segment.seq.wrapping_add(1);
+        packet
+    }
+
+    /// The host again, for another connection, from the same port if it likes. What was not yet looked at is lost.
+    pub fn into_host(self) -> Host {
+        while self.host.inbox.try_recv().is_ok() {}
+        self.host
+    }
+
+    /// What was seen of this connection so far.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The client's address and port.
+    pub fn from(&self) -> SocketAddrV4 {
+        self.from
+    }
+
+    // --- sending ---
+
+    /// An acknowledgement as it would be sent now, to be changed and given to [`Peer::send`].
+    pub fn segment(&mut self) -> Segment {
+        let timestamps = self.watch.timestamps().then_some((self.clock, self.echo));
+        self.clock = self.clock.wrapping_add(1);
+        Segment {
+            seq: self.seq,
+            ack: self.ack,
+            flags: flag::ACK,
+            window: self.window,
+            options: Options { timestamps, ..Options::default() },
+            ..Segment::default()
+        }
+    }
+
+    /// Sends exactly this; [`Peer::seq`] stays.
+    pub fn send(&mut self, segment: &Segment) {
+        self.note('>', &Shown(segment));
+        self.watch.sent(segment);
+        self.host.send(&segment.packet(self.from, self.to));
+    }
+
+    /// Sends an acknowledgement.
+    pub fn acknowledge(&mut self) {
+        let segment = self.segment();
+        self.send(&segment);
+    }
+
+    /// The segment with the next data; [`Peer::seq`] goes on. To be changed, sent, or kept back.
+    pub fn data_segment(&mut self, bytes: &[u8]) -> Segment {
+        let segment = Segment { flags: flag::ACK | flag::PSH, payload: bytes.to_vec(), ..self.segment() };
+        self.seq = self.seq.wrapping_add(u32::try_from(bytes.len()).unwrap_or(0));
+        segment
+    }
+
+    /// Sends data in one segment.
+    pub fn data(&mut self, bytes: &[u8]) {
+        let segment = self.data_segment(bytes);
+        self.send(&segment);
+    }
+
+    /// The segment with the next data and the FIN.
+    pub fn fin_segment(&mut self, bytes: &[u8]) -> Segment {
+        let mut segment = self.data_segment(bytes);
+        segment.flags |= flag::FIN;
+        self.seq = self.seq.wrapping_add(1);
+        segment
+    }
+
+    /// Sends data, or none, with the FIN.
+    pub fn fin(&mut self, bytes: &[u8]) {
+        let segment = self.fin_segment(bytes);
+        self.send(&segment);
+    }
+
+    /// Sends a reset with the right number.
+    pub fn reset(&mut self) {
+        let mut segment = self.segment();
+        segment.flags = flag::RST | flag::ACK;
+        self.send(&segment);
+    }
+
+    /// Sends a GET in one segment.
+    pub fn get(&mut self, path: &str) {
+        self.data(request(path).as_bytes());
+    }
+
+    // --- receiving ---
+
+    /// The next packet, checked but not answered; `None` if none comes in time.
+    ///
+    /// # Panics
+    /// If the packet is not as it must be.
+    pub fn next(&mut self, within: Duration) -> Option<Packet> {
+        let arrival = self.host.inbox.recv_timeout(within).ok()?;
+        let packet = arrival.unwrap_or_else(|e| self.fail(&e));
+        self.note('<', &Shown(&packet.segment));
+        if let Err(e) = self.watch.received_packet(&packet) {
+            self.fail(&e);
+        }
+        if let Some((value, _)) = packet.segment.options.timestamps {
+            self.echo = value;
+        }
+        Some(packet)
+    }
+
+    /// Waits for a packet; others before it are looked at and not answered.
+    ///
+    /// # Panics
+    /// If it does not come, with all that was sent and received.
+    pub fn wait(&mut self, what: &str, wanted: impl Fn(&Packet) -> bool) -> Packet {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.next(left) {
+                Some(packet) if wanted(&packet) => return packet,
+                Some(_) => {}
+                None => self.fail(&format!("waited in vain for {what}")),
+            }
+        }
+    }
+
+    /// Waits until all that was sent is acknowledged.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn wait_acknowledged(&mut self) {
+        let seq = self.seq;
+        if self.watch.acked() != seq {
+            self.wait("everything to be acknowledged", |p| p.has(flag::ACK) && p.segment.ack == seq);
+        }
+    }
+
+    /// Looks at what comes in this time, without answering.
+    pub fn listen(&mut self, time: Duration) -> Vec<Packet> {
+        let until = Instant::now() + time;
+        let mut heard = Vec::new();
+        while let Some(packet) = self.next(until.saturating_duration_since(Instant::now())) {
+            heard.push(packet);
+        }
+        heard
+    }
+
+    /// Receives, and acknowledges whatever comes in order, until so many bytes are there from the first on.
+    ///
+    /// # Panics
+    /// If they do not come.
+    pub fn receive(&mut self, bytes: usize) {
+        while self.watch.contiguous() < bytes {
+            let before = self.watch.next_expected();
+            self.wait("more data", |p| p.length() > 0);
+            if self.watch.next_expected() != before {
+                self.ack = self.watch.next_expected();
+                self.acknowledge();
+            }
+        }
+    }
+
+    /// Receives and acknowledges until the other end's FIN.
+    ///
+    /// # Panics
+    /// If it does not come.
+    pub fn receive_end(&mut self) {
+        while !self.watch.finished() {
+            self.wait("the server's FIN", |p| p.length() > 0);
+            self.ack = self.watch.next_expected();
+            self.acknowledge();
+        }
+    }
+
+    /// One whole response with Content-Length: its status and body.
+    ///
+    /// # Panics
+    /// If it does not come, or is none.
+    pub fn response(&mut self) -> (u16, Vec<u8>) {
+        let from = self.taken;
+        let head_end = loop {
+            let here = self.watch.received();
+            let fresh = here.get(from..).unwrap_or_default();
+            if let Some(at) = fresh.windows(4).position(|w| w == b"\r\n\r\n") {
+                break from + at + 4;
+            }
+            self.receive(here.len() + 1);
+        };
+        let all = self.watch.received();
+        let head = String::from_utf8_lossy(all.get(from..head_end).unwrap_or_default()).into_owned();
+        let length = head.lines().find_map(|l| {
+            let (name, value) = l.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+        });
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+        let (Some(length), Some(status)) = (length, status) else {
+            self.fail(&format!("no response with a length: {head}"))
+        };
+        self.taken = head_end + length;
+        self.receive(self.taken);
+        (status, self.watch.received().get(head_end..self.taken).unwrap_or_default().to_vec())
+    }
+
+    fn note(&mut self, way: char, what: &Shown<'_>) {
+        let ms = self.started.elapsed().as_micros() / 100;
+        self.log.push(format!("{:5}.{} {way} {what}", ms / 10, ms % 10));
+    }
+
+    /// Ends the test with all that was sent and received.
+    ///
+    /// # Panics
+    /// Always.
+    pub fn fail(&self, what: &str) -> ! {
+        let skip = self.log.len().saturating_sub(60);
+        let log = self.log.get(skip..).unwrap_or_default().join("\n");
+        panic!("{} to {}: {what}\n(ms, way, what)\n{log}", self.from, self.to)
+    }
+}
+
+/// A GET as the peer sends it.
+pub fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: lab\r\nUser-Agent: peer\r\n\r\n")
+}

@@ -1,0 +1,16 @@
+//! A TCP peer in user space: every segment is the test's own decision, and every segment that comes back is checked.
+//!
+//! [`Device`] is a TUN device in a client's namespace with a network of its own behind it. [`Host`] is one address in
+//! that network and [`Peer`] one TCP connection from there. Nothing is ever sent by itself: no acknowledgement and above
+//! all no retransmission, so a packet that is lost on the way shows as a test that waits in vain. [`watch`] lists what
+//! must hold for every packet received.
+
+mod connection;
+mod device;
+mod sys;
+pub mod watch;
+mod wire;
+
+pub use connection::{PATIENCE, Peer, Start, request};
+pub use device::{Device, Host};
+pub use wire::{Options, Packet, Segment, flag};

@@ -1,0 +1,255 @@
+//! What must hold for every packet a client receives on one connection, migrated or not.
+//!
+//! * It comes from the address the client connected to, to the port it connected from.
+//! * Timestamps are there if and only if they were agreed on; they never go back (RFC 7323, section 5.3), and what they
+//!   echo was sent.
+//! * The acknowledgement number never goes back and is of something that was sent. The network here keeps the order.
+//! * The right edge of the promised window never moves back by more than rounding.
+//! * Data said twice is the same data; none lies outside the window the client gave, and no segment is longer than its
+//!   maximum.
+//! * After the handshake there is no SYN.
+
+use super::wire::{Packet, Segment, flag};
+use std::collections::HashSet;
+use std::net::SocketAddrV4;
+
+/// `a` before `b` on the circle of sequence numbers.
+pub fn before(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) >= 1 << 31
+}
+
+/// The later of two.
+fn later(a: u32, b: u32) -> u32 {
+    if before(a, b) { b } else { a }
+}
+
+/// One connection's memory of what was sent and received.
+#[derive(Debug)]
+pub struct Watch {
+    ours: SocketAddrV4,
+    theirs: SocketAddrV4,
+    /// The client's SYN, for what it asked.
+    syn: Segment,
+    /// The server's, once it is there.
+    syn_ack: Option<Segment>,
+    /// Highest sequence number sent plus length.
+    sent_end: u32,
+    tsvals_sent: HashSet<u32>,
+    /// Right edge of the window given.
+    given: u32,
+    /// Newest acknowledgement received.
+    acked: u32,
+    /// Right edge of the window promised by the other end.
+    promised: u32,
+    /// Newest timestamp received.
+    tsval: Option<u32>,
+    /// What was received, from the first byte of data on; `None` where there is a gap.
+    stream: Vec<Option<u8>>,
+    /// How many bytes of it are there without a gap, from the first.
+    whole: usize,
+    /// Where the stream ends, in bytes, once a FIN was seen.
+    end: Option<usize>,
+}
+
+impl Watch {
+    /// For a connection that begins with this SYN.
+    pub fn new(ours: SocketAddrV4, theirs: SocketAddrV4, syn: &Segment) -> Self {
+        let mut watch = Watch {
+            ours,
+            theirs,
+            syn: syn.clone(),
+            syn_ack: None,
+            sent_end: syn.seq,
+            tsvals_sent: HashSet::new(),
+            given: 0,
+            acked: syn.seq,
+            promised: syn.seq,
+            tsval: None,
+            stream: Vec::new(),
+            whole: 0,
+            end: None,
+        };
+        watch.sent(syn);
+        watch
+    }
+
+    /// Whether both ends agreed on timestamps.
+    pub fn timestamps(&self) -> bool {
+        let theirs = self.syn_ack.as_ref().is_some_and(|s| s.options.timestamps.is_some());
+        theirs && self.syn.options.timestamps.is_some()
+    }
+
+    /// The two window scales, the client's and the other's; 0 unless both sent one.
+    pub fn scales(&self) -> (u8, u8) {
+        let theirs = self.syn_ack.as_ref().and_then(|s| s.options.window_scale);
+        self.syn.options.window_scale.zip(theirs).unwrap_or_default()
+    }
+
+    /// The other end's initial sequence number.
+    pub fn peer_isn(&self) -> Option<u32> {
+        self.syn_ack.as_ref().map(|s| s.seq)
+    }
+
+    /// Right edge of the window the other end promised: the first number it does not take.
+    pub fn promised(&self) -> u32 {
+        self.promised
+    }
+
+    /// The newest acknowledgement number received.
+    pub fn acked(&self) -> u32 {
+        self.acked
+    }
+
+    /// The bytes received without a gap, from the first.
+    pub fn received(&self) -> Vec<u8> {
+        self.stream.iter().map_while(|b| *b).collect()
+    }
+
+    /// How many bytes were received without a gap.
+    pub fn contiguous(&self) -> usize {
+        self.whole
+    }
+
+    /// Whether the other end's FIN and all before it has come.
+    pub fn finished(&self) -> bool {
+        self.end == Some(self.whole)
+    }
+
+    /// The next sequence number expected.
+    pub fn next_expected(&self) -> u32 {
+        let bytes = u32::try_from(self.contiguous()).unwrap_or(u32::MAX);
+        let first = self.peer_isn().unwrap_or(0).wrapping_add(1);
+        first.wrapping_add(bytes).wrapping_add(u32::from(self.finished()))
+    }
+
+    /// The client has sent this.
+    pub fn sent(&mut self, segment: &Segment) {
+        let payload = u32::try_from(segment.payload.len()).unwrap_or(u32::MAX);
+        let fin_syn = u32::from(segment.flags & flag::FIN != 0) + u32::from(segment.flags & flag::SYN != 0);
+        let end = segment.seq.wrapping_add(payload).wrapping_add(fin_syn);
+        self.sent_end = later(self.sent_end, end);
+        if let Some((value, _)) = segment.options.timestamps {
+            self.tsvals_sent.insert(value);
+        }
+        if segment.flags & flag::ACK != 0 && segment.flags & flag::RST == 0 {
+            let edge = segment.ack.wrapping_add(u32::from(segment.window) << self.scales().0);
+            self.given = later(self.given, edge);
+        }
+    }
+
+    /// The client has received this.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn received_packet(&mut self, packet: &Packet) -> Result<(), String> {
+        let wrong = |what: String| Err(format!("{what}: {packet:?}"));
+        let segment = &packet.segment;
+        if packet.from != self.theirs || packet.to != self.ours {
+            return wrong(format!("not from {} to {}", self.theirs, self.ours));
+        }
+        if self.syn_ack.is_none() && packet.has(flag::SYN | flag::ACK) {
+            self.syn_ack = Some(segment.clone());
+            self.given = segment.seq.wrapping_add(1).wrapping_add(u32::from(self.syn.window));
+        } else if packet.has(flag::SYN) && Some(segment.seq) != self.peer_isn() {
+            return wrong("a SYN after the handshake".into());
+        }
+        if packet.lacks(flag::RST) {
+            self.times(packet)?;
+            self.acknowledgement(packet)?;
+        }
+        if packet.lacks(flag::SYN) { self.data(packet) } else { Ok(()) }
+    }
+
+    fn times(&mut self, packet: &Packet) -> Result<(), String> {
+        match (self.timestamps(), packet.segment.options.timestamps) {
+            (false, None) => Ok(()),
+            (true, None) => Err(format!("no timestamps: {packet:?}")),
+            (false, Some(_)) => Err(format!("timestamps nobody agreed on: {packet:?}")),
+            (true, Some((value, echo))) => {
+                if let Some(newest) = self.tsval.filter(|newest| before(value, *newest)) {
+                    return Err(format!("timestamp before {newest}: {packet:?}"));
+                }
+                self.tsval = Some(value);
+                if !self.tsvals_sent.contains(&echo) {
+                    return Err(format!("echo of a timestamp that was not sent: {packet:?}"));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn acknowledgement(&mut self, packet: &Packet) -> Result<(), String> {
+        let segment = &packet.segment;
+        if packet.lacks(flag::ACK) {
+            return Err(format!("no acknowledgement: {packet:?}"));
+        }
+        if before(segment.ack, self.acked) {
+            return Err(format!("acknowledgement before {}: {packet:?}", self.acked));
+        }
+        if before(self.sent_end, segment.ack) {
+            return Err(format!("acknowledges what was not sent (up to {}): {packet:?}", self.sent_end));
+        }
+        self.acked = segment.ack;
+        // What a SYN says is never scaled (RFC 7323, section 2.2).
+        let shift = if packet.has(flag::SYN) { 0 } else { self.scales().1 };
+        let edge = segment.ack.wrapping_add(u32::from(segment.window) << shift);
+        let rounding = 1u32 << shift;
+        if before(edge.wrapping_add(rounding), self.promised) {
+            return Err(format!(
+                "the window's right edge {edge} moved back from {}: {packet:?}",
+                self.promised
+            ));
+        }
+        self.promised = later(self.promised, edge);
+        Ok(())
+    }
+
+    fn data(&mut self, packet: &Packet) -> Result<(), String> {
+        let segment = &packet.segment;
+        let (Some(isn), false) = (self.peer_isn(), segment.payload.is_empty() && packet.lacks(flag::FIN))
+        else {
+            return Ok(());
+        };
+        let first = isn.wrapping_add(1);
+        let from = usize::try_from(segment.seq.wrapping_sub(first)).unwrap_or(usize::MAX);
+        if before(segment.seq, first) {
+            return Err(format!("data before the first byte {first}: {packet:?}"));
+        }
+        let mss = usize::from(self.syn.options.mss.unwrap_or(536));
+        let options = if self.timestamps() { 12 } else { 0 };
+        // A few bytes must always fit, however small the client's maximum (Linux: `tcp_min_snd_mss` 48).
+        if segment.payload.len() > mss.max(48) - options {
+            return Err(format!("longer than {mss} - {options} bytes: {packet:?}"));
+        }
+        let end = segment.seq.wrapping_add(u32::try_from(segment.payload.len()).unwrap_or(u32::MAX));
+        if before(self.given, end) {
+            return Err(format!("outside the window, which ends at {}: {packet:?}", self.given));
+        }
+        let to = from + segment.payload.len();
+        if self.stream.len() < to {
+            self.stream.resize(to, None);
+        }
+        for (old, new) in self.stream.iter_mut().skip(from).zip(&segment.payload) {
+            if old.is_some_and(|old| old != *new) {
+                return Err(format!("other data than before: {packet:?}"));
+            }
+            *old = Some(*new);
+        }
+        while self.stream.get(self.whole).is_some_and(Option::is_some) {
+            self.whole += 1;
+        }
+        if packet.has(flag::FIN) && self.end.is_some_and(|end| end != to) {
+            return Err(format!("a second end: {packet:?}"));
+        }
+        if packet.has(flag::FIN) {
+            self.end = Some(to);
+        }
+        if self.end.is_some_and(|end| end < self.stream.len()) {
+            return Err(format!("data behind the end: {packet:?}"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

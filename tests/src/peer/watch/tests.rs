@@ -1,0 +1,140 @@
+//! Every rule of the watch must be able to fail.
+
+use super::super::wire::Options;
+use super::*;
+
+const MS: u32 = 5000;
+
+fn ends() -> (SocketAddrV4, SocketAddrV4) {
+    ("10.91.0.1:1000".parse().unwrap(), "10.90.1.100:80".parse().unwrap())
+}
+
+fn packet(segment: Segment) -> Packet {
+    let (ours, theirs) = ends();
+    Packet { from: theirs, to: ours, ttl: 60, segment }
+}
+
+fn options(timestamps: Option<(u32, u32)>) -> Options {
+    Options { timestamps, ..Options::default() }
+}
+
+/// A connection with timestamps after the handshake: ours begins at 100, theirs before the wrap.
+fn connection() -> Watch {
+    let (ours, theirs) = ends();
+    let syn = Segment {
+        seq: 100,
+        flags: flag::SYN,
+        window: 1000,
+        options: Options { mss: Some(500), window_scale: Some(0), ..options(Some((7, 0))) },
+        ..Segment::default()
+    };
+    let mut watch = Watch::new(ours, theirs, &syn);
+    let syn_ack = Segment {
+        seq: u32::MAX,
+        ack: 101,
+        flags: flag::SYN | flag::ACK,
+        window: 2000,
+        options: Options { mss: Some(500), window_scale: Some(2), ..options(Some((MS, 7))) },
+        ..Segment::default()
+    };
+    watch.received_packet(&packet(syn_ack)).unwrap();
+    watch.sent(&Segment {
+        seq: 101,
+        flags: flag::ACK,
+        window: 1000,
+        options: options(Some((8, MS))),
+        payload: vec![0; 10],
+        ..Segment::default()
+    });
+    watch
+}
+
+fn data(seq: u32, bytes: &[u8]) -> Segment {
+    Segment {
+        seq,
+        ack: 111,
+        flags: flag::ACK,
+        window: 500,
+        options: options(Some((MS, 8))),
+        payload: bytes.to_vec(),
+        ..Segment::default()
+    }
+}
+
+#[track_caller]
+fn refused(watch: &mut Watch, packet: &Packet, why: &str) {
+    let error = watch.received_packet(packet).unwrap_err();
+    assert!(error.contains(why), "{error}");
+}
+
+#[test]
+fn what_is_right_passes_and_is_put_together() {
+    let mut watch = connection();
+    watch.received_packet(&packet(data(3, b"def"))).unwrap();
+    assert_eq!((watch.next_expected(), watch.contiguous()), (0, 0));
+    watch.received_packet(&packet(data(0, b"abcd"))).unwrap();
+    assert_eq!((watch.next_expected(), watch.received()), (6, b"abcdef".to_vec()));
+    let fin = Segment { flags: flag::ACK | flag::FIN, ..data(6, b"") };
+    watch.received_packet(&packet(fin)).unwrap();
+    assert!(watch.finished());
+    assert_eq!((watch.next_expected(), watch.promised(), watch.acked()), (7, 111 + 2000, 111));
+}
+
+#[test]
+fn strangers_are_refused() {
+    let mut stranger = packet(data(0, b"a"));
+    stranger.from = "10.90.101.2:80".parse().unwrap();
+    refused(&mut connection(), &stranger, "not from");
+    let mut stranger = packet(data(0, b"a"));
+    stranger.to.set_port(1);
+    refused(&mut connection(), &stranger, "not from");
+}
+
+#[test]
+fn a_second_syn_is_refused() {
+    let syn = Segment { flags: flag::SYN | flag::ACK, ..data(9, b"") };
+    refused(&mut connection(), &packet(syn), "a SYN");
+}
+
+#[test]
+fn timestamps_must_be_there_and_go_on_and_echo() {
+    let with = |timestamps| packet(Segment { options: options(timestamps), ..data(0, b"a") });
+    refused(&mut connection(), &with(None), "no timestamps");
+    refused(&mut connection(), &with(Some((MS - 1, 8))), "timestamp before");
+    refused(&mut connection(), &with(Some((MS, 9))), "was not sent");
+    let (ours, theirs) = ends();
+    let syn = Segment { flags: flag::SYN, ..Segment::default() };
+    let mut without = Watch::new(ours, theirs, &syn);
+    let syn_ack = Segment { ack: 1, flags: flag::SYN | flag::ACK, ..Segment::default() };
+    without.received_packet(&packet(syn_ack)).unwrap();
+    let stray = Segment { ack: 1, ..data(1, b"a") };
+    refused(&mut without, &packet(stray), "nobody agreed on");
+}
+
+#[test]
+fn acknowledgements_and_windows_must_not_go_back() {
+    let with = |ack, window| packet(Segment { ack, window, ..data(0, b"a") });
+    refused(&mut connection(), &with(112, 500), "what was not sent");
+    let mut watch = connection();
+    watch.received_packet(&with(111, 500)).unwrap();
+    refused(&mut watch, &with(110, 500), "acknowledgement before");
+    refused(&mut watch, &with(111, 498), "moved back");
+    watch.received_packet(&with(111, 499)).unwrap();
+    let silent = Segment { flags: flag::PSH, ..data(0, b"a") };
+    refused(&mut connection(), &packet(silent), "no acknowledgement");
+}
+
+#[test]
+fn data_must_be_the_same_and_fit() {
+    let mut watch = connection();
+    watch.received_packet(&packet(data(0, b"abc"))).unwrap();
+    watch.received_packet(&packet(data(1, b"bc"))).unwrap();
+    refused(&mut watch, &packet(data(1, b"bx")), "other data");
+    refused(&mut watch, &packet(data(u32::MAX, b"x")), "before the first byte");
+    refused(&mut connection(), &packet(data(0, &[0; 489])), "longer than");
+    refused(&mut connection(), &packet(data(600, &[0; 401])), "outside the window");
+    let fin = |seq| packet(Segment { flags: flag::ACK | flag::FIN, ..data(seq, b"a") });
+    watch.received_packet(&fin(3)).unwrap();
+    refused(&mut watch, &fin(4), "a second end");
+    refused(&mut watch, &packet(data(5, b"x")), "behind the end");
+}
