@@ -6,7 +6,7 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord, Settings};
 use baton_shared::translate::Patch;
-use baton_shared::wire::{Ipv4Words, OPTION_BUFFER, Segment, TcpWords};
+use baton_shared::wire::{IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, Segment, TcpWords};
 
 /// Flow key to slot number. Written by the daemon, read here.
 #[map]
@@ -34,7 +34,10 @@ pub(crate) struct Scratch {
     /// A copy of the flow's record as it was when the packet came.
     pub(crate) record: FlowRecord,
     pub(crate) key: FlowKey,
-    pub(crate) ip: Ipv4Words,
+    pub(crate) ipv4: Ipv4Words,
+    pub(crate) ipv6: Ipv6Words,
+    pub(crate) extension: [u32; 2],
+    pub(crate) ip: IpFacts,
     pub(crate) tcp: TcpWords,
     pub(crate) segment: Segment,
     pub(crate) patch: Patch,

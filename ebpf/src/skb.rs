@@ -1,6 +1,6 @@
 //! The packet: the only raw pointers, helper calls and inline assembly.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_PSEUDO_HDR};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
     bpf_skb_load_bytes, bpf_skb_store_bytes,
@@ -78,19 +78,25 @@ impl Skb {
         }
     }
 
-    /// Corrects the TCP checksum at `offset` for another address in the pseudo-header, memory order.
+    /// As [`Skb::store`], keeping the device's sum over the whole packet right (`CHECKSUM_COMPLETE`): for changes
+    /// that no checksum inside the packet balances.
     #[inline(always)]
-    pub(crate) fn address_changed(self, offset: u32, old: u32, new: u32) -> bool {
+    pub(crate) fn store_summed<T>(self, offset: u32, from: &T) -> bool {
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        let length = size_of::<T>() as u32;
+        // SAFETY: as above.
+        unsafe { bpf_skb_store_bytes(self.0.cast(), offset, ptr::from_ref(from).cast(), length, flags) == 0 }
+    }
+
+    /// Corrects the TCP checksum at `offset` for a change of the pseudo-header's addresses by this one's complement
+    /// sum. The helper also changes the device's sum over the whole packet: right for IPv4, whose header checksum
+    /// balances the addresses; for IPv6 [`Skb::store_summed`] undoes it. (From Linux 6.16 on BPF_F_IPV6 would keep
+    /// the helper from doing it; this way is every kernel's.)
+    #[inline(always)]
+    pub(crate) fn addresses_changed(self, offset: u32, change: u32) -> bool {
+        let flags = u64::from(BPF_F_PSEUDO_HDR);
         // SAFETY: a helper call on the context.
-        unsafe {
-            bpf_l4_csum_replace(
-                self.0.cast(),
-                offset,
-                u64::from(old),
-                u64::from(new),
-                u64::from(BPF_F_PSEUDO_HDR) | 4,
-            ) == 0
-        }
+        unsafe { bpf_l4_csum_replace(self.0.cast(), offset, 0, u64::from(change), flags) == 0 }
     }
 
     /// Corrects the TCP checksum at `offset` for a change of the segment by this one's complement sum.

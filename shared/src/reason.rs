@@ -65,6 +65,7 @@ reasons! {
         DropStoreFailed = 37, "drop_store_failed", "The kernel refused to store the rewritten bytes (packet not writable).";
         DropNoDevice = 38, "drop_no_device", "The TUN or uplink that the packet must go to is not set: the daemon is not running.";
         DropTunFrame = 39, "drop_tun_frame", "A packet written into the TUN could not be given an Ethernet header.";
+        DropExtensions = 40, "drop_extensions", "An IPv6 packet with more than eight extension headers: no stack sends those.";
     }
 }
 

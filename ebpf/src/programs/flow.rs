@@ -7,25 +7,45 @@ use baton_shared::addr::IpWords;
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, Settings};
 use baton_shared::translate::{
-    Action, Direction, Verdict, judge_egress, judge_ingress, judge_unreadable, translate,
+    Action, Direction, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked, translate,
 };
-use baton_shared::wire::{Fragment, OPTIONS_MAX, PROTOCOL_TCP, TcpWords};
+use baton_shared::wire::{EXTENSIONS_MAX, Fragment, OPTIONS_MAX, PROTOCOL_TCP, TcpWords};
 
 /// EtherType of IPv4 as `skb->protocol` has it.
 const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
+/// EtherType of IPv6, likewise.
+const ETHERTYPE_IPV6: u32 = 0x86ddu16.to_be() as u32;
 /// Offset of the checksum in a TCP header, bytes.
 const TCP_CHECKSUM: u32 = 16;
 
 /// Judges one packet and does what the verdict says.
 #[inline(always)]
 pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
-    if skb.protocol() != ETHERTYPE_IPV4 {
-        return NEXT;
-    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return NEXT };
     // SAFETY: this CPU's element of the map; programs do not interrupt each other on one CPU.
     let scratch = unsafe { &mut *scratch };
-    let Some(tcp_at) = load_key(skb, direction, scratch) else { return NEXT };
+    match load_ip(skb, scratch) {
+        Ok(()) => {}
+        Err(NoUpper::NotOurs) => return NEXT,
+        Err(NoUpper::TooFar) => {
+            let verdict = judge_unwalked(direction);
+            return match verdict.counter {
+                Some(counter) if verdict.action == Action::Drop => {
+                    count(counter.code());
+                    SHOT
+                }
+                _ => NEXT,
+            };
+        }
+    }
+    let scratch = skb::opaque(scratch);
+    if scratch.ip.protocol != PROTOCOL_TCP || scratch.ip.fragment() == Fragment::Later {
+        return NEXT;
+    }
+    let tcp_at = ETHERNET + scratch.ip.upper_at;
+    if !load_key(skb, direction, tcp_at, scratch) {
+        return NEXT;
+    }
     // SAFETY: the daemon may remove the key while we read its value, which then is another flow's number or a
     // freed one's: slots are given out again as late as possible, and a freed one's state says so.
     let Some(slot) = (unsafe { FLOWS.get(&scratch.key) }) else { return NEXT };
@@ -60,38 +80,72 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     act(skb, direction, tcp_at, verdict, settings, record, now, skb::opaque(scratch))
 }
 
-/// Loads the IPv4 and TCP headers and the flow's key. `None`: not TCP over IPv4, or no ports to look up.
-/// Else where the TCP header stands.
+/// Why no upper-layer header was found.
+enum NoUpper {
+    /// Not IP, cut short, or on a way that does not end here.
+    NotOurs,
+    /// More extension headers than are walked.
+    TooFar,
+}
+
+/// Loads the IP header of either version, and walks over what stands between it and the upper layer's.
 #[inline(always)]
-fn load_key(skb: Skb, direction: Direction, scratch: &mut Scratch) -> Option<u32> {
-    if !skb.load(ETHERNET, &mut scratch.ip) {
-        return None;
+fn load_ip(skb: Skb, scratch: &mut Scratch) -> Result<(), NoUpper> {
+    match skb.protocol() {
+        ETHERTYPE_IPV4 => {
+            if !skb.load(ETHERNET, &mut scratch.ipv4) || !scratch.ipv4.is_sane() {
+                return Err(NoUpper::NotOurs);
+            }
+            scratch.ip.load_v4(&scratch.ipv4);
+            Ok(())
+        }
+        ETHERTYPE_IPV6 => {
+            if !skb.load(ETHERNET, &mut scratch.ipv6) || !scratch.ipv6.is_sane() {
+                return Err(NoUpper::NotOurs);
+            }
+            scratch.ip.load_v6(&scratch.ipv6);
+            for _ in 0..EXTENSIONS_MAX {
+                let ip = skb::opaque(&mut scratch.ip);
+                if !ip.at_extension() {
+                    return Ok(());
+                }
+                let there = skb.load(ETHERNET + ip.upper_at, &mut scratch.extension);
+                if !there || !ip.walk(&scratch.extension) {
+                    return Err(NoUpper::NotOurs);
+                }
+            }
+            if skb::opaque(&mut scratch.ip).at_extension() { Err(NoUpper::TooFar) } else { Ok(()) }
+        }
+        _ => Err(NoUpper::NotOurs),
     }
-    let ip = scratch.ip;
-    if !ip.is_sane() || ip.protocol() != PROTOCOL_TCP || ip.fragment() == Fragment::Later {
-        return None;
-    }
-    let tcp_at = ETHERNET + ip.header_bytes();
+}
+
+/// Loads the TCP header and the flow's key; false: no ports to look up. Of a header cut short the ports alone are
+/// loaded, for its length is 0 then, which no reader takes for a segment.
+#[inline(always)]
+fn load_key(skb: Skb, direction: Direction, tcp_at: u32, scratch: &mut Scratch) -> bool {
     if !skb.load(tcp_at, &mut scratch.tcp) {
-        return None;
+        scratch.tcp = TcpWords::default();
+        if !skb.load(tcp_at, &mut scratch.tcp.0[0]) {
+            return false;
+        }
     }
-    let tcp = scratch.tcp;
-    let (source, destination) = (IpWords::from_v4_word(ip.source()), IpWords::from_v4_word(ip.destination()));
+    let (ip, tcp) = (&scratch.ip, scratch.tcp);
     scratch.key = match direction {
         Direction::FromClient => FlowKey {
-            remote: source,
-            local: destination,
+            remote: ip.source,
+            local: ip.destination,
             remote_port: tcp.source(),
             local_port: tcp.destination(),
         },
         Direction::ToClient => FlowKey {
-            remote: destination,
-            local: source,
+            remote: ip.destination,
+            local: ip.source,
             remote_port: tcp.destination(),
             local_port: tcp.source(),
         },
     };
-    Some(tcp_at)
+    true
 }
 
 /// Loads the rest of a known flow's segment, or says why it cannot be read.
@@ -101,10 +155,10 @@ fn load_segment(skb: Skb, tcp_at: u32, scratch: &mut Scratch) -> Result<(), Pack
         return Err(PacketCounter::DropFragment);
     }
     let header = scratch.tcp.header_bytes();
-    let headers = scratch.ip.header_bytes() + header;
+    let headers = scratch.ip.upper_at + header;
     let there = skb.len() - ETHERNET;
     // A super-packet over 64 kB has no total length; a short frame has padding behind its total length.
-    let total = match scratch.ip.total_bytes() {
+    let total = match scratch.ip.total {
         0 => there,
         total => total,
     };
@@ -202,23 +256,20 @@ fn book(record: SharedRecord, scratch: &Scratch, now: u64) {
 /// whoever finishes it) and for GSO super-packets (same length, same options).
 #[inline(always)]
 fn store(skb: Skb, direction: Direction, tcp_at: u32, scratch: &Scratch) -> bool {
-    let (ip, tcp, patch, key) = (&scratch.ip, &scratch.tcp, &scratch.patch, &scratch.key);
-    let third = ip.third_word(patch.ttl, patch.header_checksum);
-    let (addresses, ports) = match direction {
-        Direction::FromClient => (
-            [third, ip.source(), patch.new_addr.v4_word()],
-            TcpWords::port_word(key.remote_port, patch.new_port),
-        ),
-        Direction::ToClient => (
-            [third, patch.new_addr.v4_word(), ip.destination()],
-            TcpWords::port_word(patch.new_port, key.remote_port),
-        ),
+    let (tcp, patch, key) = (&scratch.tcp, &scratch.patch, &scratch.key);
+    let (source, destination, ports) = match direction {
+        Direction::FromClient => {
+            (key.remote, patch.new_addr, TcpWords::port_word(key.remote_port, patch.new_port))
+        }
+        Direction::ToClient => {
+            (patch.new_addr, key.remote, TcpWords::port_word(patch.new_port, key.remote_port))
+        }
     };
     let head = [ports, patch.seq.to_be(), patch.ack.to_be(), tcp.fourth_word(patch.window)];
     let checksum_at = tcp_at + TCP_CHECKSUM;
-    let mut stored = skb.store(ETHERNET + 8, &addresses)
+    let mut stored = store_ip(skb, source, destination, scratch)
         && skb.store(tcp_at, &head)
-        && skb.address_changed(checksum_at, key.local.v4_word(), patch.new_addr.v4_word())
+        && skb.addresses_changed(checksum_at, patch.address_change)
         && skb.segment_changed(checksum_at, patch.tcp_change);
     let places = scratch.segment.options.places;
     let options_at = tcp_at + 20;
@@ -234,4 +285,17 @@ fn store(skb: Skb, direction: Direction, tcp_at: u32, scratch: &Scratch) -> bool
         at += 8;
     }
     stored
+}
+
+/// Writes addresses and hop limit into the IP header.
+#[inline(always)]
+fn store_ip(skb: Skb, source: IpWords, destination: IpWords, scratch: &Scratch) -> bool {
+    let patch = &scratch.patch;
+    if skb.protocol() == ETHERTYPE_IPV4 {
+        let third = scratch.ipv4.third_word(patch.ttl, patch.header_checksum);
+        return skb.store(ETHERNET + 8, &[third, source.v4_word(), destination.v4_word()]);
+    }
+    let second = scratch.ipv6.second_word(patch.ttl);
+    let ([a, b, c, d], [e, f, g, h]) = (source.0, destination.0);
+    skb.store_summed(ETHERNET + 4, &[second, a, b, c, d, e, f, g, h])
 }

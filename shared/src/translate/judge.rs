@@ -1,6 +1,6 @@
 //! The verdict on a packet of a known flow, at each of the two hooks.
 
-use super::{Account, Patch};
+use super::{Account, Direction, Patch};
 use crate::reason::PacketCounter;
 use crate::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST, NOTE_SYN_ACK};
 use crate::seq::before;
@@ -125,6 +125,17 @@ pub fn judge_unreadable(record: &FlowRecord, now_ns: u64, reason: PacketCounter)
             Verdict::new(Action::Pass, PacketCounter::FreezeExpired)
         }
         _ => Verdict::new(Action::Drop, reason),
+    }
+}
+
+/// Either hook: an IPv6 packet with more extension headers than are walked
+/// ([`EXTENSIONS_MAX`](crate::wire::EXTENSIONS_MAX)), of which flow cannot be known. It could be a migrated one's,
+/// so the intermediate's stack does not get it; what the target's own kernel sends is not ours to hold back.
+#[inline(always)]
+pub fn judge_unwalked(direction: Direction) -> Verdict {
+    match direction {
+        Direction::FromClient => Verdict::new(Action::Drop, PacketCounter::DropExtensions),
+        Direction::ToClient => Verdict::pass(),
     }
 }
 

@@ -12,6 +12,6 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-pub use judge::{Action, Verdict, judge_egress, judge_ingress, judge_unreadable};
+pub use judge::{Action, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked};
 pub use patch::{Account, Patch};
 pub use rewrite::{Direction, translate};

@@ -31,9 +31,11 @@ pub struct Patch {
     /// How the sum of the TCP header and its options changes, without the addresses: one's complement, memory
     /// order, as `bpf_l4_csum_replace` takes it with size 0.
     pub tcp_change: u32,
+    /// How the sum of the pseudo-header's addresses changes: as `tcp_change`, of the addresses.
+    pub address_change: u32,
     /// IPv4: the header's checksum.
     pub header_checksum: HeaderChecksum,
-    /// Time to live.
+    /// Time to live or hop limit.
     pub ttl: u8,
     /// Explicit padding.
     pub reserved: u8,

@@ -78,9 +78,12 @@ pub fn translate(record: &FlowRecord, segment: &Segment, direction: Direction, p
     }
     patch.tcp_change = sum.folded() as u32;
 
-    let (old_addr, new_addr) = (record.key.local.v4_word(), record.new_addr.v4_word());
-    let addresses = Sum::ZERO.replaced(old_addr, new_addr);
+    let mut addresses = Sum::ZERO;
+    for (old, new) in record.key.local.0.iter().zip(record.new_addr.0) {
+        addresses = addresses.replaced(*old, new);
+    }
     patch.new_addr = record.new_addr;
+    patch.address_change = addresses.folded() as u32;
     let ttl = match direction {
         Direction::FromClient => segment.ttl.wrapping_sub(1),
         Direction::ToClient => segment.ttl,

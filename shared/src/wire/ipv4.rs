@@ -1,6 +1,6 @@
 //! The IPv4 header (RFC 791, section 3.1).
 
-use super::HeaderChecksum;
+use super::{Fragment, HeaderChecksum};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The protocol number of TCP.
@@ -10,17 +10,6 @@ pub const PROTOCOL_TCP: u8 = 6;
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Ipv4Words(pub [u32; 5]);
-
-/// What a packet is with regard to fragmentation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fragment {
-    /// Whole.
-    No,
-    /// The first fragment: it has the ports, but not all of the segment.
-    First,
-    /// A later one: no ports.
-    Later,
-}
 
 impl Ipv4Words {
     /// Whether version and header length can be true.

@@ -4,13 +4,17 @@
 //! meets generic slice code.
 
 mod checksum;
+mod ip;
 mod ipv4;
+mod ipv6;
 mod options;
 mod segment;
 mod tcp;
 
 pub use checksum::{HeaderChecksum, Sum};
-pub use ipv4::{Fragment, Ipv4Words, PROTOCOL_TCP};
+pub use ip::{EXTENSIONS_MAX, Fragment, IpFacts};
+pub use ipv4::{Ipv4Words, PROTOCOL_TCP};
+pub use ipv6::{Ipv6Words, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING};
 pub use options::{OPTION_BUFFER, OPTIONS_MAX, OptionPlaces, OptionValues};
 pub use segment::Segment;
 pub use tcp::{ACK, FIN, RST, SYN, TcpWords};

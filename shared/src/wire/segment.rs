@@ -1,6 +1,6 @@
 //! A TCP segment as the judgement sees it.
 
-use super::{FIN, HeaderChecksum, Ipv4Words, OptionValues, SYN, TcpWords};
+use super::{FIN, HeaderChecksum, IpFacts, OptionValues, SYN, TcpWords};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The header values of one segment, host order where not said otherwise. A GSO super-packet is one segment.
@@ -29,16 +29,16 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Takes over all but the options from an IPv4 and a TCP header; `payload` is in bytes.
+    /// Takes over all but the options from an IP and a TCP header; `payload` is in bytes.
     #[inline(always)]
-    pub fn load(&mut self, ip: &Ipv4Words, tcp: &TcpWords, payload: u32) {
+    pub fn load(&mut self, ip: &IpFacts, tcp: &TcpWords, payload: u32) {
         self.seq = tcp.seq();
         self.ack = tcp.ack();
         self.payload = payload;
         self.window = tcp.window();
         self.flags = tcp.flags();
-        self.ttl = ip.ttl();
-        self.header_checksum = ip.checksum();
+        self.ttl = ip.ttl;
+        self.header_checksum = ip.header_checksum;
     }
 
     /// Whether all of `flags` are set.

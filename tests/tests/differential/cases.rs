@@ -2,48 +2,58 @@
 
 use crate::packet::Frame;
 use crate::{Case, Hook, Outcome};
-use baton_shared::addr::{IpWords, PortWord};
+use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
 use baton_shared::record::{FlowKey, FlowRecord, FlowState};
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
-const CLIENT: ([u8; 4], u16) = ([10, 90, 10, 2], 40_000);
-const VIP: ([u8; 4], u16) = ([10, 90, 1, 100], 80);
-const SERVER: ([u8; 4], u16) = ([10, 90, 101, 2], 8080);
+/// Which version of IP a case uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    V4,
+    V6,
+}
 
-fn address(a: [u8; 4]) -> IpWords {
-    IpAddr::from(a).into()
+/// The client's, the VIP's and the server's address.
+fn ends(version: Version) -> [SocketAddr; 3] {
+    let ends = match version {
+        Version::V4 => ["10.90.10.2:40000", "10.90.1.100:80", "10.90.101.2:8080"],
+        Version::V6 => ["[fd90:a::2]:40000", "[fd90:1::100]:80", "[fd90:65:ffff::2]:8080"],
+    };
+    ends.map(|end| end.parse().unwrap())
 }
 
 /// A committed record with the addresses of the hook and no deltas.
-pub(crate) fn record(hook: Hook) -> FlowRecord {
+pub(crate) fn record(hook: Hook, version: Version) -> FlowRecord {
+    let [client, vip, server] = ends(version);
     let (local, new) = match hook {
-        Hook::Ingress => (VIP, SERVER),
-        Hook::Egress => (SERVER, VIP),
+        Hook::Ingress => (vip, server),
+        Hook::Egress => (server, vip),
     };
     FlowRecord {
         flow_id: 1,
         generation: 1,
         key: FlowKey {
-            remote: address(CLIENT.0),
-            local: address(local.0),
-            remote_port: PortWord::new(CLIENT.1),
-            local_port: PortWord::new(local.1),
+            remote: client.ip().into(),
+            local: local.ip().into(),
+            remote_port: PortWord::new(client.port()),
+            local_port: PortWord::new(local.port()),
         },
         state: FlowState::Committed as u32,
         deadline_ns: u64::MAX,
-        new_addr: address(new.0),
-        new_port: PortWord::new(new.1),
+        new_addr: new.ip().into(),
+        new_port: PortWord::new(new.port()),
         out_ifindex: 1,
         ..FlowRecord::default()
     }
 }
 
 /// A segment of the flow with 100 bytes.
-pub(crate) fn frame(hook: Hook) -> Frame {
+pub(crate) fn frame(hook: Hook, version: Version) -> Frame {
+    let [client, vip, server] = ends(version);
     let mut frame = match hook {
-        Hook::Ingress => Frame::new(CLIENT, VIP),
-        Hook::Egress => Frame::new(SERVER, CLIENT),
+        Hook::Ingress => Frame::new(client, vip),
+        Hook::Egress => Frame::new(server, client),
     };
     frame.payload = vec![b'x'; 100];
     frame
@@ -65,13 +75,21 @@ fn sack(lead: &[u8], edges: &[u32]) -> Vec<u8> {
 }
 
 /// What a case must count; the drop, divert or pass follows from it.
-struct Expected(&'static str, Vec<C>);
+struct Expected(String, Vec<C>);
 
 /// The table: name, hook, counters, changes to record and frame.
 fn entries() -> Vec<(Expected, Case)> {
+    let mut all = entries_of(Version::V4);
+    all.extend(entries_of(Version::V6));
+    all.extend(extension_entries());
+    all.push(mapped_entry());
+    all
+}
+
+fn entries_of(version: Version) -> Vec<(Expected, Case)> {
     let mut all = Vec::new();
     let mut add = |name: &'static str, hook, counters: &[C], change: &dyn Fn(&mut FlowRecord, &mut Frame)| {
-        let (mut record, mut frame) = (record(hook), frame(hook));
+        let (mut record, mut frame) = (record(hook, version), frame(hook, version));
         change(&mut record, &mut frame);
         let case = Case {
             name: name.into(),
@@ -80,7 +98,7 @@ fn entries() -> Vec<(Expected, Case)> {
             marked: name.starts_with("marked"),
             frame: frame.bytes(),
         };
-        all.push((Expected(name, counters.to_vec()), case));
+        all.push((Expected(name.into(), counters.to_vec()), case));
     };
     use Hook::{Egress, Ingress};
     let deltas = |r: &mut FlowRecord| {
@@ -140,22 +158,23 @@ fn entries() -> Vec<(Expected, Case)> {
         });
         add("IP options", hook, &[C::Translated], &|r, f| {
             deltas(r);
-            *f = f.clone().ip_options(&[7, 7, 4, 0, 0, 0, 0, 0]).options(&timestamps(1, 2));
+            f.ip_options(&[7, 7, 4, 0, 0, 0, 0, 0]);
+            *f = f.clone().options(&timestamps(1, 2));
         });
         add("a padded short frame", hook, &[C::Translated], &|_, f| {
             f.payload.clear();
             f.padding = 6;
         });
-        add("a first fragment of a known flow", hook, &[C::DropFragment], &|_, f| f.ip.more_fragments = true);
+        add("a first fragment of a known flow", hook, &[C::DropFragment], &|_, f| f.fragment(0, true));
         add("a later fragment has no ports", hook, &[], &|_, f| {
-            f.ip.fragment_offset = etherparse::IpFragOffset::try_new(100).unwrap();
+            f.fragment(100, true);
         });
         add("another port", hook, &[], &|r, _| r.key.remote_port = PortWord::new(1));
         add("a free record", hook, &[], &|r, _| r.state = 0);
     }
 
-    add("TTL used up", Ingress, &[C::DropTtlExpired], &|_, f| f.ip.time_to_live = 1);
-    add("TTL 2 goes on", Ingress, &[C::Translated], &|_, f| f.ip.time_to_live = 2);
+    add("TTL used up", Ingress, &[C::DropTtlExpired], &|_, f| f.ttl(1));
+    add("TTL 2 goes on", Ingress, &[C::Translated], &|_, f| f.ttl(2));
     add("frozen: to the hold TUN", Ingress, &[C::Diverted], &|r, _| r.state = FlowState::Frozen as u32);
     add("frozen: a FIN counts one", Ingress, &[C::Diverted], &|r, f| {
         r.state = FlowState::Frozen as u32;
@@ -167,7 +186,7 @@ fn entries() -> Vec<(Expected, Case)> {
     });
     add("frozen: a fragment is dropped", Ingress, &[C::DropFragment], &|r, f| {
         r.state = FlowState::Frozen as u32;
-        f.ip.more_fragments = true;
+        f.fragment(0, true);
     });
     add("marked: released and translated", Ingress, &[C::Translated, C::Released], &|r, _| {
         (r.diverted, r.released) = (300, 100);
@@ -220,39 +239,123 @@ fn entries() -> Vec<(Expected, Case)> {
         f.tcp.fin = true;
     });
 
-    // Broken by hand.
-    for (name, at, value) in [
-        ("a data offset too small", 46, 0x40),
-        ("a data offset past the end", 46, 0xf0),
-        ("a total length past the end", 17, 0xff),
-    ] {
-        let mut f = frame(Ingress);
+    // Broken by hand: bytes of the TCP header and of the IP header's length.
+    let (offset_at, length_at) = match version {
+        Version::V4 => (46, 17),
+        Version::V6 => (66, 19),
+    };
+    let mut broken = |name: &str, counter: Option<C>, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut f = frame(Ingress, version);
         f.payload.truncate(10);
         let mut bytes = f.bytes();
-        bytes[at] = value;
-        let case =
-            Case { name: name.into(), hook: Ingress, record: record(Ingress), marked: false, frame: bytes };
-        all.push((Expected(name, vec![C::DropMalformed]), case));
+        change(&mut bytes);
+        let record = record(Ingress, version);
+        let case = Case { name: name.into(), hook: Ingress, record, marked: false, frame: bytes };
+        all.push((Expected(name.to_owned(), Vec::from_iter(counter)), case));
+    };
+    let malformed = Some(C::DropMalformed);
+    broken("a data offset too small", malformed, &|b| b[offset_at] = 0x40);
+    broken("a data offset past the end", malformed, &|b| b[offset_at] = 0xf0);
+    broken("a total length past the end", malformed, &|b| b[length_at] = 0xff);
+    broken("cut short in the TCP header", malformed, &|b| b.truncate(offset_at + 3));
+    broken("cut short behind the ports", malformed, &|b| b.truncate(offset_at - 8));
+    broken("cut short in the ports", None, &|b| b.truncate(offset_at - 9));
+    all
+}
+
+/// What only IPv6 has: extension headers.
+fn extension_entries() -> Vec<(Expected, Case)> {
+    use Hook::{Egress, Ingress};
+    /// Kind and bytes without the next header.
+    type Chain = Vec<(u8, Vec<u8>)>;
+    // Length fields count 8 bytes beyond the first.
+    let options = |more: u8| {
+        let mut bytes = vec![more, 1, 4 + 8 * more.min(31)];
+        bytes.resize(7 + 8 * usize::from(more), 0);
+        bytes
+    };
+    let routing = |left: u8| vec![0, 4, left, 0, 0, 0, 0];
+    let whole = vec![0, 0, 0, 0, 0, 0, 9];
+    let chains: Vec<(&str, Chain, &[C])> = vec![
+        ("hop-by-hop options", vec![(0, options(0))], &[C::Translated]),
+        ("destination options of the largest size", vec![(60, options(255))], &[C::Translated]),
+        ("a routing header at its end", vec![(43, routing(0))], &[C::Translated]),
+        ("a routing header on its way", vec![(43, routing(1))], &[]),
+        ("a fragment header on a whole packet", vec![(44, whole.clone())], &[C::Translated]),
+        (
+            "all of them",
+            vec![(0, options(1)), (60, options(2)), (43, routing(0)), (44, whole), (60, options(3))],
+            &[C::Translated],
+        ),
+        (
+            "a first fragment behind options",
+            vec![(0, options(0)), (44, vec![0, 0, 1, 0, 0, 0, 1]), (60, options(0))],
+            &[C::DropFragment],
+        ),
+        ("eight", vec![(60, options(0)); 8], &[C::Translated]),
+        ("authentication", vec![(51, options(1))], &[]),
+        ("encapsulated", vec![(50, options(0))], &[]),
+        ("an unknown one", vec![(253, options(0))], &[]),
+        ("nothing behind it", vec![(59, options(0))], &[]),
+    ];
+    let mut all = Vec::new();
+    for hook in [Ingress, Egress] {
+        let mut add = |name: &str, counters: &[C], chain: &Chain, change: &dyn Fn(&mut Vec<u8>)| {
+            let mut frame = frame(hook, Version::V6).options(&timestamps(7, 8));
+            chain.iter().for_each(|(kind, bytes)| frame.extension(*kind, bytes.clone()));
+            let mut record = record(hook, Version::V6);
+            (record.seq_delta, record.ack_delta, record.tsval_delta) = (3, 0x1000, 5);
+            let mut frame = frame.bytes();
+            change(&mut frame);
+            let case = Case { name: format!("IPv6: {name}"), hook, record, marked: false, frame };
+            all.push((Expected(case.name.clone(), counters.to_vec()), case));
+        };
+        for (name, chain, counters) in &chains {
+            add(name, counters, chain, &|_| {});
+        }
+        let drops: &[C] = if hook == Ingress { &[C::DropExtensions] } else { &[] };
+        add("nine", drops, &vec![(60, options(0)); 9], &|_| {});
+        add("an extension header past the end", &[], &vec![(60, options(0))], &|b| b[55] = 255);
+        add("cut short in an extension header", &[], &vec![(60, options(0))], &|b| b.truncate(61));
+        add("another version", &[], &vec![], &|b| b[14] = 0x45);
     }
     all
+}
+
+/// An IPv6 packet whose addresses look like an IPv4 flow's.
+fn mapped_entry() -> (Expected, Case) {
+    let mapped = |end: SocketAddr| {
+        let std::net::IpAddr::V4(v4) = end.ip() else { panic!("{end}") };
+        SocketAddr::new(v4.to_ipv6_mapped().into(), end.port())
+    };
+    let [client, vip, _] = ends(Version::V4);
+    let frame = Frame::new(mapped(client), mapped(vip)).bytes();
+    let (hook, name) = (Hook::Ingress, "v4-mapped addresses on the wire");
+    let record = record(hook, Version::V4);
+    (Expected(name.into(), Vec::new()), Case { name: name.into(), hook, record, marked: false, frame })
 }
 
 /// Cases for the target whose packet finds the same record again after its translation.
 pub(crate) fn repeatable() -> Vec<Case> {
     let hook = Hook::Egress;
-    let case = |name: &str, options: &[u8]| {
-        let mut record = record(hook);
+    let case = |name: &str, version, options: &[u8]| {
+        let mut record = record(hook, version);
         (record.new_addr, record.new_port) = (record.key.local, record.key.local_port);
         (record.seq_delta, record.ack_delta, record.tsval_delta, record.tsecr_delta) = (1, 2, 3, 4);
         record.ack_floor = 5000u32.wrapping_sub(1 << 30);
-        let frame = frame(hook).options(options).bytes();
+        let frame = frame(hook, version).options(options).bytes();
         Case { name: name.into(), hook, record, marked: false, frame }
     };
-    let mut all = vec![case("miss", &[]), case("hit", &[]), case("hit with timestamps", &timestamps(1, 2))];
-    all[0].record.key.local_port = PortWord::new(1);
-    let mut raw = timestamps(1, 2);
-    raw.extend(sack(&[1, 1], &[1, 2, 3, 4, 5, 6]));
-    all.push(case("hit with timestamps and three SACK blocks", &raw));
+    let mut all = Vec::new();
+    for version in [Version::V4, Version::V6] {
+        let mut miss = case("miss", version, &[]);
+        miss.record.key.local_port = PortWord::new(1);
+        all.extend([miss, case("hit", version, &[])]);
+        let mut raw = timestamps(1, 2);
+        all.push(case("hit with timestamps", version, &raw));
+        raw.extend(sack(&[1, 1], &[1, 2, 3, 4, 5, 6]));
+        all.push(case("hit with timestamps and three SACK blocks", version, &raw));
+    }
     all
 }
 

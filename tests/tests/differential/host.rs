@@ -8,8 +8,8 @@ use baton_shared::translate::{
     Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_unreadable, translate,
 };
 use baton_shared::wire::{HeaderChecksum, OPTION_BUFFER, Segment};
-use etherparse::{IpNumber, Ipv4Header, TcpHeader};
-use std::net::{IpAddr, Ipv4Addr};
+use etherparse::{Ipv4Header, Ipv6Header, TcpHeader};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Any time: the cases' deadlines are far before or after it.
 const NOW: u64 = 1 << 62;
@@ -24,22 +24,101 @@ pub(crate) fn run(case: &Case) -> Outcome {
     try_run(case, &untouched).unwrap_or(untouched)
 }
 
+/// An IP header of either version, and what stands between it and TCP, as this reference reads it.
+struct Ip {
+    source: IpAddr,
+    destination: IpAddr,
+    hops: u8,
+    header_checksum: u16,
+    protocol: u8,
+    /// Of TCP in the packet.
+    upper_at: usize,
+    total: usize,
+    later_fragment: bool,
+    more_fragments: bool,
+}
+
+/// `Err(true)`: more extension headers than are walked.
+fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
+    let whole = |total: usize| if total == 0 { packet.len() } else { total };
+    if ether_type == [8, 0] {
+        let (ip, _) = Ipv4Header::from_slice(packet).map_err(|_| false)?;
+        return Ok(Ip {
+            source: ip.source.into(),
+            destination: ip.destination.into(),
+            hops: ip.time_to_live,
+            header_checksum: ip.header_checksum,
+            protocol: ip.protocol.0,
+            upper_at: ip.header_len(),
+            total: whole(ip.total_len.into()),
+            later_fragment: ip.fragment_offset.value() != 0,
+            more_fragments: ip.more_fragments,
+        });
+    }
+    if ether_type != [0x86, 0xdd] {
+        return Err(false);
+    }
+    let (ip, _) = Ipv6Header::from_slice(packet).map_err(|_| false)?;
+    let mapped = |a: Ipv6Addr| a.to_ipv4_mapped().is_some();
+    if mapped(ip.source_addr()) || mapped(ip.destination_addr()) {
+        return Err(false);
+    }
+    let mut read = Ip {
+        source: ip.source.into(),
+        destination: ip.destination.into(),
+        hops: ip.hop_limit,
+        header_checksum: 0,
+        protocol: ip.next_header.0,
+        upper_at: 40,
+        total: whole(if ip.payload_length == 0 { 0 } else { 40 + usize::from(ip.payload_length) }),
+        later_fragment: false,
+        more_fragments: false,
+    };
+    let mut headers = 0;
+    while matches!(read.protocol, 0 | 43 | 44 | 60) && !read.later_fragment {
+        if headers == 8 {
+            return Err(true);
+        }
+        headers += 1;
+        let bytes = packet.get(read.upper_at..read.upper_at + 8).ok_or(false)?;
+        let mut length = 8;
+        match read.protocol {
+            44 => {
+                let word = u16::from_be_bytes([bytes[2], bytes[3]]);
+                read.later_fragment = word >> 3 != 0;
+                read.more_fragments |= word & 1 != 0;
+            }
+            43 if bytes[3] != 0 => return Err(false),
+            _ => length += 8 * usize::from(bytes[1]),
+        }
+        read.protocol = bytes[0];
+        read.upper_at += length;
+    }
+    Ok(read)
+}
+
 /// `None`: the packet is none of ours.
 fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
-    if case.frame.get(12..14)? != [8, 0] {
-        return None;
-    }
     let packet = case.frame.get(14..)?;
-    let (ip, _) = Ipv4Header::from_slice(packet).ok()?;
-    if ip.protocol != IpNumber::TCP || ip.fragment_offset.value() != 0 {
+    let ip = match read_ip(case.frame.get(12..14)?, packet) {
+        Ok(ip) => ip,
+        Err(too_far) => {
+            let mut outcome = untouched.clone();
+            if too_far && case.hook == Hook::Ingress {
+                outcome.counters[PacketCounter::DropExtensions.code() as usize] = 1;
+                outcome.verdict = 2;
+            }
+            return Some(outcome);
+        }
+    };
+    if ip.protocol != 6 || ip.later_fragment {
         return None;
     }
-    let raw_tcp = packet.get(ip.header_len()..)?;
-    let ports = raw_tcp.get(..20)?;
+    let raw_tcp = packet.get(ip.upper_at..)?;
+    let ports = raw_tcp.get(..4)?;
     let port = |at: usize| PortWord::new(u16::from_be_bytes([ports[at], ports[at + 1]]));
-    let address = |a: [u8; 4]| IpWords::from(IpAddr::from(Ipv4Addr::from(a)));
-    let source = (address(ip.source), port(0));
-    let destination = (address(ip.destination), port(2));
+    let source = (IpWords::from(ip.source), port(0));
+    let destination = (IpWords::from(ip.destination), port(2));
     let (remote, local) = match case.hook {
         Hook::Ingress => (source, destination),
         Hook::Egress => (destination, source),
@@ -52,18 +131,14 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     let mut patch = Patch::default();
     let unreadable = |reason| judge_unreadable(&case.record, NOW, reason);
     let there = packet.len();
-    let total = match ip.total_len {
-        0 => there,
-        total => usize::from(total),
-    };
     let tcp = TcpHeader::from_slice(raw_tcp).ok();
     let (verdict, written) = if ip.more_fragments {
         (unreadable(PacketCounter::DropFragment), None)
     } else if let Some((tcp, _)) = tcp.filter(|(t, _)| {
-        let headers = ip.header_len() + t.header_len();
-        headers <= total && total <= there
+        let headers = ip.upper_at + t.header_len();
+        headers <= ip.total && ip.total <= there
     }) {
-        let payload = total - ip.header_len() - tcp.header_len();
+        let payload = ip.total - ip.upper_at - tcp.header_len();
         let segment = segment_of(&ip, &tcp, payload);
         let verdict = match case.hook {
             Hook::Ingress => judge_ingress(&case.record, &segment, case.marked, NOW, &mut patch),
@@ -75,7 +150,7 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
                 Hook::Egress => Direction::ToClient,
             };
             translate(&case.record, &segment, direction, &mut patch);
-            write(case, &ip, &tcp, &segment, &patch, total)
+            write(case, &ip, &tcp, &segment, &patch)
         });
         (verdict, written.map(|frame| (frame, payload)))
     } else {
@@ -84,7 +159,7 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     Some(book(case.hook, verdict, &patch, written, untouched.clone()))
 }
 
-fn segment_of(ip: &Ipv4Header, tcp: &TcpHeader, payload: usize) -> Segment {
+fn segment_of(ip: &Ip, tcp: &TcpHeader, payload: usize) -> Segment {
     let bits = [tcp.fin, tcp.syn, tcp.rst, tcp.psh, tcp.ack, tcp.urg, tcp.ece, tcp.cwr];
     let mut segment = Segment {
         seq: tcp.sequence_number,
@@ -92,7 +167,7 @@ fn segment_of(ip: &Ipv4Header, tcp: &TcpHeader, payload: usize) -> Segment {
         payload: u32::try_from(payload).unwrap(),
         window: tcp.window_size,
         flags: bits.iter().zip(0..).map(|(set, bit)| u8::from(*set) << bit).sum(),
-        ttl: ip.time_to_live,
+        ttl: ip.hops,
         header_checksum: HeaderChecksum(ip.header_checksum.to_be()),
         ..Segment::default()
     };
@@ -103,29 +178,18 @@ fn segment_of(ip: &Ipv4Header, tcp: &TcpHeader, payload: usize) -> Segment {
     segment
 }
 
-/// The frame with the patch's values, both checksums computed from nothing.
-fn write(
-    case: &Case,
-    ip: &Ipv4Header,
-    tcp: &TcpHeader,
-    segment: &Segment,
-    patch: &Patch,
-    total: usize,
-) -> Vec<u8> {
-    let (mut ip, mut tcp) = (ip.clone(), tcp.clone());
-    let IpAddr::V4(new) = IpAddr::from(patch.new_addr) else { panic!("not IPv4: {patch:?}") };
+/// The frame with the patch's values, all checksums computed from nothing.
+fn write(case: &Case, ip: &Ip, tcp: &TcpHeader, segment: &Segment, patch: &Patch) -> Vec<u8> {
+    let mut tcp = tcp.clone();
+    let new = IpAddr::from(patch.new_addr);
+    let (source, destination) = match case.hook {
+        Hook::Ingress => (ip.source, new),
+        Hook::Egress => (new, ip.destination),
+    };
     match case.hook {
-        Hook::Ingress => {
-            ip.destination = new.octets();
-            tcp.destination_port = patch.new_port.number();
-        }
-        Hook::Egress => {
-            ip.source = new.octets();
-            tcp.source_port = patch.new_port.number();
-        }
+        Hook::Ingress => tcp.destination_port = patch.new_port.number(),
+        Hook::Egress => tcp.source_port = patch.new_port.number(),
     }
-    ip.time_to_live = patch.ttl;
-    ip.header_checksum = ip.calc_header_checksum();
     tcp.sequence_number = patch.seq;
     tcp.acknowledgment_number = patch.ack;
     tcp.window_size = patch.window;
@@ -143,13 +207,32 @@ fn write(
         put(places.sack + 4 * i, edge);
     }
     tcp.set_options_raw(&options).unwrap();
-    let payload_at = 14 + ip.header_len() + tcp.header_len();
-    let payload = &case.frame[payload_at..14 + total];
-    tcp.checksum = tcp.calc_checksum_ipv4(&ip, payload).unwrap();
-    let mut frame = case.frame[..14].to_vec();
-    frame.extend_from_slice(&ip.to_bytes());
-    frame.extend_from_slice(&tcp.to_bytes());
-    frame.extend_from_slice(&case.frame[payload_at..]);
+
+    let tcp_at = 14 + ip.upper_at;
+    let payload_at = tcp_at + tcp.header_len();
+    let payload = &case.frame[payload_at..14 + ip.total];
+    let mut frame = case.frame.clone();
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let (mut header, _) = Ipv4Header::from_slice(&frame[14..]).unwrap();
+            (header.source, header.destination) = (source.octets(), destination.octets());
+            header.time_to_live = patch.ttl;
+            header.header_checksum = header.calc_header_checksum();
+            frame[14..14 + header.header_len()].copy_from_slice(&header.to_bytes());
+            tcp.checksum =
+                tcp.calc_checksum_ipv4_raw(source.octets(), destination.octets(), payload).unwrap();
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let (mut header, _) = Ipv6Header::from_slice(&frame[14..]).unwrap();
+            (header.source, header.destination) = (source.octets(), destination.octets());
+            header.hop_limit = patch.ttl;
+            frame[14..54].copy_from_slice(&header.to_bytes());
+            tcp.checksum =
+                tcp.calc_checksum_ipv6_raw(source.octets(), destination.octets(), payload).unwrap();
+        }
+        mixed => panic!("{mixed:?}"),
+    }
+    frame[tcp_at..payload_at].copy_from_slice(&tcp.to_bytes());
     frame
 }
 

@@ -114,7 +114,8 @@ fn what_a_packet_costs() {
         let mut dear = 0;
         for case in cases::repeatable() {
             let ns = bench.time(&case);
-            println!("{ns:>5} ns  {}", case.name);
+            let version = if case.record.new_addr.is_v4() { "IPv4" } else { "IPv6" };
+            println!("{ns:>5} ns  {version} {}", case.name);
             dear = dear.max(ns);
         }
         assert!(dear < 10_000, "{dear} ns");

@@ -1,5 +1,6 @@
 //! Random cases, biased to where the bugs live.
 
+use crate::cases::Version;
 use crate::packet::Frame;
 use crate::{Case, Hook, cases};
 use baton_shared::record::FlowRecord;
@@ -101,7 +102,7 @@ impl Random {
         raw
     }
 
-    fn record(&mut self, hook: Hook) -> FlowRecord {
+    fn record(&mut self, hook: Hook, version: Version) -> FlowRecord {
         let state = if self.chance(3) { self.pick(&[0, 1, 3, 4, 5, 6, 7, 0xffff_ffff]) } else { 2 };
         let diverted = self.word();
         FlowRecord {
@@ -125,16 +126,18 @@ impl Random {
             note_flags: self.byte_below(8).into(),
             packets: self.below(2),
             bytes: self.word().into(),
-            ..cases::record(hook)
+            ..cases::record(hook, version)
         }
     }
 
     pub(crate) fn case(&mut self, n: u64) -> Case {
         let hook = self.pick(&[Hook::Ingress, Hook::Egress]);
-        let record = self.record(hook);
-        let mut frame: Frame = cases::frame(hook);
-        frame.ip.time_to_live = if self.chance(8) { self.byte_below(3) } else { self.byte_below(256) };
-        frame.ip.identification = self.half();
+        let version = self.pick(&[Version::V4, Version::V6]);
+        let record = self.record(hook, version);
+        let mut frame: Frame = cases::frame(hook, version);
+        frame.ttl(if self.chance(8) { self.byte_below(3) } else { self.byte_below(256) });
+        let identification = self.half();
+        frame.v4(|ip| ip.identification = identification);
         frame.tcp.sequence_number = self.word();
         // Around the floor as often as anywhere.
         frame.tcp.acknowledgment_number = if self.chance(2) {
@@ -158,29 +161,57 @@ impl Random {
         if self.chance(8) {
             let count = self.below(11) * 4;
             let options = self.bytes(count);
-            frame = frame.ip_options(&options);
+            frame.ip_options(&options);
+        }
+        if self.chance(3) {
+            for _ in 0..self.below(10) {
+                let kind = self.pick(&[0, 43, 44, 60, 60, 60]);
+                let more = self.pick(&[0, 0, 1, 2, 9]);
+                let mut bytes = self.bytes(7 + 8 * u64::from(more));
+                bytes[0] = more;
+                match kind {
+                    43 => bytes[2] = u8::from(self.chance(8)),
+                    // Mostly a whole packet's; the reserved bits may be anything.
+                    44 => {
+                        bytes.truncate(7);
+                        let more = u8::from(self.chance(8));
+                        let offset = if self.chance(8) { self.byte_below(256) } else { 0 };
+                        (bytes[1], bytes[2]) = (offset, bytes[2] & 6 | more);
+                    }
+                    _ => {}
+                }
+                frame.extension(kind, bytes);
+            }
         }
         if self.chance(16) {
-            frame.ip.more_fragments = true;
+            frame.fragment(0, true);
         }
         if self.chance(4) {
             frame.padding = usize::try_from(self.below(20)).unwrap();
         }
         let mut bytes = frame.bytes();
         // Now and then a broken or foreign packet: one byte of the headers changed, or cut short.
+        let (mut keep, header_end) = match version {
+            Version::V4 => (34, 54),
+            Version::V6 => (54, frame.tcp_at()),
+        };
         if self.chance(20) {
-            let at = usize::try_from(12 + self.below(42)).unwrap();
+            let at = usize::try_from(12 + self.below(header_end - 12)).unwrap();
             let bit = self.below(8);
             // Only what makes the packet foreign or unreadable: elsewhere a wrong checksum must stay wrong, which
-            // etherparse would mend (of the fragment word only the offset's bits, therefore).
-            if matches!(at, 12 | 13 | 20 | 21 | 23 | 26..=33) && (at != 20 || bit < 5) {
+            // etherparse would mend (of IPv4's fragment word only the offset's bits, therefore).
+            let may = match version {
+                Version::V4 => matches!(at, 12 | 13 | 20 | 21 | 23 | 26..=33) && (at != 20 || bit < 5),
+                Version::V6 => !matches!(at, 18 | 19),
+            };
+            if may {
                 bytes[at] ^= 1 << bit;
             }
         }
         if self.chance(20) {
             let cut = usize::try_from(self.below(60)).unwrap();
             // A test run wants an IP header behind the Ethernet header.
-            let keep = bytes.len().saturating_sub(cut).max(34);
+            keep = bytes.len().saturating_sub(cut).max(keep);
             bytes.truncate(keep);
         }
         Case { name: format!("random packet {n}"), hook, record, marked: self.chance(4), frame: bytes }
