@@ -1,6 +1,7 @@
 //! Support for what no single crate can prove.
 
 pub mod client;
+pub mod fuzzing;
 pub mod lab;
 pub mod peer;
 pub mod skip;

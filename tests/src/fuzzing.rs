@@ -1,0 +1,117 @@
+//! What the fuzzers do with bytes, and what must hold whatever the bytes are. Each function panics when it does not.
+//!
+//! `tests/fuzz` calls them from libFuzzer; `tests/tests/corpora.rs` replays the committed corpora through them, so that
+//! what was once found stays found without a fuzzer.
+
+use baton_shared::control::{FrameReader, encode};
+use baton_shared::http::{HeadLimits, RequestStream, Step};
+use baton_shared::wire::{OptionPlaces, OptionValues};
+
+/// A fuzz target: its corpus's folder, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 3] =
+    [("http_requests", http_requests), ("control_frames", control_frames), ("tcp_options", tcp_options)];
+
+/// How a connection's bytes were judged: the lengths of the heads that passed, the bytes passed on, the refusal's status.
+#[derive(Debug, PartialEq, Eq)]
+struct Judged {
+    heads: Vec<usize>,
+    passed: usize,
+    refused: Option<u16>,
+}
+
+fn judge(bytes: &[u8], piece: usize) -> Judged {
+    let mut stream = RequestStream::new(HeadLimits::default());
+    let mut judged = Judged { heads: Vec::new(), passed: 0, refused: None };
+    let (mut from, mut arrived) = (0, 0);
+    while arrived < bytes.len() {
+        arrived = bytes.len().min(arrived + piece);
+        loop {
+            let in_hand = bytes.get(from..arrived).unwrap_or_default();
+            let taken = match stream.step(in_hand) {
+                Step::NeedMore => break,
+                Step::Wait => return judged,
+                Step::Refuse(verdict) => {
+                    assert!((400..600).contains(&verdict.status), "refused with {}", verdict.status);
+                    judged.refused = Some(verdict.status);
+                    return judged;
+                }
+                Step::Skip(n) => n,
+                Step::Pass(n) => {
+                    judged.passed += n;
+                    n
+                }
+                Step::Head(head) => {
+                    judged.heads.push(head.head_len);
+                    head.head_len
+                }
+            };
+            assert!((1..=in_hand.len()).contains(&taken), "took {taken} of {}", in_hand.len());
+            from += taken;
+        }
+    }
+    judged
+}
+
+/// A client's bytes at the gate: no panic, no step beyond the bytes in hand, and the same verdict however they are cut.
+///
+/// # Panics
+/// When that does not hold.
+pub fn http_requests(bytes: &[u8]) {
+    let whole = judge(bytes, usize::MAX / 2);
+    for piece in [1, 2, 7] {
+        let cut = judge(bytes, piece);
+        assert_eq!((&cut.heads, cut.refused), (&whole.heads, whole.refused), "in pieces of {piece}");
+    }
+}
+
+/// A peer's bytes on the control channel: no panic, the same messages however they are cut, and a message that was
+/// understood survives being said again.
+///
+/// # Panics
+/// When that does not hold.
+#[expect(clippy::expect_used, reason = "a fuzz target's panic is its report")]
+pub fn control_frames(bytes: &[u8]) {
+    let read = |piece: usize| {
+        let mut reader = FrameReader::new();
+        let mut messages = Vec::new();
+        for part in bytes.chunks(piece) {
+            reader.push(part);
+            loop {
+                match reader.next_message() {
+                    Ok(Some(message)) => messages.push(message),
+                    Ok(None) => break,
+                    Err(_) => return messages,
+                }
+            }
+        }
+        messages
+    };
+    let whole = read(usize::MAX);
+    assert_eq!(whole, read(1), "byte by byte");
+    for message in whole {
+        let mut reader = FrameReader::new();
+        reader.push(&encode(&message).expect("what was decoded can be encoded"));
+        assert_eq!(reader.next_message(), Ok(Some(message)));
+    }
+}
+
+/// TCP options as the programs read them: no panic, and what is found lies within them.
+///
+/// # Panics
+/// When that does not hold.
+#[expect(clippy::expect_used, reason = "a fuzz target's panic is its report")]
+pub fn tcp_options(bytes: &[u8]) {
+    let mut buffer = [0; 64];
+    let length = bytes.len().min(40);
+    buffer.get_mut(..length).expect("at most 40").copy_from_slice(bytes.get(..length).expect("at most all"));
+    let length = u32::try_from(length).expect("at most 40");
+    let mut places = OptionPlaces::default();
+    places.find(&buffer, length);
+    assert!(places.timestamps == 0 || places.timestamps + 8 <= length, "{places:?}");
+    assert!(places.sack == 0 || places.sack + places.sack_blocks * 8 <= length, "{places:?}");
+    assert!(places.sack_blocks <= 4, "{places:?}");
+    OptionValues { places, ..OptionValues::default() }.load(&buffer);
+}
