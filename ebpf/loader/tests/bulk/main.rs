@@ -13,7 +13,7 @@ use baton_shared::record::{FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,9 +22,37 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use sys::End;
 
-const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 2), 40_000);
-const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 9, 9), 80);
-const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 2), 8080);
+/// The ends of the connection, and the addresses of the devices between them.
+#[derive(Clone, Copy)]
+struct Net {
+    client: &'static str,
+    vip: &'static str,
+    server: &'static str,
+    /// `ip` commands: the intermediate's addresses, the client's, the target's.
+    commands: [&'static str; 3],
+}
+
+const V4: Net = Net {
+    client: "10.1.0.2:40000",
+    vip: "10.9.9.9:80",
+    server: "10.2.0.2:8080",
+    commands: [
+        "ip addr add 10.1.0.1/24 dev i0; ip addr add 10.2.0.1/24 dev i1",
+        "ip addr add 10.1.0.2/24 dev c0; ip route add default via 10.1.0.1",
+        "ip addr add 10.2.0.2/24 dev t0; ip route add default via 10.2.0.1",
+    ],
+};
+
+const V6: Net = Net {
+    client: "[fd01::2]:40000",
+    vip: "[fd09:9:9::9]:80",
+    server: "[fd02:ffff::2]:8080",
+    commands: [
+        "ip addr add fd01::1/64 dev i0 nodad; ip addr add fd02:ffff::1/64 dev i1 nodad",
+        "ip addr add fd01::2/64 dev c0 nodad; ip route add default via fd01::1",
+        "ip addr add fd02:ffff::2/64 dev t0 nodad; ip route add default via fd02:ffff::1",
+    ],
+};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -48,7 +76,7 @@ impl Host {
         host.run(|| {
             sh("mount --make-rprivate /");
             sh("ip link set lo up");
-            sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0");
+            sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0");
         });
         Ok(host)
     }
@@ -86,16 +114,16 @@ fn plane(host: &Host, side: Side, uplink: &'static str) -> Plane {
     })
 }
 
-fn install(plane: &Plane, local: SocketAddrV4, new: SocketAddrV4, record: FlowRecord) -> u32 {
+fn install(plane: &Plane, client: SocketAddr, local: SocketAddr, new: SocketAddr, record: FlowRecord) -> u32 {
     let key = FlowKey {
-        remote: std::net::IpAddr::from(*CLIENT.ip()).into(),
-        local: std::net::IpAddr::from(*local.ip()).into(),
-        remote_port: PortWord::new(CLIENT.port()),
+        remote: client.ip().into(),
+        local: local.ip().into(),
+        remote_port: PortWord::new(client.port()),
         local_port: PortWord::new(local.port()),
     };
     let record = FlowRecord {
         key,
-        new_addr: std::net::IpAddr::from(*new.ip()).into(),
+        new_addr: new.ip().into(),
         new_port: PortWord::new(new.port()),
         state: FlowState::Committed as u32,
         flags: FLAG_TIMESTAMPS,
@@ -155,7 +183,8 @@ fn hold(mut tun: File, frozen: &AtomicBool, done: &AtomicBool) {
 
 /// Carries `bytes` both ways, in GSO packets (`whole`) or segment by segment, and freezes the client's direction
 /// so many times for 5 ms meanwhile.
-fn carry(bytes: usize, whole: bool, freezes: u32) {
+fn carry(net: Net, bytes: usize, whole: bool, freezes: u32) {
+    let [at_client, vip, server] = [net.client, net.vip, net.server].map(|a| a.parse().unwrap());
     let (client, intermediate, target) = match (Host::new(), Host::new(), Host::new()) {
         (Ok(c), Ok(i), Ok(t)) => (c, i, t),
         (Err(e), ..) | (_, Err(e), _) | (.., Err(e)) => {
@@ -166,11 +195,9 @@ fn carry(bytes: usize, whole: bool, freezes: u32) {
     };
     intermediate.sh(&format!("ip link add i0 type veth peer name c0 netns {}", client.tid));
     intermediate.sh(&format!("ip link add i1 type veth peer name t0 netns {}", target.tid));
-    intermediate.sh(
-        "ip addr add 10.1.0.1/24 dev i0; ip addr add 10.2.0.1/24 dev i1; ip link set i0 up; ip link set i1 up",
-    );
-    client.sh("ip addr add 10.1.0.2/24 dev c0; ip link set c0 up; ip route add default via 10.1.0.1");
-    target.sh("ip addr add 10.2.0.2/24 dev t0; ip link set t0 up; ip route add default via 10.2.0.1");
+    intermediate.sh(&format!("ip link set i0 up; ip link set i1 up; {}", net.commands[0]));
+    client.sh(&format!("ip link set c0 up; {}", net.commands[1]));
+    target.sh(&format!("ip link set t0 up; {}", net.commands[2]));
     if !whole {
         for (host, devices) in [(&client, &["c0"][..]), (&intermediate, &["i0", "i1"]), (&target, &["t0"])] {
             host.run(move || devices.iter().for_each(|d| sys::offloads_off(d).unwrap()));
@@ -185,8 +212,9 @@ fn carry(bytes: usize, whole: bool, freezes: u32) {
     // The client's scale is 7, but the server was told 5; the server's is 7, the client was promised 9.
     let in_slot = install(
         &on_intermediate,
-        VIP,
-        SERVER,
+        at_client,
+        vip,
+        server,
         FlowRecord {
             seq_delta: ack_back.wrapping_neg(),
             ack_delta: out.wrapping_neg(),
@@ -200,8 +228,9 @@ fn carry(bytes: usize, whole: bool, freezes: u32) {
     );
     let out_slot = install(
         &on_target,
-        SERVER,
-        VIP,
+        at_client,
+        server,
+        vip,
         FlowRecord {
             seq_delta: out,
             ack_delta: ack_back,
@@ -217,8 +246,8 @@ fn carry(bytes: usize, whole: bool, freezes: u32) {
         (
             &client,
             End {
-                local: CLIENT,
-                remote: VIP,
+                local: at_client,
+                remote: vip,
                 snd_nxt: client_seq,
                 rcv_nxt: vip_seq,
                 scales: (9, 7),
@@ -228,8 +257,8 @@ fn carry(bytes: usize, whole: bool, freezes: u32) {
         (
             &target,
             End {
-                local: SERVER,
-                remote: CLIENT,
+                local: server,
+                remote: at_client,
                 snd_nxt: server_seq,
                 rcv_nxt: fed_seq,
                 scales: (5, 7),
@@ -319,15 +348,30 @@ fn carry(bytes: usize, whole: bool, freezes: u32) {
 
 #[test]
 fn with_offloads() {
-    carry(200 << 20, true, 0);
+    carry(V4, 200 << 20, true, 0);
 }
 
 #[test]
 fn without_offloads() {
-    carry(20 << 20, false, 0);
+    carry(V4, 20 << 20, false, 0);
 }
 
 #[test]
 fn frozen_in_mid_transfer() {
-    carry(100 << 20, true, 20);
+    carry(V4, 100 << 20, true, 20);
+}
+
+#[test]
+fn ipv6_with_offloads() {
+    carry(V6, 200 << 20, true, 0);
+}
+
+#[test]
+fn ipv6_without_offloads() {
+    carry(V6, 20 << 20, false, 0);
+}
+
+#[test]
+fn ipv6_frozen_in_mid_transfer() {
+    carry(V6, 100 << 20, true, 20);
 }

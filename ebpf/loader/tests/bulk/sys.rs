@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::size_of_val;
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Moves the calling thread into network and mount namespaces of its own; its thread number.
@@ -26,19 +26,23 @@ fn set<T>(socket: i32, option: i32, value: &T) -> io::Result<()> {
     }
 }
 
-fn address(from: SocketAddrV4) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap(),
-        sin_port: from.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(from.ip().octets()) },
-        sin_zero: [0; 8],
+/// A `struct sockaddr_in` or `sockaddr_in6`, as bytes.
+fn address(from: SocketAddr) -> Vec<u8> {
+    let family = if from.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let mut bytes = libc::sa_family_t::try_from(family).unwrap().to_ne_bytes().to_vec();
+    bytes.extend(from.port().to_be_bytes());
+    match from.ip() {
+        IpAddr::V4(ip) => bytes.extend([&ip.octets()[..], &[0; 8]].concat()),
+        // Flow information in front, scope behind.
+        IpAddr::V6(ip) => bytes.extend([&[0; 4], &ip.octets()[..], &[0; 4]].concat()),
     }
+    bytes
 }
 
 /// One end of an established connection, out of nothing: TCP_REPAIR.
 pub(crate) struct End {
-    pub(crate) local: SocketAddrV4,
-    pub(crate) remote: SocketAddrV4,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
     pub(crate) snd_nxt: u32,
     pub(crate) rcv_nxt: u32,
     /// The peer's window scale, and ours.
@@ -48,8 +52,9 @@ pub(crate) struct End {
 }
 
 pub(crate) fn establish(end: &End) -> io::Result<TcpStream> {
+    let family = if end.local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: no memory is passed.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    let socket = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -61,15 +66,16 @@ pub(crate) fn establish(end: &End) -> io::Result<TcpStream> {
         set(socket, libc::TCP_QUEUE_SEQ, &number)?;
     }
     let (local, remote) = (address(end.local), address(end.remote));
-    let size = libc::socklen_t::try_from(size_of_val(&local)).unwrap();
-    // SAFETY: the address is live and of the size given.
-    let bound = unsafe { libc::bind(socket, std::ptr::from_ref(&local).cast(), size) };
+    let size = libc::socklen_t::try_from(local.len()).unwrap();
+    // SAFETY: the address is live and as long as said.
+    let bound = unsafe { libc::bind(socket, local.as_ptr().cast(), size) };
     // SAFETY: as above.
-    if bound != 0 || unsafe { libc::connect(socket, std::ptr::from_ref(&remote).cast(), size) } != 0 {
+    if bound != 0 || unsafe { libc::connect(socket, remote.as_ptr().cast(), size) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // struct tcp_repair_opt: MSS, window scales, SACK permitted, timestamps.
-    let options = [[2u32, 1460], [3, end.scales.0 | end.scales.1 << 16], [4, 0], [8, 0]];
+    let mss = if end.local.is_ipv4() { 1460 } else { 1440 };
+    let options = [[2u32, mss], [3, end.scales.0 | end.scales.1 << 16], [4, 0], [8, 0]];
     set(socket, libc::TCP_REPAIR_OPTIONS, &options)?;
     set(socket, libc::TCP_TIMESTAMP, &end.timestamp)?;
     Ok(stream)
