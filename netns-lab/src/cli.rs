@@ -3,10 +3,12 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use netns_lab::demo::{self, DemoSpec};
-use netns_lab::{Balancer, Lab, LabSpec, LabState, Rate, interrupt};
+use netns_lab::impair::{self, Impairment, WireArgs};
+use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Rate, interrupt};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
@@ -40,6 +42,9 @@ enum What {
     Down(Down),
     /// Bring a lab up, download through the VIP, print the proof, take it down
     Demo(Demo),
+    /// The wire of an impaired link; the lab starts it
+    #[command(hide = true)]
+    ImpairBox(WireArgs),
 }
 
 #[derive(Args)]
@@ -62,9 +67,44 @@ struct Up {
     /// Limit each target's link, both ways
     #[arg(long, value_name = "R")]
     rate_target: Option<Rate>,
+    #[command(flatten)]
+    network: Network,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// What the links are like.
+#[derive(Args)]
+struct Network {
+    /// IPv6 alone, the control channel included
+    #[arg(long, conflicts_with = "dual")]
+    ipv6: bool,
+    /// IPv4 and IPv6, a VIP of each
+    #[arg(long)]
+    dual: bool,
+    /// What a link does to packets: loss=1%,dup=1%,reorder=2%,corrupt=0.1%,delay=20ms,jitter=2ms,rate=100mbit,seed=7
+    #[arg(long, value_name = "HOW")]
+    impair: Option<Impairment>,
+    /// Whose link that is; may be given more than once [default: client1]
+    #[arg(long, value_name = "NODE", requires = "impair")]
+    impair_link: Vec<String>,
+    /// MTU of the clients' links, which servers must find out
+    #[arg(long, value_name = "BYTES")]
+    mtu_client: Option<u16>,
+    /// The router drops IPv4 packets whose source is not where they come from
+    #[arg(long)]
+    urpf: bool,
+}
+
+impl Network {
+    fn family(&self) -> Family {
+        match (self.ipv6, self.dual) {
+            (true, _) => Family::V6,
+            (_, true) => Family::Dual,
+            _ => Family::V4,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -126,6 +166,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         What::Status(args) => status(&args),
         What::Down(args) => down(&args),
         What::Demo(args) => run_demo(args),
+        What::ImpairBox(args) => impair::run_box(&args).map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -145,6 +186,11 @@ fn up(args: Up) -> Result<ExitCode> {
         balancer: args.balancer,
         rate_intermediate: args.rate_intermediate,
         rate_target: args.rate_target,
+        family: args.network.family(),
+        impair: args.network.impair,
+        impair_links: args.network.impair_link,
+        mtu_client: args.network.mtu_client,
+        urpf: args.network.urpf,
         ..LabSpec::new(args.name)
     };
     let lab = Lab::up(&spec)?;
@@ -155,8 +201,11 @@ fn up(args: Up) -> Result<ExitCode> {
         print(&described(&state))?;
         let name = if spec.name == "lab" { String::new() } else { format!(" --name {}", spec.name) };
         let url = match &state.vip {
-            Some(_) => format!("http://{}", netns_lab::plan::VIP.ip()),
-            None => format!("http://{}", netns_lab::plan::target_addr(1)),
+            Some(vip) => format!("http://{}", vip.trim_end_matches(":80")),
+            None => {
+                let first = netns_lab::plan::target_addrs(spec.family, 1).first().copied();
+                first.map_or_else(String::new, |ip| format!("http://{}", SocketAddr::new(ip, 80)))
+            }
         };
         print(&format!(
             "\nTry:   netns-lab exec client1{name} -- curl -s {url}/whoami\nEnd:   netns-lab down{name}"
@@ -170,7 +219,7 @@ fn up(args: Up) -> Result<ExitCode> {
 fn described(state: &LabState) -> String {
     let mut text = format!("lab {} ({})", state.spec.name, state.spec.balancer);
     match &state.vip {
-        Some(vip) => text.push_str(&format!(", VIP {vip}\n")),
+        Some(_) => text.push_str(&format!(", VIP {}\n", state.vips.join(" "))),
         None => text.push_str(", no VIP\n"),
     }
     let width = state.nodes.iter().map(|n| n.netns.len()).max().unwrap_or(0);

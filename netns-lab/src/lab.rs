@@ -1,16 +1,15 @@
 //! A lab that is up.
 
-use crate::config;
 use crate::counters::{self, LinkCounters};
 use crate::process::{self, ProcessId, ProcessRecord};
 use crate::spec::{Balancer, LabSpec};
 use crate::state::{LabState, NodeState};
 use crate::steer::Program;
-use crate::{command, content, interrupt, network, plan, remove, sys};
+use crate::{command, interrupt, network, plan, remove, sys};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -52,9 +51,14 @@ impl Lab {
             other => other.with_context(|| format!("cannot make {}", run.display()))?,
         }
         let nodes = network::nodes(spec);
+        let vips = match spec.balancer {
+            Balancer::None => Vec::new(),
+            _ => plan::vips(spec.family).iter().map(SocketAddr::to_string).collect(),
+        };
         let state = LabState {
             spec: spec.clone(),
-            vip: (spec.balancer != Balancer::None).then(|| plan::VIP.to_string()),
+            vip: vips.first().cloned(),
+            vips,
             nodes: nodes.clone(),
             processes: Vec::new(),
             owner: Some(ProcessId::of(std::process::id())?),
@@ -62,7 +66,9 @@ impl Lab {
         // From here on, whatever goes wrong, dropping this removes what was made.
         let lab = Self { spec: spec.clone(), nodes, state: Mutex::new(state), keep: false };
         lab.state().save()?;
-        network::build(&lab.spec, &lab.nodes)?;
+        network::namespaces(&lab.spec, &lab.nodes)?;
+        lab.start_boxes()?;
+        network::links(&lab.spec, &lab.nodes)?;
         lab.prepare()?;
         lab.start_all()?;
         Ok(lab)
@@ -231,9 +237,14 @@ impl Lab {
         self.node_dir(target).join("access.log")
     }
 
-    /// The targets' names and addresses.
-    pub fn targets(&self) -> Vec<(String, Ipv4Addr)> {
-        (1..=self.spec.targets).map(|j| (plan::target(j), plan::target_addr(j))).collect()
+    /// The targets' names and addresses, IPv4 first.
+    pub fn targets(&self) -> Vec<(String, Vec<IpAddr>)> {
+        (1..=self.spec.targets).map(|j| (plan::target(j), plan::target_addrs(self.spec.family, j))).collect()
+    }
+
+    /// Where clients connect to: one address of every IP version the lab has, IPv4 first.
+    pub fn vips(&self) -> Vec<SocketAddr> {
+        plan::vips(self.spec.family)
     }
 
     /// The directory the lab's certificates are in: `ca.pem`, `ca.key`, and NODE.pem, NODE.key.
@@ -260,67 +271,6 @@ impl Lab {
             log: log.map(Path::to_owned),
         });
         state.save()
-    }
-
-    /// Directories, files to serve, configurations, certificates, bpffs.
-    fn prepare(&self) -> Result<()> {
-        for node in &self.nodes {
-            fs::create_dir_all(self.node_dir(&node.name))?;
-        }
-        let www = self.www_dir();
-        patiently(|| fs::create_dir_all(&www)).with_context(|| format!("cannot make {}", www.display()))?;
-        content::write_all(&www)?;
-        interrupt::check()?;
-        let targets = self.targets();
-        for (name, address) in &targets {
-            fs::create_dir_all(self.upload_dir(name))?;
-            let uploads = plan::data_dir(&self.spec.name).join(name);
-            let text = config::nginx::target(name, *address, &self.node_dir(name), &www, &uploads);
-            fs::write(self.config(name, Program::Server), text)?;
-        }
-        let path = self.config(plan::INTERMEDIATE, Program::Balancer);
-        match self.spec.balancer {
-            Balancer::Haproxy => fs::write(path, config::proxy::haproxy(&targets))?,
-            Balancer::Nginx => {
-                fs::write(path, config::proxy::nginx(&targets, &self.node_dir(plan::INTERMEDIATE)))?;
-            }
-            Balancer::Baton => self.prepare_baton(&targets)?,
-            Balancer::None => {}
-        }
-        Ok(())
-    }
-
-    fn prepare_baton(&self, targets: &[(String, Ipv4Addr)]) -> Result<()> {
-        let certs = self.certs_dir();
-        let mut args = vec!["certs".to_owned(), "--dir".to_owned(), certs.to_string_lossy().into_owned()];
-        args.extend([
-            "--intermediate".to_owned(),
-            format!("{}={}", plan::INTERMEDIATE, plan::INTERMEDIATE_ADDR),
-        ]);
-        for (name, address) in targets {
-            args.extend(["--agent".to_owned(), format!("{name}={address}")]);
-        }
-        command::run(&self.program("target-agent")?.to_string_lossy(), &args)?;
-        let nodes = targets.iter().map(|(name, _)| name.as_str()).chain([plan::INTERMEDIATE]);
-        for node in nodes {
-            interrupt::check()?;
-            let bpf = self.bpf_dir(node);
-            fs::create_dir_all(&bpf)?;
-            command::run("mount", &["-t", "bpf", "bpf", &bpf.to_string_lossy()])?;
-        }
-        let none = crate::spec::Sections::new();
-        for (name, address) in targets {
-            let (run, bpf) = (self.node_dir(name), self.bpf_dir(name));
-            let places = config::baton::Places { run: &run, bpf: &bpf, certs: &certs };
-            let own = self.spec.agent.get(name).unwrap_or(&none);
-            let text = config::baton::agent(name, *address, &places, &[&self.spec.agents, own]);
-            fs::write(self.config(name, Program::Agent), text)?;
-        }
-        let (run, bpf) = (self.node_dir(plan::INTERMEDIATE), self.bpf_dir(plan::INTERMEDIATE));
-        let places = config::baton::Places { run: &run, bpf: &bpf, certs: &certs };
-        let text = config::baton::intermediate(targets, &places, &[&self.spec.intermediate]);
-        fs::write(self.config(plan::INTERMEDIATE, Program::Balancer), text)?;
-        Ok(())
     }
 
     /// Starts everything at once, then waits for each.
@@ -370,7 +320,7 @@ impl Drop for Lab {
 }
 
 /// Another lab that goes may take the common directory with it just when this one makes its own in there.
-fn patiently(mut make: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
+pub(crate) fn patiently(mut make: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
     for _ in 0..20 {
         match make() {
             Err(e) if e.kind() == ErrorKind::NotFound => {}

@@ -6,29 +6,33 @@ use crate::plan;
 use crate::spec::{Balancer, LabSpec, Rate};
 use crate::state::NodeState;
 use anyhow::{Context, Result, bail};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+/// What clients take their path's MTU to be: they announce the segment size that belongs to it.
+const ETHERNET_MTU: u32 = 1500;
 
 /// The nodes a lab of this kind has, with their addresses.
 pub(crate) fn nodes(spec: &LabSpec) -> Vec<NodeState> {
-    let clients = (1..=spec.clients).map(|i| (plan::client(i), vec![plan::client_addr(i)]));
-    let targets = (1..=spec.targets).map(|j| (plan::target(j), vec![plan::target_addr(j)]));
-    let mut at_intermediate = vec![plan::INTERMEDIATE_ADDR];
+    let family = spec.family;
+    let clients =
+        (1..=spec.clients).map(|i| (plan::client(i), family.of(plan::client_addr(i), plan::client_addr6(i))));
+    let targets = (1..=spec.targets).map(|j| (plan::target(j), plan::target_addrs(family, j)));
+    let mut at_intermediate = family.of(plan::INTERMEDIATE_ADDR, plan::INTERMEDIATE_ADDR6);
     if spec.balancer != Balancer::None {
-        at_intermediate.push(*plan::VIP.ip());
+        at_intermediate.extend(plan::vips(family).iter().map(SocketAddr::ip));
     }
-    let leaves: Vec<_> =
+    let mut all: Vec<_> =
         clients.chain([(plan::INTERMEDIATE.to_owned(), at_intermediate)]).chain(targets).collect();
-    let at_router = leaves.iter().filter_map(|(_, a)| a.first()).map(|a| plan::router_addr(*a)).collect();
-    let mut all = leaves;
+    let at_router = all.iter().flat_map(|(_, a)| gateways(a)).collect();
     all.insert(usize::from(spec.clients), (plan::ROUTER.to_owned(), at_router));
-    let named = |(name, addresses): (String, Vec<Ipv4Addr>)| {
+    let named = |(name, addresses): (String, Vec<IpAddr>)| {
         let has_daemon =
             spec.balancer == Balancer::Baton && (name == plan::INTERMEDIATE || name.starts_with("target"));
         let admin = has_daemon.then(|| plan::run_dir(&spec.name).join(&name).join("admin.sock"));
         NodeState {
             netns: plan::netns_name(&spec.name, &name),
-            addresses: addresses.iter().map(Ipv4Addr::to_string).collect(),
+            addresses: addresses.iter().map(IpAddr::to_string).collect(),
             admin,
             name,
         }
@@ -36,25 +40,59 @@ pub(crate) fn nodes(spec: &LabSpec) -> Vec<NodeState> {
     all.into_iter().map(named).collect()
 }
 
-/// Makes the namespaces and everything between them.
-pub(crate) fn build(spec: &LabSpec, nodes: &[NodeState]) -> Result<()> {
+/// The router's addresses towards a node: one of each IP version it has.
+fn gateways(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let first = |v4: bool| addresses.iter().find(|a| a.is_ipv4() == v4).map(|a| plan::router_addr(*a));
+    first(true).into_iter().chain(first(false)).collect()
+}
+
+/// Makes the namespaces.
+pub(crate) fn namespaces(spec: &LabSpec, nodes: &[NodeState]) -> Result<()> {
     for node in nodes {
         interrupt::check()?;
         ip(&format!("netns add {}", node.netns))?;
         ip(&format!("-n {} link set lo up", node.netns))?;
         // Before devices are made, so that they inherit it.
-        let sysctls: &[(&str, &str)] = match node.name.as_str() {
-            plan::ROUTER => &[("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0")],
-            // Strict, as careful operators have it: Baton must work with that.
-            name if name.starts_with("target") => &[("ipv4/conf/all/rp_filter", "1")],
-            _ => &[("ipv4/conf/all/rp_filter", "0")],
-        };
-        let rp_filter = if node.name.starts_with("target") { "1" } else { "0" };
-        set_sysctls(node, sysctls)?;
-        set_sysctls(node, &[("ipv4/conf/default/rp_filter", rp_filter)])?;
-        // Nothing but the lab's own packets shall be in the counters.
-        try_sysctls(node, &[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")]);
+        let router = node.name == plan::ROUTER;
+        // Strict on targets, as careful operators have it: Baton must work with that.
+        let strict = node.name.starts_with("target") || (router && spec.urpf);
+        let rp_filter = if strict { "1" } else { "0" };
+        set_sysctls(
+            node,
+            &[("ipv4/conf/all/rp_filter", rp_filter), ("ipv4/conf/default/rp_filter", rp_filter)],
+        )?;
+        if router {
+            set_sysctls(node, &[("ipv4/ip_forward", "1")])?;
+        }
+        if spec.family.has_v6() {
+            for conf in ["all", "default"] {
+                let value = |name: &str| format!("ipv6/conf/{conf}/{name}");
+                let forwarding = if router { "1" } else { "0" };
+                set_sysctls(
+                    node,
+                    &[
+                        (&value("disable_ipv6"), "0"),
+                        (&value("forwarding"), forwarding),
+                        (&value("accept_ra"), "0"),
+                        // An address can be used at once.
+                        (&value("accept_dad"), "0"),
+                    ],
+                )
+                .context("this kernel or machine has no IPv6")?;
+            }
+        } else {
+            // Nothing but the lab's own packets shall be in the counters.
+            try_sysctls(
+                node,
+                &[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")],
+            );
+        }
     }
+    Ok(())
+}
+
+/// Makes the links, with addresses and routes. The devices of those with an impairment box are there.
+pub(crate) fn links(spec: &LabSpec, nodes: &[NodeState]) -> Result<()> {
     let router = nodes.iter().find(|n| n.name == plan::ROUTER).context("a lab has a router")?;
     for node in nodes.iter().filter(|n| n.name != plan::ROUTER) {
         interrupt::check()?;
@@ -63,24 +101,55 @@ pub(crate) fn build(spec: &LabSpec, nodes: &[NodeState]) -> Result<()> {
     Ok(())
 }
 
-/// One veth pair, created inside the router's namespace with its peer inside the node's.
+/// One link: a veth pair, created inside the router's namespace with its peer inside the node's, or the TAP devices of
+/// a box.
 fn link(spec: &LabSpec, router: &NodeState, node: &NodeState) -> Result<()> {
     let (r, n, name) = (&router.netns, &node.netns, &node.name);
-    ip(&format!("-n {r} link add {name} type veth peer name eth0 netns {n}"))?;
-    let addresses: Vec<Ipv4Addr> = node.addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>()?;
-    for address in &addresses {
-        ip(&format!("-n {n} addr add {address}/24 brd + dev eth0"))?;
+    let ends = [(n.as_str(), "eth0"), (r.as_str(), name.as_str())];
+    if spec.impaired_links().contains(name) {
+        for (netns, device) in ends {
+            // The kernel drops what does not fit into a TAP's queue; the usual 500 or 1000 are soon full.
+            ip(&format!("-n {netns} link set {device} txqueuelen 10000"))?;
+        }
+    } else {
+        ip(&format!("-n {r} link add {name} type veth peer name eth0 netns {n}"))?;
     }
-    let gateway = plan::router_addr(*addresses.first().context("a node has an address")?);
-    ip(&format!("-n {r} addr add {gateway}/24 brd + dev {name}"))?;
-    ip(&format!("-n {n} link set eth0 up"))?;
-    ip(&format!("-n {r} link set {name} up"))?;
-    let route = format!("-n {n} route add default via {gateway}");
-    // The replayed handshake is local, and BBR would keep its tiny round-trip time for ten seconds. By the route, since a
-    // namespace may not choose its default among those the machine restricts.
-    let cubic = name.starts_with("target") && ip(&format!("{route} congctl cubic")).is_ok();
-    if !cubic {
-        ip(&route)?;
+    let client = name.starts_with("client");
+    if let Some(mtu) = spec.mtu_client.filter(|_| client) {
+        for (netns, device) in ends {
+            ip(&format!("-n {netns} link set {device} mtu {mtu}"))?;
+        }
+    }
+    let addresses: Vec<IpAddr> = node.addresses.iter().map(|a| a.parse()).collect::<Result<_, _>>()?;
+    for address in &addresses {
+        let rest = match address {
+            IpAddr::V4(_) => "/24 brd +",
+            // Not to be chosen as the source of the intermediate's own connections.
+            IpAddr::V6(v6) if v6 == plan::VIP6.ip() => "/64 nodad preferred_lft 0",
+            IpAddr::V6(_) => "/64 nodad",
+        };
+        ip(&format!("-n {n} addr add {address}{rest} dev eth0"))?;
+    }
+    let gateways = gateways(&addresses);
+    for gateway in &gateways {
+        let rest = if gateway.is_ipv4() { "/24 brd +" } else { "/64 nodad" };
+        ip(&format!("-n {r} addr add {gateway}{rest} dev {name}"))?;
+    }
+    for (netns, device) in ends {
+        ip(&format!("-n {netns} link set {device} up"))?;
+    }
+    for gateway in gateways {
+        let (version, headers) = if gateway.is_ipv4() { ("-4", 40) } else { ("-6", 60) };
+        let mut route = format!("{version} -n {n} route add default via {gateway}");
+        if client && spec.mtu_client.is_some() {
+            route.push_str(&format!(" advmss {}", ETHERNET_MTU - headers));
+        }
+        // The replayed handshake is local, and BBR would keep its tiny round-trip time for ten seconds. By the route,
+        // since a namespace may not choose its default among those the machine restricts.
+        let cubic = name.starts_with("target") && ip(&format!("{route} congctl cubic")).is_ok();
+        if !cubic {
+            ip(&route)?;
+        }
     }
     let rate = match name.as_str() {
         plan::INTERMEDIATE => spec.rate_intermediate,
@@ -149,6 +218,7 @@ pub(crate) fn inside<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Family;
 
     #[test]
     fn nodes_come_in_the_order_of_a_packets_way() {
@@ -160,6 +230,9 @@ mod tests {
             nodes[2].addresses,
             ["10.90.11.1", "10.90.12.1", "10.90.1.1", "10.90.101.1", "10.90.102.1"]
         );
+        let dual = super::nodes(&LabSpec::new("x").family(Family::Dual));
+        assert_eq!(dual[2].addresses, ["10.90.1.2", "fd90:1::2", "10.90.1.100", "fd90:1::100"]);
+        assert_eq!(dual[1].addresses[..2], ["10.90.11.1", "fd90:11::1"]);
         assert!(nodes[5].admin.is_some() && nodes[2].admin.is_none());
     }
 }

@@ -1,5 +1,7 @@
 //! What a lab shall be like.
 
+use crate::impair::Impairment;
+use crate::plan;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -84,6 +86,37 @@ impl FromStr for Rate {
     }
 }
 
+/// The IP versions a lab has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4 alone.
+    #[default]
+    V4,
+    /// IPv6 alone, the control channel included.
+    V6,
+    /// Both: every node has an address of each, and there are two VIPs. IPv4 comes first, and has the control channel.
+    Dual,
+}
+
+impl Family {
+    /// Whether nodes have IPv4 addresses.
+    pub fn has_v4(self) -> bool {
+        self != Self::V6
+    }
+
+    /// Whether nodes have IPv6 addresses.
+    pub fn has_v6(self) -> bool {
+        self != Self::V4
+    }
+
+    /// Of a pair of addresses those a lab of this kind has, IPv4 first.
+    pub(crate) fn of<V4: Into<T>, V6: Into<T>, T>(self, v4: V4, v6: V6) -> Vec<T> {
+        let v4 = self.has_v4().then(|| v4.into());
+        v4.into_iter().chain(self.has_v6().then(|| v6.into())).collect()
+    }
+}
+
 /// Values that replace or extend what the lab writes into a configuration: section, then key, then value.
 pub type Sections = BTreeMap<String, BTreeMap<String, Value>>;
 
@@ -102,6 +135,22 @@ pub struct LabSpec {
     pub rate_intermediate: Option<Rate>,
     /// Rate of every target's link in both directions, if it shall be limited.
     pub rate_target: Option<Rate>,
+    /// Which IP versions it has.
+    #[serde(default)]
+    pub family: Family,
+    /// What the boxes do on the links that have one; without it there are none.
+    #[serde(default)]
+    pub impair: Option<Impairment>,
+    /// The nodes whose links have an impairment box; none named: client1's.
+    #[serde(default)]
+    pub impair_links: Vec<String>,
+    /// MTU of the clients' links at both ends. The clients announce the segment size of Ethernet all the same, so that
+    /// servers learn of it by path-MTU discovery.
+    #[serde(default)]
+    pub mtu_client: Option<u16>,
+    /// Whether the router drops IPv4 packets whose source is not where they come from (strict rp_filter).
+    #[serde(default)]
+    pub urpf: bool,
     /// Deviations in the intermediate's configuration.
     pub intermediate: Sections,
     /// Deviations in every agent's configuration.
@@ -120,6 +169,11 @@ impl LabSpec {
             balancer: Balancer::Baton,
             rate_intermediate: None,
             rate_target: None,
+            family: Family::V4,
+            impair: None,
+            impair_links: Vec::new(),
+            mtu_client: None,
+            urpf: false,
             intermediate: Sections::new(),
             agents: Sections::new(),
             agent: BTreeMap::new(),
@@ -147,6 +201,36 @@ impl LabSpec {
         self
     }
 
+    /// The same with other IP versions.
+    #[must_use]
+    pub fn family(mut self, family: Family) -> Self {
+        self.family = family;
+        self
+    }
+
+    /// The same with an impairment box on client1's link, or on those of [`LabSpec::impair_links`].
+    #[must_use]
+    pub fn impair(mut self, it: Impairment) -> Self {
+        self.impair = Some(it);
+        self
+    }
+
+    /// The same with another MTU on the clients' links.
+    #[must_use]
+    pub fn mtu_client(mut self, mtu: u16) -> Self {
+        self.mtu_client = Some(mtu);
+        self
+    }
+
+    /// The nodes whose links have an impairment box.
+    pub(crate) fn impaired_links(&self) -> Vec<String> {
+        match (&self.impair, self.impair_links.is_empty()) {
+            (None, _) => Vec::new(),
+            (Some(_), true) => vec![plan::client(1)],
+            (Some(_), false) => self.impair_links.clone(),
+        }
+    }
+
     /// Sets `key = value` in section `[section]` of intermediate.toml (in every `[[section]]` where it is a list; `""`
     /// is the top of the file). A null value removes the key.
     #[must_use]
@@ -169,6 +253,12 @@ impl LabSpec {
         self
     }
 
+    fn has(&self, node: &str) -> bool {
+        let clients = (1..=self.clients).map(plan::client);
+        let mut all = clients.chain((1..=self.targets).map(plan::target));
+        node == plan::ROUTER || node == plan::INTERMEDIATE || all.any(|name| name == node)
+    }
+
     /// # Errors
     /// When the name or a number cannot be.
     pub(crate) fn check(&self) -> Result<()> {
@@ -176,6 +266,20 @@ impl LabSpec {
         for (what, n) in [("clients", self.clients), ("targets", self.targets)] {
             if !(1..=MOST_NODES).contains(&n) {
                 bail!("a lab has 1 to {MOST_NODES} {what}, not {n}");
+            }
+        }
+        // Below, IPv6 is not possible (RFC 8200 section 5), and IPv4 not usual.
+        let least = if self.family.has_v6() { 1280 } else { 576 };
+        if let Some(mtu) = self.mtu_client.filter(|mtu| !(least..=9000).contains(mtu)) {
+            bail!("the clients' links can have an MTU of {least} to 9000, not {mtu}");
+        }
+        let links = self.impaired_links();
+        for (i, link) in links.iter().enumerate() {
+            if !plan::is_node(link) || link == plan::ROUTER || !self.has(link) {
+                bail!("{link} has no link that could be impaired");
+            }
+            if links.iter().take(i).any(|other| other == link) {
+                bail!("the link of {link} cannot have two impairment boxes");
             }
         }
         Ok(())
@@ -212,6 +316,22 @@ mod tests {
         for wrong in ["", "fast", "1tbit", "10mbyte", "-1mbit", "1", "9999999gbit", ".5mbit", "1.xmbit"] {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_a_lab_cannot_be_is_refused() {
+        let wrong =
+            |order: &dyn Fn(LabSpec) -> LabSpec| order(LabSpec::new("x")).check().unwrap_err().to_string();
+        assert!(wrong(&|s| s.mtu_client(500)).contains("576 to 9000, not 500"));
+        assert!(wrong(&|s| s.mtu_client(1279).family(Family::V6)).contains("1280 to 9000"));
+        let at = |links: &[&str]| {
+            let links = links.iter().map(|l| (*l).to_owned()).collect();
+            wrong(&|s| LabSpec { impair_links: Vec::clone(&links), ..s.impair(Impairment::default()) })
+        };
+        assert!(at(&["client2"]).contains("client2 has no link"));
+        assert!(at(&["router"]).contains("router has no link"));
+        assert!(at(&["target1", "target1"]).contains("two impairment boxes"));
+        assert!(LabSpec::new("x").impair(Impairment::default()).mtu_client(1400).check().is_ok());
     }
 
     #[test]

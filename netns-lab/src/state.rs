@@ -27,8 +27,11 @@ pub struct NodeState {
 pub struct LabState {
     /// How it was ordered.
     pub spec: LabSpec,
-    /// Address and port clients connect to; none without a balancer.
+    /// Address and port clients connect to, IPv4 if the lab has it; none without a balancer.
     pub vip: Option<String>,
+    /// The same of every IP version the lab has, IPv4 first.
+    #[serde(default)]
+    pub vips: Vec<String>,
     /// All nodes.
     pub nodes: Vec<NodeState>,
     /// All processes that were started.
@@ -82,6 +85,7 @@ impl LabState {
             "name": self.spec.name,
             "balancer": self.spec.balancer,
             "vip": self.vip,
+            "vips": self.vips,
             "nodes": self.nodes,
             "admin": admin,
         })

@@ -295,7 +295,7 @@ impl Lab {
             return Ok(());
         }
         let address = if program == Program::Balancer {
-            SocketAddr::from(plan::VIP)
+            *self.vips().first().context("a lab has a VIP")?
         } else {
             let own = self.node(node)?.addresses.first().context("a node has an address")?;
             SocketAddr::new(own.parse()?, 80)

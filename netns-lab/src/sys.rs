@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// Whether this process runs as root.
 pub fn is_root() -> bool {
@@ -52,6 +53,30 @@ pub fn send_signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
         )
     };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Waits until there is something to read, or the time is over (`None`: for ever).
+///
+/// # Errors
+/// Those of ppoll(2); and when what is behind the descriptor is gone.
+pub fn wait_readable(source: &impl AsRawFd, limit: Option<Duration>) -> io::Result<()> {
+    let mut asked = libc::pollfd { fd: source.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let limit = limit.map(|l| libc::timespec {
+        tv_sec: libc::time_t::try_from(l.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: l.subsec_nanos().into(),
+    });
+    let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: one live pollfd is passed and its count is 1; `limit` is null or points to a live timespec; a null mask
+    // leaves the signals as they are.
+    let rc = unsafe { libc::ppoll(&raw mut asked, 1, limit, std::ptr::null()) };
+    if rc < 0 {
+        let e = io::Error::last_os_error();
+        return if e.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(e) };
+    }
+    if asked.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 {
+        return Err(io::Error::new(io::ErrorKind::NotConnected, "the device is gone"));
+    }
+    Ok(())
 }
 
 /// Collects a child that has ended, so that it does not stay a zombie. Nothing happens if it is not our child.

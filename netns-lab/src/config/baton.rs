@@ -4,7 +4,7 @@ use crate::plan;
 use crate::spec::Sections;
 use serde_json::Value;
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// One table of a TOML file: its header line, and its keys with their values.
@@ -58,52 +58,54 @@ pub(crate) struct Places<'a> {
 
 /// intermediate.toml.
 pub(crate) fn intermediate(
-    targets: &[(String, Ipv4Addr)],
+    targets: &[(String, Vec<IpAddr>)],
+    vips: &[SocketAddr],
     places: &Places<'_>,
     deviations: &[&Sections],
 ) -> String {
     let mut tables = vec![
         table("", &[("name", plan::INTERMEDIATE.into()), ("uplink", "eth0".into())]),
         tls(places.certs, plan::INTERMEDIATE),
-        item("listener", &[("vip", plan::VIP.to_string().into())]),
     ];
-    for (name, address) in targets {
-        tables.push(item(
-            "target",
-            &[
-                ("name", name.as_str().into()),
-                ("server", format!("{address}:80").into()),
-                ("agent", format!("{address}:{}", plan::CONTROL_PORT).into()),
-            ],
-        ));
+    tables.extend(vips.iter().map(|vip| item("listener", &[("vip", vip.to_string().into())])));
+    for (name, addresses) in targets {
+        let mut values = vec![("name", name.as_str().into())];
+        for (key, address) in ["server", "server6"].into_iter().zip(addresses) {
+            values.push((key, at(*address, 80)));
+        }
+        values.extend(addresses.first().map(|a| ("agent", at(*a, plan::CONTROL_PORT))));
+        tables.push(item("target", &values));
     }
     tables.extend([plane(places.bpf), admin(places.run)]);
     written(tables, deviations)
 }
 
+fn at(address: IpAddr, port: u16) -> Value {
+    SocketAddr::new(address, port).to_string().into()
+}
+
 /// target-agent.toml.
-pub(crate) fn agent(name: &str, address: Ipv4Addr, places: &Places<'_>, deviations: &[&Sections]) -> String {
-    let tables = vec![
-        table(
-            "",
-            &[
-                ("name", name.into()),
-                ("uplink", "eth0".into()),
-                ("control", format!("{address}:{}", plan::CONTROL_PORT).into()),
-            ],
-        ),
-        tls(places.certs, name),
-        item(
+pub(crate) fn agent(
+    name: &str,
+    addresses: &[IpAddr],
+    vips: &[SocketAddr],
+    places: &Places<'_>,
+    deviations: &[&Sections],
+) -> String {
+    let mut top = vec![("name", name.into()), ("uplink", "eth0".into())];
+    top.extend(addresses.first().map(|a| ("control", at(*a, plan::CONTROL_PORT))));
+    let mut tables = vec![table("", &top), tls(places.certs, name)];
+    for (vip, address) in vips.iter().zip(addresses) {
+        tables.push(item(
             "allow",
             &[
                 ("intermediate", plan::INTERMEDIATE.into()),
-                ("vip", plan::VIP.to_string().into()),
-                ("server", format!("{address}:80").into()),
+                ("vip", vip.to_string().into()),
+                ("server", at(*address, 80)),
             ],
-        ),
-        plane(places.bpf),
-        admin(places.run),
-    ];
+        ));
+    }
+    tables.extend([plane(places.bpf), admin(places.run)]);
     written(tables, deviations)
 }
 
@@ -170,7 +172,12 @@ mod tests {
             .intermediate_with("plane", "linger_ms", 10)
             .intermediate_with("listener", "keepalive", "single")
             .intermediate_with("", "uplink", serde_json::Value::Null);
-        let text = intermediate(&[("target1".into(), plan::target_addr(1))], &places, &[&spec.intermediate]);
+        let text = intermediate(
+            &[("target1".into(), vec![plan::target_addr(1).into()])],
+            &[plan::VIP.into()],
+            &places,
+            &[&spec.intermediate],
+        );
         assert_eq!(
             text,
             r#"# Written by netns-lab.

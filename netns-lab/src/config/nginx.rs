@@ -1,7 +1,7 @@
 //! nginx on a target: the server that knows nothing of Baton.
 
 use crate::plan;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Request headers `/whoami` shows, if the request had them. nginx has no variable for all of them.
@@ -33,9 +33,11 @@ const SHOWN_HEADERS: [&str; 24] = [
 ];
 
 /// nginx.conf for a target. `run` is the node's run directory, `www` has the files, `uploads` takes what is PUT.
-pub(crate) fn target(name: &str, address: Ipv4Addr, run: &Path, www: &Path, uploads: &Path) -> String {
+pub(crate) fn target(name: &str, addresses: &[IpAddr], run: &Path, www: &Path, uploads: &Path) -> String {
     let (run, www, uploads) = (run.display(), www.display(), uploads.display());
     let sink = plan::SINK;
+    let listen = |a: &IpAddr| format!("        listen {} backlog=4096;\n", SocketAddr::new(*a, 80));
+    let listens: String = addresses.iter().map(listen).collect();
     let mut maps = String::new();
     let mut lines = String::new();
     for header in SHOWN_HEADERS {
@@ -67,8 +69,7 @@ http {{
     scgi_temp_path {uploads}/.scgi;
 {maps}
     server {{
-        listen {address}:80 backlog=4096;
-        server_name {name};
+{listens}        server_name {name};
         root {www};
         client_max_body_size 2g;
 

@@ -1,13 +1,13 @@
 //! Plain proxies on the intermediate's node, to compare with.
 
-use crate::plan;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// haproxy.cfg: an HTTP proxy with kept connections to the servers.
-pub(crate) fn haproxy(targets: &[(String, Ipv4Addr)]) -> String {
+pub(crate) fn haproxy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)]) -> String {
     let servers: String =
-        targets.iter().map(|(name, address)| format!("    server {name} {address}:80\n")).collect();
+        servers(targets).map(|(name, address)| format!("    server {name} {address}\n")).collect();
+    let binds: String = vips.iter().map(|vip| format!("    bind {vip}\n")).collect();
     format!(
         "# Written by netns-lab.
 global
@@ -22,19 +22,19 @@ defaults
     timeout server 60s
     timeout http-request 10s
 frontend vip
-    bind {vip}
-    default_backend targets
+{binds}    default_backend targets
 backend targets
     balance roundrobin
-{servers}",
-        vip = plan::VIP
+{servers}"
     )
 }
 
 /// nginx.conf for a proxy: kept connections to the servers, no temporary files.
-pub(crate) fn nginx(targets: &[(String, Ipv4Addr)], run: &Path) -> String {
+pub(crate) fn nginx(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)], run: &Path) -> String {
     let servers: String =
-        targets.iter().map(|(_, address)| format!("        server {address}:80;\n")).collect();
+        servers(targets).map(|(_, address)| format!("        server {address};\n")).collect();
+    let listens: String =
+        vips.iter().map(|vip| format!("        listen {vip} backlog=4096 reuseport;\n")).collect();
     format!(
         r#"# Written by netns-lab.
 daemon off;
@@ -55,8 +55,7 @@ http {{
 {servers}        keepalive 64;
     }}
     server {{
-        listen {vip} backlog=4096 reuseport;
-        client_max_body_size 2g;
+{listens}        client_max_body_size 2g;
         location / {{
             proxy_pass http://targets;
             proxy_http_version 1.1;
@@ -69,7 +68,13 @@ http {{
     }}
 }}
 "#,
-        run = run.display(),
-        vip = plan::VIP
+        run = run.display()
     )
+}
+
+/// Where a proxy reaches the targets: one address each.
+fn servers(targets: &[(String, Vec<IpAddr>)]) -> impl Iterator<Item = (&str, SocketAddr)> {
+    targets
+        .iter()
+        .filter_map(|(name, addresses)| Some((name.as_str(), SocketAddr::new(*addresses.first()?, 80))))
 }
