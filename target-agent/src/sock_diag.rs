@@ -19,6 +19,9 @@ const REQUEST_BYTES: usize = HEADER_BYTES + 56;
 /// `TCP_*` of `net/tcp_states.h`.
 const TCP_TIME_WAIT: u8 = 6;
 const TCP_CLOSE: u8 = 7;
+/// A handshake the listener has answered: the 4-tuple is in use again, by a SYN past the agent. The socket a handoff
+/// was given to has long left this state, so it is gone.
+const TCP_SYN_RECV: u8 = 3;
 /// The lookup falls back to a listening socket on the local address: no connection then.
 const TCP_LISTEN: u8 = 10;
 
@@ -47,7 +50,7 @@ impl SockDiag {
             // struct inet_diag_msg: family, state, ...
             message => match message.get(HEADER_BYTES + 1) {
                 Some(&TCP_TIME_WAIT) => Ok(SocketState::TimeWait),
-                Some(&(TCP_LISTEN | TCP_CLOSE)) => Ok(SocketState::Gone),
+                Some(&(TCP_LISTEN | TCP_CLOSE | TCP_SYN_RECV)) => Ok(SocketState::Gone),
                 Some(_) => Ok(SocketState::Alive),
                 None => Err(io::ErrorKind::InvalidData.into()),
             },

@@ -91,6 +91,14 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, note_flags)).load(Ordering::Relaxed)
     }
 
+    /// Low halves of [`FlowRecord::last_seen_ns`] and [`FlowRecord::packets`]: what a scan compares with what it saw
+    /// before. The first moves with every packet, the second only with those that were translated.
+    pub fn activity(&self, slot: u32) -> (u32, u32) {
+        let low = if cfg!(target_endian = "big") { 4 } else { 0 };
+        let half = |offset| self.mapped.field(slot, offset + low).load(Ordering::Relaxed);
+        (half(offset_of!(FlowRecord, last_seen_ns)), half(offset_of!(FlowRecord, packets)))
+    }
+
     /// Stores `FLAG_*`.
     pub fn set_flags(&self, slot: u32, flags: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, flags)).store(flags, Ordering::Release);

@@ -60,6 +60,19 @@ impl Engine {
             flow.ask_again_ns = CLOSING_NS;
             flow.ask_at_ns = now;
         }
+        let activity = slots.activity(slot);
+        if activity != flow.activity {
+            // A packet that was not translated is mostly a SYN-ACK of the listener's: the socket is gone without a
+            // word of its own (the client reset it) and the client uses its port again, waiting for us to notice.
+            // And while a closing connection still says something, each word may have been its last.
+            let dropped = activity.1 == flow.activity.1;
+            flow.activity = activity;
+            if dropped || flow.closing {
+                flow.ask_again_ns = CLOSING_NS;
+                flow.ask_at_ns = now;
+                return true;
+            }
+        }
         if flow.ask_at_ns > now {
             return false;
         }
