@@ -5,8 +5,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord, Settings};
-use baton_shared::translate::Patch;
-use baton_shared::wire::{IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, Segment, TcpWords};
+use baton_shared::translate::{Patch, ReportPatch};
+use baton_shared::wire::{IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, Report, Segment, TcpWords};
 
 /// Flow key to slot number. Written by the daemon, read here.
 #[map]
@@ -42,6 +42,10 @@ pub(crate) struct Scratch {
     pub(crate) segment: Segment,
     pub(crate) patch: Patch,
     pub(crate) options: [u8; OPTION_BUFFER],
+    pub(crate) report: Report,
+    pub(crate) quoted_ipv4: Ipv4Words,
+    pub(crate) quoted_ipv6: Ipv6Words,
+    pub(crate) report_patch: ReportPatch,
 }
 
 /// Counts one packet.

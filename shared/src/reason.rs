@@ -57,6 +57,7 @@ reasons! {
         ReplayDiverted = 7, "replay_diverted", "What the server's kernel sent during a replayed handshake went to the agent.";
         AckRaised = 8, "ack_raised", "An acknowledgement below what the client was already given was raised to the floor.";
         Reinjected = 9, "reinjected", "A packet the daemon wrote into its TUN entered the uplink's ingress.";
+        IcmpTranslated = 10, "icmp_translated", "An ICMP error about a packet the target sent in the VIP's name was rewritten, inside and out, and sent to the target. Many mean a link with a smaller MTU or an unreachable client.";
         DropTtlExpired = 32, "drop_ttl_expired", "The packet's TTL or hop limit was used up on the way to the target: look for a routing loop.";
         DropMalformed = 33, "drop_malformed", "A packet of a migrated flow whose headers are cut short or contradict themselves.";
         DropFragment = 34, "drop_fragment", "An IP fragment of a migrated flow. Path-MTU discovery avoids fragments; look for a link with a smaller MTU that clears DF.";
@@ -66,6 +67,7 @@ reasons! {
         DropNoDevice = 38, "drop_no_device", "The TUN or uplink that the packet must go to is not set: the daemon is not running.";
         DropTunFrame = 39, "drop_tun_frame", "A packet written into the TUN could not be given an Ethernet header.";
         DropExtensions = 40, "drop_extensions", "An IPv6 packet with more than eight extension headers: no stack sends those.";
+        DropIcmpMalformed = 41, "drop_icmp_malformed", "An ICMP error about a migrated flow that is cut short before the sequence number it must quote.";
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the two uplink programs have in common: load the facts, find the flow, book the verdict, store the patch.
 
-use super::{ETHERNET, NEXT, SHOT};
+use super::headers::{NoUpper, load_ip, load_key, load_segment};
+use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, report};
 use crate::maps::{FLOWS, SCRATCH, SETTINGS, SLOTS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
 use baton_shared::addr::IpWords;
@@ -9,12 +10,8 @@ use baton_shared::record::{FlowKey, Settings};
 use baton_shared::translate::{
     Action, Direction, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked, translate,
 };
-use baton_shared::wire::{EXTENSIONS_MAX, Fragment, OPTIONS_MAX, PROTOCOL_TCP, TcpWords};
+use baton_shared::wire::{Fragment, PROTOCOL_TCP, TcpWords};
 
-/// EtherType of IPv4 as `skb->protocol` has it.
-const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
-/// EtherType of IPv6, likewise.
-const ETHERTYPE_IPV6: u32 = 0x86ddu16.to_be() as u32;
 /// Offset of the checksum in a TCP header, bytes.
 const TCP_CHECKSUM: u32 = 16;
 
@@ -39,6 +36,10 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
         }
     }
     let scratch = skb::opaque(scratch);
+    // The server's kernel sends no errors about what it sent itself.
+    if direction == Direction::FromClient && report::may_be(skb, &scratch.ip) {
+        return report::handle(skb, scratch);
+    }
     if scratch.ip.protocol != PROTOCOL_TCP || scratch.ip.fragment() == Fragment::Later {
         return NEXT;
     }
@@ -46,12 +47,7 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     if !load_key(skb, direction, tcp_at, scratch) {
         return NEXT;
     }
-    // SAFETY: the daemon may remove the key while we read its value, which then is another flow's number or a
-    // freed one's: slots are given out again as late as possible, and a freed one's state says so.
-    let Some(slot) = (unsafe { FLOWS.get(&scratch.key) }) else { return NEXT };
-    let Some(record) = SLOTS.get_ptr_mut(*slot) else { return NEXT };
-    // SAFETY: an element of SLOTS.
-    let record = unsafe { SharedRecord::new(record) };
+    let Some(record) = find(&scratch.key) else { return NEXT };
     record.copy_to(&mut scratch.record);
     let Some(settings) = SETTINGS.get(0) else { return NEXT };
     let now = skb::now_ns();
@@ -80,107 +76,15 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     act(skb, direction, tcp_at, verdict, settings, record, now, skb::opaque(scratch))
 }
 
-/// Why no upper-layer header was found.
-enum NoUpper {
-    /// Not IP, cut short, or on a way that does not end here.
-    NotOurs,
-    /// More extension headers than are walked.
-    TooFar,
-}
-
-/// Loads the IP header of either version, and walks over what stands between it and the upper layer's.
+/// The record of a flow.
 #[inline(always)]
-fn load_ip(skb: Skb, scratch: &mut Scratch) -> Result<(), NoUpper> {
-    match skb.protocol() {
-        ETHERTYPE_IPV4 => {
-            if !skb.load(ETHERNET, &mut scratch.ipv4) || !scratch.ipv4.is_sane() {
-                return Err(NoUpper::NotOurs);
-            }
-            scratch.ip.load_v4(&scratch.ipv4);
-            Ok(())
-        }
-        ETHERTYPE_IPV6 => {
-            if !skb.load(ETHERNET, &mut scratch.ipv6) || !scratch.ipv6.is_sane() {
-                return Err(NoUpper::NotOurs);
-            }
-            scratch.ip.load_v6(&scratch.ipv6);
-            for _ in 0..EXTENSIONS_MAX {
-                let ip = skb::opaque(&mut scratch.ip);
-                if !ip.at_extension() {
-                    return Ok(());
-                }
-                let there = skb.load(ETHERNET + ip.upper_at, &mut scratch.extension);
-                if !there || !ip.walk(&scratch.extension) {
-                    return Err(NoUpper::NotOurs);
-                }
-            }
-            if skb::opaque(&mut scratch.ip).at_extension() { Err(NoUpper::TooFar) } else { Ok(()) }
-        }
-        _ => Err(NoUpper::NotOurs),
-    }
-}
-
-/// Loads the TCP header and the flow's key; false: no ports to look up. Of a header cut short the ports alone are
-/// loaded, for its length is 0 then, which no reader takes for a segment.
-#[inline(always)]
-fn load_key(skb: Skb, direction: Direction, tcp_at: u32, scratch: &mut Scratch) -> bool {
-    if !skb.load(tcp_at, &mut scratch.tcp) {
-        scratch.tcp = TcpWords::default();
-        if !skb.load(tcp_at, &mut scratch.tcp.0[0]) {
-            return false;
-        }
-    }
-    let (ip, tcp) = (&scratch.ip, scratch.tcp);
-    scratch.key = match direction {
-        Direction::FromClient => FlowKey {
-            remote: ip.source,
-            local: ip.destination,
-            remote_port: tcp.source(),
-            local_port: tcp.destination(),
-        },
-        Direction::ToClient => FlowKey {
-            remote: ip.destination,
-            local: ip.source,
-            remote_port: tcp.destination(),
-            local_port: tcp.source(),
-        },
-    };
-    true
-}
-
-/// Loads the rest of a known flow's segment, or says why it cannot be read.
-#[inline(always)]
-fn load_segment(skb: Skb, tcp_at: u32, scratch: &mut Scratch) -> Result<(), PacketCounter> {
-    if scratch.ip.fragment() != Fragment::No {
-        return Err(PacketCounter::DropFragment);
-    }
-    let header = scratch.tcp.header_bytes();
-    let headers = scratch.ip.upper_at + header;
-    let there = skb.len() - ETHERNET;
-    // A super-packet over 64 kB has no total length; a short frame has padding behind its total length.
-    let total = match scratch.ip.total {
-        0 => there,
-        total => total,
-    };
-    if header < 20 || total < headers || total > there {
-        return Err(PacketCounter::DropMalformed);
-    }
-    scratch.segment.load(&scratch.ip, &scratch.tcp, total - headers);
-    scratch.segment.options.places = Default::default();
-    let length = header - 20;
-    if length != 0 {
-        if !skb.load_up_to_64(tcp_at + 20, length, &mut scratch.options) {
-            return Err(PacketCounter::DropMalformed);
-        }
-        for at in 0..OPTIONS_MAX {
-            if !skb::opaque(&mut scratch.segment.options.places).step(&scratch.options, length, at) {
-                break;
-            }
-        }
-        let scratch = skb::opaque(scratch);
-        scratch.segment.options.load(&scratch.options);
-    }
-    Ok(())
+pub(super) fn find(key: &FlowKey) -> Option<SharedRecord> {
+    // SAFETY: the daemon may remove the key while we read its value, which then is another flow's number or a
+    // freed one's: slots are given out again as late as possible, and a freed one's state says so.
+    let slot = unsafe { FLOWS.get(key) }?;
+    let record = SLOTS.get_ptr_mut(*slot)?;
+    // SAFETY: an element of SLOTS.
+    Some(unsafe { SharedRecord::new(record) })
 }
 
 /// Books the verdict and carries it out.

@@ -1,7 +1,9 @@
 //! One program per hook.
 
 mod flow;
+mod headers;
 mod intermediate_ingress;
+mod report;
 mod target_egress;
 mod tun_reinject;
 
@@ -11,3 +13,7 @@ const NEXT: i32 = -1;
 const SHOT: i32 = 2;
 /// Length of an Ethernet header, bytes.
 const ETHERNET: u32 = 14;
+/// EtherType of IPv4 as `skb->protocol` has it.
+const ETHERTYPE_IPV4: u32 = 0x0800u16.to_be() as u32;
+/// EtherType of IPv6, likewise.
+const ETHERTYPE_IPV6: u32 = 0x86ddu16.to_be() as u32;

@@ -8,10 +8,12 @@
 
 mod judge;
 mod patch;
+mod report;
 mod rewrite;
 #[cfg(test)]
 mod tests;
 
 pub use judge::{Action, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked};
 pub use patch::{Account, Patch};
+pub use report::{ReportPatch, judge_report, reported_flow, translate_report};
 pub use rewrite::{Direction, translate};

@@ -170,6 +170,21 @@ proptest! {
         prop_assert!(same_checksum(incremental, new_tcp.checksum), "{incremental:x} {:x}", new_tcp.checksum);
     }
 
+    #[test]
+    fn addresses_of_either_length_balance(old in any::<[u32; 4]>(), new in any::<[u32; 4]>(), v4 in any::<bool>()) {
+        let [old, new] = [old, new].map(|a| if v4 { IpWords::from_v4_word(a[3]) } else { IpWords(a) });
+        let record = FlowRecord {
+            key: FlowKey { local: old, ..FlowKey::default() },
+            new_addr: new,
+            ..FlowRecord::default()
+        };
+        let mut patch = Patch::default();
+        translate(&record, &Segment::default(), Direction::ToClient, &mut patch);
+        let sum = |words: &IpWords| words.0.iter().map(|w| u64::from(*w)).sum::<u64>();
+        let balance = sum(&old) + u64::from(patch.address_change) + 0xffff * 4;
+        prop_assert_eq!(balance % 0xffff, sum(&new) % 0xffff);
+    }
+
     /// The client knows `given` bytes of its stream acknowledged; the server acknowledged `acked` and has room for
     /// `room` more. Streams are numbered without wrapping.
     #[test]

@@ -39,6 +39,13 @@ impl Sum {
         Sum(self.0 + new as u64 + (!old) as u64)
     }
 
+    /// With another sum, of words at even offsets as well.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, other: Sum) -> Self {
+        Sum(self.0 + other.0)
+    }
+
     /// With another sum, of words that stand `offset` bytes into this one's header: at an odd offset each byte
     /// weighs what its neighbour would (RFC 1071, section 2(B)).
     #[inline(always)]

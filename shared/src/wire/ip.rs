@@ -57,7 +57,7 @@ impl IpFacts {
         self.header_checksum = ip.checksum();
         self.ttl = ip.ttl();
         self.protocol = ip.protocol();
-        self.fragment = ip.fragment() as u8;
+        self.set_fragment(ip.fragment());
     }
 
     /// Takes over an IPv6 header, and begins the walk over the extension headers behind it. The caller has asked
@@ -71,7 +71,7 @@ impl IpFacts {
         self.header_checksum = HeaderChecksum(0);
         self.ttl = ip.hop_limit();
         self.protocol = ip.next_header();
-        self.fragment = Fragment::No as u8;
+        self.set_fragment(Fragment::No);
     }
 
     /// Whether an extension header stands at `upper_at` that must be walked over to find the upper layer.
@@ -92,9 +92,9 @@ impl IpFacts {
             let offset_and_flags = u16::from_be_bytes([first[2], first[3]]);
             // Offset 0 and nothing to follow: whole after all (RFC 6946).
             if offset_and_flags & 0xfff8 != 0 {
-                self.fragment = Fragment::Later as u8;
+                self.set_fragment(Fragment::Later);
             } else if offset_and_flags & 1 != 0 {
-                self.fragment = Fragment::First as u8;
+                self.set_fragment(Fragment::First);
             }
             self.upper_at += 8;
         } else {
@@ -105,6 +105,12 @@ impl IpFacts {
         }
         self.protocol = first[0];
         true
+    }
+
+    /// Says whether this is a fragment.
+    #[inline(always)]
+    pub const fn set_fragment(&mut self, fragment: Fragment) {
+        self.fragment = fragment as u8;
     }
 
     /// Whether this is a fragment.

@@ -4,6 +4,7 @@
 //! meets generic slice code.
 
 mod checksum;
+mod icmp;
 mod ip;
 mod ipv4;
 mod ipv6;
@@ -12,6 +13,7 @@ mod segment;
 mod tcp;
 
 pub use checksum::{HeaderChecksum, Sum};
+pub use icmp::{IcmpWords, PROTOCOL_ICMP, PROTOCOL_ICMPV6, QuotedTcp, Report};
 pub use ip::{EXTENSIONS_MAX, Fragment, IpFacts};
 pub use ipv4::{Ipv4Words, PROTOCOL_TCP};
 pub use ipv6::{Ipv6Words, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING};

@@ -1,5 +1,6 @@
 //! The table of cases. Each has a name, and besides the comparison what must come of it.
 
+use crate::errors::Error;
 use crate::packet::Frame;
 use crate::{Case, Hook, Outcome};
 use baton_shared::addr::PortWord;
@@ -82,6 +83,8 @@ fn entries() -> Vec<(Expected, Case)> {
     let mut all = entries_of(Version::V4);
     all.extend(entries_of(Version::V6));
     all.extend(extension_entries());
+    all.extend(error_entries(Version::V4));
+    all.extend(error_entries(Version::V6));
     all.push(mapped_entry());
     all
 }
@@ -319,6 +322,93 @@ fn extension_entries() -> Vec<(Expected, Case)> {
         add("cut short in an extension header", &[], &vec![(60, options(0))], &|b| b.truncate(61));
         add("another version", &[], &vec![], &|b| b[14] = 0x45);
     }
+    all
+}
+
+/// An error of a router behind the client about a packet that the target sent in the VIP's name.
+pub(crate) fn error(version: Version) -> Error {
+    let [client, vip, _] = ends(version);
+    let router = match version {
+        Version::V4 => "198.51.100.7:0",
+        Version::V6 => "[2001:db8:77::7]:0",
+    };
+    let mut about = Frame::new(vip, client).options(&timestamps(1, 2));
+    about.payload = vec![b'y'; 1400];
+    Error::new(router.parse().unwrap(), about)
+}
+
+/// ICMP errors.
+fn error_entries(version: Version) -> Vec<(Expected, Case)> {
+    let v4 = version == Version::V4;
+    let mut all = Vec::new();
+    let mut add = |name: &str, counters: &[C], change: &dyn Fn(&mut FlowRecord, &mut Error)| {
+        let (hook, mut record, mut error) = (Hook::Ingress, record(Hook::Ingress, version), error(version));
+        record.ack_delta = 0xffff_ff00;
+        change(&mut record, &mut error);
+        let case = Case { name: format!("ICMP: {name}"), hook, record, marked: false, frame: error.bytes() };
+        all.push((Expected(case.name.clone(), counters.to_vec()), case));
+    };
+    let translated = &[C::IcmpTranslated][..];
+    let header_bytes = if v4 { 20 } else { 40 };
+    add("too big", translated, &|_, _| {});
+    let kinds: &[u8] = if v4 { &[3, 11, 12] } else { &[1, 2, 3, 4] };
+    for kind in 0..=u8::MAX {
+        let counters = if kinds.contains(&kind) { translated } else { &[] };
+        add(&format!("type {kind}"), counters, &|_, e| e.header[0] = kind);
+    }
+    for (state, counters) in [
+        (FlowState::Free, &[][..]),
+        (FlowState::Frozen, &[]),
+        (FlowState::Ended, translated),
+        (FlowState::Replaying, &[]),
+        (FlowState::Fenced, &[]),
+        (FlowState::Superseded, &[]),
+    ] {
+        add(state.name(), counters, &|r, _| r.state = state as u32);
+    }
+    add("a number that wraps", translated, &|r, e| {
+        (r.ack_delta, e.about.tcp.sequence_number) = (0x8000_0005, 0x7fff_ffff);
+    });
+    add("an odd number of bytes", translated, &|_, e| e.quoted = 201);
+    add("a quote of the least size", translated, &|_, e| e.quoted = header_bytes + 8);
+    add("padding behind the least quote", translated, &|_, e| {
+        (e.quoted, e.padding) = (header_bytes + 8, 20);
+    });
+    add("a quote that ends in the sequence number", &[], &|_, e| e.quoted = header_bytes + 7);
+    add("the same with padding behind it", &[C::DropIcmpMalformed], &|_, e| {
+        (e.quoted, e.padding) = (header_bytes + 7, 20);
+    });
+    add("one hop left", &[C::DropTtlExpired], &|_, e| e.hops = 1);
+    add("two hops left", translated, &|_, e| e.hops = 2);
+    add("a first fragment", &[C::DropFragment], &|_, e| e.fragment = Some((0, true)));
+    add("a later fragment", &[], &|_, e| e.fragment = Some((5, false)));
+    add("about another port", &[], &|r, _| r.key.remote_port = PortWord::new(1));
+    add("about another protocol", &[], &|_, e| e.about.protocol(17));
+    add("about a later fragment", &[], &|_, e| e.about.fragment(9, true));
+    // Routers fragment IPv4 only.
+    add("about a first fragment", if v4 { translated } else { &[] }, &|_, e| e.about.fragment(0, true));
+    if v4 {
+        add("about a packet with IP options", translated, &|_, e| e.about.ip_options(&[1; 40]));
+    } else {
+        add("behind extension headers", translated, &|_, e| {
+            e.extensions = vec![(0, vec![0; 7]), (60, vec![0; 7])];
+        });
+        add("about a packet with extension headers", &[], &|_, e| e.about.extension(60, vec![0; 7]));
+    }
+    add("of the other family's protocol number", &[], &|_, e| e.protocol = if v4 { 58 } else { 1 });
+    // Not sent to the address it is about.
+    let mut error = error(version);
+    let [client, vip, _] = ends(version);
+    error.about = Frame::new(vip, client);
+    error.to = Some(client.ip());
+    let (hook, record, name) =
+        (Hook::Ingress, record(Hook::Ingress, version), "ICMP: sent to another address");
+    let case = Case { name: name.into(), hook, record, marked: false, frame: error.bytes() };
+    all.push((Expected(name.into(), Vec::new()), case.clone()));
+    // The target's egress does not look at them.
+    let name = "ICMP: on the target's egress";
+    let case = Case { name: name.into(), hook: Hook::Egress, ..case };
+    all.push((Expected(name.into(), Vec::new()), case));
     all
 }
 

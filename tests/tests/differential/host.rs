@@ -1,6 +1,6 @@
 //! `shared`'s verdict carried out on the host: etherparse takes the packet apart and computes the checksums anew.
 
-use crate::{Case, Hook, Outcome};
+use crate::{Case, Hook, Outcome, errors};
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
@@ -25,17 +25,17 @@ pub(crate) fn run(case: &Case) -> Outcome {
 }
 
 /// An IP header of either version, and what stands between it and TCP, as this reference reads it.
-struct Ip {
-    source: IpAddr,
-    destination: IpAddr,
-    hops: u8,
-    header_checksum: u16,
-    protocol: u8,
-    /// Of TCP in the packet.
-    upper_at: usize,
-    total: usize,
-    later_fragment: bool,
-    more_fragments: bool,
+pub(crate) struct Ip {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) hops: u8,
+    pub(crate) header_checksum: u16,
+    pub(crate) protocol: u8,
+    /// Of TCP or ICMP in the packet.
+    pub(crate) upper_at: usize,
+    pub(crate) total: usize,
+    pub(crate) later_fragment: bool,
+    pub(crate) more_fragments: bool,
 }
 
 /// `Err(true)`: more extension headers than are walked.
@@ -111,6 +111,9 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
             return Some(outcome);
         }
     };
+    if errors::meant_for(case.hook, &ip) {
+        return errors::run(case, &ip, untouched);
+    }
     if ip.protocol != 6 || ip.later_fragment {
         return None;
     }

@@ -7,6 +7,7 @@
 
 mod bench;
 mod cases;
+mod errors;
 mod host;
 mod packet;
 mod random;

@@ -16,6 +16,8 @@ pub(crate) enum Net {
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) net: Net,
+    /// The protocol that the IP header names; TCP, but for frames that become something else.
+    protocol: u8,
     pub(crate) tcp: TcpHeader,
     pub(crate) payload: Vec<u8>,
     /// Bytes behind the IP packet, as short Ethernet frames have.
@@ -43,7 +45,7 @@ impl Frame {
         let mut tcp = TcpHeader::new(source.port(), destination.port(), 1000, 4000);
         tcp.acknowledgment_number = 5000;
         tcp.ack = true;
-        Frame { net, tcp, payload: Vec::new(), padding: 0 }
+        Frame { net, protocol: IpNumber::TCP.0, tcp, payload: Vec::new(), padding: 0 }
     }
 
     pub(crate) fn options(mut self, raw: &[u8]) -> Self {
@@ -68,6 +70,11 @@ impl Frame {
             bytes.insert(0, 0);
             chain.push((kind, bytes));
         }
+    }
+
+    /// Names another protocol than TCP.
+    pub(crate) fn protocol(&mut self, protocol: u8) {
+        self.protocol = protocol;
     }
 
     /// Sets time to live or hop limit.
@@ -105,6 +112,7 @@ impl Frame {
             Net::V4(ip) => {
                 let mut ip = ip.clone();
                 ip.set_payload_len(self.tcp.header_len() + self.payload.len()).unwrap();
+                ip.protocol = IpNumber(self.protocol);
                 ip.header_checksum = ip.calc_header_checksum();
                 tcp.checksum = tcp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
                 packet.extend_from_slice(&ip.to_bytes());
@@ -115,7 +123,7 @@ impl Frame {
                 let extensions: usize = chain.iter().map(|(_, bytes)| bytes.len()).sum();
                 ip.set_payload_length(extensions + self.tcp.header_len() + self.payload.len()).unwrap();
                 tcp.checksum = tcp.calc_checksum_ipv6(&ip, &self.payload).unwrap();
-                let kinds = chain.iter().map(|(kind, _)| *kind).chain([IpNumber::TCP.0]);
+                let kinds = chain.iter().map(|(kind, _)| *kind).chain([self.protocol]);
                 let mut kinds = kinds.collect::<Vec<u8>>().into_iter();
                 ip.next_header = IpNumber(kinds.next().unwrap());
                 packet.extend_from_slice(&ip.to_bytes());

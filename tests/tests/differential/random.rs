@@ -130,10 +130,52 @@ impl Random {
         }
     }
 
+    /// An ICMP error, now and then a broken one.
+    fn error(&mut self, n: u64, record: FlowRecord, version: Version) -> Case {
+        let mut error = cases::error(version);
+        if self.chance(8) {
+            error.header[0] = self.byte_below(16);
+        }
+        error.hops = if self.chance(8) { self.byte_below(3) } else { self.byte_below(256) };
+        error.about.tcp.sequence_number = self.word();
+        error.about.ttl(self.byte_below(256));
+        if self.chance(8) {
+            let count = self.below(11) * 4;
+            let options = self.bytes(count);
+            error.about.ip_options(&options);
+        }
+        error.quoted = usize::try_from(self.pick(&[28, 48, 100, 576]) + self.below(30)).unwrap();
+        error.padding = usize::try_from(self.below(20)).unwrap();
+        if self.chance(16) {
+            error.fragment = Some((0, self.chance(2)));
+        }
+        let mut frame = error.bytes();
+        // What makes the error, or the quote, foreign or none: versions, protocols, addresses, ports.
+        let (quoted_at, places): (usize, &[usize]) = match version {
+            Version::V4 => (42, &[14, 23, 42, 51, 54, 58]),
+            Version::V6 => (62, &[14, 20, 62, 68, 70, 86, 102]),
+        };
+        if self.chance(10) && error.fragment.is_none() {
+            let at = self.pick(places);
+            // Not the quoted header's length, which would move all behind it.
+            let bits = if at == quoted_at { 4u8 } else { 0 };
+            frame[at] ^= 1 << (bits + self.byte_below(u64::from(8 - bits)));
+        }
+        if self.chance(20) {
+            let cut = usize::try_from(self.below(100)).unwrap();
+            let keep = frame.len().saturating_sub(cut).max(54);
+            frame.truncate(keep);
+        }
+        Case { name: format!("random ICMP error {n}"), hook: Hook::Ingress, record, marked: false, frame }
+    }
+
     pub(crate) fn case(&mut self, n: u64) -> Case {
         let hook = self.pick(&[Hook::Ingress, Hook::Egress]);
         let version = self.pick(&[Version::V4, Version::V6]);
         let record = self.record(hook, version);
+        if hook == Hook::Ingress && self.chance(4) {
+            return self.error(n, record, version);
+        }
         let mut frame: Frame = cases::frame(hook, version);
         frame.ttl(if self.chance(8) { self.byte_below(3) } else { self.byte_below(256) });
         let identification = self.half();
