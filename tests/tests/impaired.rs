@@ -9,6 +9,7 @@ use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab};
 use netns_lab::{Family, Impairment, LabSpec, content, plan};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -199,4 +200,103 @@ fn seeds_on(name: &str, family: Family, vip: SocketAddr) {
 #[test]
 fn bad_links_corrupt_stick_and_reset_nothing() {
     seeds_on("bad4", Family::V4, plan::VIP.into());
+}
+
+/// Counters of the kernel in a node's namespace: names as nstat(8) has them.
+fn kernel_counters(t: &TestLab, node: &str) -> BTreeMap<String, u64> {
+    let read = || {
+        // Not /proc/net: that is the namespace of the process's first thread.
+        ["netstat", "snmp"]
+            .map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
+    };
+    let mut all = BTreeMap::new();
+    for text in t.lab.inside(node, read).unwrap() {
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.chunks_exact(2) {
+            let (kind, names) = pair[0].split_once(": ").unwrap();
+            let values = pair[1].split_once(": ").unwrap().1;
+            for (name, value) in names.split(' ').zip(values.split(' ')) {
+                all.insert(format!("{kind}{name}"), value.parse().unwrap_or(0));
+            }
+        }
+    }
+    all
+}
+
+/// What 8 MB over four connections at a time took, and what the server's kernel counted meanwhile.
+fn lossy_downloads(
+    t: &TestLab,
+    from: SocketAddr,
+    it: Impairment,
+    hash: &str,
+) -> (Duration, BTreeMap<String, u64>) {
+    t.lab.impair("client1", it).unwrap();
+    let before = kernel_counters(t, "target1");
+    let (started, hash) = (Instant::now(), hash.to_owned());
+    t.client(move || {
+        let fetch =
+            || (0..2).for_each(|_| expect_file("lossy", client::get(from, "/1m"), 1 << 20, &hash).unwrap());
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(fetch)).collect();
+            all.into_iter().for_each(|one| one.join().unwrap());
+        });
+    });
+    let took = started.elapsed();
+    let after = kernel_counters(t, "target1");
+    (
+        took,
+        after
+            .into_iter()
+            .map(|(name, value)| (name.clone(), value - before.get(&name).unwrap_or(&0)))
+            .collect(),
+    )
+}
+
+#[test]
+fn a_lossy_download_is_repaired_by_sack_as_a_direct_one_is() {
+    let order = |s: LabSpec| s.targets(1).impair(Impairment::default());
+    let Some(t) = lab::up("sack", order) else { return };
+    let hash = t.sha256("1m");
+    let direct = SocketAddr::from((plan::target_addr(1), 80));
+    let sum = |rounds: &[(Duration, BTreeMap<String, u64>)], name: &str| {
+        rounds.iter().map(|(_, c)| c[name]).sum::<u64>()
+    };
+    let seconds = |rounds: &[(Duration, _)]| rounds.iter().map(|(took, _)| took.as_secs_f64()).sum::<f64>();
+    let (mut straight, mut migrated) = (Vec::new(), Vec::new());
+    for round in 0..2 {
+        // 20 ms there and back.
+        let it: Impairment = format!("loss=1%,delay=10ms,seed={round}").parse().unwrap();
+        straight.push(lossy_downloads(&t, direct, it, &hash));
+        migrated.push(lossy_downloads(&t, plan::VIP.into(), it, &hash));
+    }
+    t.expect_requests(16, 0);
+    println!(
+        "1% loss, 20 ms: direct {:.2} s, migrated {:.2} s, ratio of rates {:.2}",
+        seconds(&straight),
+        seconds(&migrated),
+        seconds(&straight) / seconds(&migrated)
+    );
+    for name in [
+        "TcpRetransSegs",
+        "TcpExtTCPSackRecovery",
+        "TcpExtTCPRenoRecovery",
+        "TcpExtTCPSACKDiscard",
+        "TcpExtTCPSACKReneging",
+        "TcpExtTCPTimeouts",
+        "TcpExtTCPLossProbes",
+        "TcpExtTCPSpuriousRTOs",
+        "TcpExtTCPDSACKRecv",
+        "TcpExtPAWSEstab",
+    ] {
+        println!("{name}: direct {}, migrated {}", sum(&straight, name), sum(&migrated, name));
+    }
+    let sent_again = |rounds: &[_]| sum(rounds, "TcpRetransSegs");
+    assert!(sent_again(&straight) > 50, "the link loses nothing");
+    assert!(sent_again(&migrated) < 2 * sent_again(&straight) + 20);
+    // Recovery is SACK's, and no block was outside the server's window: they are translated right.
+    assert!(sum(&migrated, "TcpExtTCPSackRecovery") > 0);
+    for name in ["TcpExtTCPRenoRecovery", "TcpExtTCPSACKDiscard", "TcpExtTCPSACKReneging", "TcpExtPAWSEstab"]
+    {
+        assert_eq!(sum(&migrated, name), 0, "{name}");
+    }
 }
