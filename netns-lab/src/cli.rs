@@ -97,13 +97,11 @@ struct Network {
     urpf: bool,
 }
 
-impl Network {
-    fn family(&self) -> Family {
-        match (self.ipv6, self.dual) {
-            (true, _) => Family::V6,
-            (_, true) => Family::Dual,
-            _ => Family::V4,
-        }
+fn family(ipv6: bool, dual: bool) -> Family {
+    match (ipv6, dual) {
+        (true, _) => Family::V6,
+        (_, true) => Family::Dual,
+        _ => Family::V4,
     }
 }
 
@@ -153,6 +151,15 @@ struct Demo {
     /// What answers at the VIP, to compare: baton, haproxy, nginx
     #[arg(long, value_name = "WHAT", default_value = "baton")]
     balancer: Balancer,
+    /// IPv6 alone, the control channel included
+    #[arg(long, conflicts_with = "dual")]
+    ipv6: bool,
+    /// IPv4 and IPv6 in turns
+    #[arg(long)]
+    dual: bool,
+    /// What client1's link does to packets, as for `up`
+    #[arg(long, value_name = "HOW")]
+    impair: Option<Impairment>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -186,7 +193,7 @@ fn up(args: Up) -> Result<ExitCode> {
         balancer: args.balancer,
         rate_intermediate: args.rate_intermediate,
         rate_target: args.rate_target,
-        family: args.network.family(),
+        family: family(args.network.ipv6, args.network.dual),
         impair: args.network.impair,
         impair_links: args.network.impair_link,
         mtu_client: args.network.mtu_client,
@@ -315,6 +322,8 @@ fn run_demo(args: Demo) -> Result<ExitCode> {
     let spec = DemoSpec {
         targets: args.targets,
         balancer: args.balancer,
+        family: family(args.ipv6, args.dual),
+        impair: args.impair,
         plan: demo::plan(args.targets, args.requests, args.path.as_deref())?,
         progress: !args.json,
     };

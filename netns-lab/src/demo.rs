@@ -8,8 +8,8 @@ pub use migrations::{Migration, Quantiles, Stages};
 pub use report::Report;
 pub use transfer::Transfer;
 
-use crate::spec::Balancer;
-use crate::{Lab, LabSpec, content, counters, interrupt};
+use crate::spec::{Balancer, Family};
+use crate::{Impairment, Lab, LabSpec, content, counters, interrupt};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,6 +24,10 @@ pub struct DemoSpec {
     pub targets: u8,
     /// What answers at the VIP.
     pub balancer: Balancer,
+    /// Which IP versions there are; with both, downloads take turns.
+    pub family: Family,
+    /// What client1's link does to packets.
+    pub impair: Option<Impairment>,
     /// The paths to download, one after the other.
     pub plan: Vec<String>,
     /// Whether to say on standard error what is being done.
@@ -68,18 +72,21 @@ pub fn run(spec: &DemoSpec) -> Result<Report> {
         spec.balancer, spec.targets
     ));
     let name = format!("demo-{}", std::process::id());
-    let lab = Lab::up(&LabSpec::new(name).targets(spec.targets).balancer(spec.balancer))?;
+    let order = LabSpec::new(name).targets(spec.targets).balancer(spec.balancer).family(spec.family);
+    let lab = Lab::up(&LabSpec { impair: spec.impair, ..order })?;
     let mut references = BTreeMap::new();
     for path in spec.plan.iter().collect::<BTreeSet<_>>() {
         references.insert(path.clone(), hashes_on_targets(&lab, path)?);
     }
-    say(&format!("{} downloads by curl from http://{}", spec.plan.len(), crate::plan::VIP));
+    let vips = lab.vips();
+    let shown: Vec<_> = vips.iter().map(|vip| format!("http://{vip}")).collect();
+    say(&format!("{} downloads by curl from {}", spec.plan.len(), shown.join(" and ")));
     let before = lab.link_counters()?;
     let mut transfers = Vec::new();
     let mut seen = BTreeMap::new();
-    for (i, path) in spec.plan.iter().enumerate() {
+    for (i, (path, vip)) in spec.plan.iter().zip(vips.iter().cycle()).enumerate() {
         interrupt::check()?;
-        transfers.push(transfer::download(&lab, "client1", path)?);
+        transfers.push(transfer::download(&lab, "client1", *vip, path)?);
         if spec.balancer == Balancer::Baton && (i + 1) % ASK_EVERY == 0 {
             migrations::collect(&lab, &mut seen)?;
         }
@@ -94,6 +101,7 @@ pub fn run(spec: &DemoSpec) -> Result<Report> {
     Ok(Report {
         balancer: spec.balancer,
         targets: spec.targets,
+        family: spec.family,
         references,
         transfers,
         migrations: seen.into_values().collect(),
@@ -126,7 +134,7 @@ fn answered(lab: &Lab, expected: usize) -> Result<BTreeMap<String, Vec<String>>>
             let text = std::fs::read_to_string(lab.access_log(&target)).unwrap_or_default();
             let clients = text.lines().filter_map(|line| {
                 let mut words = line.split(' ');
-                Some(format!("{}:{}", words.next()?, words.next()?))
+                Some(transfer::endpoint(words.next()?, words.next()?))
             });
             all.insert(target, clients.collect::<Vec<_>>());
         }

@@ -3,7 +3,7 @@
 use super::migrations::{Migration, Quantiles, quantiles};
 use super::transfer::Transfer;
 use crate::plan;
-use crate::spec::Balancer;
+use crate::spec::{Balancer, Family};
 use crate::{EndCounters, LinkCounters};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +19,8 @@ pub struct Report {
     pub balancer: Balancer,
     /// How many targets there were.
     pub targets: u8,
+    /// Which IP versions there were.
+    pub family: Family,
     /// Per path, the SHA-256 of the file on the targets.
     pub references: BTreeMap<String, String>,
     /// Every download.
@@ -174,7 +176,7 @@ impl Report {
         }
         writeln!(out, "\nWHO ANSWERED, by nginx's access logs (real client: curl's own address and port)")?;
         for (target, clients) in &self.answered {
-            let addresses: BTreeSet<_> = clients.iter().filter_map(|c| c.split(':').next()).collect();
+            let addresses: BTreeSet<_> = clients.iter().filter_map(|c| Some(c.rsplit_once(':')?.0)).collect();
             let from: Vec<_> = addresses.into_iter().collect();
             writeln!(out, "  {target:<9} {:>5} requests from {}", clients.len(), from.join(", "))?;
         }
@@ -234,7 +236,13 @@ impl Report {
     }
 
     fn picture(&self) -> String {
-        let vip = plan::VIP;
+        let all = |addresses: Vec<String>| addresses.join(", ");
+        let (client, intermediate, target): (String, String, String) = (
+            all(self.family.of(plan::client_addr(1).to_string(), plan::client_addr6(1).to_string())),
+            all(self.family.of(plan::INTERMEDIATE_ADDR.to_string(), plan::INTERMEDIATE_ADDR6.to_string())),
+            all(self.family.of(plan::target_addr(1).to_string(), plan::target_addr6(1).to_string())),
+        );
+        let vip = all(plan::vips(self.family).iter().map(ToString::to_string).collect());
         let who = match self.balancer {
             Balancer::Baton => "reads the request, hands the connection over",
             _ => "a proxy: carries every byte",
@@ -245,17 +253,18 @@ impl Report {
         };
         format!(
             "
-  client1 10.90.11.2                 intermediate 10.90.1.2, VIP {vip}
+  {client:<34} intermediate {intermediate}, VIP {vip}
        |                                  |   {who}
        |                                  |
        +------------- router -------------+
                         |
-                        +---- target1..{n} 10.90.101.2 ...: nginx, unmodified
+                        +---- target1..{n} {target} ...: nginx, unmodified
 
   request:  client -> router -> intermediate -> router -> target
   {answer}
 ",
-            n = self.targets
+            n = self.targets,
+            client = format!("client1 {client}"),
         )
     }
 }
@@ -298,6 +307,7 @@ mod tests {
         Report {
             balancer: Balancer::Baton,
             targets: 1,
+            family: Family::V4,
             references: [("/100m".to_owned(), "aa".to_owned())].into(),
             transfers: vec![Transfer {
                 path: "/100m".into(),

@@ -1,8 +1,9 @@
 //! One download by curl.
 
-use crate::{Lab, content, interrupt, plan};
+use crate::{Lab, content, interrupt};
 use anyhow::{Context, Result};
 use std::io::Read;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -26,12 +27,17 @@ pub struct Transfer {
 }
 
 /// What curl writes to its standard error after the download.
-const WRITE_OUT: &str = "%{stderr}\n%{http_code} %{local_ip}:%{local_port} %{time_total}";
+const WRITE_OUT: &str = "%{stderr}\n%{http_code} %{local_ip} %{local_port} %{time_total}";
 
-/// Downloads a path from the VIP with curl on a client; what arrives is hashed as it comes.
-pub(crate) fn download(lab: &Lab, client: &str, path: &str) -> Result<Transfer> {
-    let url = format!("http://{}{path}", plan::VIP.ip());
-    let args = ["-sS", "--max-time", "120", "--output", "-", "--write-out", WRITE_OUT, &url];
+/// Address and port as one word, however a program writes IPv6 addresses.
+pub(super) fn endpoint(address: &str, port: &str) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// Downloads a path from a VIP with curl on a client; what arrives is hashed as it comes.
+pub(crate) fn download(lab: &Lab, client: &str, vip: SocketAddr, path: &str) -> Result<Transfer> {
+    let url = format!("http://{vip}{path}");
+    let args = ["-sS", "--globoff", "--max-time", "120", "--output", "-", "--write-out", WRITE_OUT, &url];
     let mut command = lab.command(client, "curl")?;
     // A group of its own: Ctrl-C reaches the lab, which ends curl.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -60,7 +66,8 @@ pub(crate) fn download(lab: &Lab, client: &str, path: &str) -> Result<Transfer> 
     let (complaint, numbers) = said.trim_end().rsplit_once('\n').unwrap_or((said.as_str(), ""));
     let mut words = numbers.split(' ');
     let mut word = || words.next().unwrap_or_default().to_owned();
-    let (code, client, seconds) = (word(), word(), word());
+    let (code, address, port, seconds) = (word(), word(), word(), word());
+    let client = endpoint(&address, &port);
     let complaint = (!status.success()).then(|| complaint.trim().to_owned());
     Ok(Transfer {
         path: path.to_owned(),
