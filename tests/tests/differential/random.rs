@@ -159,7 +159,8 @@ impl Random {
             let at = self.pick(places);
             // Not the quoted header's length, which would move all behind it.
             let bits = if at == quoted_at { 4u8 } else { 0 };
-            frame[at] ^= 1 << (bits + self.byte_below(u64::from(8 - bits)));
+            let bit = bits + self.byte_below(u64::from(8 - bits));
+            frame.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << bit);
         }
         if self.chance(20) {
             let cut = usize::try_from(self.below(100)).unwrap();
