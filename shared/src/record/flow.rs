@@ -145,14 +145,16 @@ pub struct FlowRecord {
     /// Come back, marked, from the hold TUN. Written by the program, and by the daemon when it reconciles.
     pub released: u32,
 
-    // --- notes (T): what the server's kernel last sent, before translation, server space; by the program ---
-    /// Newest acknowledgement number (client's bytes the server has).
+    // --- notes: what this direction's sender last sent, before translation; by the program. T: the server's kernel,
+    // server space. I: the client, client space, and only `note_ack` and `note_seq_end`, which the daemon fills in
+    // from the captured connection before it commits ---
+    /// Newest acknowledgement number (T: client's bytes the server has; I: the server's bytes the client has).
     pub note_ack: u32,
     /// The window that came with it, in bytes.
     pub note_window: u32,
     /// Newest timestamp value, as translated: what the client has seen.
     pub note_tsval: u32,
-    /// Highest sequence number sent plus segment length (FIN counts one), server space.
+    /// Highest sequence number sent plus segment length (FIN counts one).
     pub note_seq_end: u32,
     /// `NOTE_*`.
     pub note_flags: u32,

@@ -2,4 +2,5 @@
 
 pub mod ending;
 pub mod handoff;
+pub mod lost;
 pub mod replay;

@@ -85,6 +85,7 @@ pub fn judge_ingress(
             if segment.ttl <= 1 {
                 return Verdict::new(Action::Drop, PacketCounter::DropTtlExpired);
             }
+            note_client(record, segment, &mut patch.account);
             Verdict::new(Action::Translate, PacketCounter::Translated)
         }
         FlowState::Superseded => Verdict::new(Action::Pass, PacketCounter::Superseded),
@@ -136,6 +137,27 @@ pub fn judge_unwalked(direction: Direction) -> Verdict {
     match direction {
         Direction::FromClient => Verdict::new(Action::Drop, PacketCounter::DropExtensions),
         Direction::ToClient => Verdict::pass(),
+    }
+}
+
+/// Notes how far the client is: by it the intermediate sees whether a flow whose agent is gone still gets on, and knows
+/// the number for a reset if it does not (`state::lost`). The daemon filled both notes in before the first packet.
+#[inline(always)]
+fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
+    account.noted = 1;
+    account.note_ack = record.note_ack;
+    account.note_window = record.note_window;
+    account.note_tsval = record.note_tsval;
+    account.note_seq_end = record.note_seq_end;
+    if segment.has(RST) {
+        return;
+    }
+    if segment.has(ACK) && before(record.note_ack, segment.ack) {
+        account.note_ack = segment.ack;
+    }
+    let end = segment.seq.wrapping_add(segment.sequence_length());
+    if before(record.note_seq_end, end) {
+        account.note_seq_end = end;
     }
 }
 
