@@ -29,6 +29,9 @@ pub const HISTORY: usize = 10_000;
 /// an hour by default.
 const IDLE_BACKSTOP: Duration = Duration::from_secs(4 * 3600);
 
+/// More threads than this accept no faster.
+const WORKERS_MAX: usize = 256;
+
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +40,8 @@ pub struct Config {
     pub name: Spanned<String>,
     /// The device on which clients' packets arrive and through which targets are reached.
     pub uplink: Option<Spanned<String>>,
+    /// Threads that accept and proxy; half the processors if it is not given, at least one.
+    pub workers: Option<Spanned<usize>>,
     /// This node's certificate.
     pub tls: Option<TlsFiles>,
     /// Addresses clients connect to.
@@ -115,6 +120,12 @@ impl Config {
     pub fn migration_needs(&self) -> Option<MigrationNeeds<'_>> {
         let (uplink, tls) = (self.uplink.as_ref()?, self.tls.as_ref()?);
         self.migrates().then_some(MigrationNeeds { uplink: uplink.get_ref(), tls })
+    }
+
+    /// How many threads accept connections.
+    pub fn workers(&self) -> usize {
+        let half = || std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2);
+        self.workers.as_ref().map_or_else(half, |workers| *workers.get_ref()).max(1)
     }
 
     /// For the front.
@@ -201,6 +212,11 @@ impl Validate for Config {
         }
         if self.target.is_empty() {
             problems.at(0..0, "there must be at least one [[target]]");
+        }
+        if let Some(workers) = &self.workers {
+            let range = 1..=WORKERS_MAX;
+            let problem = format!("workers must be from 1 to {WORKERS_MAX}");
+            problems.require(workers, range.contains(workers.get_ref()), problem);
         }
         self.validate_migration(problems);
         self.validate_listeners(problems);

@@ -15,3 +15,4 @@ pub mod proxy;
 pub mod reset;
 pub mod run;
 pub mod targets;
+mod workers;

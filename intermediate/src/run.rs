@@ -2,10 +2,11 @@
 
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::front::{Front, Migration, StopControl, listen};
+use crate::front::{Front, Migration, StopControl, listen_shared};
 use crate::handoff::{History, Migrator};
 use crate::metrics::Metrics;
 use crate::targets::Targets;
+use crate::workers::{Listeners, Workers, accept};
 use baton_daemon::admin::AdminError;
 use baton_daemon::control::{ControlError, random_instance};
 use baton_daemon::privileges::PrivilegeError;
@@ -14,9 +15,10 @@ use baton_daemon::tun::{Tun, interface_index};
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// On packets that come back from the hold TUN, so that the program knows them; "BA" in ASCII.
@@ -82,7 +84,8 @@ fn hint(error: &io::Error) -> &'static str {
 
 /// What was opened while all privileges were there.
 struct Opened {
-    listeners: Vec<TcpListener>,
+    /// For each worker.
+    listeners: Vec<Listeners>,
     migration: Option<OpenedPlane>,
 }
 
@@ -100,9 +103,12 @@ pub fn run(config: &Config) -> Result<(), StartError> {
     // Capabilities are a thread's own: those that the runtime starts inherit what is left here.
     let kept = baton_daemon::privileges::drop_after_start()?;
     tracing::debug!(?kept, "capabilities dropped");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, opened));
+    // A list of many flows must not hold up handoffs: the admin endpoint has a thread to itself.
+    let aside = Builder::new_multi_thread().worker_threads(1).thread_name("admin").enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let served = runtime.block_on(serve(config, opened, aside.handle()));
     runtime.shutdown_timeout(RUNTIME_END);
+    aside.shutdown_timeout(RUNTIME_END);
     served
 }
 
@@ -110,10 +116,15 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     if config.migration_needs().is_some() {
         baton_daemon::privileges::require()?;
     }
-    let bind = |settings: crate::front::ListenerSettings| {
-        listen(settings.vip).map_err(|source| StartError::Listen { vip: settings.vip, source })
-    };
-    let listeners = config.listeners().into_iter().map(bind).collect::<Result<_, _>>()?;
+    let workers = config.workers();
+    let mut listeners: Vec<Listeners> = (0..workers).map(|_| Vec::new()).collect();
+    for settings in config.listeners() {
+        let vip = settings.vip;
+        let sockets = listen_shared(vip, workers).map_err(|source| StartError::Listen { vip, source })?;
+        for (socket, set) in sockets.into_iter().zip(&mut listeners) {
+            set.push((socket, settings));
+        }
+    }
     let migration = match config.migration_needs() {
         None => None,
         Some(needs) => {
@@ -131,7 +142,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     Ok(Opened { listeners, migration })
 }
 
-async fn serve(config: &Config, opened: Opened) -> Result<(), StartError> {
+async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), StartError> {
     // Before anything begins: a signal from here on stops in good order.
     let mut signals = Signals::new()?;
     let targets = Arc::new(Targets::new(config.targets()));
@@ -144,10 +155,14 @@ async fn serve(config: &Config, opened: Opened) -> Result<(), StartError> {
         Arc::new(Front { targets, metrics: Metrics::default(), migration, limits: config.front_limits() });
     let listeners = config.listeners();
     let admin = Admin::new(Arc::clone(&front), plane, listeners.iter().map(|l| l.vip).collect());
-    let endpoint = baton_daemon::admin::serve(&config.admin, Arc::clone(&admin).router()).await?;
+    let (settings, router) = (config.admin.clone(), Arc::clone(&admin).router());
+    let endpoint = aside.spawn(async move { baton_daemon::admin::serve(&settings, router).await });
+    let endpoint = endpoint.await.map_err(io::Error::other)??;
     let control = StopControl::default();
-    for (listener, settings) in opened.listeners.into_iter().zip(listeners) {
-        tokio::spawn(Arc::clone(&front).run(listener, settings, control.stop()));
+    let mut sets = opened.listeners.into_iter();
+    accept(&front, sets.next().unwrap_or_default(), &control.stop());
+    let workers = Workers::start(&front, sets, &control)?;
+    for settings in listeners {
         tracing::info!(vip = %settings.vip, mode = ?settings.mode, keepalive = ?settings.keepalive, "listening");
     }
 
@@ -163,6 +178,7 @@ async fn serve(config: &Config, opened: Opened) -> Result<(), StartError> {
         }
         () = signals.wait() => tracing::warn!("stopped at once, at the second signal"),
     }
+    drop(workers);
     drop(endpoint);
     tracing::info!("stopped; connections given to targets go on by the data plane");
     Ok(())

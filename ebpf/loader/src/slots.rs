@@ -112,6 +112,12 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, note_seq_end)).store(note_seq_end, Ordering::Relaxed);
     }
 
+    /// The hold accounts as they stand: [`FlowRecord::diverted`] and [`FlowRecord::released`].
+    pub fn accounts(&self, slot: u32) -> (u32, u32) {
+        let load = |offset| self.mapped.field(slot, offset).load(Ordering::Relaxed);
+        (load(offset_of!(FlowRecord, diverted)), load(offset_of!(FlowRecord, released)))
+    }
+
     /// Stores `FLAG_*`.
     pub fn set_flags(&self, slot: u32, flags: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, flags)).store(flags, Ordering::Release);

@@ -93,16 +93,16 @@ impl Flows {
     /// Whether the accounts are to be watched on.
     fn check_accounts(&self, table: &Table, watch: &mut Watch, now: Instant) -> bool {
         let Some(entry) = table.by_id.get(&watch.flow_id) else { return false };
-        let record = self.plane.slots().read(entry.slot);
-        if record.diverted == record.released {
+        let accounts = self.plane.slots().accounts(entry.slot);
+        let (diverted, released) = accounts;
+        if diverted == released {
             return now < watch.until;
         }
-        let accounts = (record.diverted, record.released);
         if accounts != watch.accounts {
             watch.accounts = accounts;
             watch.since = now;
         } else if now.duration_since(watch.since) >= STALLED {
-            self.plane.slots().set_released(entry.slot, record.diverted);
+            self.plane.slots().set_released(entry.slot, diverted);
             self.reconciled.fetch_add(1, Ordering::Relaxed);
         }
         true

@@ -8,12 +8,29 @@ use std::net::{SocketAddr, TcpListener};
 /// Connections the kernel keeps until they are accepted; it cuts this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Binds and listens. Accepted connections inherit TCP_NODELAY.
+/// Binds and listens. Accepted connections inherit TCP_NODELAY. A socket on an IPv6 address takes IPv6 alone
+/// (`IPV6_V6ONLY`): for both families a VIP of each is listed, and no client shows up as `::ffff:a.b.c.d`.
 ///
 /// Needs CAP_NET_BIND_SERVICE for ports below 1024, so it comes before capabilities are dropped.
 pub fn listen(vip: SocketAddr) -> io::Result<TcpListener> {
+    open(vip, false)
+}
+
+/// As [`listen`], with so many sockets among which the kernel spreads connections.
+pub fn listen_shared(vip: SocketAddr, sockets: usize) -> io::Result<Vec<TcpListener>> {
+    // A socket that shares its port is given one that another process shares as well: tell that before.
+    let alone = open(vip, false)?;
+    if sockets <= 1 {
+        return Ok(vec![alone]);
+    }
+    drop(alone);
+    (0..sockets).map(|_| open(vip, true)).collect()
+}
+
+fn open(vip: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(vip), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     if vip.is_ipv6() {
@@ -23,4 +40,20 @@ pub fn listen(vip: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&vip.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_port_is_refused_to_who_comes_second() {
+        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let addr = first[0].local_addr().unwrap();
+        assert_eq!(listen_shared(addr, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        let shared = listen_shared(addr, 2).unwrap();
+        assert_eq!(shared.len(), 2);
+        assert_eq!(listen_shared(addr, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
 }

@@ -7,7 +7,7 @@ mod listen;
 mod stop;
 
 pub use answer::{answer_and_close, close_lingering, text};
-pub use listen::listen;
+pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
 
 use crate::handoff::{History, Migrator};

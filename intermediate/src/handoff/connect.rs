@@ -77,21 +77,11 @@ impl Migrator {
     async fn run_hold(self: Arc<Self>, tun: Arc<Tun>) {
         let mut buffer = vec![0; PACKET_BYTES];
         loop {
-            match tun.recv(&mut buffer).await {
-                Ok(length) => self.hold.on_packet(buffer.get(..length).unwrap_or_default()),
-                Err(e) => {
-                    tracing::error!(error = %e, "the hold device cannot be read");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                    continue;
-                }
+            if let Err(e) = tun.recv_burst(&mut buffer, BURST, |packet| self.hold.on_packet(packet)).await {
+                tracing::error!(error = %e, "the hold device cannot be read");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
-            for _ in 0..BURST {
-                match tun.try_recv(&mut buffer) {
-                    Ok(length) => self.hold.on_packet(buffer.get(..length).unwrap_or_default()),
-                    Err(_) => break,
-                }
-            }
-            tokio::task::yield_now().await;
+            tokio::task::coop::consume_budget().await;
         }
     }
 }

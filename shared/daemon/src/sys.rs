@@ -23,17 +23,27 @@ impl AsyncTun {
     }
 
     pub(crate) async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Mostly there is something: try before asking the reactor.
-        match self.iface().recv(buffer) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            done => return done,
-        }
         loop {
             let mut ready = self.0.readable().await?;
             if let Ok(done) = ready.try_io(|fd| fd.get_ref().recv(buffer)) {
                 return done;
             }
         }
+    }
+
+    pub(crate) async fn recv_burst(
+        &self,
+        buffer: &mut [u8],
+        most: usize,
+        mut take: impl FnMut(&mut [u8]),
+    ) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
+        for _ in 0..most {
+            // Finding nothing clears the readiness: the next call waits without a system call.
+            let Ok(received) = ready.try_io(|fd| fd.get_ref().recv(buffer)) else { return Ok(()) };
+            take(buffer.get_mut(..received?).unwrap_or_default());
+        }
+        Ok(())
     }
 }
 

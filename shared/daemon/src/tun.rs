@@ -54,6 +54,16 @@ impl Tun {
         self.device.recv(buffer).await
     }
 
+    /// Waits until there are packets and gives them to `take`, at most `most` of them; perhaps none.
+    pub async fn recv_burst(
+        &self,
+        buffer: &mut [u8],
+        most: usize,
+        mut take: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
+        self.device.recv_burst(buffer, most, |packet| take(packet)).await
+    }
+
     /// The next packet if one is waiting, else `WouldBlock`.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.device.iface().recv(buffer)

@@ -162,7 +162,9 @@ impl Engine {
             Message::Handoff(handoff) => {
                 self.on_handoff(table, session, peer, handoff);
                 // The server's SYN-ACK is mostly there already: what it saves is a wakeup.
-                self.drain_tun(table);
+                if !self.active.is_empty() {
+                    self.drain_tun(table);
+                }
             }
             Message::Status(flow) => self.on_status(table, session, (peer, flow)),
             Message::Cancel(flow) => {
@@ -228,6 +230,10 @@ impl Engine {
                 Ok(length) if length > 0 => {
                     let facts = self.buffer.get(..length).and_then(packet::parse);
                     self.on_facts(table, facts);
+                    // What else may be there nobody waits for: it is not worth a read that finds nothing.
+                    if self.active.is_empty() {
+                        return;
+                    }
                 }
                 Ok(_) => return,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,

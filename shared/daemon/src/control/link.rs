@@ -152,8 +152,10 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
             let _ = queue.send(&Message::Ping(count));
         }
     };
-    // The three share one task: no wakeup passes between reading a message and writing its answer.
+    // The three share one task, in this order: what a message just read is answered with leaves at once, in the
+    // same poll.
     tokio::select! {
+        biased;
         fault = reading => fault,
         fault = writing => fault,
         fault = living => fault,
