@@ -12,7 +12,7 @@ if [ "$(id -u)" -ne 0 ]; then
         exit 1
     fi
     root_words=(sudo env "PATH=$PATH")
-    for variable in RUST_LOG RUST_BACKTRACE BATON_NO_SKIPS BATON_BIN_DIR; do
+    for variable in RUST_LOG RUST_BACKTRACE BATON_NO_SKIPS BATON_BIN_DIR BATON_SEEDS; do
         [ -z "${!variable:-}" ] || root_words+=("$variable=${!variable}")
     done
 fi
