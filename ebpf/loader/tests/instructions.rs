@@ -33,8 +33,10 @@ fn golden() -> (String, Counts) {
 
 /// What this kernel says; the verified ones are 0 before Linux 5.16. The error: BPF is out of reach here.
 fn counts() -> Result<Counts, aya::EbpfError> {
-    let mut object =
-        EbpfLoader::new().map_max_entries("FLOWS", 4).map_max_entries("SLOTS", 4).load(baton_loader::OBJECT)?;
+    let mut object = EbpfLoader::new()
+        .map_max_entries("FLOWS", 4)
+        .map_max_entries("SLOTS", 4)
+        .load(baton_loader::OBJECT)?;
     let mut counts = Counts::new();
     for (name, program) in object.programs_mut() {
         let program: &mut SchedClassifier = program.try_into().unwrap();
