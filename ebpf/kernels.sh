@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Runs the tests that load the eBPF programs under other kernels, in QEMU without KVM: Debian's kernels, this machine's
+# files read-only. Needs qemu-system-x86, busybox and cpio, and Debian's archive keyring. Not a part of the gate.
+#   ebpf/kernels.sh              5.10 (no TCX) and 6.1 (no TCX)
+#   ebpf/kernels.sh 5.10         one of them
+#   BATON_RANDOM_PACKETS=20000   more random packets than 3000
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$(pwd -P)
+
+fail() { echo "ebpf/kernels.sh: $*" >&2; exit 1; }
+for tool in qemu-system-x86_64 busybox cpio apt-get dpkg-deb cargo; do
+  command -v "$tool" > /dev/null || fail "$tool is missing"
+done
+
+work=target/kernels
+mkdir -p "$work"/apt/{lists/partial,cache/archives/partial}
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -e "$keyring" ] || fail "$keyring is missing: apt-get install debian-archive-keyring"
+cat > "$work/apt/sources.list" <<LIST
+deb [signed-by=$keyring] http://deb.debian.org/debian-security bullseye-security main
+deb [signed-by=$keyring] http://deb.debian.org/debian bookworm main
+LIST
+apt=(-o "Dir::Etc::SourceList=$root/$work/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+  -o "Dir::State::Lists=$root/$work/apt/lists" -o "Dir::Cache=$root/$work/apt/cache" -o "APT::Sandbox::User=$(id -un)")
+
+# The newest image of a version, unpacked; prints its folder.
+kernel() {
+  local package into
+  package=$(apt-cache "${apt[@]}" search --names-only "^linux-image-${1//./\\.}\\.[0-9-]+-amd64\$" | cut -d' ' -f1 | sort -V | tail -1)
+  [ -n "$package" ] || fail "Debian has no kernel $1 here"
+  into=$root/$work/$package
+  if [ ! -d "$into" ]; then
+    (cd "$work" && apt-get "${apt[@]}" --quiet=2 download "$package" >&2 && dpkg-deb -x "$package"_*.deb "$into.new" && rm "$package"_*.deb)
+    mv "$into.new" "$into"
+  fi
+  echo "$into"
+}
+
+# A first file system with busybox and the modules that reach this machine's root by 9p.
+initramfs() {
+  local from=$1 to=$2 module
+  rm -rf "$to" && mkdir -p "$to"/{bin,lib,lib64,proc,sys,dev,host,modules}
+  cp "$(command -v busybox)" "$to/bin/busybox"
+  { ldd "$(command -v busybox)" 2> /dev/null || true; } | { grep -oE "/[^ ]+" || true; } | while read -r lib; do
+    mkdir -p "$to$(dirname "$lib")" && cp -L "$lib" "$to$lib"
+  done
+  # In the order in which they need each other; a kernel that lacks one has it built in, or does without.
+  local order=(virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci 9pnet 9pnet_virtio netfs
+    fscache 9p veth tun sch_ingress cls_bpf)
+  local n=10
+  for module in "${order[@]}"; do
+    module=$(find "$from/lib/modules" -name "$module.ko" | head -1)
+    [ -z "$module" ] || cp "$module" "$to/modules/$n-$(basename "$module")"
+    n=$((n + 1))
+  done
+  cat > "$to/init" <<INIT
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+for module in /modules/*; do insmod \$module || echo "cannot load \$module"; done
+mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=262144,cache=loose host /host || { echo "no root"; poweroff -f; }
+for dir in proc sys dev; do mount -o bind /\$dir /host/\$dir; done
+mount -t bpf bpf /host/sys/fs/bpf
+mount -t tmpfs tmp /host/tmp; mount -t tmpfs run /host/run
+ip link set lo up
+chroot /host /bin/sh $root/$work/guest.sh
+poweroff -f
+INIT
+  chmod +x "$to/init"
+  (cd "$to" && find . | cpio --quiet -o -H newc) > "$to.cpio"
+}
+
+mapfile -t tests < <(
+  { cargo test --no-run -p baton-tests --test differential; cargo test --no-run -p baton-loader --test instructions --test plane; } 2>&1 |
+    sed -n 's/^ *Executable .*(\(.*\))$/\1/p'
+)
+[ ${#tests[@]} = 3 ] || fail "the tests do not build: cargo test --no-run -p baton-tests -p baton-loader"
+{
+  echo 'export PATH=/usr/sbin:/usr/bin:/sbin:/bin BATON_NO_SKIPS=1 RUST_BACKTRACE=0'
+  echo "export BATON_RANDOM_PACKETS=${BATON_RANDOM_PACKETS:-3000}"
+  echo 'uname -r'
+  for test in "${tests[@]}"; do
+    echo "if $root/$test --nocapture; then echo 'PASSED $(basename "${test%-*}")'; else echo 'FAILED $(basename "${test%-*}")'; fi"
+  done
+} > "$work/guest.sh"
+
+versions=("$@")
+[ $# -gt 0 ] || versions=(5.10 6.1)
+apt-get "${apt[@]}" --quiet=2 update
+bad=0
+for version in "${versions[@]}"; do
+  from=$(kernel "$version")
+  initramfs "$from" "$root/$work/initramfs-$version"
+  log=$work/$version.log
+  echo "== $(basename "$from"), log in $log"
+  timeout 900 qemu-system-x86_64 -machine q35,accel=tcg -cpu max -smp 2 -m 2048 -nographic -no-reboot -net none \
+    -kernel "$from"/boot/vmlinuz-* -initrd "$work/initramfs-$version.cpio" -append 'console=ttyS0 quiet panic=-1' \
+    -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap < /dev/null > "$log" 2>&1 ||
+    echo "QEMU ended with $?"
+  grep -aE 'PASSED|FAILED|verified|panicked| ns |^(intermediate_ingress|target_egress|tun_reinject)' "$log" | tr -d '\r' || true
+  [ "$(grep -ac '^PASSED' "$log")" = ${#tests[@]} ] || bad=1
+done
+[ $bad = 0 ] || fail "not all tests passed"
