@@ -8,11 +8,12 @@ use crate::metrics::Metrics;
 use crate::targets::Targets;
 use crate::workers::{Listeners, Workers, accept};
 use baton_daemon::admin::AdminError;
+use baton_daemon::config::PlaneKind;
 use baton_daemon::control::{ControlError, random_instance};
 use baton_daemon::privileges::PrivilegeError;
 use baton_daemon::tls::TlsFiles;
 use baton_daemon::tun::{Tun, interface_index};
-use baton_loader::{Plane, PlaneConfig, PlaneError, Side};
+use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use std::io;
 use std::net::SocketAddr;
@@ -114,7 +115,10 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 
 fn open(config: &Config) -> Result<Opened, StartError> {
     if config.migration_needs().is_some() {
-        baton_daemon::privileges::require()?;
+        match config.plane.kind {
+            PlaneKind::Ebpf => baton_daemon::privileges::require()?,
+            PlaneKind::Userspace => baton_daemon::privileges::require_without_ebpf()?,
+        }
     }
     let workers = config.workers();
     let mut listeners: Vec<Listeners> = (0..workers).map(|_| Vec::new()).collect();
@@ -130,16 +134,29 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         Some(needs) => {
             let fail = |source| StartError::Uplink { name: needs.uplink.to_owned(), source };
             let uplink = interface_index(needs.uplink).map_err(fail)?;
-            let plane = Plane::open(&PlaneConfig {
-                side: Side::Intermediate,
-                uplink: needs.uplink.to_owned(),
-                pin_dir: config.plane.pin_dir.clone(),
-                flows: *config.plane.flows.get_ref(),
-            })?;
+            let plane = open_plane(config, needs.uplink)?;
             Some(OpenedPlane { plane: Arc::new(plane), uplink, tls: needs.tls.clone() })
         }
     };
     Ok(Opened { listeners, migration })
+}
+
+fn open_plane(config: &Config, uplink: &str) -> Result<Plane, PlaneError> {
+    let flows = *config.plane.flows.get_ref();
+    match config.plane.kind {
+        PlaneKind::Ebpf => Plane::open(&PlaneConfig {
+            side: Side::Intermediate,
+            uplink: uplink.to_owned(),
+            pin_dir: config.plane.pin_dir.clone(),
+            flows,
+        }),
+        PlaneKind::Userspace => Plane::open_userspace(&UserspaceConfig {
+            side: Side::Intermediate,
+            uplink: uplink.to_owned(),
+            flows,
+            addresses: config.listeners().iter().map(|l| l.vip).collect(),
+        }),
+    }
 }
 
 async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), StartError> {
@@ -192,6 +209,11 @@ fn start_migrator(
     let OpenedPlane { plane, uplink, tls } = opened;
     let name = config.plane.tun.get_ref();
     let tun = Tun::open(name).map_err(|source| StartError::Tun { name: name.clone(), source })?;
+    if let Some(carrier) = plane.carrier() {
+        let uplink = config.uplink.as_ref().map_or("", |u| u.get_ref());
+        tun.copy_mtu_of(uplink).map_err(|source| StartError::Tun { name: name.clone(), source })?;
+        tun.carry_by(carrier);
+    }
     let tun = Arc::new(tun);
     plane.attach_tun(tun.name(), REINJECT_MARK)?;
     tracing::info!(hook = ?plane.hook(), tun = tun.name(), "data plane attached");

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use netns_lab::demo::{self, DemoSpec};
 use netns_lab::impair::{self, Impairment, WireArgs};
-use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Rate, interrupt};
+use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Plane, Rate, interrupt};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -61,6 +61,9 @@ struct Up {
     /// What answers at the VIP: baton, haproxy, nginx; with none there is no VIP
     #[arg(long, value_name = "WHAT", default_value = "baton")]
     balancer: Balancer,
+    /// Who carries the packets of migrated connections: ebpf, userspace
+    #[arg(long, value_name = "WHICH", default_value = "ebpf")]
+    plane: Plane,
     /// Limit the intermediate's link, both ways, for example 1gbit
     #[arg(long, value_name = "R")]
     rate_intermediate: Option<Rate>,
@@ -199,7 +202,8 @@ fn up(args: Up) -> Result<ExitCode> {
         mtu_client: args.network.mtu_client,
         urpf: args.network.urpf,
         ..LabSpec::new(args.name)
-    };
+    }
+    .plane(args.plane);
     let lab = Lab::up(&spec)?;
     let state = lab.snapshot();
     if args.json {

@@ -51,6 +51,29 @@ impl FromStr for Balancer {
     }
 }
 
+/// Who carries the packets of migrated connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plane {
+    /// The eBPF programs.
+    #[default]
+    Ebpf,
+    /// The daemons, without eBPF.
+    Userspace,
+}
+
+impl FromStr for Plane {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "ebpf" => Ok(Self::Ebpf),
+            "userspace" => Ok(Self::Userspace),
+            other => Err(format!("'{other}' is none of ebpf, userspace")),
+        }
+    }
+}
+
 /// The rate of a link, in bits per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate(
@@ -251,6 +274,17 @@ impl LabSpec {
     pub fn agent_with(mut self, target: &str, section: &str, key: &str, value: impl Into<Value>) -> Self {
         set(self.agent.entry(target.to_owned()).or_default(), section, key, value.into());
         self
+    }
+
+    /// The same with another data plane, in all daemons.
+    #[must_use]
+    pub fn plane(self, plane: Plane) -> Self {
+        match plane {
+            Plane::Ebpf => self,
+            Plane::Userspace => {
+                self.intermediate_with("plane", "kind", "userspace").agents_with("plane", "kind", "userspace")
+            }
+        }
     }
 
     fn has(&self, node: &str) -> bool {

@@ -7,9 +7,10 @@ use crate::metrics::Metrics;
 use crate::serve::engine::{self, Engine, Shared};
 use crate::sock_diag::SockDiag;
 use anyhow::Context;
+use baton_daemon::config::PlaneKind;
 use baton_daemon::control::{Server, ServerSpec, random_instance};
 use baton_daemon::tun::Tun;
-use baton_loader::{Plane, PlaneConfig, Side, monotonic_ns};
+use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig, monotonic_ns};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -29,7 +30,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// admin endpoint has its own.
 pub(crate) fn run(config: &Config, detach: bool) -> anyhow::Result<()> {
     baton_daemon::logging::init();
-    baton_daemon::privileges::require()?;
+    match config.plane.kind {
+        PlaneKind::Ebpf => baton_daemon::privileges::require()?,
+        PlaneKind::Userspace => baton_daemon::privileges::require_without_ebpf()?,
+    }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let ended = serve(config, &runtime);
     // Everything that holds the plane goes with the runtime.
@@ -69,6 +73,23 @@ fn bind(config: &Config, policy: &Policy, engine: &LateEngine) -> anyhow::Result
     Ok(Server::bind(spec, Arc::new(events))?)
 }
 
+fn open_plane(config: &Config) -> Result<Plane, PlaneError> {
+    let uplink = config.uplink.get_ref().clone();
+    let flows = *config.plane.flows.get_ref();
+    match config.plane.kind {
+        PlaneKind::Ebpf => {
+            let pin_dir = config.plane.pin_dir.clone();
+            Plane::open(&PlaneConfig { side: Side::Target, uplink, pin_dir, flows })
+        }
+        PlaneKind::Userspace => {
+            let mut addresses: Vec<_> = config.allow.iter().map(|a| *a.server.get_ref()).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            Plane::open_userspace(&UserspaceConfig { side: Side::Target, uplink, flows, addresses })
+        }
+    }
+}
+
 /// Starts and serves; gives the data plane back. Whatever tells of another agent at work on this host, the address
 /// and the TUN device, is taken before its data plane is touched.
 fn serve(config: &Config, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
@@ -78,12 +99,11 @@ fn serve(config: &Config, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
     let listening = bind(config, &policy, &late)?;
     let tun_name = config.plane.tun.get_ref();
     let tun = Tun::open(tun_name).with_context(|| format!("cannot open the TUN device {tun_name:?}"))?;
-    let plane = Arc::new(Plane::open(&PlaneConfig {
-        side: Side::Target,
-        uplink: config.uplink.get_ref().clone(),
-        pin_dir: config.plane.pin_dir.clone(),
-        flows: *config.plane.flows.get_ref(),
-    })?);
+    let plane = Arc::new(open_plane(config)?);
+    if let Some(carrier) = plane.carrier() {
+        tun.copy_mtu_of(config.uplink.get_ref()).context("cannot give the TUN device the uplink's MTU")?;
+        tun.carry_by(carrier);
+    }
     plane.attach_tun(tun.name(), 0)?;
     let shared = Shared {
         table: Arc::new(Mutex::new(Table::new(plane.slots().capacity()))),

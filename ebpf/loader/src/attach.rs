@@ -18,6 +18,8 @@ pub enum Hook {
     Tcx,
     /// A filter of the `clsact` queueing discipline, every kernel.
     Clsact,
+    /// No program at all: the daemon carries the packets.
+    Userspace,
 }
 
 impl Hook {
@@ -34,6 +36,7 @@ impl Hook {
         match self {
             Hook::Tcx => "tcx",
             Hook::Clsact => "clsact",
+            Hook::Userspace => "userspace",
         }
     }
 }
@@ -70,6 +73,7 @@ impl Place<'_> {
     ) -> Result<(), PlaneError> {
         match self.hook {
             Hook::Clsact => self.attach_filter(program),
+            Hook::Userspace => Ok(()),
             Hook::Tcx => self.attach_pinned(program, pin),
         }
     }
@@ -81,6 +85,7 @@ impl Place<'_> {
     ) -> Result<Option<SchedClassifierLink>, PlaneError> {
         match self.hook {
             Hook::Clsact => self.attach_filter(program).map(|()| None),
+            Hook::Userspace => Ok(None),
             Hook::Tcx => self.new_link(program).map(Some),
         }
     }

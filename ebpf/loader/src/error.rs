@@ -63,6 +63,17 @@ pub enum PlaneError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The plane in user space could not lead packets through the TUN.
+    #[error(transparent)]
+    Steering(#[from] baton_userspace::SteeringError),
+    /// Memory for the flow records.
+    #[error("no memory for {flows} flow records: {source}")]
+    Memory {
+        /// How many were asked for.
+        flows: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The configuration asks for a table of no flows.
     #[error("plane.flows must be at least 1")]
     NoFlows,

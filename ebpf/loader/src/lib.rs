@@ -4,27 +4,32 @@
 //! pinned from an earlier run, or new ones, and puts the side's program on the uplink. Maps and the uplink's link
 //! are pinned under `PIN_DIR/vN/SIDE/`, so that flows go on when the daemon is restarted. What hangs on the
 //! daemon's TUN goes with the TUN.
+//!
+//! [`Plane::open_userspace`] is the same data plane without eBPF (`baton-userspace`): what is above it sees no
+//! difference but that flows end with the daemon.
 
 mod attach;
 mod error;
 mod open;
+mod programs;
 mod slots;
 mod sys;
+mod userspace;
 
 pub use attach::Hook;
 pub use error::{InsertError, PlaneError};
 pub use slots::Slots;
 
-use attach::Place;
-use aya::maps::{MapData, PerCpuArray};
 use aya::programs::TcAttachType;
-use aya::programs::tc::SchedClassifierLink;
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, FlowRecord, FlowState, Settings};
+use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use baton_userspace::Carrier;
+use programs::{Programs, Tun};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use sys::TypedMap;
+use std::sync::Arc;
+use userspace::Userspace;
 
 /// The object file, as committed. For tests that load programs by themselves.
 pub static OBJECT: &[u8] =
@@ -76,33 +81,28 @@ pub struct PlaneConfig {
     pub flows: u32,
 }
 
+/// What to open without eBPF.
+#[derive(Clone, Debug)]
+pub struct UserspaceConfig {
+    /// Which host this is.
+    pub side: Side,
+    /// The device on which clients' packets arrive (intermediate) or the server's leave (target).
+    pub uplink: String,
+    /// How many flows the tables hold.
+    pub flows: u32,
+    /// The VIPs (intermediate) or the servers (target) whose packets are led through the TUN.
+    pub addresses: Vec<SocketAddr>,
+}
+
 /// The data plane of this host. Cheap to call from any thread.
-pub struct Plane {
-    config: PlaneConfig,
-    hook: Hook,
-    /// `PIN_DIR/vN/SIDE`.
-    pins: PathBuf,
-    flows: TypedMap<FlowKey, u32>,
-    slots: Slots,
-    settings: TypedMap<u32, Settings>,
-    counters: PerCpuArray<MapData, u64>,
-    tun: Mutex<Tun>,
-}
+#[derive(Debug)]
+pub struct Plane(Means);
 
-impl std::fmt::Debug for Plane {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plane")
-            .field("config", &self.config)
-            .field("hook", &self.hook)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What hangs on the daemon's TUN.
-struct Tun {
-    /// The loaded object; of its programs `tun_reinject` is used.
-    object: aya::Ebpf,
-    link: Option<SchedClassifierLink>,
+/// Who carries the packets.
+#[derive(Debug)]
+enum Means {
+    Ebpf(Box<Programs>),
+    Userspace(Arc<Userspace>),
 }
 
 impl Plane {
@@ -117,106 +117,101 @@ impl Plane {
         open::open(config, hook)
     }
 
+    /// The plane in user space: no eBPF, nothing pinned. [`Plane::attach_tun`] begins to lead packets through the
+    /// TUN; its owner asks [`Plane::carrier`] what to do with them.
+    pub fn open_userspace(config: &UserspaceConfig) -> Result<Plane, PlaneError> {
+        Userspace::open(config)
+    }
+
     /// How the programs are attached.
     pub fn hook(&self) -> Hook {
-        self.hook
+        match &self.0 {
+            Means::Ebpf(programs) => programs.hook,
+            Means::Userspace(_) => Hook::Userspace,
+        }
     }
 
     /// Puts `tun_reinject` on the ingress of the daemon's TUN, so that packets written into it enter the
     /// uplink's ingress, marked with `mark`; and tells the programs the TUN's number. The intermediate's mark
-    /// must not be 0; the target's is 0.
+    /// must not be 0; the target's is 0. In user space: leads packets through the TUN.
     pub fn attach_tun(&self, tun_name: &str, mark: u32) -> Result<(), PlaneError> {
-        let no_device = |name: &str| {
-            let name = name.to_owned();
-            move |source| PlaneError::NoDevice { name, source }
-        };
-        let tun_ifindex = sys::device_index(tun_name).map_err(no_device(tun_name))?;
-        let uplink = self.config.uplink.as_str();
-        let settings = Settings {
-            tun_ifindex,
-            uplink_ifindex: sys::device_index(uplink).map_err(no_device(uplink))?,
-            reinject_mark: mark,
-            uplink_mac: sys::device_mac(uplink).map_err(no_device(uplink))?,
-            reserved: [0; 2],
-        };
-        let mut tun = self.tun.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = Place {
-            program: open::TUN_PROGRAM,
-            device: tun_name,
-            direction: TcAttachType::Ingress,
-            hook: self.hook,
-        };
-        tun.link = None;
-        tun.link = place.attach_while_held(open::program(&mut tun.object, open::TUN_PROGRAM)?)?;
-        self.settings.put(&0, &settings, 0).map_err(|source| PlaneError::Map {
-            op: "store",
-            map: "SETTINGS",
-            source,
-        })
+        match &self.0 {
+            Means::Ebpf(programs) => programs.attach_tun(tun_name, mark),
+            Means::Userspace(userspace) => userspace.lead_through(tun_name),
+        }
+    }
+
+    /// What carries the packets that pass the TUN; `None` if that is the programs' work.
+    pub fn carrier(&self) -> Option<Arc<dyn Carrier>> {
+        match &self.0 {
+            Means::Ebpf(_) => None,
+            Means::Userspace(userspace) => Some(Arc::<Userspace>::clone(userspace)),
+        }
     }
 
     /// The records that are not `Free` now: right after [`Plane::open`], those an earlier run left.
     pub fn recovered(&self) -> Vec<(u32, FlowRecord)> {
-        (0..self.slots.capacity())
-            .filter(|slot| self.slots.state(*slot) != FlowState::Free)
-            .map(|slot| (slot, self.slots.read(slot)))
+        (0..self.slots().capacity())
+            .filter(|slot| self.slots().state(*slot) != FlowState::Free)
+            .map(|slot| (slot, self.slots().read(slot)))
             .collect()
     }
 
     /// Puts a filled slot under a key. From here on the programs act on it.
     pub fn insert(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
-        const BPF_NOEXIST: u64 = 1;
-        self.flows.put(key, &slot, BPF_NOEXIST).map_err(|e| match e.raw_os_error() {
-            Some(libc::EEXIST) => InsertError::Exists,
-            Some(libc::E2BIG) => InsertError::Full,
-            _ => InsertError::Os(e),
-        })
+        match &self.0 {
+            Means::Ebpf(programs) => programs.insert(key, slot),
+            Means::Userspace(userspace) => userspace.insert(key, slot),
+        }
     }
 
     /// Removes a key; whether it was there.
     pub fn remove(&self, key: &FlowKey) -> io::Result<bool> {
-        self.flows.remove(key)
+        match &self.0 {
+            Means::Ebpf(programs) => programs.flows.remove(key),
+            Means::Userspace(userspace) => Ok(userspace.remove(key)),
+        }
     }
 
     /// The slot under a key.
     pub fn lookup(&self, key: &FlowKey) -> io::Result<Option<u32>> {
-        self.flows.get(key)
+        match &self.0 {
+            Means::Ebpf(programs) => programs.flows.get(key),
+            Means::Userspace(userspace) => Ok(userspace.lookup(key)),
+        }
     }
 
     /// How many keys the flow map holds. Walks the map: for reports and tests.
     pub fn keys(&self) -> io::Result<Vec<FlowKey>> {
-        self.flows.keys()
+        match &self.0 {
+            Means::Ebpf(programs) => programs.flows.keys(),
+            Means::Userspace(userspace) => Ok(userspace.keys()),
+        }
     }
 
     /// The flow records.
     pub fn slots(&self) -> &Slots {
-        &self.slots
+        match &self.0 {
+            Means::Ebpf(programs) => &programs.slots,
+            Means::Userspace(userspace) => userspace.slots(),
+        }
     }
 
     /// What the programs counted since the maps were made, summed over CPUs.
     pub fn counters(&self) -> io::Result<Vec<(PacketCounter, u64)>> {
-        PacketCounter::ALL
-            .iter()
-            .map(|counter| {
-                let per_cpu = self.counters.get(&counter.code(), 0).map_err(io::Error::other)?;
-                Ok((*counter, per_cpu.iter().fold(0u64, |sum, n| sum.wrapping_add(*n))))
-            })
-            .collect()
+        match &self.0 {
+            Means::Ebpf(programs) => programs.counters(),
+            Means::Userspace(userspace) => Ok(userspace.counters()),
+        }
     }
 
     /// Takes the programs off and removes all pins; flows still in the map are cut off.
     pub fn detach(self) -> Result<(), PlaneError> {
-        if self.hook == Hook::Clsact {
-            let side = self.config.side;
-            Place {
-                program: side.program(),
-                device: &self.config.uplink,
-                direction: side.direction(),
-                hook: self.hook,
-            }
-            .remove_filter()?;
+        match self.0 {
+            Means::Ebpf(programs) => programs.detach(),
+            // Its drop puts all back.
+            Means::Userspace(_) => Ok(()),
         }
-        open::remove_pins(&self.pins)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::attach::{Hook, Place};
 use crate::slots::Slots;
 use crate::sys::{self, MappedSlots, TypedMap};
-use crate::{OBJECT, Plane, PlaneConfig, PlaneError, Tun};
+use crate::{Means, OBJECT, Plane, PlaneConfig, PlaneError, Programs, Tun};
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
@@ -60,7 +60,7 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         hook,
     };
     place.attach_for_good(program(&mut object, config.side.program())?, &pins.join(LINK))?;
-    Ok(Plane {
+    let programs = Programs {
         config: config.clone(),
         hook,
         pins,
@@ -69,7 +69,8 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         settings,
         counters,
         tun: Mutex::new(Tun { object, link: None }),
-    })
+    };
+    Ok(Plane(Means::Ebpf(Box::new(programs))))
 }
 
 /// Makes `PIN_DIR/vN/SIDE`.

@@ -24,6 +24,11 @@ impl Slots {
         slots
     }
 
+    /// The records' memory, for whoever does the programs' part.
+    pub(crate) fn memory(&self) -> &MappedSlots {
+        &self.mapped
+    }
+
     fn free_list(&self) -> MutexGuard<'_, VecDeque<u32>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,12 +115,6 @@ impl Slots {
     pub fn set_notes(&self, slot: u32, note_ack: u32, note_seq_end: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, note_ack)).store(note_ack, Ordering::Relaxed);
         self.mapped.field(slot, offset_of!(FlowRecord, note_seq_end)).store(note_seq_end, Ordering::Relaxed);
-    }
-
-    /// The hold accounts as they stand: [`FlowRecord::diverted`] and [`FlowRecord::released`].
-    pub fn accounts(&self, slot: u32) -> (u32, u32) {
-        let load = |offset| self.mapped.field(slot, offset).load(Ordering::Relaxed);
-        (load(offset_of!(FlowRecord, diverted)), load(offset_of!(FlowRecord, released)))
     }
 
     /// Stores `FLAG_*`.

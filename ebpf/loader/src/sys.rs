@@ -230,20 +230,22 @@ unsafe impl Sync for MappedSlots {}
 impl MappedSlots {
     /// Maps an array of `count` records; the caller has compared the map's value size with the record's.
     pub(crate) fn new(map: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
+        Self::map(libc::MAP_SHARED, map.as_raw_fd(), count)
+    }
+
+    /// `count` free records in memory of this process alone.
+    pub(crate) fn anonymous(count: u32) -> io::Result<Self> {
+        Self::map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, count)
+    }
+
+    fn map(flags: libc::c_int, fd: libc::c_int, count: u32) -> io::Result<Self> {
         let records = usize::try_from(count).map_err(io::Error::other)?;
         // SAFETY: sysconf only reads.
         let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
         let bytes = (records * size_of::<FlowRecord>()).next_multiple_of(page);
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0)
         };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -270,6 +272,12 @@ impl MappedSlots {
         let record = std::ptr::from_ref(self.words(slot)).cast::<AtomicU32>();
         // SAFETY: inside the record, aligned, atomics may be shared with other writers.
         unsafe { &*record.add(offset / 4) }
+    }
+
+    /// One aligned 64-bit field of a record.
+    pub(crate) fn wide_field(&self, slot: u32, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8), "no wide field at {offset}");
+        self.words(slot).get(offset / 8).unwrap_or_else(|| panic!("no field at {offset}"))
     }
 
     /// A copy; each 8 bytes of it are of one moment.

@@ -24,7 +24,7 @@ mod tests;
 
 pub use crate::tls::TlsFiles;
 pub use problems::{ConfigError, Problems};
-pub use settings::{AdminSettings, PlaneSettings, check_device};
+pub use settings::{AdminSettings, PlaneKind, PlaneSettings, check_device};
 pub use toml::Spanned;
 
 use serde::de::DeserializeOwned;

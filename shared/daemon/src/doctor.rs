@@ -4,8 +4,8 @@ mod host;
 mod network;
 mod peer;
 
-pub use host::{bpffs, btf, capabilities, kernel, tcp_repair, tcx, tun};
-pub use network::{listen_address, offloads, rp_filter, uplink};
+pub use host::{bpffs, btf, capabilities, capabilities_without_ebpf, kernel, tcp_repair, tcx, tun};
+pub use network::{carried_rp_filter, listen_address, offloads, rp_filter, uplink};
 pub use peer::{certificates, peer};
 
 use crate::tls::TlsFiles;
@@ -71,6 +71,17 @@ pub fn common(role: Role, name: &str, uplink: &str, pin_dir: &Path, tls: &TlsFil
         checks.push(tcp_repair());
     }
     checks.extend([network::uplink(uplink), rp_filter(uplink), offloads(uplink)]);
+    checks.extend(certificates(tls, role, name));
+    checks
+}
+
+/// As [`common`], for the data plane in user space.
+pub fn common_without_ebpf(role: Role, name: &str, uplink: &str, tls: &TlsFiles) -> Vec<Check> {
+    let mut checks = vec![kernel(), capabilities_without_ebpf(), tun()];
+    if role == Role::Intermediate {
+        checks.push(tcp_repair());
+    }
+    checks.extend([network::uplink(uplink), carried_rp_filter(role, uplink)]);
     checks.extend(certificates(tls, role, name));
     checks
 }

@@ -31,6 +31,15 @@ pub fn require() -> Result<(), PrivilegeError> {
     if missing.is_empty() { Ok(()) } else { Err(PrivilegeError::Missing(missing.join(", "))) }
 }
 
+/// As [`require`], for the data plane in user space.
+pub fn require_without_ebpf() -> Result<(), PrivilegeError> {
+    let (admin, _, what) = NEEDED[0];
+    if caps::has_cap(None, CapSet::Effective, admin).unwrap_or(false) {
+        return Ok(());
+    }
+    Err(PrivilegeError::Missing(format!("{admin} ({what})")))
+}
+
 /// Why the process has too few capabilities, or could not drop what it has too many.
 #[derive(Debug, Error)]
 pub enum PrivilegeError {

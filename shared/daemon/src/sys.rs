@@ -115,6 +115,13 @@ pub(crate) fn set_interface_up(name: &str) -> io::Result<()> {
     interface_ioctl(libc::SIOCSIFFLAGS, &mut request)
 }
 
+pub(crate) fn interface_mtu(name: &str) -> io::Result<u32> {
+    let mut request = request(name)?;
+    interface_ioctl(libc::SIOCGIFMTU, &mut request)?;
+    // SAFETY: SIOCGIFMTU has just filled this member.
+    u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).map_err(io::Error::other)
+}
+
 pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     let mut request = request(name)?;
     interface_ioctl(libc::SIOCGIFINDEX, &mut request)?;

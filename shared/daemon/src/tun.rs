@@ -2,15 +2,22 @@
 //!
 //! It has no address and needs none: packets come to it by the TC programs' redirection, and what is written to it
 //! is taken over by the program `tun_reinject` on its ingress.
+//!
+//! With the data plane in user space policy routing leads packets to it, and a [`Carrier`] says what becomes of each:
+//! the daemon is given only those that are its own.
 
 use crate::sys::{self, AsyncTun};
+use baton_userspace::{Carrier, Fate};
 use std::io;
+use std::sync::{Arc, OnceLock};
 use tun_tap::{Iface, Mode};
 
 /// The usual MTU.
 pub const DEFAULT_MTU: u32 = 1500;
 /// Packets the device holds for its reader: a frozen upload at full rate must not lose any (default is 500).
 const QUEUE_PACKETS: u32 = 10_000;
+/// Packets carried before other tasks get their turn.
+const BURST: u32 = 64;
 
 /// An open TUN device; it vanishes when this is dropped.
 #[derive(Debug)]
@@ -18,6 +25,7 @@ pub struct Tun {
     device: AsyncTun,
     name: String,
     ifindex: u32,
+    carrier: OnceLock<Arc<dyn Carrier>>,
 }
 
 impl Tun {
@@ -36,7 +44,7 @@ impl Tun {
         sys::set_interface_value(&name, sys::InterfaceValue::QueueLength, QUEUE_PACKETS)?;
         sys::set_interface_up(&name)?;
         let ifindex = sys::interface_index(&name)?;
-        Ok(Tun { device: AsyncTun::register(iface)?, name, ifindex })
+        Ok(Tun { device: AsyncTun::register(iface)?, name, ifindex, carrier: OnceLock::new() })
     }
 
     /// The device's name.
@@ -49,29 +57,88 @@ impl Tun {
         self.ifindex
     }
 
-    /// The next packet; its length. A packet longer than the buffer is cut.
-    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.device.recv(buffer).await
+    /// From here on `carrier` judges every packet, read or written; one for the device's life.
+    pub fn carry_by(&self, carrier: Arc<dyn Carrier>) {
+        if self.carrier.set(carrier).is_err() {
+            tracing::warn!(tun = self.name, "the device has a carrier already");
+        }
     }
 
-    /// Waits until there are packets and gives them to `take`, at most `most` of them; perhaps none.
+    /// Takes the device's MTU from another device, so that whatever goes out there fits here and nothing larger is
+    /// taken in.
+    pub fn copy_mtu_of(&self, other: &str) -> io::Result<()> {
+        sys::set_interface_value(&self.name, sys::InterfaceValue::Mtu, sys::interface_mtu(other)?)
+    }
+
+    /// The next packet for the daemon; its length. A packet longer than the buffer is cut.
+    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(carrier) = self.carrier.get() else { return self.device.recv(buffer).await };
+        loop {
+            for _ in 0..BURST {
+                let length = self.device.recv(buffer).await?;
+                if self.is_kept(carrier, buffer.get_mut(..length).unwrap_or_default()) {
+                    return Ok(length);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits for packets and gives up to `most` of them to `take`, those the daemon is not given included.
     pub async fn recv_burst(
         &self,
         buffer: &mut [u8],
         most: usize,
         mut take: impl FnMut(&[u8]),
     ) -> io::Result<()> {
-        self.device.recv_burst(buffer, most, |packet| take(packet)).await
+        self.device
+            .recv_burst(buffer, most, |packet| {
+                let kept = self.carrier.get().is_none_or(|carrier| self.is_kept(carrier, packet));
+                if kept {
+                    take(packet);
+                }
+            })
+            .await
     }
 
-    /// The next packet if one is waiting, else `WouldBlock`.
+    /// The next packet for the daemon if one is waiting, else `WouldBlock`; that also if others were in its way for
+    /// long.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.device.iface().recv(buffer)
+        let Some(carrier) = self.carrier.get() else { return self.device.iface().recv(buffer) };
+        for _ in 0..BURST {
+            let length = self.device.iface().recv(buffer)?;
+            if self.is_kept(carrier, buffer.get_mut(..length).unwrap_or_default()) {
+                return Ok(length);
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Does with a packet from the kernel what the carrier says; whether it is the daemon's.
+    fn is_kept(&self, carrier: &Arc<dyn Carrier>, packet: &mut [u8]) -> bool {
+        match carrier.on_received(packet) {
+            Fate::Keep => return true,
+            Fate::Drop => {}
+            Fate::Write => {
+                // As a full queue on any hop: the sender sends it again.
+                if let Err(e) = self.device.iface().send(packet) {
+                    tracing::debug!(error = %e, bytes = packet.len(), "a packet was not taken back by the kernel");
+                }
+            }
+        }
+        false
     }
 
     /// Writes one packet: the kernel sees it arrive on the device. One system call, never waits.
     pub fn send(&self, packet: &[u8]) -> io::Result<usize> {
-        self.device.iface().send(packet)
+        let Some(carrier) = self.carrier.get() else { return self.device.iface().send(packet) };
+        let mut copy = packet.to_vec();
+        match carrier.on_written(&mut copy) {
+            Fate::Write => self.device.iface().send(&copy),
+            Fate::Drop => Ok(packet.len()),
+            // Held by a record that nobody holds packets for: it ends at its deadline.
+            Fate::Keep => Err(io::Error::new(io::ErrorKind::WouldBlock, "the packet's flow is still frozen")),
+        }
     }
 }
 

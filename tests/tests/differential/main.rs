@@ -1,8 +1,9 @@
-//! The same packets through `shared`, carried out on the host with etherparse, and through the loaded eBPF programs
-//! by `BPF_PROG_TEST_RUN`: whole packets, verdict, the whole counter vector and the flow's record must agree.
-//! What differs is written as a pcap (packet given, expected, got).
+//! The same packets through `shared`, carried out on the host with etherparse and every checksum computed from
+//! nothing, through the userspace plane, and through the loaded eBPF programs by `BPF_PROG_TEST_RUN`: whole packets,
+//! verdict, the whole counter vector and the flow's record must agree. What differs is written as a pcap (packet
+//! given, expected, got).
 //!
-//! Needs root and BPF. Without them it says so and passes, unless `BATON_NO_SKIPS=1`.
+//! The programs need root and BPF. Without them it says so and passes, unless `BATON_NO_SKIPS=1`.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test: the panic is the report")]
 
 mod bench;
@@ -11,6 +12,7 @@ mod errors;
 mod host;
 mod packet;
 mod random;
+mod userspace;
 
 use baton_shared::record::FlowRecord;
 use bench::Bench;
@@ -52,7 +54,7 @@ fn compare(case: &Case, expected: &Outcome, got: &Outcome) {
     let path = std::env::temp_dir().join(format!("baton-differential-{}.pcap", std::process::id()));
     packet::write_pcap(&path, &[&case.frame, &expected.frame, &got.frame]);
     panic!(
-        "{}: shared and the program differ\n{:?}, marked {}, {:?}\nverdict {} against {}\nframes {}\ncounters {}\n\
+        "{}: shared and the plane differ\n{:?}, marked {}, {:?}\nverdict {} against {}\nframes {}\ncounters {}\n\
          expected record {:?}\ngot record      {:?}\ngiven, expected and got are in {}",
         case.name,
         case.hook,
@@ -90,10 +92,34 @@ fn the_table_of_cases() {
     });
 }
 
+/// How many random packets, and from which seed.
+fn asked_for() -> (u64, u64) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    (number("BATON_RANDOM_PACKETS").unwrap_or(20_000), number("BATON_SEED").unwrap_or(0x0ba7_0000_5eed))
+}
+
+#[test]
+fn the_table_of_cases_in_user_space() {
+    for case in cases::table() {
+        let expected = host::run(&case);
+        cases::check_expectation(&case, &expected);
+        compare(&case, &expected, &userspace::run(&case));
+    }
+}
+
+#[test]
+fn random_packets_in_user_space() {
+    let (packets, seed) = asked_for();
+    let mut random = random::Random::new(seed);
+    for n in 0..packets {
+        let case = random.case(n);
+        compare(&case, &host::run(&case), &userspace::run(&case));
+    }
+}
+
 #[test]
 fn random_packets() {
-    let packets = std::env::var("BATON_RANDOM_PACKETS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
-    let seed = std::env::var("BATON_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0x0ba7_0000_5eed_u64);
+    let (packets, seed) = asked_for();
     with_bench(|bench| {
         let mut random = random::Random::new(seed);
         let mut translated = 0;

@@ -42,10 +42,23 @@ impl TlsFiles {
     }
 }
 
+/// `plane.kind`: who carries the packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlaneKind {
+    /// The eBPF programs.
+    #[default]
+    Ebpf,
+    /// The daemon itself, for where eBPF cannot be loaded: CAP_NET_ADMIN in the network namespace is enough.
+    Userspace,
+}
+
 /// `[plane]`: the data plane. All keys have defaults.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlaneSettings {
+    /// Who carries the packets.
+    pub kind: PlaneKind,
     /// Directory on a bpffs under which maps and links are pinned.
     pub pin_dir: PathBuf,
     /// Flows the tables hold; memory is taken for all of them at start.
@@ -61,6 +74,7 @@ pub struct PlaneSettings {
 impl Default for PlaneSettings {
     fn default() -> Self {
         PlaneSettings {
+            kind: PlaneKind::default(),
             pin_dir: "/sys/fs/bpf/baton".into(),
             flows: Spanned::new(0..0, 65_536),
             linger_ms: Spanned::new(0..0, 65_000),

@@ -72,6 +72,21 @@ pub fn capabilities() -> Check {
     Check::of("capabilities", result, why, crate::privileges::MEND)
 }
 
+/// The capabilities of this process, for the data plane in user space.
+pub fn capabilities_without_ebpf() -> Check {
+    let result = match crate::privileges::require_without_ebpf() {
+        Ok(()) => Ok("CAP_NET_ADMIN is held; plane.kind = \"userspace\" needs no other".into()),
+        Err(e) => Err(e.to_string()),
+    };
+    let why = "without it no TUN can be made, no packet led through it, no connection captured or replayed";
+    Check::of(
+        "capabilities",
+        result,
+        why,
+        "run as root, or give the service AmbientCapabilities=CAP_NET_ADMIN",
+    )
+}
+
 /// Whether the directory for pins is on a bpffs.
 pub fn bpffs(pin_dir: &Path) -> Check {
     let result = match std::fs::read_to_string("/proc/self/mountinfo") {

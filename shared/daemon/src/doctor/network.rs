@@ -2,6 +2,7 @@
 
 use super::{Check, Status};
 use crate::sys;
+use baton_shared::control::Role;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
@@ -45,6 +46,26 @@ pub fn rp_filter(device: &str) -> Check {
         _ => (Status::Warn, format!("cannot be read for {device}")),
     };
     Check::new("rp_filter", status, found, why, mend)
+}
+
+/// Reverse-path filtering with the data plane in user space, where the agent's rule leads the way back to clients
+/// into the TUN: a strict uplink would drop what clients send.
+pub fn carried_rp_filter(role: Role, device: &str) -> Check {
+    let is_strict = |which: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{which}/rp_filter");
+        std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+    };
+    let strict = is_strict(device) || is_strict("all");
+    let (status, found) = match (strict, role) {
+        (false, _) => (Status::Ok, "not strict".to_owned()),
+        (true, Role::Agent) => {
+            (Status::Warn, format!("strict; the agent sets {device} to loose (2) as long as it runs"))
+        }
+        (true, _) => (Status::Ok, "strict, which does no harm here".to_owned()),
+    };
+    let why =
+        "policy routing leads what the server sends into the TUN, so clients' packets come by another way";
+    Check::new("rp_filter", status, found, why, &format!("sysctl -w net.ipv4.conf.{device}.rp_filter=2"))
 }
 
 /// Which offloads the device has on. Both ways are right; on is faster.

@@ -1,0 +1,107 @@
+//! The plane by eBPF: the loaded programs and their maps.
+
+use crate::attach::Place;
+use crate::sys::{self, TypedMap};
+use crate::{Hook, InsertError, PlaneConfig, PlaneError, Slots, open};
+use aya::maps::{MapData, PerCpuArray};
+use aya::programs::TcAttachType;
+use aya::programs::tc::SchedClassifierLink;
+use baton_shared::reason::PacketCounter;
+use baton_shared::record::{FlowKey, Settings};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+/// What was opened.
+pub(crate) struct Programs {
+    pub(crate) config: PlaneConfig,
+    pub(crate) hook: Hook,
+    /// `PIN_DIR/vN/SIDE`.
+    pub(crate) pins: PathBuf,
+    pub(crate) flows: TypedMap<FlowKey, u32>,
+    pub(crate) slots: Slots,
+    pub(crate) settings: TypedMap<u32, Settings>,
+    pub(crate) counters: PerCpuArray<MapData, u64>,
+    pub(crate) tun: Mutex<Tun>,
+}
+
+impl std::fmt::Debug for Programs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Programs")
+            .field("config", &self.config)
+            .field("hook", &self.hook)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What hangs on the daemon's TUN.
+pub(crate) struct Tun {
+    /// The loaded object; of its programs `tun_reinject` is used.
+    pub(crate) object: aya::Ebpf,
+    pub(crate) link: Option<SchedClassifierLink>,
+}
+
+impl Programs {
+    pub(crate) fn attach_tun(&self, tun_name: &str, mark: u32) -> Result<(), PlaneError> {
+        let no_device = |name: &str| {
+            let name = name.to_owned();
+            move |source| PlaneError::NoDevice { name, source }
+        };
+        let tun_ifindex = sys::device_index(tun_name).map_err(no_device(tun_name))?;
+        let uplink = self.config.uplink.as_str();
+        let settings = Settings {
+            tun_ifindex,
+            uplink_ifindex: sys::device_index(uplink).map_err(no_device(uplink))?,
+            reinject_mark: mark,
+            uplink_mac: sys::device_mac(uplink).map_err(no_device(uplink))?,
+            reserved: [0; 2],
+        };
+        let mut tun = self.tun.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = Place {
+            program: open::TUN_PROGRAM,
+            device: tun_name,
+            direction: TcAttachType::Ingress,
+            hook: self.hook,
+        };
+        tun.link = None;
+        tun.link = place.attach_while_held(open::program(&mut tun.object, open::TUN_PROGRAM)?)?;
+        self.settings.put(&0, &settings, 0).map_err(|source| PlaneError::Map {
+            op: "store",
+            map: "SETTINGS",
+            source,
+        })
+    }
+
+    pub(crate) fn insert(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
+        const BPF_NOEXIST: u64 = 1;
+        self.flows.put(key, &slot, BPF_NOEXIST).map_err(|e| match e.raw_os_error() {
+            Some(libc::EEXIST) => InsertError::Exists,
+            Some(libc::E2BIG) => InsertError::Full,
+            _ => InsertError::Os(e),
+        })
+    }
+
+    pub(crate) fn counters(&self) -> io::Result<Vec<(PacketCounter, u64)>> {
+        PacketCounter::ALL
+            .iter()
+            .map(|counter| {
+                let per_cpu = self.counters.get(&counter.code(), 0).map_err(io::Error::other)?;
+                Ok((*counter, per_cpu.iter().fold(0u64, |sum, n| sum.wrapping_add(*n))))
+            })
+            .collect()
+    }
+
+    pub(crate) fn detach(self) -> Result<(), PlaneError> {
+        if self.hook == Hook::Clsact {
+            let side = self.config.side;
+            Place {
+                program: side.program(),
+                device: &self.config.uplink,
+                direction: side.direction(),
+                hook: self.hook,
+            }
+            .remove_filter()?;
+        }
+        open::remove_pins(&self.pins)
+    }
+}

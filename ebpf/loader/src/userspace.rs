@@ -1,0 +1,181 @@
+//! The plane in user space: the programs' part done by whoever reads the TUN.
+
+use crate::sys::{self, MappedSlots};
+use crate::{InsertError, Means, Plane, PlaneError, Side, Slots, UserspaceConfig};
+use baton_shared::reason::PacketCounter;
+use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::{Action, Direction};
+use baton_userspace::{Carrier, Fate, Flows, Handled, Lead, Steering, carry};
+use std::collections::HashMap;
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Userspace {
+    config: UserspaceConfig,
+    slots: Slots,
+    flows: RwLock<HashMap<FlowKey, u32>>,
+    counters: [AtomicU64; PacketCounter::CAPACITY as usize],
+    steering: Mutex<Option<Steering>>,
+}
+
+impl Userspace {
+    pub(crate) fn open(config: &UserspaceConfig) -> Result<Plane, PlaneError> {
+        let flows = config.flows;
+        if flows == 0 {
+            return Err(PlaneError::NoFlows);
+        }
+        sys::device_index(&config.uplink)
+            .map_err(|source| PlaneError::NoDevice { name: config.uplink.clone(), source })?;
+        let slots = MappedSlots::anonymous(flows).map_err(|source| PlaneError::Memory { flows, source })?;
+        let userspace = Userspace {
+            config: config.clone(),
+            slots: Slots::new(slots),
+            flows: RwLock::default(),
+            counters: std::array::from_fn(|_| AtomicU64::new(0)),
+            steering: Mutex::default(),
+        };
+        Ok(Plane(Means::Userspace(Arc::new(userspace))))
+    }
+
+    /// Which packets this side translates.
+    fn direction(&self) -> Direction {
+        match self.config.side {
+            Side::Intermediate => Direction::FromClient,
+            Side::Target => Direction::ToClient,
+        }
+    }
+
+    pub(crate) fn lead_through(&self, tun: &str) -> Result<(), PlaneError> {
+        let tun_ifindex =
+            sys::device_index(tun).map_err(|source| PlaneError::NoDevice { name: tun.to_owned(), source })?;
+        let lead = Lead {
+            direction: self.direction(),
+            uplink: self.config.uplink.clone(),
+            tun: tun.to_owned(),
+            tun_ifindex,
+            addresses: self.config.addresses.clone(),
+        };
+        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
+        // What an earlier call set up goes first: it would take ours with it.
+        *steering = None;
+        *steering = Some(Steering::begin(&lead)?);
+        Ok(())
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, HashMap<FlowKey, u32>> {
+        self.flows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table_mut(&self) -> RwLockWriteGuard<'_, HashMap<FlowKey, u32>> {
+        self.flows.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn insert(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
+        let mut table = self.table_mut();
+        if table.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        if table.len() >= self.config.flows as usize {
+            return Err(InsertError::Full);
+        }
+        table.insert(*key, slot);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, key: &FlowKey) -> bool {
+        self.table_mut().remove(key).is_some()
+    }
+
+    pub(crate) fn lookup(&self, key: &FlowKey) -> Option<u32> {
+        self.table().get(key).copied()
+    }
+
+    pub(crate) fn keys(&self) -> Vec<FlowKey> {
+        self.table().keys().copied().collect()
+    }
+
+    pub(crate) fn counters(&self) -> Vec<(PacketCounter, u64)> {
+        let count = |c: &PacketCounter| {
+            let counter = self.counters.get(c.code() as usize);
+            (*c, counter.map_or(0, |n| n.load(Ordering::Relaxed)))
+        };
+        PacketCounter::ALL.iter().map(count).collect()
+    }
+
+    fn fate(&self, packet: &mut [u8], marked: bool) -> Fate {
+        match carry(self, self.direction(), packet, marked, sys::monotonic_ns()) {
+            Action::Pass | Action::Translate => Fate::Write,
+            Action::Divert => Fate::Keep,
+            Action::Drop => Fate::Drop,
+        }
+    }
+}
+
+impl Carrier for Userspace {
+    fn on_received(&self, packet: &mut [u8]) -> Fate {
+        self.fate(packet, false)
+    }
+
+    fn on_written(&self, packet: &mut [u8]) -> Fate {
+        self.count(PacketCounter::Reinjected.code());
+        match self.config.side {
+            // Released from the hold queue: what a marked packet is to the program.
+            Side::Intermediate => self.fate(packet, true),
+            // In a client's name, to the host's own server.
+            Side::Target => Fate::Write,
+        }
+    }
+}
+
+impl Flows for Userspace {
+    fn find(&self, key: &FlowKey) -> Option<(u32, FlowRecord)> {
+        // The slot may be freed meanwhile, or be another flow's: as with the programs, its state says so.
+        let slot = self.lookup(key)?;
+        Some((slot, self.slots.read(slot)))
+    }
+
+    fn book(&self, slot: u32, handled: &Handled<'_>) {
+        let memory = self.slots.memory();
+        let word = |offset| memory.field(slot, offset);
+        let wide = |offset| memory.wide_field(slot, offset);
+        let account = handled.account;
+        wide(offset_of!(FlowRecord, last_seen_ns)).store(handled.now_ns, Ordering::Relaxed);
+        if account.diverted != 0 {
+            word(offset_of!(FlowRecord, diverted)).fetch_add(account.diverted, Ordering::Relaxed);
+        }
+        if account.released != 0 {
+            word(offset_of!(FlowRecord, released)).fetch_add(account.released, Ordering::Relaxed);
+        }
+        if account.state != 0 {
+            word(offset_of!(FlowRecord, state)).store(account.state, Ordering::Release);
+        }
+        if account.noted != 0 {
+            for (offset, value) in [
+                (offset_of!(FlowRecord, note_ack), account.note_ack),
+                (offset_of!(FlowRecord, note_window), account.note_window),
+                (offset_of!(FlowRecord, note_tsval), account.note_tsval),
+                (offset_of!(FlowRecord, note_seq_end), account.note_seq_end),
+                (offset_of!(FlowRecord, note_flags), handled.record.note_flags | account.note_flags),
+            ] {
+                word(offset).store(value, Ordering::Relaxed);
+            }
+        }
+        if let Some(payload) = handled.translated {
+            wide(offset_of!(FlowRecord, packets)).fetch_add(1, Ordering::Relaxed);
+            wide(offset_of!(FlowRecord, bytes)).fetch_add(payload.into(), Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, code: u32) {
+        if let Some(counter) = self.counters.get(code as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! One packet: load the facts, find the flow, book the verdict, store the patch. The order is that of the eBPF
+//! programs (`ebpf/src/programs/flow.rs`), and differential tests hold the two together.
+
+use crate::report;
+use baton_shared::addr::IpWords;
+use baton_shared::reason::PacketCounter;
+use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::{
+    Account, Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_unreadable,
+    judge_unwalked, translate,
+};
+use baton_shared::wire::{
+    EXTENSIONS_MAX, Fragment, IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, PROTOCOL_TCP, Segment, Sum,
+    TcpWords,
+};
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
+use zerocopy::FromBytes;
+
+/// Offset of the checksum in a TCP header, bytes.
+const TCP_CHECKSUM: usize = 16;
+/// Length of a TCP header without options, bytes.
+const TCP_HEADER: usize = 20;
+
+/// What was done with a packet of a known flow, for its record.
+#[derive(Clone, Copy, Debug)]
+pub struct Handled<'a> {
+    /// The record as it was judged by.
+    pub record: &'a FlowRecord,
+    /// What the judge wants written into it.
+    pub account: &'a Account,
+    /// Payload bytes, if the packet was translated.
+    pub translated: Option<u32>,
+    /// CLOCK_MONOTONIC, ns.
+    pub now_ns: u64,
+}
+
+/// The flow table and the counters.
+pub trait Flows {
+    /// The record under a key, with the number of its slot.
+    fn find(&self, key: &FlowKey) -> Option<(u32, FlowRecord)>;
+
+    /// Writes the account into a slot's record. The daemon and other threads may write to it at the same time.
+    fn book(&self, slot: u32, handled: &Handled<'_>);
+
+    /// Counts one packet, by a [`PacketCounter`]'s code.
+    fn count(&self, code: u32);
+}
+
+/// Judges one raw IP packet and rewrites it if the verdict says so.
+///
+/// [`Action::Pass`]: not ours, unchanged. [`Action::Translate`]: rewritten, to be sent to its new destination.
+/// [`Action::Divert`]: unchanged, for the daemon. `marked` tells that the packet was held before. `now_ns` is
+/// CLOCK_MONOTONIC.
+///
+/// Checksums are changed incrementally: a packet that was corrupted on its way stays one, for its receiver to drop.
+pub fn carry(
+    flows: &impl Flows,
+    direction: Direction,
+    packet: &mut [u8],
+    marked: bool,
+    now_ns: u64,
+) -> Action {
+    let ip = match load_ip(packet) {
+        Ok(ip) => ip,
+        Err(NoUpper::NotOurs) => return Action::Pass,
+        Err(NoUpper::TooFar) => {
+            let verdict = judge_unwalked(direction);
+            if let Some(counter) = verdict.counter {
+                flows.count(counter.code());
+            }
+            return verdict.action;
+        }
+    };
+    // The server's kernel sends no errors about what it sent itself.
+    if direction == Direction::FromClient && report::may_be(&ip) {
+        return report::carry(flows, &ip, packet);
+    }
+    if ip.protocol != PROTOCOL_TCP || ip.fragment() == Fragment::Later {
+        return Action::Pass;
+    }
+    let Some(raw_tcp) = packet.get(ip.upper_at as usize..) else { return Action::Pass };
+    let Some(key) = key(direction, &ip, raw_tcp) else { return Action::Pass };
+    let Some((slot, record)) = flows.find(&key) else { return Action::Pass };
+
+    let mut patch = Patch::default();
+    let mut segment = Segment::default();
+    let verdict = match load_segment(&ip, packet.len(), raw_tcp, &mut segment) {
+        Err(reason) => judge_unreadable(&record, now_ns, reason),
+        Ok(()) => match direction {
+            Direction::FromClient => judge_ingress(&record, &segment, marked, now_ns, &mut patch),
+            Direction::ToClient => judge_egress(&record, &segment, &mut patch),
+        },
+    };
+    let Verdict { action, counter: Some(counter) } = verdict else { return verdict.action };
+    let translates = action == Action::Translate;
+    if translates {
+        translate(&record, &segment, direction, &mut patch);
+        if store(packet, direction, &ip, &segment, &patch).is_none() {
+            flows.count(PacketCounter::DropStoreFailed.code());
+            return Action::Drop;
+        }
+    }
+    flows.count(counter.code());
+    if patch.account.also != 0 {
+        flows.count(patch.account.also);
+    }
+    let translated = translates.then_some(segment.payload);
+    flows.book(slot, &Handled { record: &record, account: &patch.account, translated, now_ns });
+    action
+}
+
+/// Why no upper-layer header was found.
+enum NoUpper {
+    /// Not IP, cut short, or on a way that does not end here.
+    NotOurs,
+    /// More extension headers than are walked.
+    TooFar,
+}
+
+/// Loads the IP header of either version, and walks over what stands between it and the upper layer's.
+fn load_ip(packet: &[u8]) -> Result<IpFacts, NoUpper> {
+    let mut ip = IpFacts::default();
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => {
+            let header = Ipv4HeaderSlice::from_slice(packet).map_err(|_| NoUpper::NotOurs)?;
+            let (words, _) = Ipv4Words::read_from_prefix(header.slice()).map_err(|_| NoUpper::NotOurs)?;
+            if !words.is_sane() {
+                return Err(NoUpper::NotOurs);
+            }
+            ip.load_v4(&words);
+            Ok(ip)
+        }
+        Some(6) => {
+            let header = Ipv6HeaderSlice::from_slice(packet).map_err(|_| NoUpper::NotOurs)?;
+            let (words, _) = Ipv6Words::read_from_prefix(header.slice()).map_err(|_| NoUpper::NotOurs)?;
+            if !words.is_sane() {
+                return Err(NoUpper::NotOurs);
+            }
+            ip.load_v6(&words);
+            for _ in 0..EXTENSIONS_MAX {
+                if !ip.at_extension() {
+                    return Ok(ip);
+                }
+                let there = packet.get(ip.upper_at as usize..).unwrap_or_default();
+                let (first, _) = <[u32; 2]>::read_from_prefix(there).map_err(|_| NoUpper::NotOurs)?;
+                if !ip.walk(&first) {
+                    return Err(NoUpper::NotOurs);
+                }
+            }
+            if ip.at_extension() { Err(NoUpper::TooFar) } else { Ok(ip) }
+        }
+        _ => Err(NoUpper::NotOurs),
+    }
+}
+
+/// The flow's key. Of a TCP header cut short the ports are enough.
+fn key(direction: Direction, ip: &IpFacts, raw_tcp: &[u8]) -> Option<FlowKey> {
+    let (ports, _) = u32::read_from_prefix(raw_tcp).ok()?;
+    let ports = TcpWords([ports, 0, 0, 0, 0]);
+    let (source, destination) = ((ip.source, ports.source()), (ip.destination, ports.destination()));
+    let (remote, local) = match direction {
+        Direction::FromClient => (source, destination),
+        Direction::ToClient => (destination, source),
+    };
+    Some(FlowKey { remote: remote.0, local: local.0, remote_port: remote.1, local_port: local.1 })
+}
+
+/// Loads a known flow's segment, or says why it cannot be read. `there` is the packet's length, bytes.
+fn load_segment(
+    ip: &IpFacts,
+    there: usize,
+    raw_tcp: &[u8],
+    segment: &mut Segment,
+) -> Result<(), PacketCounter> {
+    if ip.fragment() != Fragment::No {
+        return Err(PacketCounter::DropFragment);
+    }
+    let malformed = PacketCounter::DropMalformed;
+    let tcp = TcpHeaderSlice::from_slice(raw_tcp).map_err(|_| malformed)?;
+    let there = u32::try_from(there).map_err(|_| malformed)?;
+    let headers = ip.upper_at + u32::from(tcp.data_offset()) * 4;
+    // A super-packet over 64 kB has no total length.
+    let total = if ip.total == 0 { there } else { ip.total };
+    if total < headers || total > there {
+        return Err(malformed);
+    }
+    let (words, _) = TcpWords::read_from_prefix(tcp.slice()).map_err(|_| malformed)?;
+    segment.load(ip, &words, total - headers);
+    let mut options = [0; OPTION_BUFFER];
+    let length = tcp.options().len();
+    options.get_mut(..length).ok_or(malformed)?.copy_from_slice(tcp.options());
+    segment.options.places.find(&options, u32::try_from(length).map_err(|_| malformed)?);
+    segment.options.load(&options);
+    Ok(())
+}
+
+/// Writes bytes at an offset; `None` if they do not fit.
+pub(crate) fn put<const N: usize>(packet: &mut [u8], at: usize, bytes: [u8; N]) -> Option<()> {
+    *packet.get_mut(at..)?.first_chunk_mut::<N>()? = bytes;
+    Some(())
+}
+
+/// The 16 bytes of an address, wire order.
+pub(crate) fn octets(address: IpWords) -> [u8; 16] {
+    zerocopy::transmute!(address)
+}
+
+/// Writes the patch into the packet; `None` if it does not fit, which the facts loaded before rule out.
+fn store(
+    packet: &mut [u8],
+    direction: Direction,
+    ip: &IpFacts,
+    segment: &Segment,
+    patch: &Patch,
+) -> Option<()> {
+    let from_client = direction == Direction::FromClient;
+    // IPv4: TTL, checksum, source, destination at 8, 10, 12, 16; IPv6: hop limit, source, destination at 7, 8, 24.
+    if ip.source.is_v4() {
+        put(packet, 8, [patch.ttl])?;
+        put(packet, 10, patch.header_checksum.0.to_ne_bytes())?;
+        put(packet, if from_client { 16 } else { 12 }, patch.new_addr.v4_word().to_ne_bytes())?;
+    } else {
+        put(packet, 7, [patch.ttl])?;
+        put(packet, if from_client { 24 } else { 8 }, octets(patch.new_addr))?;
+    }
+    let tcp = packet.get_mut(ip.upper_at as usize..)?;
+    put(tcp, if from_client { 2 } else { 0 }, patch.new_port.0.to_ne_bytes())?;
+    put(tcp, 4, patch.seq.to_be_bytes())?;
+    put(tcp, 8, patch.ack.to_be_bytes())?;
+    put(tcp, 14, patch.window.to_be_bytes())?;
+    let old = *tcp.get(TCP_CHECKSUM..)?.first_chunk::<2>()?;
+    // Both are sums already; one's complement takes them as changes from nothing.
+    let change = Sum::ZERO.replaced(u32::MAX, patch.tcp_change).replaced(u32::MAX, patch.address_change);
+    let checksum = baton_shared::wire::HeaderChecksum(u16::from_ne_bytes(old)).changed(change);
+    put(tcp, TCP_CHECKSUM, checksum.0.to_ne_bytes())?;
+    let places = segment.options.places;
+    if places.timestamps != 0 {
+        let at = TCP_HEADER + places.timestamps as usize;
+        put(tcp, at, patch.tsval.to_be_bytes())?;
+        put(tcp, at + 4, patch.tsecr.to_be_bytes())?;
+    }
+    let edges = patch.sack_edges.iter().take(2 * places.sack_blocks as usize);
+    for (at, edge) in (TCP_HEADER + places.sack as usize..).step_by(4).zip(edges) {
+        put(tcp, at, edge.to_be_bytes())?;
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    /// Finds every packet's flow, whatever its key is.
+    struct Every {
+        record: FlowRecord,
+        counted: Cell<u32>,
+        booked: Cell<u32>,
+    }
+
+    impl Flows for Every {
+        fn find(&self, key: &FlowKey) -> Option<(u32, FlowRecord)> {
+            Some((0, FlowRecord { key: *key, ..self.record }))
+        }
+
+        fn book(&self, _: u32, _: &Handled<'_>) {
+            self.booked.set(self.booked.get() + 1);
+        }
+
+        fn count(&self, _: u32) {
+            self.counted.set(self.counted.get() + 1);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(mut packet in prop::collection::vec(any::<u8>(), 0..120), v6 in any::<bool>(),
+                                  header in 5u8..16, protocol in prop::sample::select(vec![0u8, 1, 6, 43, 44, 58, 60]),
+                                  state in 0u32..8, from_client in any::<bool>(), marked in any::<bool>()) {
+            // Bytes that look like IP at first sight.
+            for (at, byte) in if v6 { [(0, 0x60), (6, protocol)] } else { [(0, 0x40 | header), (9, protocol)] } {
+                if let Some(place) = packet.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            let record = FlowRecord { state, deadline_ns: 5, ..FlowRecord::default() };
+            let flows = Every { record, counted: Cell::new(0), booked: Cell::new(0) };
+            let direction = if from_client { Direction::FromClient } else { Direction::ToClient };
+            let before = packet.clone();
+            let action = carry(&flows, direction, &mut packet, marked, 1);
+            prop_assert!(action == Action::Translate || packet == before);
+            prop_assert!(action == Action::Pass || flows.counted.get() > 0);
+            prop_assert!(flows.booked.get() <= flows.counted.get());
+        }
+    }
+}

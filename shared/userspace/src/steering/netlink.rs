@@ -1,0 +1,241 @@
+//! The few requests of rtnetlink(7) that steering needs: one message, one acknowledgement.
+
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::time::Duration;
+
+const AF_NETLINK: i32 = 16;
+const NETLINK_ROUTE: i32 = 0;
+/// `linux/netlink.h`.
+const NLMSG_ERROR: u16 = 2;
+const REQUEST_AND_ACK: u16 = 1 | 4;
+const EXCLUSIVE: u16 = 0x200;
+const CREATE: u16 = 0x400;
+/// `linux/rtnetlink.h`.
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const SCOPE_LINK: u8 = 253;
+const RTN_UNICAST: u8 = 1;
+const RTPROT_STATIC: u8 = 4;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_OIF: u16 = 4;
+const RTA_TABLE: u16 = 15;
+/// `linux/fib_rules.h`.
+const FRA_DST: u16 = 1;
+const FRA_SRC: u16 = 2;
+const FRA_IIFNAME: u16 = 3;
+const FRA_PRIORITY: u16 = 6;
+const FRA_TABLE: u16 = 15;
+const FRA_IP_PROTO: u16 = 22;
+const FRA_SPORT_RANGE: u16 = 23;
+const FR_ACT_TO_TBL: u8 = 1;
+
+/// The kernel's number of an IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4 = 2,
+    V6 = 10,
+}
+
+impl Family {
+    pub(super) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// A policy routing rule: which packets look into which table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rule {
+    pub(super) family: Family,
+    pub(super) priority: u32,
+    pub(super) table: u32,
+    /// The device by which they come in; `lo` for what the host itself sends.
+    pub(super) iif: Option<String>,
+    /// The protocol above IP.
+    pub(super) protocol: Option<u8>,
+    pub(super) to: Option<IpAddr>,
+    pub(super) from: Option<IpAddr>,
+    pub(super) source_port: Option<u16>,
+}
+
+impl Rule {
+    /// One for all packets.
+    pub(super) fn all(family: Family, priority: u32, table: u32) -> Self {
+        Rule { family, priority, table, iif: None, protocol: None, to: None, from: None, source_port: None }
+    }
+
+    fn message(&self) -> Message {
+        let length = |address: &Option<IpAddr>| address.map_or(0, |a| if a.is_ipv4() { 32 } else { 128 });
+        let mut message = Message::default();
+        message.0.extend([
+            self.family as u8,
+            length(&self.to),
+            length(&self.from),
+            0,
+            0,
+            0,
+            0,
+            FR_ACT_TO_TBL,
+        ]);
+        message.0.extend([0; 4]);
+        message.word(FRA_PRIORITY, self.priority);
+        message.word(FRA_TABLE, self.table);
+        if let Some(to) = self.to {
+            message.address(FRA_DST, to);
+        }
+        if let Some(from) = self.from {
+            message.address(FRA_SRC, from);
+        }
+        if let Some(iif) = &self.iif {
+            let mut name = iif.clone().into_bytes();
+            name.push(0);
+            message.attribute(FRA_IIFNAME, &name);
+        }
+        if let Some(protocol) = self.protocol {
+            message.attribute(FRA_IP_PROTO, &[protocol]);
+        }
+        if let Some(port) = self.source_port {
+            // struct fib_rule_port_range: first and last, host order.
+            message.attribute(FRA_SPORT_RANGE, &[port.to_ne_bytes(), port.to_ne_bytes()].concat());
+        }
+        message
+    }
+}
+
+/// What follows a `struct nlmsghdr`.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+        self.0.extend(length.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn word(&mut self, kind: u16, value: u32) {
+        self.attribute(kind, &value.to_ne_bytes());
+    }
+
+    fn address(&mut self, kind: u16, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => self.attribute(kind, &v4.octets()),
+            IpAddr::V6(v6) => self.attribute(kind, &v6.octets()),
+        }
+    }
+}
+
+/// A socket to the kernel's routing, of the network namespace it was opened in.
+#[derive(Debug)]
+pub(super) struct Netlink(Socket);
+
+impl Netlink {
+    pub(super) fn open() -> io::Result<Self> {
+        let kind = Type::RAW.cloexec();
+        let socket = Socket::new(Domain::from(AF_NETLINK), kind, Some(Protocol::from(NETLINK_ROUTE)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(Netlink(socket))
+    }
+
+    fn ask(&self, kind: u16, flags: u16, message: &Message) -> io::Result<()> {
+        let length = u32::try_from(16 + message.0.len()).map_err(io::Error::other)?;
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((REQUEST_AND_ACK | flags).to_ne_bytes());
+        // One question at a time: no sequence number is needed to tell answers apart.
+        bytes.extend([0; 8]);
+        bytes.extend(&message.0);
+        self.0.send(&bytes)?;
+        let mut answer = [0; 1024];
+        let length = (&self.0).read(&mut answer)?;
+        let answer = answer.get(..length).unwrap_or_default();
+        let error = answer.get(16..20).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
+        match (answer.get(4..6), error) {
+            (Some(kind), Some(0)) if kind == NLMSG_ERROR.to_ne_bytes() => Ok(()),
+            (Some(kind), Some(code)) if kind == NLMSG_ERROR.to_ne_bytes() => {
+                Err(io::Error::from_raw_os_error(code.wrapping_neg()))
+            }
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not an acknowledgement")),
+        }
+    }
+
+    /// Adds a rule; fine if it is there.
+    pub(super) fn add_rule(&self, rule: &Rule) -> io::Result<()> {
+        unless(io::ErrorKind::AlreadyExists, self.ask(RTM_NEWRULE, CREATE | EXCLUSIVE, &rule.message()))
+    }
+
+    /// Removes a rule; fine if there is none.
+    pub(super) fn remove_rule(&self, rule: &Rule) -> io::Result<()> {
+        unless(io::ErrorKind::NotFound, self.ask(RTM_DELRULE, 0, &rule.message()))
+    }
+
+    /// All of a table's packets go out of a device. The route goes with the device.
+    pub(super) fn add_default_route(&self, family: Family, table: u32, device: u32) -> io::Result<()> {
+        let mut message = Message::default();
+        message.0.extend([family as u8, 0, 0, 0, 0, RTPROT_STATIC, SCOPE_LINK, RTN_UNICAST]);
+        message.0.extend([0; 4]);
+        message.word(RTA_TABLE, table);
+        message.word(RTA_OIF, device);
+        unless(io::ErrorKind::AlreadyExists, self.ask(RTM_NEWROUTE, CREATE | EXCLUSIVE, &message))
+    }
+
+    /// Gives a device an address of its own, with no others in its subnet.
+    pub(super) fn add_address(&self, address: IpAddr, device: u32) -> io::Result<()> {
+        let mut message = Message::default();
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        message.0.extend([Family::of(address) as u8, length, 0, SCOPE_LINK]);
+        message.0.extend(device.to_ne_bytes());
+        message.address(IFA_LOCAL, address);
+        message.address(IFA_ADDRESS, address);
+        unless(io::ErrorKind::AlreadyExists, self.ask(RTM_NEWADDR, CREATE | EXCLUSIVE, &message))
+    }
+}
+
+fn unless(fine: io::ErrorKind, result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == fine => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ip rule add pref 90 iif eth0 to 10.90.1.100 ipproto tcp lookup 16961`.
+    #[test]
+    fn a_rule_in_bytes() {
+        let rule = Rule {
+            iif: Some("eth0".into()),
+            protocol: Some(6),
+            to: Some([10, 90, 1, 100].into()),
+            ..Rule::all(Family::V4, 90, 0x4241)
+        };
+        let mut expected = vec![2, 32, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        for (kind, value) in [
+            (6u16, 90u32.to_ne_bytes().to_vec()),
+            (15, 0x4241u32.to_ne_bytes().to_vec()),
+            (1, vec![10, 90, 1, 100]),
+            (3, b"eth0\0".to_vec()),
+            (22, vec![6]),
+        ] {
+            expected.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
+            expected.extend(kind.to_ne_bytes());
+            expected.extend(value);
+            expected.resize(expected.len().next_multiple_of(4), 0);
+        }
+        assert_eq!(rule.message().0, expected);
+    }
+
+    #[test]
+    fn what_is_missing_is_fine_to_remove_and_other_errors_are_not() {
+        assert!(unless(io::ErrorKind::NotFound, Err(io::ErrorKind::NotFound.into())).is_ok());
+        assert!(unless(io::ErrorKind::NotFound, Err(io::ErrorKind::PermissionDenied.into())).is_err());
+    }
+}

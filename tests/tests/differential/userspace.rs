@@ -1,0 +1,83 @@
+//! The userspace plane's packet function over a table of one flow.
+
+use crate::{Case, Hook, Outcome};
+use baton_shared::reason::PacketCounter;
+use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::{Action, Direction};
+use baton_userspace::{Flows, Handled, carry};
+use std::cell::RefCell;
+
+/// Any time: the cases' deadlines are far before or after it.
+const NOW: u64 = 1 << 62;
+const SLOT: u32 = 2;
+
+struct OneFlow {
+    given: FlowRecord,
+    record: RefCell<FlowRecord>,
+    counters: RefCell<Vec<u64>>,
+}
+
+impl Flows for OneFlow {
+    fn find(&self, key: &FlowKey) -> Option<(u32, FlowRecord)> {
+        (*key == self.given.key).then_some((SLOT, self.given))
+    }
+
+    fn book(&self, slot: u32, handled: &Handled<'_>) {
+        assert_eq!((slot, *handled.record), (SLOT, self.given));
+        let (mut record, account) = (self.record.borrow_mut(), handled.account);
+        assert_eq!(handled.now_ns, NOW);
+        record.last_seen_ns = 1;
+        record.diverted = record.diverted.wrapping_add(account.diverted);
+        record.released = record.released.wrapping_add(account.released);
+        if account.state != 0 {
+            record.state = account.state;
+        }
+        if account.noted != 0 {
+            record.note_ack = account.note_ack;
+            record.note_window = account.note_window;
+            record.note_tsval = account.note_tsval;
+            record.note_seq_end = account.note_seq_end;
+            record.note_flags |= account.note_flags;
+        }
+        if let Some(payload) = handled.translated {
+            record.packets = record.packets.wrapping_add(1);
+            record.bytes = record.bytes.wrapping_add(payload.into());
+        }
+    }
+
+    fn count(&self, code: u32) {
+        self.counters.borrow_mut()[code as usize] += 1;
+    }
+}
+
+pub(crate) fn run(case: &Case) -> Outcome {
+    let flows = OneFlow {
+        given: case.record,
+        record: RefCell::new(FlowRecord { last_seen_ns: 0, ..case.record }),
+        counters: RefCell::new(vec![0; PacketCounter::CAPACITY as usize]),
+    };
+    let mut frame = case.frame.clone();
+    // A TUN knows the version by the packet's first bits; the program by the Ethernet header.
+    let (ethernet, packet) = frame.split_at_mut(14);
+    let kind = match packet.first().map(|first| first >> 4) {
+        Some(4) => [8, 0],
+        Some(6) => [0x86, 0xdd],
+        _ => [0, 0],
+    };
+    let action = if ethernet[12..] == kind {
+        let direction = match case.hook {
+            Hook::Ingress => Direction::FromClient,
+            Hook::Egress => Direction::ToClient,
+        };
+        carry(&flows, direction, packet, case.marked, NOW)
+    } else {
+        Action::Pass
+    };
+    // As the program would have said it.
+    let verdict = match (action, case.hook) {
+        (Action::Pass, _) | (Action::Translate, Hook::Egress) => -1,
+        (Action::Drop, _) => 2,
+        (Action::Divert, _) | (Action::Translate, Hook::Ingress) => 7,
+    };
+    Outcome { verdict, frame, counters: flows.counters.into_inner(), record: flows.record.into_inner() }
+}
