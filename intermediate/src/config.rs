@@ -9,7 +9,7 @@ pub use limits::{HandoffTimes, Limits};
 use crate::front::{FrontLimits, KeepAlive, ListenerSettings, Mode};
 use crate::handoff::HandoffSettings;
 use crate::hold::HoldLimits;
-use crate::targets::TargetSpec;
+use crate::targets::{Servers, TargetSpec};
 use baton_daemon::config::{
     AdminSettings, ConfigError, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
     load_valid,
@@ -90,10 +90,18 @@ fn migrate() -> Mode {
 pub struct TargetEntry {
     /// Its name, as in its agent's certificate.
     pub name: Spanned<String>,
-    /// The server's address and port.
-    pub server: Spanned<SocketAddr>,
+    /// The server's address and port, of either family.
+    pub server: Option<Spanned<SocketAddr>>,
+    /// The server's IPv6 address and port, if it has one of each family.
+    pub server6: Option<Spanned<SocketAddr>>,
     /// The agent's control address and port.
     pub agent: Spanned<SocketAddr>,
+}
+
+impl TargetEntry {
+    fn servers(&self) -> impl Iterator<Item = &Spanned<SocketAddr>> {
+        self.server.iter().chain(&self.server6)
+    }
 }
 
 /// What migrating needs of the file; there if any listener migrates.
@@ -139,7 +147,7 @@ impl Config {
     pub fn targets(&self) -> Vec<TargetSpec> {
         let spec = |t: &TargetEntry| TargetSpec {
             name: t.name.get_ref().clone(),
-            server: *t.server.get_ref(),
+            servers: Servers::new(t.servers().map(|server| *server.get_ref())),
             agent: *t.agent.get_ref(),
         };
         self.target.iter().map(spec).collect()
@@ -197,8 +205,9 @@ impl Config {
             let _ = writeln!(out, "  listener {}: {what}", l.vip.get_ref());
         }
         for t in &self.target {
-            let (name, server, agent) = (t.name.get_ref(), t.server.get_ref(), t.agent.get_ref());
-            let _ = writeln!(out, "  target {name:?}: server {server}, agent {agent}");
+            let servers: Vec<String> = t.servers().map(|server| server.get_ref().to_string()).collect();
+            let (name, agent) = (t.name.get_ref(), t.agent.get_ref());
+            let _ = writeln!(out, "  target {name:?}: server {}, agent {agent}", servers.join(" and "));
         }
         out
     }
@@ -266,19 +275,32 @@ impl Config {
             if before().any(|other| other.name.get_ref() == name) {
                 problems.with(&target.name, format!("target {name:?} is listed twice"));
             }
-            for (key, address) in [("server", &target.server), ("agent", &target.agent)] {
-                check_address(address, key, problems);
-            }
-            let (server, agent) = (*target.server.get_ref(), *target.agent.get_ref());
-            if before().any(|other| *other.server.get_ref() == server) {
-                problems.with(&target.server, format!("server {server} belongs to another target already"));
-            }
+            check_address(&target.agent, "agent", problems);
+            let agent = *target.agent.get_ref();
             if before().any(|other| *other.agent.get_ref() == agent) {
                 problems.with(&target.agent, format!("agent {agent} belongs to another target already"));
             }
-            if self.listener.iter().any(|l| *l.vip.get_ref() == server) {
-                problems
-                    .with(&target.server, format!("server {server} is a vip: requests would come back here"));
+            if target.servers().next().is_none() {
+                problems.with(&target.name, format!("target {name:?} has neither server nor server6"));
+            }
+            if let Some(server6) = &target.server6 {
+                let is = server6.get_ref();
+                problems.require(server6, is.is_ipv6(), format!("server6 must be an IPv6 address, is {is}"));
+                if target.server.as_ref().is_some_and(|server| server.get_ref().is_ipv6()) {
+                    problems
+                        .with(server6, "server is an IPv6 address already: a target has one of each family");
+                }
+            }
+            for address in target.servers() {
+                check_address(address, "server", problems);
+                let server = *address.get_ref();
+                if before().any(|other| other.servers().any(|s| *s.get_ref() == server)) {
+                    problems.with(address, format!("server {server} belongs to another target already"));
+                }
+                if self.listener.iter().any(|l| *l.vip.get_ref() == server) {
+                    problems
+                        .with(address, format!("server {server} is a vip: requests would come back here"));
+                }
             }
         }
     }

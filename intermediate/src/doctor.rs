@@ -39,7 +39,9 @@ async fn checks(path: &Path) -> Vec<Check> {
         checks.push(listen_address(&format!("vip {}", listener.vip), listener.vip));
     }
     for target in config.targets() {
-        checks.push(server(&target.name, target.server).await);
+        for addr in target.servers.iter() {
+            checks.push(server(&target.name, addr).await);
+        }
         if let Some(needs) = config.migration_needs() {
             let expect = (Role::Agent, target.name);
             checks.push(

@@ -9,10 +9,10 @@
 use crate::hold::HeldFlow;
 use baton_shared::capture::CapturedConnection;
 use etherparse::PacketBuilder;
-use pnet::packet::Packet as _;
 use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::packet::ipv4::Ipv4Packet;
 use pnet::transport::{TransportChannelType, TransportSender, transport_channel};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +28,9 @@ const ATTEMPTS: u32 = 8;
 
 /// Sends resets to clients.
 pub struct Resetter {
-    /// Opened at the first use: it is rarely needed.
-    sender: Mutex<Option<TransportSender>>,
+    /// Opened at the first use: they are rarely needed.
+    v4: Mutex<Option<TransportSender>>,
+    v6: Mutex<Option<Socket>>,
     resets: AtomicU64,
     connections: AtomicU64,
 }
@@ -49,7 +50,12 @@ impl Default for Resetter {
 impl Resetter {
     /// One that has not sent any.
     pub const fn new() -> Self {
-        Resetter { sender: Mutex::new(None), resets: AtomicU64::new(0), connections: AtomicU64::new(0) }
+        Resetter {
+            v4: Mutex::new(None),
+            v6: Mutex::new(None),
+            resets: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+        }
     }
 
     /// Connections ended so far.
@@ -110,31 +116,47 @@ impl Resetter {
     }
 
     fn send(&self, packet: &[u8], to: IpAddr) -> io::Result<()> {
-        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = match sender.take() {
-            Some(open) => open,
-            None => open()?,
+        let sent = match to {
+            IpAddr::V4(_) => {
+                let mut sender = self.v4.lock().unwrap_or_else(PoisonError::into_inner);
+                let open = sender.take().map_or_else(open_v4, Ok)?;
+                let packet =
+                    Ipv4Packet::new(packet).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+                sender.insert(open).send_to(packet, to)?
+            }
+            IpAddr::V6(_) => {
+                let mut socket = self.v6.lock().unwrap_or_else(PoisonError::into_inner);
+                let open = socket.take().map_or_else(open_v6, Ok)?;
+                // The port must be 0 or the protocol's number (`rawv6_sendmsg` in `net/ipv6/raw.c`).
+                socket.insert(open).send_to(packet, &SocketAddr::new(to, 0).into())?
+            }
         };
-        let packet = Ipv4Packet::new(packet).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        let length = packet.packet().len();
-        let sent = sender.insert(open).send_to(packet, to)?;
-        if sent == length { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WriteZero)) }
+        if sent == packet.len() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WriteZero)) }
     }
 }
 
-fn open() -> io::Result<TransportSender> {
+fn open_v4() -> io::Result<TransportSender> {
     // Protocol 255 (IPPROTO_RAW): we write the IP header, and nothing is ever received. With protocol TCP the
     // kernel would copy every TCP packet of the host to this socket.
     let channel = TransportChannelType::Layer3(IpNextHeaderProtocols::Reserved);
     transport_channel(0, channel).map(|(sender, _)| sender)
 }
 
-/// A reset; `None` for addresses of mixed or other families than IPv4.
+/// The same for IPv6, whose header pnet lets the kernel write alone, with an address of the kernel's choice.
+fn open_v6() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// A reset; `None` for addresses of two families.
 fn reset_packet(from: SocketAddr, to: SocketAddr, seq: u32, ack: Option<u32>) -> Option<Vec<u8>> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else { return None };
-    let mut builder = PacketBuilder::ipv4(source.octets(), destination.octets(), 64)
-        .tcp(from.port(), to.port(), seq, 0)
-        .rst();
+    let ip = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        _ => return None,
+    };
+    let mut builder = ip.tcp(from.port(), to.port(), seq, 0).rst();
     if let Some(ack) = ack {
         builder = builder.ack(ack);
     }
@@ -146,19 +168,50 @@ fn reset_packet(from: SocketAddr, to: SocketAddr, seq: u32, ack: Option<u32>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use etherparse::{SlicedPacket, TransportSlice};
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
     #[test]
-    fn a_reset_has_the_clients_numbers_and_right_checksums() {
-        let vip = "10.0.0.2:80".parse().unwrap();
-        let client = "10.0.0.1:1000".parse().unwrap();
-        let bytes = reset_packet(vip, client, 77, Some(99)).unwrap();
-        let packet = SlicedPacket::from_ip(&bytes).unwrap();
-        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
-        assert!(tcp.rst() && tcp.ack() && !tcp.syn());
-        assert_eq!((tcp.sequence_number(), tcp.acknowledgment_number()), (77, 99));
-        let sum = tcp.to_header().calc_checksum_ipv4_raw([10, 0, 0, 2], [10, 0, 0, 1], &[]).unwrap();
-        assert_eq!(sum, tcp.checksum());
-        assert!(reset_packet("[::1]:80".parse().unwrap(), client, 0, None).is_none());
+    fn a_reset_has_the_clients_numbers_and_right_checksums_in_both_families() {
+        for (vip, client) in [("10.0.0.2:80", "10.0.0.1:1000"), ("[2001:db8::2]:80", "[2001:db8::1]:1000")] {
+            let bytes = reset_packet(vip.parse().unwrap(), client.parse().unwrap(), 77, Some(99)).unwrap();
+            let packet = SlicedPacket::from_ip(&bytes).unwrap();
+            let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
+            assert!(tcp.rst() && tcp.ack() && !tcp.syn());
+            assert_eq!((tcp.sequence_number(), tcp.acknowledgment_number()), (77, 99));
+            assert_eq!((tcp.source_port(), tcp.destination_port()), (80, 1000));
+            let sum = match packet.net.unwrap() {
+                NetSlice::Ipv4(ip) => {
+                    tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()).unwrap()
+                }
+                NetSlice::Ipv6(ip) => {
+                    tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()).unwrap()
+                }
+                NetSlice::Arp(_) => panic!("ARP"),
+            };
+            assert_eq!(sum, tcp.checksum());
+        }
+        let mixed = reset_packet("[::1]:80".parse().unwrap(), "10.0.0.1:1000".parse().unwrap(), 0, None);
+        assert!(mixed.is_none());
+    }
+
+    #[test]
+    fn raw_ipv6_packets_can_be_sent_and_a_reset_beside_the_window_harms_nobody() {
+        let resetter = Resetter::new();
+        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let (from, to) = (server.local_addr().unwrap(), client.local_addr().unwrap());
+        // Anywhere in the window: the client answers that with its number, and nothing else happens.
+        let packet = reset_packet(from, to, 1, None).unwrap();
+        match resetter.send(&packet, to.ip()) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return eprintln!("skipped: no raw sockets: {e}");
+            }
+            Err(e) => panic!("{e}"),
+        }
+        drop(server);
+        let mut rest = Vec::new();
+        std::io::Read::read_to_end(&mut client, &mut rest).unwrap();
     }
 }

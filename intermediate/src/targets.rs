@@ -1,6 +1,7 @@
 //! The targets: their names and addresses, the control channels to their agents, and how many flows each has.
 
 use baton_shared::control::Message;
+use baton_shared::reason::ProxyReason;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,10 +16,41 @@ pub struct TargetId(pub usize);
 pub struct TargetSpec {
     /// Its name, as in its certificate.
     pub name: String,
-    /// The server's address and port.
-    pub server: SocketAddr,
+    /// The server's address and port for IPv4 clients, and for IPv6 clients; at least one is there.
+    pub servers: Servers,
     /// The agent's control address and port.
     pub agent: SocketAddr,
+}
+
+/// One server's addresses, at most one of each family. A flow keeps its family, so the client's says which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Servers {
+    /// Of the IPv4 socket.
+    pub v4: Option<SocketAddr>,
+    /// Of the IPv6 socket.
+    pub v6: Option<SocketAddr>,
+}
+
+impl Servers {
+    /// Each into the place of its family; a later one replaces an earlier one.
+    pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let mut servers = Servers::default();
+        for address in addresses {
+            let place = if address.is_ipv4() { &mut servers.v4 } else { &mut servers.v6 };
+            *place = Some(address);
+        }
+        servers
+    }
+
+    /// The one that can take over connections of this VIP.
+    pub fn for_vip(&self, vip: SocketAddr) -> Option<SocketAddr> {
+        if vip.is_ipv4() { self.v4 } else { self.v6 }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = SocketAddr> {
+        self.v4.into_iter().chain(self.v6)
+    }
 }
 
 /// Why a message did not go on its way to an agent.
@@ -100,8 +132,10 @@ impl std::fmt::Debug for Target {
 pub struct TargetView {
     /// Its name.
     pub name: String,
-    /// The server's address and port.
-    pub server: SocketAddr,
+    /// The server's address and port; the IPv4 one if it has both.
+    pub server: Option<SocketAddr>,
+    /// The server's IPv6 address and port.
+    pub server6: Option<SocketAddr>,
     /// The agent's control address and port.
     pub agent: SocketAddr,
     /// Whether the agent is connected.
@@ -149,7 +183,7 @@ impl Targets {
 
     /// The target with this server address.
     pub fn by_server(&self, server: SocketAddr) -> Option<TargetId> {
-        self.list.iter().position(|t| t.spec.server == server).map(TargetId)
+        self.list.iter().position(|t| t.spec.servers.iter().any(|s| s == server)).map(TargetId)
     }
 
     /// All of them.
@@ -157,9 +191,14 @@ impl Targets {
         self.list.iter().enumerate().map(|(n, t)| (TargetId(n), t))
     }
 
-    /// The next target in turn whose agent is connected.
-    pub fn pick_connected(&self) -> Option<TargetId> {
-        self.pick(Target::is_up)
+    /// The next target in turn whose agent is connected and whose server has an address of the VIP's family; else
+    /// why there is none.
+    pub fn pick_connected(&self, vip: SocketAddr) -> Result<TargetId, ProxyReason> {
+        let suits = |t: &Target| t.spec.servers.for_vip(vip).is_some() && t.is_up();
+        self.pick(suits).ok_or_else(|| {
+            let any_up = self.list.iter().any(Target::is_up);
+            if any_up { ProxyReason::AddressFamily } else { ProxyReason::NoAgent }
+        })
     }
 
     /// The next target in turn, connected or not: for proxying when no agent is there.
@@ -179,7 +218,8 @@ impl Targets {
     pub fn views(&self) -> Vec<TargetView> {
         let view = |t: &Target| TargetView {
             name: t.spec.name.clone(),
-            server: t.spec.server,
+            server: t.spec.servers.iter().next(),
+            server6: t.spec.servers.v6,
             agent: t.spec.agent,
             up: t.is_up(),
             lost: t.is_lost(),
@@ -204,32 +244,56 @@ mod tests {
         }
     }
 
-    fn targets(up: &[bool]) -> Targets {
-        let spec = |n: usize| TargetSpec {
+    const VIP: &str = "10.0.0.9:80";
+    const VIP6: &str = "[2001:db8::9]:80";
+
+    fn with_servers(all: &[(bool, &[&str])]) -> Targets {
+        let spec = |(n, (_, servers)): (usize, &(bool, &[&str]))| TargetSpec {
             name: format!("target{n}"),
-            server: SocketAddr::from(([10, 0, 0, 1], 80 + u16::try_from(n).unwrap())),
+            servers: Servers::new(servers.iter().map(|s| s.parse().unwrap())),
             agent: "10.0.0.1:7400".parse().unwrap(),
         };
-        let targets = Targets::new((0..up.len()).map(spec));
-        for (n, up) in up.iter().enumerate() {
+        let targets = Targets::new(all.iter().enumerate().map(spec));
+        for (n, (up, _)) in all.iter().enumerate() {
             targets.set_link(TargetId(n), Arc::new(Link(*up)));
         }
         targets
     }
 
+    fn targets(up: &[bool]) -> Targets {
+        let all: Vec<(bool, &[&str])> = up.iter().map(|up| (*up, &["10.0.0.1:80"][..])).collect();
+        with_servers(&all)
+    }
+
     #[test]
     fn connected_targets_take_turns_and_others_are_passed_over() {
         let targets = targets(&[true, false, true]);
-        let picked: Vec<_> = (0..4).filter_map(|_| targets.pick_connected()).map(|t| t.0).collect();
+        let vip = VIP.parse().unwrap();
+        let picked: Vec<_> = (0..4).map(|_| targets.pick_connected(vip).unwrap().0).collect();
         assert_eq!(picked, [0, 2, 0, 2]);
     }
 
     #[test]
     fn without_a_connected_agent_nothing_is_picked_but_for_the_proxy() {
         let targets = targets(&[false, false]);
-        assert_eq!(targets.pick_connected(), None);
+        assert_eq!(targets.pick_connected(VIP.parse().unwrap()), Err(ProxyReason::NoAgent));
         let any: Vec<_> = (0..4).filter_map(|_| targets.pick_any()).map(|t| t.0).collect();
         assert_eq!(any, [1, 0, 1, 0], "the failed pick took the first turn");
         assert_eq!(super::Targets::new([]).pick_any(), None);
+    }
+
+    #[test]
+    fn a_request_goes_to_a_target_that_serves_its_family() {
+        let (v4, v6) = ("10.0.0.1:80", "[2001:db8::1]:80");
+        let all: [(bool, &[&str]); 3] = [(true, &[v4]), (true, &[v4, v6]), (false, &[v6])];
+        let targets = with_servers(&all);
+        for _ in 0..3 {
+            assert_eq!(targets.pick_connected(VIP6.parse().unwrap()), Ok(TargetId(1)));
+        }
+        assert_eq!(targets.by_server(v6.parse().unwrap()), Some(TargetId(1)));
+        let only4 = with_servers(&all[..1]);
+        assert_eq!(only4.pick_connected(VIP6.parse().unwrap()), Err(ProxyReason::AddressFamily));
+        let down = with_servers(&all[2..]);
+        assert_eq!(down.pick_connected(VIP6.parse().unwrap()), Err(ProxyReason::NoAgent));
     }
 }

@@ -54,7 +54,7 @@ async fn flows(State(shared): State<Shared>, Query(filter): Query<Filter>) -> Re
 }
 
 /// Whether `wanted` is the address, or its part before the port.
-fn matches(wanted: Option<&str>, address: &std::net::SocketAddrV4) -> bool {
+fn matches(wanted: Option<&str>, address: &std::net::SocketAddr) -> bool {
     wanted.is_none_or(|wanted| wanted == address.to_string() || wanted == address.ip().to_string())
 }
 

@@ -67,15 +67,15 @@ impl Validate for Config {
                 let is = address.get_ref();
                 problems.require(
                     address,
-                    is.is_ipv4(),
-                    format!("{what} must be an IPv4 address (IPv6 is not carried yet), is {is}"),
-                );
-                problems.require(
-                    address,
                     is.port() != 0 && !is.ip().is_unspecified(),
                     format!("{what} must name one address and port, is {is}"),
                 );
             }
+            problems.require(
+                &allow.server,
+                allow.vip.get_ref().is_ipv4() == allow.server.get_ref().is_ipv4(),
+                "vip and server must be of one address family: a flow keeps its family",
+            );
             let fresh =
                 seen.insert((allow.intermediate.get_ref(), allow.vip.get_ref(), allow.server.get_ref()));
             problems.require(&allow.intermediate, fresh, "this [[allow]] stands twice");

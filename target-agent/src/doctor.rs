@@ -5,7 +5,7 @@ use crate::sock_diag::SockDiag;
 use baton_daemon::config;
 use baton_daemon::doctor::{Check, Status, common, listen_address, print};
 use baton_shared::control::Role;
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,21 +30,24 @@ fn checks(path: &Path) -> Vec<Check> {
     let uplink = config.uplink.get_ref();
     checks.extend(common(Role::Agent, config.name.get_ref(), uplink, &config.plane.pin_dir, &config.tls));
     checks.push(listen_address("control", *config.control.get_ref()));
-    checks.push(sock_diag());
-    checks.push(congestion_control());
     let mut servers: Vec<SocketAddr> = config.allow.iter().map(|allow| *allow.server.get_ref()).collect();
     servers.sort_unstable();
     servers.dedup();
+    checks.push(sock_diag(&servers));
+    checks.push(congestion_control());
     checks.extend(servers.into_iter().map(server));
     checks
 }
 
-/// The kernel's answers about sockets.
-fn sock_diag() -> Check {
-    let nobody = SocketAddrV4::new([127, 0, 0, 1].into(), 9);
+/// The kernel's answers about sockets of the families in use.
+fn sock_diag(servers: &[SocketAddr]) -> Check {
+    let mut nobody = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 9))];
+    if servers.iter().any(SocketAddr::is_ipv6) {
+        nobody.push(SocketAddr::from((Ipv6Addr::LOCALHOST, 9)));
+    }
     let result = SockDiag::open()
-        .and_then(|mut diag| diag.socket(nobody, nobody))
-        .map(|_| "answers about one socket by its 4-tuple".to_owned())
+        .and_then(|mut diag| nobody.iter().try_for_each(|addr| diag.socket(*addr, *addr).map(drop)))
+        .map(|()| "answers about one socket by its 4-tuple".to_owned())
         .map_err(|e| e.to_string());
     let why = "whether the server's socket still exists tells the end of a flow";
     Check::of("sock_diag", result, why, "modprobe tcp_diag (CONFIG_INET_TCP_DIAG)")

@@ -6,7 +6,7 @@ mod sys;
 
 use baton_shared::state::ending::SocketState;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -39,7 +39,7 @@ impl SockDiag {
     }
 
     /// The state of the server's socket for this connection.
-    pub(crate) fn socket(&mut self, server: SocketAddrV4, client: SocketAddrV4) -> io::Result<SocketState> {
+    pub(crate) fn socket(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<SocketState> {
         let mut answer = [0u8; 512];
         let length = self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, server, client, &mut answer)?;
         match answer.get(..length).unwrap_or_default() {
@@ -58,7 +58,7 @@ impl SockDiag {
     }
 
     /// Ends the server's socket (`SOCK_DESTROY`; needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).
-    pub(crate) fn destroy(&mut self, server: SocketAddrV4, client: SocketAddrV4) -> io::Result<()> {
+    pub(crate) fn destroy(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<()> {
         let mut answer = [0u8; 512];
         let length = self.ask(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, server, client, &mut answer)?;
         match error_code(answer.get(..length).unwrap_or_default()) {
@@ -71,8 +71,8 @@ impl SockDiag {
         &mut self,
         kind: u16,
         flags: u16,
-        server: SocketAddrV4,
-        client: SocketAddrV4,
+        server: SocketAddr,
+        client: SocketAddr,
         answer: &mut [u8],
     ) -> io::Result<usize> {
         self.sequence = self.sequence.wrapping_add(1);
@@ -87,15 +87,16 @@ impl SockDiag {
     }
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`; both addresses are of one family.
 fn request(
     kind: u16,
     flags: u16,
     sequence: u32,
-    server: SocketAddrV4,
-    client: SocketAddrV4,
+    server: SocketAddr,
+    client: SocketAddr,
 ) -> [u8; REQUEST_BYTES] {
-    let family = u8::try_from(libc::AF_INET).unwrap_or_default();
+    let family = if server.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let family = u8::try_from(family).unwrap_or_default();
     let protocol = u8::try_from(libc::IPPROTO_TCP).unwrap_or_default();
     let mut bytes = [0u8; REQUEST_BYTES];
     let mut at = 0;
@@ -115,10 +116,15 @@ fn request(
     // struct inet_diag_sockid, ports and addresses in network order
     put(&server.port().to_be_bytes());
     put(&client.port().to_be_bytes());
-    put(&server.ip().octets());
-    put(&[0; 12]);
-    put(&client.ip().octets());
-    put(&[0; 12]);
+    for address in [server.ip(), client.ip()] {
+        match address {
+            IpAddr::V4(v4) => {
+                put(&v4.octets());
+                put(&[0; 12]);
+            }
+            IpAddr::V6(v6) => put(&v6.octets()),
+        }
+    }
     put(&0u32.to_ne_bytes()); // any interface
     put(&[0xff; 8]); // INET_DIAG_NOCOOKIE
     bytes
@@ -140,30 +146,36 @@ fn error_code(message: &[u8]) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
 
-    fn v4(address: SocketAddr) -> SocketAddrV4 {
-        match address {
-            SocketAddr::V4(v4) => v4,
-            SocketAddr::V6(_) => panic!("IPv4 asked for"),
+    #[test]
+    fn the_kernel_tells_live_closed_and_unknown_sockets_apart_in_both_families() {
+        for (loopback, stranger) in [("127.0.0.1:0", "127.0.0.9:9"), ("[::1]:0", "[::9]:9")] {
+            let mut diag = SockDiag::open().unwrap();
+            let listener = TcpListener::bind(loopback).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            let (s, c) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
+            assert_eq!(diag.socket(s, c).unwrap(), SocketState::Alive);
+            let stranger = stranger.parse().unwrap();
+            assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "only the listener is there");
+            drop(server);
+            drop(client);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert_eq!(diag.socket(s, c).unwrap(), SocketState::TimeWait);
+            drop(listener);
+            assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "nothing at all is there");
         }
     }
 
     #[test]
-    fn the_kernel_tells_live_closed_and_unknown_sockets_apart() {
+    fn an_ipv4_client_of_a_dual_stack_server_is_found() {
         let mut diag = SockDiag::open().unwrap();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        let (s, c) = (v4(server.local_addr().unwrap()), v4(server.peer_addr().unwrap()));
-        assert_eq!(diag.socket(s, c).unwrap(), SocketState::Alive);
-        let stranger = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), 9);
-        assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "only the listener is there");
-        drop(server);
-        drop(client);
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        assert_eq!(diag.socket(s, c).unwrap(), SocketState::TimeWait);
-        drop(listener);
-        assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "nothing at all is there");
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let _server = listener.accept().unwrap();
+        let s = client.peer_addr().unwrap();
+        assert_eq!(diag.socket(s, client.local_addr().unwrap()).unwrap(), SocketState::Alive);
     }
 }

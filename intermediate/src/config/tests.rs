@@ -155,3 +155,37 @@ fn a_certificate_of_another_name_or_role_is_refused() {
         assert!(found.len() == 1 && found[0].contains("was made for"), "{name}: {found:?}");
     }
 }
+
+#[test]
+fn a_target_has_one_server_of_each_family_at_most() {
+    let with = |servers: &str| PROXY.replace("server = \"127.0.0.1:8081\"", servers);
+    let dual = "server = \"127.0.0.1:8081\"\nserver6 = \"[::1]:8081\"";
+    let spec = load(&with(dual)).unwrap().targets().remove(0);
+    let (v4, v6) = ("127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
+    assert_eq!(spec.servers.for_vip(v4), Some("127.0.0.1:8081".parse().unwrap()));
+    assert_eq!(spec.servers.for_vip(v6), Some("[::1]:8081".parse().unwrap()));
+    for only in ["server = \"[::1]:8081\"", "server6 = \"[::1]:8081\""] {
+        let spec = load(&with(only)).unwrap().targets().remove(0);
+        assert_eq!((spec.servers.for_vip(v4), spec.servers.for_vip(v6).is_some()), (None, true));
+    }
+    for (servers, expected) in [
+        ("", "7:8: target \"t1\" has neither server nor server6"),
+        ("server6 = \"127.0.0.1:8081\"", "8:11: server6 must be an IPv6 address, is 127.0.0.1:8081"),
+        ("server = \"[::1]:80\"\nserver6 = \"[::1]:81\"", "9:11: server is an IPv6 address already"),
+        ("server6 = \"[::]:80\"", "8:11: server must be one host's address"),
+    ] {
+        let found = problems(&with(servers));
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{servers}: {found:?}");
+    }
+}
+
+#[test]
+fn workers_are_bounded_and_half_the_processors_by_default() {
+    let with = |workers: &str| load(&format!("workers = {workers}\n{PROXY}"));
+    assert_eq!(with("3").unwrap().workers(), 3);
+    assert!(load(PROXY).unwrap().workers() >= 1);
+    for wrong in ["0", "257"] {
+        let error = with(wrong).unwrap_err().to_string();
+        assert!(error.contains("1:11: workers must be from 1 to 256"), "{error}");
+    }
+}

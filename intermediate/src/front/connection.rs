@@ -7,10 +7,15 @@ use crate::proxy::{Entry, Peer, ProxyJob};
 use crate::targets::TargetId;
 use baton_shared::http::{RequestHead, with_connection_close};
 use baton_shared::reason::{CloseReason, ProxyReason};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpStream;
+
+/// An address that means nothing without a link's name: the target could not answer it.
+fn is_link_local(client: SocketAddr) -> bool {
+    matches!(client.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
 
 impl Front {
     pub(super) async fn on_connection(
@@ -122,11 +127,11 @@ impl Front {
             (Some(migrator), Mode::Migrate) => migrator,
             _ => return Err(ProxyReason::Disabled),
         };
-        if !client.is_ipv4() {
+        if is_link_local(client) {
             return Err(ProxyReason::AddressFamily);
         }
         head.migration()?;
-        let target = self.targets.pick_connected().ok_or(ProxyReason::NoAgent)?;
+        let target = self.targets.pick_connected(listener.vip)?;
         Ok((migrator, target))
     }
 

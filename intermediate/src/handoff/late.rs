@@ -9,11 +9,9 @@ use std::net::IpAddr;
 /// Payload per packet: no more than any path between the hosts of one site carries.
 const PAYLOAD: usize = 1200;
 
-/// The packets, in order. Empty for other families than IPv4.
+/// The packets, in order.
 pub(super) fn packets(connection: &CapturedConnection, late: &Late) -> Vec<Vec<u8>> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (connection.client.ip(), connection.vip.ip()) else {
-        return Vec::new();
-    };
+    let (client, vip) = (connection.client.ip(), connection.vip.ip());
     let shift = connection.options.window_scale.map_or(0, |scale| scale.client);
     let window = u16::try_from(connection.snd_wnd.checked_shr(shift.into()).unwrap_or(0)).unwrap_or(u16::MAX);
     let mut seq = connection.rcv_nxt;
@@ -24,7 +22,13 @@ pub(super) fn packets(connection: &CapturedConnection, late: &Late) -> Vec<Vec<u
     let last = chunks.len().saturating_sub(1);
     let mut packets = Vec::with_capacity(chunks.len());
     for (n, chunk) in chunks.into_iter().enumerate() {
-        let mut builder = PacketBuilder::ipv4(source.octets(), destination.octets(), 64)
+        let ip = match (client, vip) {
+            (IpAddr::V4(client), IpAddr::V4(vip)) => PacketBuilder::ipv4(client.octets(), vip.octets(), 64),
+            (IpAddr::V6(client), IpAddr::V6(vip)) => PacketBuilder::ipv6(client.octets(), vip.octets(), 64),
+            // No connection has two families.
+            _ => return packets,
+        };
+        let mut builder = ip
             .tcp(connection.client.port(), connection.vip.port(), seq.raw(), window)
             .ack(connection.snd_nxt.raw());
         if n == last {
@@ -61,10 +65,13 @@ mod tests {
     use baton_shared::seq::Seq;
     use etherparse::{SlicedPacket, TransportSlice};
 
-    fn connection() -> CapturedConnection {
+    const ENDS: [(&str, &str); 2] =
+        [("10.0.0.1:1000", "10.0.0.2:80"), ("[2001:db8::1]:1000", "[2001:db8::2]:80")];
+
+    fn connection((client, vip): (&str, &str)) -> CapturedConnection {
         CapturedConnection {
-            client: "10.0.0.1:1000".parse().unwrap(),
-            vip: "10.0.0.2:80".parse().unwrap(),
+            client: client.parse().unwrap(),
+            vip: vip.parse().unwrap(),
             rcv_nxt: Seq::new(u32::MAX - 9),
             snd_nxt: Seq::new(500),
             snd_wnd: 1000,
@@ -84,8 +91,8 @@ mod tests {
         }
     }
 
-    fn sent(late: &Late) -> Vec<(u32, usize, bool)> {
-        packets(&connection(), late)
+    fn sent(ends: (&str, &str), late: &Late) -> Vec<(u32, usize, bool)> {
+        packets(&connection(ends), late)
             .iter()
             .map(|bytes| {
                 let packet = SlicedPacket::from_ip(bytes).unwrap();
@@ -101,8 +108,10 @@ mod tests {
         let long = Late { bytes: vec![7; PAYLOAD + 5], fin: true };
         let first = u32::MAX - 9;
         let second = first.wrapping_add(u32::try_from(PAYLOAD).unwrap());
-        assert_eq!(sent(&long), [(first, PAYLOAD, false), (second, 5, true)]);
-        assert_eq!(sent(&Late { bytes: Vec::new(), fin: true }), [(first, 0, true)]);
-        assert_eq!(sent(&Late { bytes: vec![1], fin: false }), [(first, 1, false)]);
+        for ends in ENDS {
+            assert_eq!(sent(ends, &long), [(first, PAYLOAD, false), (second, 5, true)]);
+            assert_eq!(sent(ends, &Late { bytes: Vec::new(), fin: true }), [(first, 0, true)]);
+            assert_eq!(sent(ends, &Late { bytes: vec![1], fin: false }), [(first, 1, false)]);
+        }
     }
 }

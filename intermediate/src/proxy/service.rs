@@ -153,8 +153,7 @@ impl Session {
         }
         let bad = |_| Verdict::bad("the request cannot be passed on");
         if !parts.headers.contains_key(header::HOST) {
-            let server = upstream.target().and_then(|id| self.front.targets.get(id)).map(|t| t.spec.server);
-            let host = match (parts.uri.authority(), server) {
+            let host = match (parts.uri.authority(), upstream.server()) {
                 (Some(authority), _) => authority.to_string(),
                 (None, Some(server)) => server.to_string(),
                 (None, None) => String::new(),

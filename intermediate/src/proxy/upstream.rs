@@ -47,17 +47,23 @@ impl UpstreamError {
 pub(super) struct Upstream {
     sender: Option<SendRequest<RequestBody>>,
     target: Option<TargetId>,
+    server: Option<SocketAddr>,
 }
 
 impl Upstream {
     /// `first`: the target to try first, if it is known.
     pub(super) fn new(first: Option<TargetId>) -> Self {
-        Upstream { sender: None, target: first }
+        Upstream { sender: None, target: first, server: None }
     }
 
     /// The target that is, or was last, connected.
     pub(super) fn target(&self) -> Option<TargetId> {
         self.target
+    }
+
+    /// The server's address on it.
+    pub(super) fn server(&self) -> Option<SocketAddr> {
+        self.server
     }
 
     /// Makes sure that there is a connection. A server that cannot be reached has seen nothing of the request, so
@@ -70,13 +76,14 @@ impl Upstream {
         }
         self.sender = None;
         let first = self.target.or_else(|| targets.pick_any()).ok_or(UpstreamError::NoTarget)?;
-        let servers: Vec<_> = targets.iter().map(|(id, target)| (id, target.spec.server)).collect();
-        let (before, after) = servers.split_at(first.0.min(servers.len()));
-        for (id, server) in after.iter().chain(before) {
-            match connect(*server, CONNECT.min(limit)).await {
+        let all = || targets.iter().flat_map(|(id, t)| t.spec.servers.iter().map(move |server| (id, server)));
+        let (after, before) = (all().filter(|(id, _)| *id >= first), all().filter(|(id, _)| *id < first));
+        for (id, server) in after.chain(before) {
+            match connect(server, CONNECT.min(limit)).await {
                 Ok(sender) => {
                     self.sender = Some(sender);
-                    self.target = Some(*id);
+                    self.target = Some(id);
+                    self.server = Some(server);
                     return Ok(());
                 }
                 Err(e) => tracing::debug!(%server, "cannot reach the server: {e}"),

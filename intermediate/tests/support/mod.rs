@@ -20,7 +20,7 @@ use intermediate::front::{
 };
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
-use intermediate::targets::{TargetSpec, Targets};
+use intermediate::targets::{Servers, TargetSpec, Targets};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl Bed {
     pub fn start(limits: FrontLimits, servers: &[SocketAddr]) -> Bed {
         let spec = |(n, server): (usize, &SocketAddr)| TargetSpec {
             name: format!("target{n}"),
-            server: *server,
+            servers: Servers::new([*server]),
             agent: "127.0.0.1:1".parse().unwrap(),
         };
         let front = Arc::new(Front {

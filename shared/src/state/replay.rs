@@ -44,8 +44,10 @@ const RESEND_NS: u64 = 20_000_000;
 const RESEND_MAX_NS: u64 = 1_000_000_000;
 /// The largest packet injected, bytes: the TUN's MTU.
 const PACKET_BYTES: u32 = 1500;
-/// IPv4 and TCP headers without options, bytes.
-const HEADER_BYTES: u32 = 40;
+/// IP and TCP headers without options, bytes.
+const fn header_bytes(server: &SocketAddr) -> u32 {
+    if server.is_ipv4() { 40 } else { 60 }
+}
 /// The timestamp option with its two NOPs, bytes (RFC 7323, appendix A).
 const TIMESTAMP_BYTES: u32 = 12;
 /// The MSS of a peer that names none (RFC 9293, section 3.7.1), bytes.
@@ -227,7 +229,8 @@ impl Replay {
         self.server_isn = reply.seq;
         self.server_tsval = reply.timestamps.map_or(0, |(value, _)| value);
         let options = if self.handoff.connection.options.timestamps { TIMESTAMP_BYTES } else { 0 };
-        let mss = u32::from(reply.mss.unwrap_or(DEFAULT_MSS)).min(PACKET_BYTES - HEADER_BYTES);
+        let room = PACKET_BYTES - header_bytes(&self.handoff.server);
+        let mss = u32::from(reply.mss.unwrap_or(DEFAULT_MSS)).min(room);
         self.payload_bytes = mss.saturating_sub(options).max(1);
         // The window of a SYN-ACK is never scaled (RFC 7323, section 2.2).
         self.right_edge = u32::from(reply.window);

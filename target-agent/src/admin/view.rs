@@ -8,7 +8,7 @@ use baton_shared::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
 use baton_shared::state::replay::{Phase, Replay};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How many slots are looked at under one lock.
@@ -21,9 +21,9 @@ pub(crate) struct FlowView {
     pub(crate) id: String,
     generation: u32,
     pub(crate) state: &'static str,
-    pub(crate) client: SocketAddrV4,
+    pub(crate) client: SocketAddr,
     vip: SocketAddr,
-    pub(crate) server: SocketAddrV4,
+    pub(crate) server: SocketAddr,
     intermediate: String,
     /// Unix time, ms.
     started: u64,
@@ -85,9 +85,9 @@ fn view(shared: &Shared, clock: &Clock, flow: &Flow, record: &FlowRecord) -> Flo
         id: hex(flow.who.1.flow_id),
         generation: flow.who.1.generation,
         state: FlowState::from_raw(record.state).name(),
-        client: flow.ends.client,
+        client: flow.ends.client(),
         vip: flow.vip,
-        server: flow.ends.server,
+        server: flow.ends.server(),
         intermediate: intermediate(shared, flow.who.0),
         started: clock.unix_ms(flow.received_ns),
         age_ms: clock.ms_since(flow.received_ns),
@@ -139,7 +139,7 @@ pub(crate) fn targets(shared: &Shared) -> Value {
             let name = intermediate(shared, peer);
             let count = live
                 .iter()
-                .filter(|f| f.vip == vip && SocketAddr::V4(f.server) == server && f.intermediate == name)
+                .filter(|f| f.vip == vip && f.server == server && f.intermediate == name)
                 .count();
             json!({ "name": shared.policy.node, "server": server, "vip": vip, "intermediate": name, "flows": count })
         })
@@ -171,9 +171,9 @@ pub(crate) fn migrations(shared: &Shared) -> Vec<Value> {
             json!({
                 "id": hex(entry.who.1.flow_id),
                 "generation": entry.who.1.generation,
-                "client": entry.ends.client,
+                "client": entry.ends.client(),
                 "vip": entry.vip,
-                "server": entry.ends.server,
+                "server": entry.ends.server(),
                 "intermediate": intermediate(shared, entry.who.0),
                 "at": clock.unix_ms(entry.received_ns),
                 "outcome": if entry.refused.is_some() { "refused" } else { "migrated" },

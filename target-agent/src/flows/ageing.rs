@@ -36,7 +36,7 @@ impl Engine {
                 continue;
             }
             let Some(ends) = table.get(slot).map(|flow| flow.ends) else { continue };
-            match self.diag.socket(ends.server, ends.client) {
+            match self.diag.socket(ends.server(), ends.client()) {
                 Ok(socket) => self.judge(table, slot, socket, now),
                 Err(e) => tracing::error!("sock_diag: {e}"),
             }
@@ -109,10 +109,10 @@ impl Engine {
         if let Err(e) = self.inject_reset(ends, plane.slots().read(slot).note_ack) {
             tracing::warn!("write to the TUN: {e}");
         }
-        if matches!(self.diag.socket(ends.server, ends.client), Ok(SocketState::Alive))
-            && let Err(e) = self.diag.destroy(ends.server, ends.client)
+        if matches!(self.diag.socket(ends.server(), ends.client()), Ok(SocketState::Alive))
+            && let Err(e) = self.diag.destroy(ends.server(), ends.client())
         {
-            tracing::warn!(client = %ends.client, server = %ends.server, "cannot end the server's socket: {e}");
+            tracing::warn!(client = %ends.client(), server = %ends.server(), "cannot end the server's socket: {e}");
         }
     }
 

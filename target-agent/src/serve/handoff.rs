@@ -11,15 +11,14 @@ use baton_shared::reason::Refusal;
 use baton_shared::record::{FLAG_FED, FlowKey, FlowRecord, FlowState, NOTE_RST};
 use baton_shared::state::ending::SocketState;
 use baton_shared::state::replay::{Answer, Phase, Replay, ServerReply, flag};
-use std::net::IpAddr;
 
 /// The key of a flow in the target's map: as seen on the uplink's egress.
 pub(crate) fn key(ends: Ends) -> FlowKey {
     FlowKey {
-        remote: IpWords::from(IpAddr::V4(*ends.client.ip())),
-        local: IpWords::from(IpAddr::V4(*ends.server.ip())),
-        remote_port: PortWord::new(ends.client.port()),
-        local_port: PortWord::new(ends.server.port()),
+        remote: IpWords::from(ends.client().ip()),
+        local: IpWords::from(ends.server().ip()),
+        remote_port: PortWord::new(ends.client().port()),
+        local_port: PortWord::new(ends.server().port()),
     }
 }
 
@@ -68,7 +67,8 @@ impl Engine {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        let ends = Ends::new(client, server).filter(|_| vip.is_ipv4()).ok_or(Refusal::Unsupported)?;
+        let one_family = vip.is_ipv4() == server.is_ipv4();
+        let ends = Ends::new(client, server).filter(|_| one_family).ok_or(Refusal::Unsupported)?;
         let key = key(ends);
         let snd_nxt = connection.snd_nxt.raw();
         let replay = Box::new(Replay::new(handoff, now));
@@ -147,7 +147,7 @@ impl Engine {
             return false;
         }
         if flow.end.is_none() {
-            match self.diag.socket(ends.server, ends.client) {
+            match self.diag.socket(ends.server(), ends.client()) {
                 Ok(socket) => self.judge(table, old, socket, now),
                 Err(e) => tracing::error!("sock_diag: {e}"),
             }
@@ -169,10 +169,10 @@ impl Engine {
         let stranger = reply.flags & (flag::SYN | flag::RST) == 0;
         if stranger
             && replay.phase() == Phase::SynSent
-            && matches!(self.diag.socket(ends.server, ends.client), Ok(SocketState::Alive))
+            && matches!(self.diag.socket(ends.server(), ends.client()), Ok(SocketState::Alive))
         {
             // A connection of the client's past the VIP holds this 4-tuple: it is not ours to reset.
-            tracing::warn!(client = %ends.client, server = %ends.server, %vip, "4-tuple in use past the VIP");
+            tracing::warn!(client = %ends.client(), server = %ends.server(), %vip, "4-tuple in use past the VIP");
             replay.withdraw(Refusal::Duplicate, now);
         } else if let Some(translation) = replay.on_reply(reply, now) {
             let slots = self.shared.plane.slots();

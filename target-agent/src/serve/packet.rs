@@ -1,27 +1,39 @@
-//! Segments to bytes and back: IPv4 packets as the TUN carries them.
+//! Segments to bytes and back: IP packets as the TUN carries them.
 
 use baton_shared::seq::Seq;
 use baton_shared::state::replay::{SegmentOptions, SegmentToSend, ServerReply, flag};
-use etherparse::{IpNumber, Ipv4Header, Ipv4HeaderSlice, TcpHeader, TcpOptionElement, TcpSlice};
+use etherparse::{
+    IpNumber, IpSlice, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, TcpOptionElement, TcpSlice,
+};
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-/// Who sends to whom in the packets the agent injects.
+/// Hops left to what is injected: it goes to the local stack only.
+const HOP_LIMIT: u8 = 64;
+
+/// Who sends to whom in the packets the agent injects; both of one address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ends {
     /// The client, the source.
-    pub(crate) client: SocketAddrV4,
+    client: SocketAddr,
     /// The server, the destination.
-    pub(crate) server: SocketAddrV4,
+    server: SocketAddr,
 }
 
 impl Ends {
-    /// `None` unless both are IPv4.
+    /// `None` unless both are of one address family.
     pub(crate) fn new(client: SocketAddr, server: SocketAddr) -> Option<Self> {
-        match (client, server) {
-            (SocketAddr::V4(client), SocketAddr::V4(server)) => Some(Ends { client, server }),
-            _ => None,
-        }
+        (client.is_ipv4() == server.is_ipv4()).then_some(Ends { client, server })
+    }
+
+    /// The client's address and port.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// The server's address and port.
+    pub(crate) fn server(&self) -> SocketAddr {
+        self.server
     }
 }
 
@@ -43,15 +55,35 @@ pub(crate) fn build(
     tcp.cwr = segment.flags & flag::CWR != 0;
     set_options(&mut tcp, segment.options)?;
 
-    let (source, destination) = (ends.client.ip().octets(), ends.server.ip().octets());
     let length = u16::try_from(tcp.header_len() + payload.len()).map_err(io::Error::other)?;
-    let mut ip = Ipv4Header::new(length, 64, IpNumber::TCP, source, destination).map_err(io::Error::other)?;
-    ip.dont_fragment = true;
-    ip.header_checksum = ip.calc_header_checksum();
-    tcp.checksum = tcp.calc_checksum_ipv4_raw(source, destination, payload).map_err(io::Error::other)?;
-
     packet.clear();
-    packet.extend_from_slice(&ip.to_bytes());
+    match (ends.client.ip(), ends.server.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let (source, destination) = (source.octets(), destination.octets());
+            let mut ip = Ipv4Header::new(length, HOP_LIMIT, IpNumber::TCP, source, destination)
+                .map_err(io::Error::other)?;
+            ip.dont_fragment = true;
+            ip.header_checksum = ip.calc_header_checksum();
+            tcp.checksum =
+                tcp.calc_checksum_ipv4_raw(source, destination, payload).map_err(io::Error::other)?;
+            packet.extend_from_slice(&ip.to_bytes());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let ip = Ipv6Header {
+                traffic_class: 0,
+                flow_label: Ipv6FlowLabel::ZERO,
+                payload_length: length,
+                next_header: IpNumber::TCP,
+                hop_limit: HOP_LIMIT,
+                source: source.octets(),
+                destination: destination.octets(),
+            };
+            tcp.checksum = tcp.calc_checksum_ipv6(&ip, payload).map_err(io::Error::other)?;
+            packet.extend_from_slice(&ip.to_bytes());
+        }
+        // `Ends::new` lets none such be.
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    }
     packet.extend_from_slice(&tcp.to_bytes());
     packet.extend_from_slice(payload);
     Ok(())
@@ -79,13 +111,14 @@ fn set_options(tcp: &mut TcpHeader, options: SegmentOptions) -> io::Result<()> {
 }
 
 /// Reads what the server's kernel sent to a client: who, and the facts of the segment. `None` if it is not a
-/// whole IPv4 TCP segment.
+/// whole TCP segment.
 pub(crate) fn parse(packet: &[u8]) -> Option<(Ends, ServerReply)> {
-    let ip = Ipv4HeaderSlice::from_slice(packet).ok()?;
-    if ip.protocol() != IpNumber::TCP || ip.is_fragmenting_payload() {
+    let ip = IpSlice::from_slice(packet).ok()?;
+    let carried = ip.payload();
+    if carried.ip_number != IpNumber::TCP || carried.fragmented {
         return None;
     }
-    let tcp = TcpSlice::from_slice(packet.get(ip.slice().len()..usize::from(ip.total_len()))?).ok()?;
+    let tcp = TcpSlice::from_slice(carried.payload).ok()?;
     let mut reply = ServerReply {
         seq: Seq::new(tcp.sequence_number()),
         ack: Seq::new(tcp.acknowledgment_number()),
@@ -117,8 +150,8 @@ pub(crate) fn parse(packet: &[u8]) -> Option<(Ends, ServerReply)> {
         }
     }
     let ends = Ends {
-        client: SocketAddrV4::new(ip.destination_addr(), tcp.destination_port()),
-        server: SocketAddrV4::new(ip.source_addr(), tcp.source_port()),
+        client: SocketAddr::new(ip.destination_addr(), tcp.destination_port()),
+        server: SocketAddr::new(ip.source_addr(), tcp.source_port()),
     };
     Some((ends, reply))
 }
@@ -127,13 +160,22 @@ pub(crate) fn parse(packet: &[u8]) -> Option<(Ends, ServerReply)> {
 mod tests {
     use super::*;
 
-    fn ends() -> Ends {
-        Ends { client: "10.0.0.1:4000".parse().unwrap(), server: "10.0.1.2:80".parse().unwrap() }
+    fn ends() -> [Ends; 2] {
+        let pair = |client: &str, server: &str| {
+            Ends::new(client.parse().unwrap(), server.parse().unwrap()).unwrap()
+        };
+        [pair("10.0.0.1:4000", "10.0.1.2:80"), pair("[2001:db8::1]:4000", "[2001:db8:1::2]:80")]
+    }
+
+    #[test]
+    fn ends_of_two_families_are_no_connection() {
+        let [v4, v6] = ends();
+        assert!(Ends::new(v4.client, v6.server).is_none() && Ends::new(v6.client, v4.server).is_none());
     }
 
     #[test]
     fn each_combination_of_options_comes_back_from_the_bytes() {
-        for bits in 0..8u8 {
+        for (bits, ends) in (0..8u8).flat_map(|bits| ends().map(|ends| (bits, ends))) {
             let options = SegmentOptions::Syn {
                 mss: 1400,
                 sack: bits & 1 != 0,
@@ -142,10 +184,10 @@ mod tests {
             };
             let segment = SegmentToSend { seq: Seq::new(9), flags: flag::SYN, options, ..Default::default() };
             let mut packet = vec![1, 2, 3];
-            build(ends(), &segment, &[], &mut packet).unwrap();
+            build(ends, &segment, &[], &mut packet).unwrap();
             let (turned, facts) = parse(&packet).unwrap();
             // `parse` is for the other direction: ends come out swapped.
-            assert_eq!((turned.client, turned.server), (ends().server, ends().client));
+            assert_eq!((turned.client, turned.server), (ends.server, ends.client));
             assert_eq!((facts.seq.raw(), facts.flags, facts.mss), (9, flag::SYN, Some(1400)));
             assert_eq!(facts.sack_permitted, bits & 1 != 0);
             assert_eq!(facts.timestamps, (bits & 2 != 0).then_some((77, 0)));
@@ -154,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn data_has_right_checksums() {
+    fn data_has_right_checksums_in_both_families() {
         let segment = SegmentToSend {
             seq: Seq::new(u32::MAX),
             ack: Seq::new(5),
@@ -164,15 +206,26 @@ mod tests {
             payload_from: 0,
             payload_to: 5,
         };
-        let mut packet = Vec::new();
-        build(ends(), &segment, b"hello", &mut packet).unwrap();
-        assert_eq!(packet.len(), 20 + 32 + 5);
-        let ip = Ipv4HeaderSlice::from_slice(&packet).unwrap();
-        assert_eq!(ip.header_checksum(), ip.to_header().calc_header_checksum());
-        let tcp = TcpSlice::from_slice(&packet[20..]).unwrap();
-        assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4(ip.source(), ip.destination()).unwrap());
-        assert_eq!(tcp.payload(), b"hello");
-        assert!(tcp.fin() && tcp.psh() && tcp.ack() && !tcp.syn() && !tcp.rst());
+        for ends in ends() {
+            let mut packet = Vec::new();
+            build(ends, &segment, b"hello", &mut packet).unwrap();
+            let ip = IpSlice::from_slice(&packet).unwrap();
+            let tcp = TcpSlice::from_slice(ip.payload().payload).unwrap();
+            let (header, sum) = match &ip {
+                IpSlice::Ipv4(ip) => {
+                    let header = ip.header();
+                    assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
+                    (20, tcp.calc_checksum_ipv4(header.source(), header.destination()).unwrap())
+                }
+                IpSlice::Ipv6(ip) => {
+                    (40, tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()).unwrap())
+                }
+            };
+            assert_eq!(packet.len(), header + 32 + 5);
+            assert_eq!(tcp.checksum(), sum);
+            assert_eq!(tcp.payload(), b"hello");
+            assert!(tcp.fin() && tcp.psh() && tcp.ack() && !tcp.syn() && !tcp.rst());
+        }
     }
 
     #[test]
@@ -181,9 +234,11 @@ mod tests {
         assert!(parse(&[0x45; 19]).is_none());
         assert!(parse(&[0x60; 60]).is_none());
         let mut packet = Vec::new();
-        build(ends(), &SegmentToSend::default(), b"hello", &mut packet).unwrap();
-        for cut in 0..40 {
-            assert!(parse(&packet[..cut]).is_none(), "{cut}");
+        for ends in ends() {
+            build(ends, &SegmentToSend::default(), b"hello", &mut packet).unwrap();
+            for cut in 0..packet.len() - 5 {
+                assert!(parse(&packet[..cut]).is_none(), "{cut}");
+            }
         }
     }
 }

@@ -1,0 +1,140 @@
+//! Up to the handoff's sending: freeze, drain, capture, send. Nothing here waits.
+
+use super::flight::{Flight, Kept, Lap};
+use super::pending::Told;
+use super::repair::{Captured, Ends, Live};
+use super::{FREEZE_MARGIN, Migrator, StageTimes, Subject};
+use crate::flows::{BeginError, FlowIdentity, Place};
+use crate::hold::HeldFlow;
+use crate::targets::{NotSent, TargetId};
+use baton_shared::control::{Handoff as HandoffMessage, Message};
+use baton_shared::reason::{ProxyReason, Refusal};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+impl Migrator {
+    /// Freeze, drain, capture, send: synchronous, ends with the handoff in the channel's hands.
+    pub(super) fn send_off<'a>(
+        &'a self,
+        stream: TcpStream,
+        ends: Ends,
+        id: TargetId,
+        request: &mut Vec<u8>,
+        subject: &mut Subject,
+        times: &mut StageTimes,
+    ) -> Result<(Flight<'a>, UnboundedReceiver<Told>), Kept> {
+        let keep = |stream, reason| Kept { stream: Some(stream), reason, refusal: None };
+        let Some(target) = self.targets.get(id).filter(|t| t.is_up()) else {
+            return Err(keep(stream, ProxyReason::NoAgent));
+        };
+        let Some(server) = target.spec.servers.for_vip(ends.vip) else {
+            return Err(keep(stream, ProxyReason::AddressFamily));
+        };
+        if request.len() > self.settings.prefetch_bytes {
+            return Err(keep(stream, ProxyReason::PrefetchTooLarge));
+        }
+        // Reads the saved SYN, which needs no freeze.
+        let live = Live::new(stream);
+        let mut lap = Lap::new();
+        let (place, held) = match self.freeze(ends, id, server, &subject.request) {
+            Ok(frozen) => frozen,
+            Err(e) => {
+                tracing::debug!(client = %ends.client, error = %e, "not frozen");
+                return Err(keep(live.into_stream(), proxy_reason(&e)));
+            }
+        };
+        subject.flow_id = Some(place.flow.flow_id);
+        times.freeze = lap.lap();
+
+        let limit = self.settings.prefetch_bytes;
+        let drained = live.drain(request, limit);
+        times.drain = lap.lap();
+        let captured = match drained {
+            Ok(()) => live.capture(ends, request, limit),
+            Err(e) => Err((live, e)),
+        };
+        times.capture = lap.lap();
+        let captured = captured.map_err(|(live, e)| {
+            tracing::debug!(client = %ends.client, reason = %e.reason, detail = %e.detail, "not captured");
+            self.unfreeze(&place, &held);
+            keep(live.into_stream(), e.reason)
+        })?;
+
+        let message = Message::Handoff(Box::new(HandoffMessage {
+            flow: place.flow,
+            deadline_ms: u32::try_from(self.settings.deadline.as_millis()).unwrap_or(u32::MAX),
+            server,
+            connection: captured.connection.clone(),
+            // Kept here too: if the agent refuses, it is proxied.
+            request: request.clone(),
+        }));
+        let told = self.pending.register(place.flow, id);
+        let mut flight = Flight { migrator: self, place, held, captured: Some(captured) };
+        match target.send(message) {
+            Ok(()) => Ok((flight, told)),
+            Err(not_sent) => Err(self.stay(
+                &mut flight,
+                match not_sent {
+                    NotSent::Down => ProxyReason::NoAgent,
+                    NotSent::Busy => ProxyReason::ChannelBusy,
+                },
+                None,
+            )),
+        }
+    }
+
+    /// The client's packets go to the hold queue from here on.
+    fn freeze(
+        &self,
+        ends: Ends,
+        id: TargetId,
+        server: SocketAddr,
+        request: &str,
+    ) -> Result<(Place, Arc<HeldFlow>), BeginError> {
+        let identity = FlowIdentity {
+            client: ends.client,
+            vip: ends.vip,
+            target: id,
+            server,
+            request: request.to_owned(),
+        };
+        // Before the key is in force: no diverted packet may find the queue missing.
+        let held = self.hold.begin(crate::flows::flow_key(ends.client, ends.vip));
+        let freeze = self.settings.freeze.max(self.settings.deadline + FREEZE_MARGIN / 4);
+        match self.flows.begin(identity, freeze) {
+            Ok(place) => Ok((place, held)),
+            Err(e) => {
+                self.hold.release(&held, &[]);
+                Err(e)
+            }
+        }
+    }
+
+    /// The client's packets go to the ordinary stack again, held ones too.
+    pub(super) fn unfreeze(&self, place: &Place, held: &Arc<HeldFlow>) {
+        self.flows.abandon(place.flow);
+        self.hold.release(held, &[]);
+    }
+
+    /// Back to ordinary use: the socket first, so that what is written back finds it awake.
+    pub(super) fn stay(
+        &self,
+        flight: &mut Flight<'_>,
+        reason: ProxyReason,
+        refusal: Option<Refusal>,
+    ) -> Kept {
+        let stream = flight.captured.take().and_then(Captured::resume);
+        self.unfreeze(&flight.place, &flight.held);
+        Kept { stream, reason, refusal }
+    }
+}
+
+fn proxy_reason(error: &BeginError) -> ProxyReason {
+    match error {
+        BeginError::Full => ProxyReason::TableFull,
+        BeginError::Alive(_) => ProxyReason::ConnectionState,
+        BeginError::Os(_) => ProxyReason::CaptureFailed,
+    }
+}
