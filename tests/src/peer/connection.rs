@@ -1,7 +1,7 @@
 //! One connection of the peer, segment by segment.
 
 use super::device::Host;
-use super::watch::Watch;
+use super::watch::{Watch, before};
 use super::wire::{Options, Packet, Segment, Shown, flag};
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
@@ -111,6 +111,36 @@ impl Peer {
         packet
     }
 
+    /// The SYN-ACK if it comes in time; what is left of an older connection before it is passed over.
+    pub fn try_syn_ack(&mut self, within: Duration) -> Option<Packet> {
+        let until = Instant::now() + within;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let packet = self.host.inbox.recv_timeout(left).ok()?.unwrap_or_else(|e| self.fail(&e));
+            self.note('<', &Shown(&packet.segment));
+            if packet.has(flag::SYN | flag::ACK) && packet.segment.ack == self.seq {
+                if let Err(e) = self.watch.received_packet(&packet) {
+                    self.fail(&e);
+                }
+                self.echo = packet.segment.options.timestamps.map_or(0, |(value, _)| value);
+                self.ack = packet.segment.seq.wrapping_add(1);
+                return Some(packet);
+            }
+        }
+    }
+
+    /// Sends the SYN again.
+    pub fn repeat_syn(&mut self, start: &Start) {
+        let syn = Segment {
+            seq: start.isn,
+            flags: flag::SYN,
+            window: start.window,
+            options: start.options.clone(),
+            ..Segment::default()
+        };
+        self.send(&syn);
+    }
+
     /// The host again, for another connection, from the same port if it likes. What was not yet looked at is lost.
     pub fn into_host(self) -> Host {
         while self.host.inbox.try_recv().is_ok() {}
@@ -120,6 +150,11 @@ impl Peer {
     /// What was seen of this connection so far.
     pub fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// The same, to change what is demanded.
+    pub fn watch_mut(&mut self) -> &mut Watch {
+        &mut self.watch
     }
 
     /// The client's address and port.
@@ -148,6 +183,25 @@ impl Peer {
         self.note('>', &Shown(segment));
         self.watch.sent(segment);
         self.host.send(&segment.packet(self.from, self.to));
+    }
+
+    /// Sends a segment that is not this client's word: the watch does not count it, but for the timestamp an answer
+    /// may echo.
+    pub fn forge(&mut self, segment: &Segment) {
+        self.note('!', &Shown(segment));
+        self.host.send(&segment.packet(self.from, self.to));
+    }
+
+    /// Sends a segment with a wrong TCP checksum.
+    ///
+    /// # Panics
+    /// Never: a packet has a checksum.
+    #[expect(clippy::unwrap_used, reason = "a test's support: the panic is the report")]
+    pub fn corrupt(&mut self, segment: &Segment) {
+        self.note('!', &Shown(segment));
+        let mut packet = segment.packet(self.from, self.to);
+        *packet.get_mut(20 + 16).unwrap() ^= 1;
+        self.host.send(&packet);
     }
 
     /// Sends an acknowledgement.
@@ -193,6 +247,20 @@ impl Peer {
     /// Sends a GET in one segment.
     pub fn get(&mut self, path: &str) {
         self.data(request(path).as_bytes());
+    }
+
+    /// Sends data in full segments within the promised window, taking in acknowledgements as they come.
+    ///
+    /// # Panics
+    /// If the window does not open again.
+    pub fn upload(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(1400) {
+            let size = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            while self.watch.promised().wrapping_sub(self.seq).wrapping_sub(size) >= 1 << 31 {
+                self.wait("the window to open", |_| true);
+            }
+            self.data(piece);
+        }
     }
 
     // --- receiving ---
@@ -249,6 +317,19 @@ impl Peer {
             heard.push(packet);
         }
         heard
+    }
+
+    /// The same without repetitions of what is acknowledged: an acknowledgement may have been slow.
+    pub fn listen_for_news(&mut self, time: Duration) -> Vec<Packet> {
+        let mut heard = self.listen(time);
+        heard.retain(|p| p.length() == 0 || before(self.ack, p.segment.seq.wrapping_add(p.length())));
+        heard
+    }
+
+    /// Listens until nothing comes any more: the last acknowledgement has arrived, and so has what the other end sent
+    /// again because it was slow.
+    pub fn settle(&mut self) {
+        while !self.listen(Duration::from_millis(40)).is_empty() {}
     }
 
     /// Receives, and acknowledges whatever comes in order, until so many bytes are there from the first on.

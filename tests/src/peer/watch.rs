@@ -4,7 +4,7 @@
 //! * Timestamps are there if and only if they were agreed on; they never go back (RFC 7323, section 5.3), and what they
 //!   echo was sent.
 //! * The acknowledgement number never goes back and is of something that was sent. The network here keeps the order.
-//! * The right edge of the promised window never moves back by more than rounding.
+//! * The right edge of the promised window never moves back by more than rounding, while there is anything to send.
 //! * Data said twice is the same data; none lies outside the window the client gave, and no segment is longer than its
 //!   maximum.
 //! * After the handshake there is no SYN.
@@ -12,6 +12,9 @@
 use super::wire::{Packet, Segment, flag};
 use std::collections::HashSet;
 use std::net::SocketAddrV4;
+
+/// How much older than the newest packet an overtaken one may be, ms: the unit of Linux's timestamps.
+const OVERTAKEN_MS: u32 = 100;
 
 /// `a` before `b` on the circle of sequence numbers.
 pub fn before(a: u32, b: u32) -> bool {
@@ -34,13 +37,20 @@ pub struct Watch {
     syn_ack: Option<Segment>,
     /// Highest sequence number sent plus length.
     sent_end: u32,
+    /// The number behind the client's FIN, once it is sent.
+    fin_end: Option<u32>,
     tsvals_sent: HashSet<u32>,
     /// Right edge of the window given.
     given: u32,
     /// Newest acknowledgement received.
     acked: u32,
-    /// Right edge of the window promised by the other end.
+    /// Farthest right edge of the windows promised by the other end, and the newest.
+    farthest_edge: u32,
     promised: u32,
+    /// Whether the edge may move back.
+    may_shrink: bool,
+    /// Whether packets may overtake each other a little.
+    may_overtake: bool,
     /// Newest timestamp received.
     tsval: Option<u32>,
     /// What was received, from the first byte of data on; `None` where there is a gap.
@@ -60,10 +70,14 @@ impl Watch {
             syn: syn.clone(),
             syn_ack: None,
             sent_end: syn.seq,
+            fin_end: None,
             tsvals_sent: HashSet::new(),
             given: 0,
             acked: syn.seq,
+            farthest_edge: syn.seq,
             promised: syn.seq,
+            may_shrink: false,
+            may_overtake: false,
             tsval: None,
             stream: Vec::new(),
             whole: 0,
@@ -90,9 +104,20 @@ impl Watch {
         self.syn_ack.as_ref().map(|s| s.seq)
     }
 
-    /// Right edge of the window the other end promised: the first number it does not take.
+    /// Right edge of the window the other end last promised: the first number it does not take.
     pub fn promised(&self) -> u32 {
         self.promised
+    }
+
+    /// From here on the promised window may shrink: the server's buffer is smaller than the intermediate's.
+    pub fn allow_shrinking(&mut self) {
+        self.may_shrink = true;
+    }
+
+    /// From here on packets may overtake each other: the server reads on one CPU, and says how much, while its kernel
+    /// receives on another.
+    pub fn allow_overtaking(&mut self) {
+        self.may_overtake = true;
     }
 
     /// The newest acknowledgement number received.
@@ -128,6 +153,9 @@ impl Watch {
         let fin_syn = u32::from(segment.flags & flag::FIN != 0) + u32::from(segment.flags & flag::SYN != 0);
         let end = segment.seq.wrapping_add(payload).wrapping_add(fin_syn);
         self.sent_end = later(self.sent_end, end);
+        if segment.flags & flag::FIN != 0 {
+            self.fin_end = Some(end);
+        }
         if let Some((value, _)) = segment.options.timestamps {
             self.tsvals_sent.insert(value);
         }
@@ -166,10 +194,12 @@ impl Watch {
             (true, None) => Err(format!("no timestamps: {packet:?}")),
             (false, Some(_)) => Err(format!("timestamps nobody agreed on: {packet:?}")),
             (true, Some((value, echo))) => {
-                if let Some(newest) = self.tsval.filter(|newest| before(value, *newest)) {
+                let newest = self.tsval.unwrap_or(value);
+                let leeway = if self.may_overtake { OVERTAKEN_MS } else { 0 };
+                if before(value.wrapping_add(leeway), newest) {
                     return Err(format!("timestamp before {newest}: {packet:?}"));
                 }
-                self.tsval = Some(value);
+                self.tsval = Some(later(newest, value));
                 if !self.tsvals_sent.contains(&echo) {
                     return Err(format!("echo of a timestamp that was not sent: {packet:?}"));
                 }
@@ -183,6 +213,9 @@ impl Watch {
         if packet.lacks(flag::ACK) {
             return Err(format!("no acknowledgement: {packet:?}"));
         }
+        if before(segment.ack, self.acked) && self.may_overtake {
+            return Ok(());
+        }
         if before(segment.ack, self.acked) {
             return Err(format!("acknowledgement before {}: {packet:?}", self.acked));
         }
@@ -190,17 +223,22 @@ impl Watch {
             return Err(format!("acknowledges what was not sent (up to {}): {packet:?}", self.sent_end));
         }
         self.acked = segment.ack;
+        if Some(segment.ack) == self.fin_end {
+            // There is nothing left to send; TIME_WAIT says some old window.
+            return Ok(());
+        }
         // What a SYN says is never scaled (RFC 7323, section 2.2).
         let shift = if packet.has(flag::SYN) { 0 } else { self.scales().1 };
         let edge = segment.ack.wrapping_add(u32::from(segment.window) << shift);
         let rounding = 1u32 << shift;
-        if before(edge.wrapping_add(rounding), self.promised) {
+        self.promised = edge;
+        if !self.may_shrink && before(edge.wrapping_add(rounding), self.farthest_edge) {
             return Err(format!(
                 "the window's right edge {edge} moved back from {}: {packet:?}",
-                self.promised
+                self.farthest_edge
             ));
         }
-        self.promised = later(self.promised, edge);
+        self.farthest_edge = later(self.farthest_edge, edge);
         Ok(())
     }
 

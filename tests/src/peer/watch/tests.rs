@@ -138,3 +138,20 @@ fn data_must_be_the_same_and_fit() {
     refused(&mut watch, &fin(4), "a second end");
     refused(&mut watch, &packet(data(5, b"x")), "behind the end");
 }
+
+#[test]
+fn what_is_allowed_is_no_more_than_that() {
+    let with = |ack, window, tsval| {
+        packet(Segment { ack, window, options: options(Some((tsval, 8))), ..data(0, b"a") })
+    };
+    let mut watch = connection();
+    watch.allow_shrinking();
+    watch.received_packet(&with(111, 500, MS)).unwrap();
+    watch.received_packet(&with(111, 100, MS)).unwrap();
+    assert_eq!(watch.promised(), 111 + 400);
+    refused(&mut watch, &with(110, 500, MS), "acknowledgement before");
+    watch.allow_overtaking();
+    watch.received_packet(&with(110, 500, MS - 1)).unwrap();
+    assert_eq!((watch.acked(), watch.promised()), (111, 111 + 400), "an overtaken one changes nothing");
+    refused(&mut watch, &with(111, 500, MS - OVERTAKEN_MS - 1), "timestamp before");
+}

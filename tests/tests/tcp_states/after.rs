@@ -1,0 +1,285 @@
+//! A migrated connection in use: losses, windows, probes, odd segments. What the client does not acknowledge the
+//! server's kernel must send again through the translation.
+
+use crate::place::{Place, Row};
+use crate::rows;
+use baton_tests::peer::{Options, Packet, Peer, Start, flag, request};
+use netns_lab::plan::VIP;
+use std::time::Duration;
+
+pub(crate) const ROWS: &[Row] = rows![
+    request_sent_again,
+    overlapping_requests,
+    request_out_of_order,
+    request_byte_by_byte,
+    duplicates_are_reported_by_sack,
+    keepalive_probes,
+    lost_segment_with_sack,
+    lost_segment_without_sack,
+    nothing_acknowledged,
+    acknowledgements_held_back,
+    one_acknowledgement_lost,
+    zero_window_and_persist,
+    zero_window_and_nobody_asks,
+    window_of_one_byte,
+    push_and_padding_and_no_data,
+];
+
+/// A connection that was migrated with a request for 1k, answered.
+fn migrated(place: &Place, start: &Start) -> Peer {
+    let mut peer = place.open(start);
+    place.fetch(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    peer
+}
+
+fn request_sent_again(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let first = peer.data_segment(request("/1k").as_bytes());
+    peer.send(&first);
+    place.expect_file(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    // The answer to it is an acknowledgement, not another 1k.
+    peer.send(&first);
+    let answer = peer.wait("an acknowledgement", |p| p.length() == 0);
+    assert_eq!(answer.segment.ack, peer.seq);
+    assert_eq!(peer.listen_for_news(Duration::from_millis(100)), []);
+    place.fetch(&mut peer, "10k");
+    place.close(&mut peer);
+}
+
+fn overlapping_requests(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    let text = request("/10k");
+    let from = peer.seq;
+    let all = peer.data_segment(text.as_bytes());
+    for range in [0..20, 10..30, 5..25, 28..text.len() - 1, 0..text.len()] {
+        let mut piece = all.clone();
+        piece.seq = from.wrapping_add(range.start as u32);
+        piece.payload = text.as_bytes()[range].to_vec();
+        peer.send(&piece);
+    }
+    place.expect_file(&mut peer, "10k");
+    place.fetch(&mut peer, "1k");
+    place.close(&mut peer);
+}
+
+fn request_out_of_order(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    let text = request("/10k");
+    let pieces: Vec<_> = text.as_bytes().chunks(16).map(|piece| peer.data_segment(piece)).collect();
+    let from = pieces[0].seq;
+    // All but the first: the server says what it has.
+    for piece in &pieces[1..] {
+        peer.send(piece);
+    }
+    let end = peer.seq;
+    peer.wait("a block for all of it", |p| {
+        p.segment.options.sack.first() == Some(&(from.wrapping_add(16), end))
+    });
+    peer.send(&pieces[0]);
+    place.expect_file(&mut peer, "10k");
+    place.close(&mut peer);
+}
+
+fn request_byte_by_byte(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    for byte in request("/1k").as_bytes() {
+        peer.data(&[*byte]);
+    }
+    place.expect_file(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    for byte in request("/10k").as_bytes() {
+        peer.data(&[*byte]);
+    }
+    place.expect_file(&mut peer, "10k");
+    place.close(&mut peer);
+}
+
+fn duplicates_are_reported_by_sack(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    let again = peer.data_segment(request("/1k").as_bytes());
+    peer.send(&again);
+    place.expect_file(&mut peer, "1k");
+    peer.send(&again);
+    // RFC 2883: the block below the acknowledgement is what came twice.
+    let answer = peer.wait("the acknowledgement", |p| p.length() == 0);
+    assert_eq!(answer.segment.options.sack, [(again.seq, peer.seq)]);
+    place.close(&mut peer);
+}
+
+fn keepalive_probes(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    for garbage in [&b""[..], b"x"] {
+        let mut probe = peer.segment();
+        probe.seq = probe.seq.wrapping_sub(1);
+        probe.payload = garbage.to_vec();
+        peer.send(&probe);
+        let answer = peer.wait("the answer to the probe", |p| p.length() == 0);
+        assert_eq!((answer.segment.seq, answer.segment.ack), (peer.watch().next_expected(), peer.seq));
+        // The kernel answers such segments at most every half second (net.ipv4.tcp_invalid_ratelimit).
+        std::thread::sleep(Duration::from_millis(600));
+    }
+    place.fetch(&mut peer, "10k");
+    place.close(&mut peer);
+}
+
+/// Asks for 100k and takes so many segments of the answer without acknowledging any.
+fn some_segments(peer: &mut Peer, count: usize) -> Vec<Packet> {
+    peer.get("/100k");
+    (0..count).map(|_| peer.wait("data", |p| p.length() > 0)).collect()
+}
+
+fn lost_segment_with_sack(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    let got = some_segments(&mut peer, 8);
+    // The second one was "lost": the others are acknowledged selectively, one by one.
+    let (lost, rest) = (&got[1], &got[2..]);
+    peer.ack = lost.segment.seq;
+    let left = rest[0].segment.seq;
+    for packet in rest {
+        let mut block = peer.segment();
+        block.options.sack = vec![(left, packet.segment.seq.wrapping_add(packet.length()))];
+        peer.send(&block);
+    }
+    // Exactly the hole is sent again, though what lies behind it was not acknowledged by number.
+    let end = rest[rest.len() - 1].segment.seq.wrapping_add(rest[rest.len() - 1].length());
+    let again = peer.wait("what was lost", |p| {
+        assert!(
+            p.length() == 0 || p.segment.seq == lost.segment.seq || p.segment.seq.wrapping_sub(end) < 1 << 31,
+            "sent again although selectively acknowledged: {p:?}"
+        );
+        p.segment.seq == lost.segment.seq && p.length() > 0
+    });
+    assert_eq!(again.segment.payload, lost.segment.payload);
+    peer.ack = peer.watch().next_expected();
+    peer.acknowledge();
+    place.expect_file(&mut peer, "100k");
+    place.close(&mut peer);
+}
+
+fn lost_segment_without_sack(place: &Place) {
+    let start =
+        Start { options: Options { sack_permitted: false, ..Start::default().options }, ..Start::default() };
+    let mut peer = migrated(place, &start);
+    let got = some_segments(&mut peer, 8);
+    let lost = &got[1];
+    peer.ack = lost.segment.seq;
+    for _ in &got[2..] {
+        peer.acknowledge();
+    }
+    let again = peer.wait("what was lost", |p| p.segment.seq == lost.segment.seq && p.length() > 0);
+    assert_eq!(again.segment.payload, lost.segment.payload);
+    peer.ack = peer.watch().next_expected();
+    peer.acknowledge();
+    place.expect_file(&mut peer, "100k");
+    place.close(&mut peer);
+}
+
+fn nothing_acknowledged(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    let first = peer.watch().next_expected();
+    some_segments(&mut peer, 3);
+    // The watch compares what is sent twice.
+    for _ in 0..2 {
+        peer.wait("the first segment again", |p| p.segment.seq == first && p.length() > 0);
+    }
+    peer.ack = peer.watch().next_expected();
+    peer.acknowledge();
+    place.expect_file(&mut peer, "100k");
+    place.close(&mut peer);
+}
+
+fn acknowledgements_held_back(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    let got = some_segments(&mut peer, 6);
+    // One for all, in the middle of the fourth segment, and then one for the rest.
+    peer.ack = got[3].segment.seq.wrapping_add(100);
+    peer.acknowledge();
+    peer.ack = peer.watch().next_expected();
+    peer.acknowledge();
+    place.expect_file(&mut peer, "100k");
+    place.close(&mut peer);
+}
+
+fn one_acknowledgement_lost(place: &Place) {
+    // The handshake's last one: the request, which acknowledges as much, makes up for it, and the answer is
+    // acknowledged with the next request only.
+    let mut peer = Peer::dial(place.device.host(), VIP, &Start::default());
+    peer.syn_ack();
+    peer.get("/1k");
+    peer.wait("the answer", |p| p.length() > 0);
+    peer.ack = peer.watch().next_expected();
+    peer.get("/10k");
+    place.expect_file(&mut peer, "1k");
+    place.expect_file(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn zero_window_and_persist(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    some_segments(&mut peer, 4);
+    let open = std::mem::take(&mut peer.window);
+    // What was under way arrives; then the window is closed.
+    peer.listen(Duration::from_millis(50));
+    peer.ack = peer.watch().next_expected();
+    peer.acknowledge();
+    for _ in 0..2 {
+        let probe = peer.wait("a window probe", |_| true);
+        assert!(probe.segment.seq.wrapping_add(1) == peer.ack, "below what was acknowledged: {probe:?}");
+        peer.acknowledge();
+    }
+    peer.window = open;
+    peer.acknowledge();
+    place.expect_file(&mut peer, "100k");
+    place.close(&mut peer);
+}
+
+fn zero_window_and_nobody_asks(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    some_segments(&mut peer, 4);
+    let open = std::mem::take(&mut peer.window);
+    peer.listen(Duration::from_millis(50));
+    peer.ack = peer.watch().next_expected();
+    peer.acknowledge();
+    // The update is lost: the probe's answer says it again.
+    peer.window = open;
+    peer.wait("a window probe", |_| true);
+    peer.acknowledge();
+    place.expect_file(&mut peer, "100k");
+    place.close(&mut peer);
+}
+
+fn window_of_one_byte(place: &Place) {
+    let options = Options { window_scale: None, ..Start::default().options };
+    let mut peer = place.open(&Start { window: 1, options, ..Start::default() });
+    peer.get("/1k");
+    for _ in 0..3 {
+        let bytes = peer.watch().contiguous();
+        peer.wait("a byte", |p| p.length() == 1);
+        assert_eq!(peer.watch().contiguous(), bytes + 1);
+        peer.ack = peer.watch().next_expected();
+        peer.acknowledge();
+    }
+    peer.window = 60_000;
+    peer.acknowledge();
+    place.expect_file(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn push_and_padding_and_no_data(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    // Options padded to the longest header there is, no PSH, and empty segments with it.
+    for (flags, payload) in
+        [(flag::ACK | flag::PSH, ""), (flag::ACK, "GET /10k HTTP/1.1\r\n"), (flag::ACK, "Host: lab\r\n\r\n")]
+    {
+        let mut segment = peer.data_segment(payload.as_bytes());
+        segment.flags = flags;
+        segment.options.raw = vec![1; 28];
+        peer.send(&segment);
+    }
+    place.expect_file(&mut peer, "10k");
+    place.close(&mut peer);
+}

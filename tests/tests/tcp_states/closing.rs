@@ -1,0 +1,301 @@
+//! Ends of connections: who closes first, resets, what lingers, ports used again. The row plays the server too.
+
+use crate::place::{DIRECT, Place, Row};
+use crate::rows;
+use crate::server::head;
+use baton_tests::peer::{PATIENCE, Peer, Start, flag};
+use netns_lab::plan::VIP;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+pub(crate) const ROWS: &[Row] = rows![
+    client_closes_first,
+    server_closes_first,
+    server_closes_with_its_last_data,
+    both_close_at_once,
+    server_closes_its_direction_only,
+    client_closes_its_direction_only,
+    fin_again_after_the_server_closed_first,
+    fin_again_after_the_client_closed_first,
+    server_resets_in_mid_response,
+    server_closes_with_data_unread,
+    client_resets_in_mid_response,
+    client_resets_right_after_the_commit,
+    fin_of_the_server_sent_again,
+    port_again_after_the_client_closed_first,
+    port_again_after_the_server_closed_first,
+    port_again_after_both_closed_at_once,
+    port_again_after_a_reset_by_the_server,
+    port_again_after_a_reset_by_the_client,
+];
+
+/// A connection with its answered request; both ends.
+fn answered(place: &Place) -> (Peer, crate::server::Accepted) {
+    let mut peer = place.open(&Start::default());
+    peer.get("/any");
+    let mut server = place.server().accept(&peer);
+    assert!(server.request().starts_with("GET /any HTTP/1.1\r\n"));
+    server.answer(b"answer");
+    assert_eq!(peer.response(), (200, b"answer".to_vec()));
+    place.expect_migrated(&peer);
+    (peer, server)
+}
+
+fn client_closes_first(place: &Place) {
+    let (mut peer, mut server) = answered(place);
+    peer.fin(b"");
+    assert_eq!(server.read_to_end(), b"");
+    drop(server);
+    peer.receive_end();
+    assert_eq!(peer.watch().acked(), peer.seq);
+    assert_eq!(peer.listen_for_news(Duration::from_millis(300)), [], "nothing follows the end");
+}
+
+fn server_closes_first(place: &Place) {
+    let (mut peer, server) = answered(place);
+    drop(server);
+    peer.receive_end();
+    peer.fin(b"");
+    peer.wait_acknowledged();
+    assert_eq!(peer.listen_for_news(Duration::from_millis(300)), [], "nothing follows the end");
+}
+
+fn server_closes_with_its_last_data(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    peer.get("/any");
+    let mut server = place.server().accept(&peer);
+    server.request();
+    // Held together, so that the FIN is on the data.
+    server.socket.set_nodelay(false).unwrap();
+    server.write(b"HTTP/1.1 200 OK\r\n\r\n");
+    server.write(&[7; 5000]);
+    drop(server);
+    peer.receive_end();
+    assert_eq!(peer.watch().contiguous(), 19 + 5000);
+    peer.fin(b"");
+    peer.wait_acknowledged();
+}
+
+fn both_close_at_once(place: &Place) {
+    let (mut peer, server) = answered(place);
+    server.socket.shutdown(Shutdown::Write).unwrap();
+    // Its FIN is out; ours does not acknowledge it (RFC 9293, figure 13).
+    let theirs = peer.wait("the server's FIN", |p| p.has(flag::FIN));
+    assert_eq!(theirs.segment.ack, peer.seq);
+    peer.fin(b"");
+    peer.wait_acknowledged();
+    peer.ack = peer.watch().next_expected();
+    peer.acknowledge();
+    assert_eq!(peer.listen_for_news(Duration::from_millis(300)), [], "nothing follows the end");
+}
+
+fn server_closes_its_direction_only(place: &Place) {
+    let (mut peer, mut server) = answered(place);
+    server.socket.shutdown(Shutdown::Write).unwrap();
+    peer.receive_end();
+    let more = vec![9; 20_000];
+    peer.watch_mut().allow_overtaking();
+    peer.upload(&more);
+    assert!(server.read(more.len()) == more);
+    peer.fin(b"");
+    assert_eq!(server.read_to_end(), b"");
+    peer.wait_acknowledged();
+}
+
+fn client_closes_its_direction_only(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    peer.fin(b"GET /any HTTP/1.1\r\nHost: lab\r\n\r\n");
+    let mut server = place.server().accept(&peer);
+    server.request();
+    assert_eq!(server.read_to_end(), b"");
+    // The server takes its time, and pauses in between.
+    std::thread::sleep(Duration::from_millis(300));
+    server.write(head(60_000).as_bytes());
+    server.write(&[1; 30_000]);
+    std::thread::sleep(Duration::from_millis(300));
+    server.write(&[1; 30_000]);
+    drop(server);
+    assert_eq!(peer.response(), (200, vec![1; 60_000]));
+    peer.receive_end();
+    place.expect_migrated(&peer);
+}
+
+/// What comes back for a FIN said again after the end, in both ways of reaching the server: flags and numbers.
+fn fin_again(place: &Place, client_first: bool) {
+    let mut answers = Vec::new();
+    for to in [DIRECT, VIP] {
+        let mut peer = Peer::open(place.device.host(), to, &Start::default());
+        peer.get("/any");
+        let mut server = place.server().accept(&peer);
+        server.request();
+        if client_first {
+            let fin = peer.fin_segment(b"");
+            peer.send(&fin);
+            server.read_to_end();
+            drop(server);
+            peer.receive_end();
+        } else {
+            drop(server);
+            peer.receive_end();
+            peer.fin(b"");
+            peer.wait_acknowledged();
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let isn = peer.watch().peer_isn().unwrap();
+        let mut again = peer.segment();
+        again.seq = again.seq.wrapping_sub(1);
+        again.flags |= flag::FIN;
+        peer.send(&again);
+        let heard = peer.listen(Duration::from_millis(200));
+        let said =
+            |p: &baton_tests::peer::Packet| (p.segment.flags, p.segment.seq.wrapping_sub(isn), p.segment.ack);
+        answers.push(heard.iter().map(said).collect::<Vec<_>>());
+    }
+    assert_eq!(answers[0].len(), 1, "the server's kernel answers: {answers:?}");
+    assert_eq!(answers[0], answers[1], "direct, and through the VIP");
+}
+
+fn fin_again_after_the_server_closed_first(place: &Place) {
+    fin_again(place, false);
+}
+
+fn fin_again_after_the_client_closed_first(place: &Place) {
+    fin_again(place, true);
+}
+
+fn server_resets_in_mid_response(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    peer.get("/any");
+    let mut server = place.server().accept(&peer);
+    server.request();
+    server.write(head(1000).as_bytes());
+    server.write(&[1; 500]);
+    peer.receive(head(1000).len() + 500);
+    server.reset();
+    let reset = peer.wait("the reset", |p| p.has(flag::RST));
+    assert_eq!(reset.segment.seq, peer.watch().next_expected(), "the client would take it");
+    place.expect_migrated(&peer);
+}
+
+fn server_closes_with_data_unread(place: &Place) {
+    let (mut peer, server) = answered(place);
+    peer.get("/another");
+    peer.wait_acknowledged();
+    // RFC 1122, section 4.2.2.13: what was not read makes the close a reset.
+    drop(server);
+    let reset = peer.wait("the reset", |p| p.has(flag::RST));
+    assert_eq!(reset.segment.seq, peer.watch().next_expected());
+}
+
+fn client_resets_in_mid_response(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    peer.get("/any");
+    let mut server = place.server().accept(&peer);
+    server.request();
+    server.write(head(1000).as_bytes());
+    peer.receive(head(1000).len());
+    place.expect_migrated(&peer);
+    peer.reset();
+    assert!(server.is_reset());
+}
+
+fn client_resets_right_after_the_commit(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    peer.get("/any");
+    place.expect_migrated(&peer);
+    peer.reset();
+    // Accepted and read: then the reset.
+    let mut server = place.server().accept(&peer);
+    server.request();
+    assert!(server.is_reset());
+}
+
+fn fin_of_the_server_sent_again(place: &Place) {
+    let (mut peer, server) = answered(place);
+    drop(server);
+    let first = peer.wait("the server's FIN", |p| p.has(flag::FIN));
+    // Not acknowledged: it comes again, the same.
+    let again = peer.wait("the server's FIN again", |p| p.has(flag::FIN));
+    assert_eq!((again.segment.seq, again.segment.ack), (first.segment.seq, first.segment.ack));
+    peer.ack = peer.watch().next_expected();
+    peer.fin(b"");
+    peer.wait_acknowledged();
+}
+
+/// The port is used again at once, with a lower and with a higher initial number: each time a connection of its own,
+/// migrated again. A client would send its SYN again after a second: so long it may take.
+fn port_again(place: &Place, most_syns: u32, mut end: impl FnMut(&mut Peer, crate::server::Accepted)) {
+    let mut start = Start::default();
+    let (mut peer, server) = answered(place);
+    end(&mut peer, server);
+    for isn in [5_000_000, 2_000_000, 2_000_100] {
+        start.isn = isn;
+        if let Some((clock, _)) = &mut start.options.timestamps {
+            *clock += 10_000;
+        }
+        let host = peer.into_host();
+        peer = Peer::dial(host, VIP, &start);
+        // What the end before left under way is not of this connection.
+        let until = Instant::now() + PATIENCE;
+        let mut tried = 1;
+        while peer.try_syn_ack(Duration::from_millis(1000)).is_none() {
+            if Instant::now() > until {
+                peer.fail("the port cannot be used again");
+            }
+            tried += 1;
+            peer.repeat_syn(&start);
+        }
+        assert!(tried <= most_syns, "{tried} SYNs were needed");
+        peer.acknowledge();
+        peer.get("/again");
+        let mut server = place.server().accept(&peer);
+        assert!(server.request().starts_with("GET /again HTTP/1.1\r\n"));
+        server.answer(b"again");
+        assert_eq!(peer.response(), (200, b"again".to_vec()));
+        place.expect_migrated(&peer);
+        end(&mut peer, server);
+    }
+}
+
+fn port_again_after_the_client_closed_first(place: &Place) {
+    port_again(place, 2, |peer, mut server| {
+        peer.fin(b"");
+        server.read_to_end();
+        drop(server);
+        peer.receive_end();
+    });
+}
+
+fn port_again_after_the_server_closed_first(place: &Place) {
+    port_again(place, 2, |peer, server| {
+        drop(server);
+        peer.receive_end();
+        peer.fin(b"");
+        peer.wait_acknowledged();
+    });
+}
+
+fn port_again_after_both_closed_at_once(place: &Place) {
+    port_again(place, 2, |peer, server| {
+        server.socket.shutdown(Shutdown::Write).unwrap();
+        peer.wait("the server's FIN", |p| p.has(flag::FIN));
+        peer.fin(b"");
+        peer.wait_acknowledged();
+        peer.ack = peer.watch().next_expected();
+        peer.acknowledge();
+    });
+}
+
+fn port_again_after_a_reset_by_the_server(place: &Place) {
+    port_again(place, 2, |peer, server| {
+        server.reset();
+        peer.wait("the reset", |p| p.has(flag::RST));
+    });
+}
+
+fn port_again_after_a_reset_by_the_client(place: &Place) {
+    port_again(place, 4, |peer, mut server| {
+        peer.reset();
+        assert!(server.is_reset());
+    });
+}

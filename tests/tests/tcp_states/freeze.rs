@@ -1,0 +1,304 @@
+//! What comes with the request and while the connection is frozen. The agent is stopped to make the freeze last. The
+//! peer repeats nothing: what the hold queue lost would be missed.
+
+use crate::place::{Place, Row};
+use crate::rows;
+use baton_tests::peer::{Peer, Start, flag, request};
+use std::time::Duration;
+
+pub(crate) const ALONE: &[Row] = rows![
+    half_close_with_the_request,
+    fin_during_the_freeze,
+    requests_during_the_freeze,
+    body_during_the_freeze,
+    segments_out_of_order_during_the_freeze,
+    request_sent_again_during_the_freeze,
+    overlapping_segment_during_the_freeze,
+    data_and_fin_during_the_freeze,
+    sequence_wraps_during_the_freeze,
+    keepalive_probe_during_the_freeze,
+    old_syn_during_the_freeze,
+    zero_window_with_the_request,
+    window_update_during_the_freeze,
+    segments_out_of_order_before_the_freeze,
+    reset_before_the_head_is_complete,
+    reset_during_the_freeze,
+    forged_reset_during_the_freeze,
+    fin_then_reset_during_the_freeze,
+    answer_after_the_deadline,
+];
+
+/// A connection whose request for this file was sent and whose freeze lasts; then `meanwhile`, then the agent goes on.
+fn frozen(place: &Place, start: &Start, path: &str, meanwhile: impl FnOnce(&mut Peer)) -> Peer {
+    let mut peer = place.open(start);
+    let stall = place.stall();
+    peer.get(path);
+    place.expect_state(&peer, "frozen");
+    meanwhile(&mut peer);
+    drop(stall);
+    peer
+}
+
+/// The flow is gone from both hosts; asked for with patience, since it lingers.
+fn expect_gone(place: &Place, peer: &Peer) {
+    let client = peer.from().to_string();
+    place.t.eventually("the flow to end", Duration::from_secs(8), |t| {
+        ["intermediate", "target1"]
+            .iter()
+            .all(|node| t.flows(node).iter().all(|f| f["client"] != client.as_str() || !f["end"].is_null()))
+    });
+}
+
+fn half_close_with_the_request(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    peer.fin(request("/10k").as_bytes());
+    place.expect_file(&mut peer, "10k");
+    peer.receive_end();
+    place.expect_migrated(&peer);
+    assert_eq!(peer.watch().acked(), peer.seq, "the FIN is acknowledged");
+}
+
+fn fin_during_the_freeze(place: &Place) {
+    let mut peer = frozen(place, &Start::default(), "/10k", |peer| peer.fin(b""));
+    place.expect_file(&mut peer, "10k");
+    peer.receive_end();
+    peer.wait_acknowledged();
+    place.expect_migrated(&peer);
+}
+
+fn requests_during_the_freeze(place: &Place) {
+    let files = ["1k", "100k", "1k", "10k", "1k"];
+    let mut peer = frozen(place, &Start::default(), "/10k", |peer| {
+        for file in files {
+            peer.get(&format!("/{file}"));
+        }
+    });
+    for file in ["10k"].iter().chain(&files) {
+        place.expect_file(&mut peer, file);
+    }
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+/// The upload's bytes, none like its neighbours.
+fn body(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
+}
+
+fn body_during_the_freeze(place: &Place) {
+    let body = body(60_000);
+    let mut peer = place.open(&Start::default());
+    let stall = place.stall();
+    let head = format!("PUT /upload/frozen HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
+    // Some of the body before the freeze, most in it, the rest after it.
+    peer.data(&[head.as_bytes(), &body[..500]].concat());
+    place.expect_state(&peer, "frozen");
+    for piece in body[500..50_000].chunks(1400) {
+        peer.data(piece);
+    }
+    drop(stall);
+    for piece in body[50_000..].chunks(1000) {
+        peer.data(piece);
+    }
+    let (status, _) = peer.response();
+    assert_eq!(status, 201);
+    let arrived = std::fs::read(place.t.lab.upload_dir("target1").join("frozen")).unwrap();
+    assert!(arrived == body, "{} bytes arrived", arrived.len());
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn segments_out_of_order_during_the_freeze(place: &Place) {
+    let mut peer = frozen(place, &Start::default(), "/1k", |peer| {
+        let text = request("/100k");
+        let pieces: Vec<_> =
+            text.as_bytes().chunks(11).map(<[u8]>::to_vec).map(|p| peer.data_segment(&p)).collect();
+        for piece in pieces.iter().rev() {
+            peer.send(piece);
+        }
+    });
+    place.expect_file(&mut peer, "1k");
+    place.expect_file(&mut peer, "100k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn request_sent_again_during_the_freeze(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let stall = place.stall();
+    let segment = peer.data_segment(request("/10k").as_bytes());
+    peer.send(&segment);
+    place.expect_state(&peer, "frozen");
+    peer.send(&segment);
+    peer.send(&segment);
+    drop(stall);
+    place.expect_file(&mut peer, "10k");
+    place.fetch(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn overlapping_segment_during_the_freeze(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let stall = place.stall();
+    let first = request("/10k");
+    peer.data(first.as_bytes());
+    place.expect_state(&peer, "frozen");
+    // The last bytes of the first request again, and behind them the second one.
+    let mut both = peer.data_segment(request("/1k").as_bytes());
+    let again = &first.as_bytes()[first.len() - 25..];
+    both.seq = both.seq.wrapping_sub(25);
+    both.payload = [again, &both.payload].concat();
+    peer.send(&both);
+    drop(stall);
+    place.expect_file(&mut peer, "10k");
+    place.expect_file(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn data_and_fin_during_the_freeze(place: &Place) {
+    let mut peer = frozen(place, &Start::default(), "/1k", |peer| {
+        peer.get("/10k");
+        peer.fin(request("/1k").as_bytes());
+    });
+    for file in ["1k", "10k", "1k"] {
+        place.expect_file(&mut peer, file);
+    }
+    peer.receive_end();
+    peer.wait_acknowledged();
+    place.expect_migrated(&peer);
+}
+
+fn sequence_wraps_during_the_freeze(place: &Place) {
+    let isn = u32::MAX - u32::try_from(request("/10k").len()).unwrap() - 10;
+    let start = Start { isn, ..Start::default() };
+    let mut peer = frozen(place, &start, "/10k", |peer| {
+        assert!(peer.seq > u32::MAX - 12, "the wrap is within the next request");
+        peer.get("/100k");
+    });
+    place.expect_file(&mut peer, "10k");
+    place.expect_file(&mut peer, "100k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn keepalive_probe_during_the_freeze(place: &Place) {
+    let mut peer = frozen(place, &Start::default(), "/10k", |peer| {
+        let mut probe = peer.segment();
+        probe.seq = probe.seq.wrapping_sub(1);
+        peer.send(&probe);
+    });
+    place.expect_file(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn old_syn_during_the_freeze(place: &Place) {
+    let start = Start::default();
+    let mut peer = frozen(place, &start, "/10k", |peer| {
+        let mut syn = peer.segment();
+        (syn.seq, syn.ack, syn.flags) = (start.isn, 0, flag::SYN);
+        syn.options = start.options.clone();
+        peer.send(&syn);
+    });
+    place.expect_file(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn zero_window_with_the_request(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    peer.window = 0;
+    peer.get("/10k");
+    place.expect_migrated(&peer);
+    let heard = peer.listen(Duration::from_millis(400));
+    assert!(heard.iter().all(|p| p.length() == 0), "data against a closed window: {heard:?}");
+    peer.window = 500;
+    peer.acknowledge();
+    place.expect_file(&mut peer, "10k");
+    place.close(&mut peer);
+}
+
+fn window_update_during_the_freeze(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let stall = place.stall();
+    peer.window = 0;
+    peer.get("/10k");
+    place.expect_state(&peer, "frozen");
+    // The window opens in the freeze, and nobody says it again.
+    peer.window = 500;
+    peer.acknowledge();
+    drop(stall);
+    place.expect_file(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn segments_out_of_order_before_the_freeze(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let text = request("/10k");
+    let (head, rest) = text.as_bytes().split_at(30);
+    let (first, second) = (peer.data_segment(head), peer.data_segment(rest));
+    // A byte of the next request lies behind it all when the head becomes complete.
+    let third = peer.data_segment(request("/1k").as_bytes());
+    for segment in [&third, &second, &first] {
+        peer.send(segment);
+    }
+    place.expect_file(&mut peer, "10k");
+    place.expect_file(&mut peer, "1k");
+    place.close(&mut peer);
+}
+
+fn reset_before_the_head_is_complete(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let before = place.t.closed("client_gone");
+    peer.data(b"GET /10k HTTP/1.1\r\nHo");
+    peer.wait_acknowledged();
+    peer.reset();
+    place.t.eventually("the connection to be given up", Duration::from_secs(5), |t| {
+        t.closed("client_gone") == before + 1
+    });
+    assert_eq!(peer.listen_for_news(Duration::from_millis(100)), [], "nothing follows a reset");
+}
+
+fn reset_during_the_freeze(place: &Place) {
+    let mut peer = frozen(place, &Start::default(), "/10k", Peer::reset);
+    place.expect_migrated(&peer);
+    expect_gone(place, &peer);
+    let late = peer.listen(Duration::from_millis(300));
+    assert!(late.iter().all(|p| p.lacks(flag::FIN)), "the server's socket is gone: {late:?}");
+}
+
+fn forged_reset_during_the_freeze(place: &Place) {
+    // In the window but not the very number expected: RFC 5961, section 3.2.
+    let mut peer = frozen(place, &Start::default(), "/10k", |peer| {
+        let mut forged = peer.segment();
+        (forged.seq, forged.ack, forged.flags) = (peer.seq.wrapping_add(500), 0, flag::RST);
+        peer.send(&forged);
+    });
+    place.expect_file(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn fin_then_reset_during_the_freeze(place: &Place) {
+    let peer = frozen(place, &Start::default(), "/10k", |peer| {
+        peer.fin(b"");
+        peer.reset();
+    });
+    place.expect_migrated(&peer);
+    expect_gone(place, &peer);
+}
+
+fn answer_after_the_deadline(place: &Place) {
+    // The lab's deadline is a second: past it the intermediate asks the agent to let be, and goes by what it says.
+    let mut peer = frozen(place, &Start::default(), "/10k", |peer| {
+        peer.get("/1k");
+        let early = peer.listen(Duration::from_millis(1300));
+        assert!(early.iter().all(|p| p.length() == 0), "an answer from nowhere: {early:?}");
+    });
+    place.expect_file(&mut peer, "10k");
+    place.expect_file(&mut peer, "1k");
+    place.close(&mut peer);
+}

@@ -1,0 +1,77 @@
+//! TCP's states and faults at the moment of migration and after it: the table in `docs/tcp-states.md`, row by row.
+//!
+//! A row is a function that plays a client segment by segment against the VIP. Rows of a group share one lab. Those that
+//! stop the agent, or change the lab otherwise, come one after the other; the rest run side by side, each from an
+//! address of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test's panic is its report; lengths here are small"
+)]
+
+mod after;
+mod blind;
+mod closing;
+mod cookies;
+mod freeze;
+mod options;
+mod place;
+mod refused;
+mod server;
+mod table;
+mod urgent;
+mod windows;
+
+use netns_lab::LabSpec;
+use place::{Row, play_in};
+
+/// A group's rows with their names.
+macro_rules! rows {
+    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name as fn(&crate::place::Place))),*] };
+}
+pub(crate) use rows;
+
+/// All groups: the module's name, the rows side by side, the rows one after the other.
+const GROUPS: &[(&str, &[Row], &[Row])] = &[
+    ("options", options::ROWS, &[]),
+    ("cookies", &[], cookies::ALONE),
+    ("freeze", &[], freeze::ALONE),
+    ("refused", &[], refused::ALONE),
+    ("after", after::ROWS, &[]),
+    ("blind", blind::ROWS, &[]),
+    ("closing", closing::ROWS, &[]),
+    ("urgent", urgent::ROWS, &[]),
+    ("windows", windows::ROWS, windows::ALONE),
+];
+
+/// The agent's time to answer is short, so that being late takes little.
+fn short_deadline(spec: LabSpec) -> LabSpec {
+    spec.intermediate_with("handoff", "deadline_ms", 1000)
+}
+
+#[test]
+fn what_the_handshake_agrees_on() {
+    play_in("tcpopt", short_deadline, &["options", "cookies"]);
+}
+
+#[test]
+fn while_the_connection_is_frozen() {
+    play_in("tcpfreeze", short_deadline, &["freeze"]);
+}
+
+#[test]
+fn in_use() {
+    play_in("tcpuse", |s| s, &["after", "blind"]);
+}
+
+#[test]
+fn how_connections_end_and_what_windows_do() {
+    play_in("tcpclose", |s| s, &["closing", "urgent", "windows"]);
+}
+
+#[test]
+fn after_the_agent_refused() {
+    let strict = |spec: LabSpec| spec.agent_with("target1", "allow", "vip", "10.90.1.200:80");
+    play_in("tcprefuse", strict, &["refused"]);
+}

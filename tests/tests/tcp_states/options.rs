@@ -1,0 +1,237 @@
+//! What client and VIP agreed on goes on with the server: options, scales, numbers that wrap.
+
+use crate::place::{Place, Row};
+use crate::rows;
+use baton_tests::peer::{Options, Peer, Start, flag};
+use netns_lab::plan::VIP;
+
+pub(crate) const ROWS: &[Row] = rows![
+    no_options_at_all,
+    no_timestamps,
+    no_sack,
+    no_window_scale,
+    only_timestamps,
+    window_scale_0,
+    window_scale_1,
+    window_scale_7,
+    window_scale_14,
+    mss_536,
+    mss_88,
+    no_mss,
+    unknown_options_are_ignored,
+    mptcp_falls_back,
+    a_fast_open_cookie_request_is_ignored,
+    data_in_the_syn_waits_for_the_handshake,
+    the_request_completes_the_handshake,
+    a_syn_sent_twice,
+    tiny_window,
+    sequence_wraps_in_the_handshake,
+    sequence_wraps_in_the_request,
+    sequence_wraps_after_the_request,
+    sequence_crosses_the_sign,
+    client_timestamps_wrap_in_the_handshake,
+    client_timestamps_wrap_in_the_response,
+    client_timestamps_cross_the_sign,
+    ecn_is_kept,
+];
+
+fn with(change: impl FnOnce(&mut Options)) -> Start {
+    let mut start = Start::default();
+    change(&mut start.options);
+    start
+}
+
+/// Two files over one connection that begins so, both byte-exact, then a close in good order.
+fn both_files(place: &Place, start: &Start) -> Peer {
+    let mut peer = place.open(start);
+    // About 64 kB, whatever the scale.
+    peer.window = (start.window >> peer.watch().scales().0).max(1);
+    place.fetch(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.fetch(&mut peer, "100k");
+    place.close(&mut peer);
+    peer
+}
+
+fn no_options_at_all(place: &Place) {
+    both_files(place, &with(|o| *o = Options { mss: Some(1460), ..Options::default() }));
+}
+
+fn no_timestamps(place: &Place) {
+    both_files(place, &with(|o| o.timestamps = None));
+}
+
+fn no_sack(place: &Place) {
+    both_files(place, &with(|o| o.sack_permitted = false));
+}
+
+fn no_window_scale(place: &Place) {
+    both_files(place, &with(|o| o.window_scale = None));
+}
+
+fn only_timestamps(place: &Place) {
+    both_files(place, &with(|o| (o.sack_permitted, o.window_scale) = (false, None)));
+}
+
+fn window_scale_0(place: &Place) {
+    both_files(place, &with(|o| o.window_scale = Some(0)));
+}
+
+fn window_scale_1(place: &Place) {
+    both_files(place, &with(|o| o.window_scale = Some(1)));
+}
+
+fn window_scale_7(place: &Place) {
+    both_files(place, &with(|o| o.window_scale = Some(7)));
+}
+
+fn window_scale_14(place: &Place) {
+    both_files(place, &with(|o| o.window_scale = Some(14)));
+}
+
+fn mss_536(place: &Place) {
+    both_files(place, &with(|o| o.mss = Some(536)));
+}
+
+fn mss_88(place: &Place) {
+    both_files(place, &with(|o| o.mss = Some(88)));
+}
+
+fn no_mss(place: &Place) {
+    both_files(place, &with(|o| o.mss = None));
+}
+
+fn unknown_options_are_ignored(place: &Place) {
+    // An experiment's option (RFC 4727).
+    both_files(place, &with(|o| o.raw = vec![253, 6, 1, 2, 3, 4]));
+}
+
+fn mptcp_falls_back(place: &Place) {
+    // MP_CAPABLE version 1 without a key, as in a SYN (RFC 8684, section 3.1): the listener does not answer it, so
+    // the connection is an ordinary one.
+    both_files(place, &with(|o| o.raw = vec![30, 4, 0x01, 0x81]));
+}
+
+fn a_fast_open_cookie_request_is_ignored(place: &Place) {
+    // RFC 7413, section 4.1.1.
+    both_files(place, &with(|o| o.raw = vec![34, 2]));
+}
+
+fn data_in_the_syn_waits_for_the_handshake(place: &Place) {
+    let mut peer = Peer::dial(place.device.host(), VIP, &Start::default());
+    // The same SYN with data: RFC 9293, section 3.10.7.2 lets the listener forget the data.
+    let mut syn = peer.segment();
+    syn.flags = flag::SYN;
+    (syn.seq, syn.ack) = (peer.seq.wrapping_sub(1), 0);
+    syn.options = Start::default().options;
+    syn.payload = b"GET /1k".to_vec();
+    peer.send(&syn);
+    let answer = peer.syn_ack();
+    assert_eq!(answer.segment.ack, peer.seq, "the SYN alone is acknowledged");
+    peer.acknowledge();
+    place.fetch(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn the_request_completes_the_handshake(place: &Place) {
+    let mut peer = Peer::dial(place.device.host(), VIP, &Start::default());
+    peer.syn_ack();
+    place.fetch(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn a_syn_sent_twice(place: &Place) {
+    let start = Start::default();
+    let mut peer = Peer::dial(place.device.host(), VIP, &start);
+    let first = peer.syn_ack();
+    let mut syn = peer.segment();
+    syn.flags = flag::SYN;
+    (syn.seq, syn.ack, syn.options) = (start.isn, 0, start.options);
+    peer.send(&syn);
+    let again = peer.syn_ack();
+    assert_eq!((again.segment.seq, again.segment.ack), (first.segment.seq, first.segment.ack));
+    peer.acknowledge();
+    place.fetch(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.close(&mut peer);
+}
+
+fn tiny_window(place: &Place) {
+    let mut start = with(|o| o.window_scale = None);
+    start.window = 700;
+    both_files(place, &start);
+}
+
+fn sequence_wraps_in_the_handshake(place: &Place) {
+    both_files(place, &Start { isn: u32::MAX, ..Start::default() });
+}
+
+fn sequence_wraps_in_the_request(place: &Place) {
+    both_files(place, &Start { isn: u32::MAX - 20, ..Start::default() });
+}
+
+fn sequence_wraps_after_the_request(place: &Place) {
+    // The first request has about 60 bytes: the second one has the wrap.
+    both_files(place, &Start { isn: u32::MAX - 80, ..Start::default() });
+}
+
+fn sequence_crosses_the_sign(place: &Place) {
+    both_files(place, &Start { isn: (1 << 31) - 20, ..Start::default() });
+}
+
+fn client_timestamps_wrap_in_the_handshake(place: &Place) {
+    both_files(place, &with(|o| o.timestamps = Some((u32::MAX, 0))));
+}
+
+fn client_timestamps_wrap_in_the_response(place: &Place) {
+    both_files(place, &with(|o| o.timestamps = Some((u32::MAX - 6, 0))));
+}
+
+fn client_timestamps_cross_the_sign(place: &Place) {
+    both_files(place, &with(|o| o.timestamps = Some(((1 << 31) - 6, 0))));
+}
+
+fn ecn_is_kept(place: &Place) {
+    let start = Start { ecn: true, ..Start::default() };
+    for direct in [true, false] {
+        let host = place.device.host();
+        let to = if direct { crate::place::DIRECT } else { VIP };
+        let mut peer = Peer::dial(host, to, &start);
+        let answer = peer.syn_ack();
+        assert!(answer.has(flag::ECE) && answer.lacks(flag::CWR), "the server takes part: {answer:?}");
+        peer.acknowledge();
+        // One marked segment: its receiver says so until it hears of the smaller window (RFC 3168, section 6.1.3).
+        let request = baton_tests::peer::request("/100k");
+        let (head, rest) = request.split_at(20);
+        peer.data(head.as_bytes());
+        let mut marked = peer.data_segment(rest.as_bytes());
+        marked.ecn = 3;
+        if direct {
+            peer.send(&marked);
+            peer.wait("the echo of congestion", |p| p.has(flag::ECE));
+        } else {
+            // The mark is on the segment that completes the head: the intermediate's kernel sees it, and the
+            // server's learns nothing of it.
+            peer.send(&marked);
+        }
+        place.expect_file(&mut peer, "100k");
+        // From here on it is the server in both cases.
+        let mut marked = peer.data_segment(baton_tests::peer::request("/10k").as_bytes());
+        marked.ecn = 3;
+        peer.send(&marked);
+        let echo = peer.wait("data with the echo of congestion", |p| p.has(flag::ECE) && p.length() > 0);
+        assert_eq!(echo.segment.ecn, 2, "data says that it can be marked");
+        let mut reduced = peer.segment();
+        peer.ack = peer.watch().next_expected();
+        reduced.flags |= flag::CWR | flag::ECE;
+        reduced.ack = peer.ack;
+        peer.send(&reduced);
+        place.expect_file(&mut peer, "10k");
+        if !direct {
+            place.expect_migrated(&peer);
+        }
+        place.close(&mut peer);
+    }
+}

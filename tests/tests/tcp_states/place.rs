@@ -1,0 +1,201 @@
+//! Where the rows are played: a lab with one target, a network of peers behind its client.
+
+use crate::GROUPS;
+use crate::server::Server;
+use baton_tests::lab::{self, TestLab};
+use baton_tests::peer::{Device, Peer, Start};
+use netns_lab::{LabSpec, Program, plan};
+use serde_json::Value;
+use std::net::SocketAddrV4;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// A row: its name and what it does.
+pub(crate) type Row = (&'static str, fn(&Place));
+
+/// How many rows are played at once.
+const AT_ONCE: usize = 6;
+
+/// The server's own address, for comparisons with the direct way.
+pub(crate) const DIRECT: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 90, 101, 2), 80);
+
+/// The groups that play the server themselves; in a lab they come last.
+const PLAYED: [&str; 3] = ["closing", "urgent", "windows"];
+
+/// A lab and what rows ask of it.
+pub(crate) struct Place {
+    pub(crate) t: TestLab,
+    pub(crate) device: Device,
+    server: Option<Server>,
+}
+
+/// Plays groups in a lab of this kind with nginx on its target.
+pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, groups: &[&str]) {
+    let Some(t) = lab::up(lab_name, |s| order(s.targets(1))) else { return };
+    let device = Device::open(&t.lab).unwrap();
+    let mut place = Place { t, device, server: None };
+    let mut failed = Vec::new();
+    for group in groups {
+        if PLAYED.contains(group) && place.server.is_none() {
+            place.server = Some(Server::in_place_of_nginx(&place.t));
+        }
+        failed.extend(play(&place, group));
+    }
+    assert!(failed.is_empty(), "rows that failed (their reports are above): {failed:?}");
+}
+
+/// Plays a group's rows, all of them whatever becomes of one; gives back those that failed.
+fn play(place: &Place, group: &str) -> Vec<&'static str> {
+    let (_, together, alone) = GROUPS.iter().find(|(name, ..)| *name == group).unwrap();
+    let (next, failed) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
+    let one = |(name, row): &Row| {
+        let wanted = std::env::var("BATON_ROW").map_or(true, |only| name.contains(&only));
+        let started = Instant::now();
+        if wanted && catch_unwind(AssertUnwindSafe(|| row(place))).is_err() {
+            failed.lock().unwrap().push(*name);
+        }
+        println!("{group}::{name} {} ms", started.elapsed().as_millis());
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(row) = together.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    one(row);
+                }
+            });
+        }
+    });
+    alone.iter().for_each(one);
+    failed.into_inner().unwrap()
+}
+
+impl Place {
+    /// The server, where the rows play it.
+    pub(crate) fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    /// A connection to the VIP from a new address, its handshake done.
+    pub(crate) fn open(&self, start: &Start) -> Peer {
+        Peer::open(self.device.host(), plan::VIP, start)
+    }
+
+    /// What the server serves under this name.
+    pub(crate) fn file(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.t.lab.www_dir().join(name)).unwrap()
+    }
+
+    /// How the newest request of this client went: its outcome and, if it was not migrated, why.
+    fn outcome(&self, peer: &Peer) -> Option<(String, String)> {
+        let all = self.t.admin(plan::INTERMEDIATE, "/v1/migrations");
+        let client = peer.from().to_string();
+        let of = |entry: &&Value| entry["client"] == client.as_str();
+        let entry = all["migrations"].as_array().unwrap().iter().find(of)?;
+        let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        Some((text("outcome"), text("reason")))
+    }
+
+    /// Waits until the intermediate has recorded how this client's request went.
+    pub(crate) fn expect_outcome(&self, peer: &Peer, outcome: &str, reason: &str) {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            match self.outcome(peer) {
+                Some((got, why)) if (got.as_str(), why.as_str()) == (outcome, reason) => return,
+                Some(other) => peer.fail(&format!("went {other:?}, not {outcome} {reason}")),
+                None if Instant::now() > until => peer.fail("the intermediate has no record of it"),
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Waits until the intermediate has recorded that this client's connection was migrated.
+    pub(crate) fn expect_migrated(&self, peer: &Peer) {
+        self.expect_outcome(peer, "migrated", "");
+    }
+
+    /// Fetches a file over this connection and compares it.
+    pub(crate) fn fetch(&self, peer: &mut Peer, name: &str) {
+        peer.get(&format!("/{name}"));
+        self.expect_file(peer, name);
+    }
+
+    /// Receives the answer to a request for this file and compares it.
+    pub(crate) fn expect_file(&self, peer: &mut Peer, name: &str) {
+        let (status, body) = peer.response();
+        if status != 200 || body != self.file(name) {
+            peer.fail(&format!("status {status}, and {} bytes that are not {name}", body.len()));
+        }
+    }
+
+    /// Ends a connection in good order, the client first.
+    pub(crate) fn close(&self, peer: &mut Peer) {
+        peer.fin(b"");
+        peer.receive_end();
+        peer.wait_acknowledged();
+    }
+
+    /// Stops the agent until the guard is dropped, so that a freeze lasts.
+    pub(crate) fn stall(&self) -> Stall<'_> {
+        self.t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
+        Stall(self)
+    }
+
+    /// The state of this client's flow on the intermediate.
+    pub(crate) fn flow_state(&self, peer: &Peer) -> Option<String> {
+        let client = peer.from().to_string();
+        let flows = self.t.flows(plan::INTERMEDIATE);
+        let flow = flows.iter().find(|f| f["client"] == client.as_str())?;
+        flow["state"].as_str().map(str::to_owned)
+    }
+
+    /// Waits until this client's flow stands so.
+    pub(crate) fn expect_state(&self, peer: &Peer, state: &str) {
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.flow_state(peer).as_deref() != Some(state) {
+            if Instant::now() > until {
+                peer.fail(&format!("its flow is {:?}, not {state}", self.flow_state(peer)));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A value under /proc/sys that is put back when this is dropped.
+pub(crate) struct Setting<'a> {
+    place: &'a Place,
+    node: &'static str,
+    file: PathBuf,
+    before: String,
+}
+
+impl Place {
+    /// Sets a value under /proc/sys of a node until the guard is dropped.
+    pub(crate) fn set_sysctl(&self, node: &'static str, name: &str, value: &str) -> Setting<'_> {
+        let file = PathBuf::from("/proc/sys").join(name);
+        let (path, value) = (file.clone(), value.to_owned());
+        let before = self.t.lab.inside(node, move || {
+            let before = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, value).unwrap();
+            before
+        });
+        Setting { place: self, node, file, before: before.unwrap() }
+    }
+}
+
+impl Drop for Setting<'_> {
+    fn drop(&mut self) {
+        let (file, before) = (self.file.clone(), self.before.clone());
+        self.place.t.lab.inside(self.node, move || std::fs::write(file, before).unwrap()).unwrap();
+    }
+}
+
+/// The agent is stopped; it goes on when this is dropped.
+pub(crate) struct Stall<'a>(&'a Place);
+
+impl Drop for Stall<'_> {
+    fn drop(&mut self) {
+        self.0.t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+    }
+}

@@ -1,0 +1,51 @@
+//! Urgent data (RFC 9293, section 3.8.5; RFC 6093): the last byte in front of the pointer is out of band, and a server
+//! that does not ask for it reads the bytes around it. nginx itself does not read on behind it before more arrives, so
+//! the row plays the server.
+
+use crate::place::{DIRECT, Place, Row};
+use crate::rows;
+use baton_tests::peer::{Peer, Segment, Start, flag};
+use netns_lab::plan::VIP;
+
+pub(crate) const ROWS: &[Row] = rows![urgent_byte_after_the_migration, urgent_byte_in_the_request];
+
+const TEXT: &str = "GET /a HTTP/1.1\r\nHost: lab\r\nX-Test: a!b\r\n\r\n";
+
+/// The next segment, with its `!` as the urgent byte.
+fn urgent(peer: &mut Peer) -> Segment {
+    let mut segment = peer.data_segment(TEXT.as_bytes());
+    segment.flags |= flag::URG;
+    // Linux takes the pointer for the number behind the urgent byte.
+    segment.urgent = u16::try_from(TEXT.find('!').unwrap()).unwrap() + 1;
+    segment
+}
+
+fn urgent_byte_after_the_migration(place: &Place) {
+    for to in [DIRECT, VIP] {
+        let mut peer = Peer::open(place.device.host(), to, &Start::default());
+        peer.get("/first");
+        let mut server = place.server().accept(&peer);
+        server.request();
+        server.answer(b"first");
+        peer.response();
+        let segment = urgent(&mut peer);
+        peer.send(&segment);
+        assert_eq!(server.request(), TEXT.replace('!', ""));
+        server.answer(b"second");
+        assert_eq!(peer.response(), (200, b"second".to_vec()));
+    }
+}
+
+fn urgent_byte_in_the_request(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let segment = urgent(&mut peer);
+    peer.send(&segment);
+    // What makes the intermediate read on, as it makes nginx.
+    peer.data(b"GET /b HTTP/1.1\r\nHost: lab\r\n\r\n");
+    let mut server = place.server().accept(&peer);
+    assert_eq!(server.request(), TEXT.replace('!', ""));
+    assert!(server.request().starts_with("GET /b"));
+    server.answer(b"both");
+    assert_eq!(peer.response(), (200, b"both".to_vec()));
+    place.expect_migrated(&peer);
+}
