@@ -4,9 +4,11 @@
 //! [`Flows::abandon`], ends when its agent says so ([`Flows::on_end`]), lingers so that the connection's last
 //! packets still find their way, and is then removed: key first, slot after.
 
+mod lost;
 mod upkeep;
 mod view;
 
+pub use lost::Taken;
 pub use view::{EndView, FlowFilter, FlowView};
 
 use crate::targets::{TargetId, Targets};
@@ -106,6 +108,7 @@ pub struct Flows {
     idle: Duration,
     next_id: AtomicU64,
     reconciled: AtomicU64,
+    cut: AtomicU64,
 }
 
 /// The map's key for a connection at the intermediate.
@@ -133,6 +136,7 @@ impl Flows {
             idle,
             next_id: AtomicU64::new(first),
             reconciled: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
         }
     }
 
@@ -254,13 +258,14 @@ impl Flows {
         self.plane.slots().write(place.slot, &place.record);
     }
 
-    /// Puts the translation in force: `record` is the place's record with the translation filled in. Its state
+    /// Puts the translation in force: `record` is the place's record with the translation and both notes filled in. Its state
     /// becomes `Committed`, or `Ended` if the flow's end was reported meanwhile.
     pub fn commit(&self, record: &FlowRecord, slot: u32) {
         let mut table = self.table();
         let now = Instant::now();
         let mut committed = *record;
         committed.state = FlowState::Committed as u32;
+        self.plane.slots().set_notes(slot, record.note_ack, record.note_seq_end);
         self.plane.slots().write(slot, &committed);
         let Some(entry) = table.by_id.get_mut(&record.flow_id) else { return };
         entry.committed = true;

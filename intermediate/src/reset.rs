@@ -26,6 +26,30 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Resets per connection at most.
 const ATTEMPTS: u32 = 8;
 
+/// What a reset needs to know of a client's connection. Numbers in the client's space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Severed {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The VIP's address and port.
+    pub vip: SocketAddr,
+    /// The next number the client expects, as far as it is known.
+    pub snd_nxt: u32,
+    /// The end of what the client has sent.
+    pub rcv_nxt: u32,
+}
+
+impl From<&CapturedConnection> for Severed {
+    fn from(captured: &CapturedConnection) -> Self {
+        Severed {
+            client: captured.client,
+            vip: captured.vip,
+            snd_nxt: captured.snd_nxt.raw(),
+            rcv_nxt: captured.rcv_nxt.raw(),
+        }
+    }
+}
+
 /// Sends resets to clients.
 pub struct Resetter {
     /// Opened at the first use: they are rarely needed.
@@ -68,22 +92,37 @@ impl Resetter {
         self.resets.load(Ordering::Relaxed)
     }
 
+    /// Has a client say which number it expects next: sends an empty segment from before its window, as keepalive does
+    /// (RFC 9293, section 3.8.4), and waits until something of the client's is held, not for long.
+    pub async fn ask_client(&self, connection: &Severed, held: &HeldFlow) {
+        let before = connection.snd_nxt.wrapping_sub(1);
+        let probe = Kind::Probe { ack: connection.rcv_nxt };
+        let sent = bare_packet(connection.vip, connection.client, before, probe)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+            .and_then(|packet| self.send(&packet, connection.client.ip()));
+        match sent {
+            // Without an answer the number known stands.
+            Ok(()) => drop(tokio::time::timeout(ANSWER_TIME, held.packet_arrived()).await),
+            Err(e) => tracing::error!(client = %connection.client, error = %e, "a client could not be asked"),
+        }
+    }
+
     /// Ends the client's connection; returns when the client has nothing to object any more. The flow must still be
     /// frozen, so that the client's answers are held.
-    pub async fn reset_client(&self, connection: &CapturedConnection, held: &HeldFlow) {
+    pub async fn reset_client(&self, connection: &Severed, held: &HeldFlow) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let mut sent_at = None;
         let mut attempts = 0;
         let until = Instant::now() + PATIENCE;
         while attempts < ATTEMPTS && Instant::now() < until {
-            let seq = held.newest_ack().unwrap_or(connection.snd_nxt.raw());
+            let seq = held.newest_ack().unwrap_or(connection.snd_nxt);
             if sent_at != Some(seq) {
                 sent_at = Some(seq);
                 attempts += 1;
-                let sent =
-                    reset_packet(connection.vip, connection.client, seq, Some(connection.rcv_nxt.raw()))
-                        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
-                        .and_then(|packet| self.send(&packet, connection.client.ip()));
+                let kind = Kind::Reset { ack: Some(connection.rcv_nxt) };
+                let sent = bare_packet(connection.vip, connection.client, seq, kind)
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+                    .and_then(|packet| self.send(&packet, connection.client.ip()));
                 match sent {
                     Ok(()) => self.resets.fetch_add(1, Ordering::Relaxed),
                     Err(e) => {
@@ -100,9 +139,9 @@ impl Resetter {
 
     /// Tells a server that its client is gone: a reset as from the client, at the number after the last byte the
     /// server was fed. The client was reset before.
-    pub fn reset_server(&self, connection: &CapturedConnection, server: SocketAddr) {
-        let (rcv_nxt, client) = (connection.rcv_nxt.raw(), connection.client);
-        let sent = reset_packet(client, server, rcv_nxt, None)
+    pub fn reset_server(&self, connection: &Severed, server: SocketAddr) {
+        let (rcv_nxt, client) = (connection.rcv_nxt, connection.client);
+        let sent = bare_packet(client, server, rcv_nxt, Kind::Reset { ack: None })
             .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
             .and_then(|packet| self.send(&packet, server.ip()));
         match sent {
@@ -149,17 +188,26 @@ fn open_v6() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A reset; `None` for addresses of two families.
-fn reset_packet(from: SocketAddr, to: SocketAddr, seq: u32, ack: Option<u32>) -> Option<Vec<u8>> {
+/// What a packet without payload is for.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Reset { ack: Option<u32> },
+    Probe { ack: u32 },
+}
+
+/// A packet without payload; `None` for addresses of two families.
+fn bare_packet(from: SocketAddr, to: SocketAddr, seq: u32, kind: Kind) -> Option<Vec<u8>> {
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
         (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
         _ => return None,
     };
-    let mut builder = ip.tcp(from.port(), to.port(), seq, 0).rst();
-    if let Some(ack) = ack {
-        builder = builder.ack(ack);
-    }
+    let builder = ip.tcp(from.port(), to.port(), seq, 0);
+    let builder = match kind {
+        Kind::Reset { ack: None } => builder.rst(),
+        Kind::Reset { ack: Some(ack) } => builder.rst().ack(ack),
+        Kind::Probe { ack } => builder.ack(ack),
+    };
     let mut packet = Vec::with_capacity(builder.size(0));
     builder.write(&mut packet, &[]).ok()?;
     Some(packet)
@@ -173,7 +221,9 @@ mod tests {
     #[test]
     fn a_reset_has_the_clients_numbers_and_right_checksums_in_both_families() {
         for (vip, client) in [("10.0.0.2:80", "10.0.0.1:1000"), ("[2001:db8::2]:80", "[2001:db8::1]:1000")] {
-            let bytes = reset_packet(vip.parse().unwrap(), client.parse().unwrap(), 77, Some(99)).unwrap();
+            let bytes =
+                bare_packet(vip.parse().unwrap(), client.parse().unwrap(), 77, Kind::Reset { ack: Some(99) })
+                    .unwrap();
             let packet = SlicedPacket::from_ip(&bytes).unwrap();
             let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
             assert!(tcp.rst() && tcp.ack() && !tcp.syn());
@@ -190,7 +240,12 @@ mod tests {
             };
             assert_eq!(sum, tcp.checksum());
         }
-        let mixed = reset_packet("[::1]:80".parse().unwrap(), "10.0.0.1:1000".parse().unwrap(), 0, None);
+        let mixed = bare_packet(
+            "[::1]:80".parse().unwrap(),
+            "10.0.0.1:1000".parse().unwrap(),
+            0,
+            Kind::Probe { ack: 0 },
+        );
         assert!(mixed.is_none());
     }
 
@@ -202,7 +257,7 @@ mod tests {
         let (server, _) = listener.accept().unwrap();
         let (from, to) = (server.local_addr().unwrap(), client.local_addr().unwrap());
         // Anywhere in the window: the client answers that with its number, and nothing else happens.
-        let packet = reset_packet(from, to, 1, None).unwrap();
+        let packet = bare_packet(from, to, 1, Kind::Reset { ack: None }).unwrap();
         match resetter.send(&packet, to.ip()) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {

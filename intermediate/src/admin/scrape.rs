@@ -148,6 +148,13 @@ impl Collector for OfMigrator {
         single(
             e,
             counter,
+            "baton_flows_cut",
+            "Migrated flows ended by a reset to the client because their target was lost (handoff.agent_lost_ms).",
+            stats.cut,
+        )?;
+        single(
+            e,
+            counter,
             "baton_late",
             "Connections whose socket had received more after its capture.",
             stats.late,

@@ -59,6 +59,9 @@ impl Migrator {
             };
             self.targets.set_link(id, Arc::new(Client::spawn(spec, Arc::new(on_event))?));
         }
+        for (id, _) in self.targets.iter() {
+            tokio::spawn(self.clone().watch_target(id));
+        }
         tokio::spawn(self.clone().run_sweeps());
         tokio::spawn(self.clone().run_hold(tun));
         Ok(())

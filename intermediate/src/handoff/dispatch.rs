@@ -4,7 +4,6 @@ use super::Migrator;
 use super::pending::Told;
 use crate::targets::TargetId;
 use baton_shared::control::{FlowRef, Message};
-use baton_shared::reason::EndReason;
 use baton_shared::state::handoff::HandoffEvent;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -77,7 +76,7 @@ impl Migrator {
                 }
                 if self.flows.is_committed(answer.flow) {
                     // The answer to `ask_after_flows`: a restarted agent does not have this flow any more.
-                    self.flows.end_unreported(answer.flow, EndReason::AgentLost);
+                    self.disowned.add(target, answer.flow);
                 } else {
                     self.stray_answers.fetch_add(1, Ordering::Relaxed);
                 }

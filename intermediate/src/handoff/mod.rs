@@ -10,6 +10,7 @@ mod dispatch;
 mod flight;
 mod history;
 mod late;
+mod lost;
 mod pending;
 mod repair;
 mod resolve;
@@ -38,7 +39,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use unresolved::Unresolved;
+use unresolved::{Disowned, Unresolved};
 
 /// How long past its owner's patience a freeze binds, for the reset and its answers.
 const FREEZE_MARGIN: Duration = Duration::from_secs(4);
@@ -54,6 +55,7 @@ pub struct Migrator {
     history: History,
     resetter: Resetter,
     unresolved: Unresolved,
+    disowned: Disowned,
     late: AtomicU64,
     stray_answers: AtomicU64,
 }
@@ -76,6 +78,7 @@ impl Migrator {
             history: History::new(settings.history),
             resetter: Resetter::new(),
             unresolved: Unresolved::default(),
+            disowned: Disowned::default(),
             late: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),
         })
@@ -110,6 +113,7 @@ impl Migrator {
             reset_connections: self.resetter.connections(),
             reset_packets: self.resetter.packets(),
             reconciled: self.flows.reconciled(),
+            cut: self.flows.cut_count(),
             late: self.late.load(Ordering::Relaxed),
             stray_answers: self.stray_answers.load(Ordering::Relaxed),
         }

@@ -4,6 +4,7 @@ use super::flight::{Flight, Kept, Lap};
 use super::pending::Told;
 use super::unresolved::Lost;
 use super::{FREEZE_MARGIN, Migrator, StageTimes, flow_id_text, late};
+use crate::reset::Severed;
 use crate::targets::TargetId;
 use baton_shared::control::{Message, MigratedAnswer};
 use baton_shared::record::FLAG_TIMESTAMPS;
@@ -107,6 +108,8 @@ impl Migrator {
         record.tsval_delta = 0;
         record.tsecr_delta = answer.ts_delta.wrapping_neg();
         record.out_ifindex = self.settings.out_ifindex;
+        record.note_ack = captured.connection.snd_nxt.raw();
+        record.note_seq_end = captured.connection.rcv_nxt.raw();
         if captured.connection.options.timestamps {
             record.flags |= FLAG_TIMESTAMPS;
         }
@@ -122,13 +125,13 @@ impl Migrator {
     /// Nobody knows where the request runs: the client must not wait for ever, and nobody may answer it.
     async fn reset(&self, flight: &mut Flight<'_>, target: TargetId) {
         let Some(captured) = flight.captured.take() else { return };
-        let connection = captured.connection.clone();
+        let connection = Severed::from(&captured.connection);
         captured.release();
         self.unresolved.remember(Lost {
             flow: flight.place.flow,
             target,
             server: flight.place.record.new_addr.socket_addr(flight.place.record.new_port),
-            connection: connection.clone(),
+            connection,
         });
         self.flows.extend(&mut flight.place, FREEZE_MARGIN);
         self.resetter.reset_client(&connection, &flight.held).await;

@@ -40,6 +40,8 @@ pub struct MigratorStats {
     pub reset_connections: u64,
     /// Reset packets sent for them.
     pub reset_packets: u64,
+    /// Migrated flows ended by a reset to the client because their target was lost.
+    pub cut: u64,
     /// Hold accounts reconciled: at least one held packet was lost each time.
     pub reconciled: u64,
     /// Connections whose socket had received more after its capture.

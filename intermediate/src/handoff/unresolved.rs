@@ -1,8 +1,8 @@
-//! Handoffs whose client was reset because their agent fell silent. If the agent comes back and has the connection
+//! Handoffs and flows whose client was reset because their agent fell silent or their target was lost. If the agent comes back and has the connection
 //! after all, the server is told that its client is gone.
 
+use crate::reset::Severed;
 use crate::targets::TargetId;
-use baton_shared::capture::CapturedConnection;
 use baton_shared::control::FlowRef;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ pub(super) struct Lost {
     pub(super) flow: FlowRef,
     pub(super) target: TargetId,
     pub(super) server: SocketAddr,
-    pub(super) connection: CapturedConnection,
+    pub(super) connection: Severed,
 }
 
 /// All of them, oldest first.
@@ -49,5 +49,31 @@ impl Unresolved {
     /// Those given to this target.
     pub(super) fn on(&self, target: TargetId) -> Vec<FlowRef> {
         self.lost().iter().filter(|lost| lost.target == target).map(|lost| lost.flow).collect()
+    }
+}
+
+/// Flows of which a new agent said that it does not have them: their clients are to be reset.
+#[derive(Debug, Default)]
+pub(super) struct Disowned {
+    flows: Mutex<Vec<(TargetId, FlowRef)>>,
+}
+
+impl Disowned {
+    pub(super) fn add(&self, target: TargetId, flow: FlowRef) {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).push((target, flow));
+    }
+
+    /// At most so many of one target's.
+    pub(super) fn take(&self, target: TargetId, most: usize) -> Vec<FlowRef> {
+        let mut all = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = Vec::new();
+        all.retain(|(of, flow)| {
+            let take = *of == target && taken.len() < most;
+            if take {
+                taken.push(*flow);
+            }
+            !take
+        });
+        taken
     }
 }

@@ -1,0 +1,89 @@
+//! Flows whose target cannot answer any more: looked at while their agent is gone, taken from the target, removed.
+
+use super::{Entry, Flows, nanos};
+use crate::reset::Severed;
+use crate::targets::TargetId;
+use baton_loader::monotonic_ns;
+use baton_shared::control::{EndReport, FlowRef};
+use baton_shared::reason::EndReason;
+use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use baton_shared::state::lost::ClientMarks;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A flow taken from its target, its client's packets diverted again.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Which.
+    pub flow: FlowRef,
+    /// The client's addresses, and how far it was.
+    pub client: Severed,
+    /// Where the server was.
+    pub server: SocketAddr,
+}
+
+fn marks(record: &FlowRecord) -> ClientMarks {
+    ClientMarks { acked: record.note_ack, sent: record.note_seq_end, bytes: record.bytes }
+}
+
+impl Flows {
+    /// The live flows on a target, and how far their clients are.
+    pub fn marks_on(&self, target: TargetId) -> Vec<(FlowRef, ClientMarks)> {
+        let table = self.table();
+        let live = |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none();
+        let look = |e: &Entry| (e.flow, marks(&self.plane.slots().read(e.slot)));
+        table.by_id.values().filter(live).map(look).collect()
+    }
+
+    /// The key of a live flow.
+    pub fn key_of(&self, flow: FlowRef) -> Option<FlowKey> {
+        let table = self.table();
+        table.by_id.get(&flow.flow_id).filter(|e| e.flow == flow && e.end.is_none()).map(|e| e.key)
+    }
+
+    /// Takes a committed flow from its target: nothing is translated any more, the client's packets go to the hold
+    /// TUN until `deadline`. `None` if the flow is not there or has ended.
+    pub fn take_from_target(&self, flow: FlowRef, deadline: Duration) -> Option<Taken> {
+        let table = self.table();
+        let entry = table.by_id.get(&flow.flow_id)?;
+        if entry.flow != flow || !entry.committed || entry.end.is_some() {
+            return None;
+        }
+        let slots = self.plane.slots();
+        let mut record = slots.read(entry.slot);
+        if FlowState::from_raw(record.state) != FlowState::Committed {
+            return None;
+        }
+        record.deadline_ns = monotonic_ns().saturating_add(nanos(deadline));
+        record.state = FlowState::Frozen as u32;
+        slots.write(entry.slot, &record);
+        let client = Severed {
+            client: entry.client,
+            vip: entry.vip,
+            snd_nxt: record.note_ack,
+            rcv_nxt: record.note_seq_end,
+        };
+        Some(Taken { flow, client, server: entry.server })
+    }
+
+    /// Removes a flow that was taken from its target and whose client was reset. At once: what the client may still
+    /// send belongs to the ordinary stack, which answers it with a reset.
+    pub fn cut(&self, flow: FlowRef) {
+        let mut table = self.table();
+        let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) else { return };
+        if entry.end.is_none() {
+            entry.end =
+                Some(EndReport { flow, reason: EndReason::AgentLost, packets: 0, bytes: 0, duration_ms: 0 });
+            let target = entry.target;
+            self.count_ended(target);
+        }
+        self.remove(&mut table, flow.flow_id);
+        self.cut.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Flows removed by [`Flows::cut`].
+    pub fn cut_count(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+}
