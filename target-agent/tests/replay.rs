@@ -115,6 +115,9 @@ fn large_requests_and_responses_pass_whole() {
 #[test]
 fn what_must_not_run_is_refused_and_stays_refused() {
     let Some(mut world) = inside("what_must_not_run_is_refused_and_stays_refused") else { return };
+    // The second start finds the records of the first: it knows what was never seen.
+    world.kill_agent();
+    world.start_agent("");
     let wire = Wire::open();
     let message = |h: &Handoff| Message::Handoff(Box::new(h.clone()));
     let h = handoff(1, 40_001, &get("/hello"), options());
@@ -252,4 +255,23 @@ fn three_hundred_handoffs_one_after_another_are_all_taken() {
         times.iter().all(|(total, handshake)| handshake <= total),
         "a stage longer than the whole: {times:?}"
     );
+}
+
+#[test]
+fn who_lost_the_records_of_the_run_before_does_not_say_never_seen() {
+    let Some(mut world) = inside("who_lost_the_records_of_the_run_before_does_not_say_never_seen") else {
+        return;
+    };
+    let ask = |world: &World, id| refused(world, Message::Cancel(handoff(id, 1, b"", options()).flow));
+    assert_eq!(ask(&world, 1), Refusal::LostInFeeding, "nothing is known of a run before this one");
+    world.kill_agent();
+    world.start_agent("");
+    assert_eq!(ask(&world, 2), Refusal::NeverSeen, "the records are there, and this one is not among them");
+    let h = handoff(3, 40_003, &get("/hang"), options());
+    migrate(&world, &h);
+    world.kill_agent();
+    std::fs::remove_dir_all(world.pins()).unwrap();
+    world.start_agent("");
+    assert_eq!(refused(&world, Message::Cancel(h.flow)), Refusal::LostInFeeding, "it was fed");
+    assert_eq!(refused(&world, Message::Status(h.flow)), Refusal::LostInFeeding, "and stays so");
 }

@@ -157,6 +157,14 @@ impl Plane {
             .collect()
     }
 
+    /// Whether [`Plane::open`] found the records of an earlier run. If not, nobody knows what that run did.
+    pub fn found_earlier(&self) -> bool {
+        match &self.0 {
+            Means::Ebpf(programs) => programs.found,
+            Means::Userspace(_) => false,
+        }
+    }
+
     /// Puts a filled slot under a key. From here on the programs act on it.
     pub fn insert(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
         match &self.0 {

@@ -27,7 +27,7 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         .map_err(|source| PlaneError::NoDevice { name: config.uplink.clone(), source })?;
     let pins = pin_folder(config)?;
     sys::lift_memlock();
-    let flows = capacity(&pins, config.flows)?;
+    let (flows, found) = capacity(&pins, config.flows)?;
 
     let mut object = load_object(&pins, flows)?;
     // Before the maps are taken out of the object: the programs refer to their descriptors.
@@ -69,6 +69,7 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         settings,
         counters,
         tun: Mutex::new(Tun { object, link: None }),
+        found,
     };
     Ok(Plane(Means::Ebpf(Box::new(programs))))
 }
@@ -88,19 +89,21 @@ fn pin_folder(config: &PlaneConfig) -> Result<PathBuf, PlaneError> {
     Ok(pins)
 }
 
-/// How many flows the tables shall hold: what is pinned wins as long as it holds flows.
-fn capacity(pins: &Path, wanted: u32) -> Result<u32, PlaneError> {
+/// How many flows the tables shall hold: what is pinned wins as long as it holds flows. And whether the records of
+/// an earlier run were found.
+fn capacity(pins: &Path, wanted: u32) -> Result<(u32, bool), PlaneError> {
     let Ok(slots) = MapData::from_pin(pins.join("SLOTS")) else {
         // Without records nothing else that is pinned has a meaning.
         remove_files(pins)?;
-        return Ok(wanted);
+        return Ok((wanted, false));
     };
     let info = slots.info().map_err(load_error("SLOTS"))?;
     let pinned = info.max_entries();
-    if pinned == wanted && info.value_size() == size_u32::<FlowRecord>() {
-        return Ok(wanted);
+    let readable = info.value_size() == size_u32::<FlowRecord>();
+    if pinned == wanted && readable {
+        return Ok((wanted, true));
     }
-    if info.value_size() == size_u32::<FlowRecord>() {
+    if readable {
         let mapped = MappedSlots::new(slots.fd().as_fd(), pinned).map_err(map_error("mmap", "SLOTS"))?;
         let live = (0..pinned).filter(|s| mapped.read(*s).state != FlowState::Free as u32).count();
         if live > 0 {
@@ -110,11 +113,11 @@ fn capacity(pins: &Path, wanted: u32) -> Result<u32, PlaneError> {
                 live,
                 "plane.flows was changed; it takes effect at a start without live flows"
             );
-            return Ok(pinned);
+            return Ok((pinned, true));
         }
     }
     remove_files(pins)?;
-    Ok(wanted)
+    Ok((wanted, readable))
 }
 
 fn load_object(pins: &Path, flows: u32) -> Result<Ebpf, PlaneError> {

@@ -23,6 +23,8 @@ pub(crate) struct Programs {
     pub(crate) settings: TypedMap<u32, Settings>,
     pub(crate) counters: PerCpuArray<MapData, u64>,
     pub(crate) tun: Mutex<Tun>,
+    /// The records are those of an earlier run.
+    pub(crate) found: bool,
 }
 
 impl std::fmt::Debug for Programs {

@@ -22,6 +22,9 @@ use tokio::time::{Instant, sleep_until};
 const HANDOFF_TICK: Duration = Duration::from_millis(2);
 /// How often flows are looked at for their end.
 const AGEING_TICK: Duration = Duration::from_millis(50);
+/// For so long after a start that found no records of the run before, ns, it is not known what that one fed: longer
+/// than an intermediate waits for the word about a handoff (`handoff.agent_lost_ms` is at most 120 s).
+const BLIND_NS: u64 = 125_000_000_000;
 /// Room for the largest IP packet.
 const PACKET_BYTES: usize = 65_536;
 
@@ -53,6 +56,8 @@ pub(crate) struct Engine {
     pub(crate) active: Vec<u32>,
     /// The agent is stopping.
     pub(crate) draining: bool,
+    /// Until then a handoff that nobody here has seen may have been fed by the run before, CLOCK_MONOTONIC ns.
+    blind_until_ns: u64,
     /// Where the next ageing scan begins.
     pub(crate) scan_from: u32,
     /// The packet being built.
@@ -108,7 +113,9 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
 impl Engine {
     /// With everything opened; the server is set once it listens.
     pub(crate) fn new(shared: Shared, tun: Tun, server: Arc<OnceLock<Server>>, diag: SockDiag) -> Self {
+        let blind_ns = if shared.plane.found_earlier() { 0 } else { BLIND_NS };
         Engine {
+            blind_until_ns: monotonic_ns().saturating_add(blind_ns),
             shared,
             tun: Arc::new(tun),
             server,
@@ -183,14 +190,18 @@ impl Engine {
     }
 
     /// Says where a handoff stands. One that is under way gets its answer when it is known; one never seen is
-    /// refused, now and should it come later.
+    /// refused, now and should it come later. If the run before left no records it is not "never seen": that one may
+    /// have fed it, and nobody else may run it.
     fn on_status(&mut self, table: &mut Table, session: u64, who: Who) {
         let answer = match table.slot_of(&who).and_then(|slot| table.get(slot)) {
             Some(flow) => flow.answer,
             None => table.memory.answer(&who).or_else(|| {
-                let answer = Answer::Refused(RefusedAnswer { flow: who.1, reason: Refusal::NeverSeen });
-                self.shared.metrics.refused(Refusal::NeverSeen);
-                table.memory.keep(who, answer, monotonic_ns());
+                let now = monotonic_ns();
+                let blind = now < self.blind_until_ns;
+                let reason = if blind { Refusal::LostInFeeding } else { Refusal::NeverSeen };
+                let answer = Answer::Refused(RefusedAnswer { flow: who.1, reason });
+                self.shared.metrics.refused(reason);
+                table.memory.keep(who, answer, now);
                 Some(answer)
             }),
         };

@@ -182,7 +182,7 @@ impl World {
         world
     }
 
-    fn pins(&self) -> PathBuf {
+    pub(crate) fn pins(&self) -> PathBuf {
         format!("/sys/fs/bpf/{}", self.name).into()
     }
 
