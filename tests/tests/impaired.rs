@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Clients, each with a box of its own, that take the seeds one by one.
-const CLIENTS: u8 = 3;
+const CLIENTS: [&str; 3] = ["client1", "client2", "client3"];
 /// Connections a seed has: two downloads, two uploads, one kept for many requests.
 const CONNECTIONS: u64 = 5;
 const UPLOADS: u64 = 2;
@@ -134,9 +134,16 @@ fn transfers(seed: u64, vip: SocketAddr, files: &Files) -> Result<(), String> {
     })
 }
 
-/// One seed on one client's link, and what arrived at the targets.
-fn run(t: &TestLab, client: &str, seed: u64, vip: SocketAddr, files: &Files) -> Result<(), String> {
-    t.lab.impair(client, impairment(seed)).unwrap();
+/// One seed on one box, the transfers from one client, and what arrived at the targets.
+fn run(
+    t: &TestLab,
+    link: &str,
+    client: &str,
+    seed: u64,
+    vip: SocketAddr,
+    files: &Files,
+) -> Result<(), String> {
+    t.lab.impair(link, impairment(seed)).unwrap();
     let files = files.clone();
     t.lab.inside(client, move || transfers(seed, vip, &files)).unwrap()?;
     for n in 0..UPLOADS {
@@ -151,16 +158,18 @@ fn run(t: &TestLab, client: &str, seed: u64, vip: SocketAddr, files: &Files) -> 
     Ok(())
 }
 
-fn seeds_on(name: &str, family: Family, vip: SocketAddr) {
+/// All seeds in one lab, on these links: as many seeds at once as there are links.
+fn seeds_on(name: &str, family: Family, vip: SocketAddr, links: &[&str]) {
     let order = |s: LabSpec| {
-        let impair_links = (1..=CLIENTS).map(plan::client).collect();
-        LabSpec { impair_links, ..s.clients(CLIENTS).family(family).impair(Impairment::default()) }
+        let impair_links = links.iter().map(|link| (*link).to_owned()).collect();
+        let clients = u8::try_from(links.len()).unwrap();
+        LabSpec { impair_links, ..s.clients(clients).family(family).impair(Impairment::default()) }
     };
     let Some(t) = lab::up(name, order) else { return };
     let files = Files { k10: t.sha256("10k"), k100: t.sha256("100k"), m1: t.sha256("1m") };
     let (seeds, started) = (seeds(), Instant::now());
     let next = AtomicU64::new(seeds.start);
-    let take = |client: String| {
+    let take = |link: &str, client: String| {
         let mut wrong = Vec::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -168,9 +177,9 @@ fn seeds_on(name: &str, family: Family, vip: SocketAddr) {
                 return wrong;
             }
             let began = Instant::now();
-            let result = run(&t, &client, seed, vip, &files);
+            let result = run(&t, link, &client, seed, vip, &files);
             let took = began.elapsed().as_secs_f64();
-            println!("{name}: seed {seed} on {client}, {took:.1} s: {} ({result:?})", impairment(seed));
+            println!("{name}: seed {seed} on {link}, {took:.1} s: {} ({result:?})", impairment(seed));
             if let Err(e) = result {
                 wrong.push(format!("'{}': {e}", impairment(seed)));
             }
@@ -178,7 +187,8 @@ fn seeds_on(name: &str, family: Family, vip: SocketAddr) {
     };
     let wrong: Vec<String> = std::thread::scope(|scope| {
         let take = &take;
-        let clients: Vec<_> = (1..=CLIENTS).map(|i| scope.spawn(move || take(plan::client(i)))).collect();
+        let clients: Vec<_> =
+            (1..).zip(links).map(|(i, link)| scope.spawn(move || take(link, plan::client(i)))).collect();
         clients.into_iter().flat_map(|c| c.join().unwrap()).collect()
     });
     let count = seeds.end - seeds.start;
@@ -199,7 +209,22 @@ fn seeds_on(name: &str, family: Family, vip: SocketAddr) {
 
 #[test]
 fn bad_links_corrupt_stick_and_reset_nothing() {
-    seeds_on("bad4", Family::V4, plan::VIP.into());
+    seeds_on("bad4", Family::V4, plan::VIP.into(), &CLIENTS);
+}
+
+#[test]
+fn bad_links_corrupt_stick_and_reset_nothing_over_ipv6() {
+    seeds_on("bad6", Family::V6, plan::VIP6.into(), &CLIENTS);
+}
+
+#[test]
+fn a_bad_link_of_the_intermediate_harms_no_more() {
+    seeds_on("badi", Family::V4, plan::VIP.into(), &[plan::INTERMEDIATE]);
+}
+
+#[test]
+fn a_bad_link_of_a_target_harms_no_more() {
+    seeds_on("badt", Family::Dual, plan::VIP6.into(), &["target1"]);
 }
 
 /// Counters of the kernel in a node's namespace: names as nstat(8) has them.
@@ -254,20 +279,20 @@ fn lossy_downloads(
 
 #[test]
 fn a_lossy_download_is_repaired_by_sack_as_a_direct_one_is() {
-    let order = |s: LabSpec| s.targets(1).impair(Impairment::default());
+    let order = |s: LabSpec| s.targets(1).family(Family::Dual).impair(Impairment::default());
     let Some(t) = lab::up("sack", order) else { return };
     let hash = t.sha256("1m");
-    let direct = SocketAddr::from((plan::target_addr(1), 80));
     let sum = |rounds: &[(Duration, BTreeMap<String, u64>)], name: &str| {
         rounds.iter().map(|(_, c)| c[name]).sum::<u64>()
     };
     let seconds = |rounds: &[(Duration, _)]| rounds.iter().map(|(took, _)| took.as_secs_f64()).sum::<f64>();
     let (mut straight, mut migrated) = (Vec::new(), Vec::new());
-    for round in 0..2 {
+    let servers = plan::target_addrs(Family::Dual, 1).into_iter().map(|ip| SocketAddr::new(ip, 80));
+    for (seed, (server, vip)) in servers.zip(plan::vips(Family::Dual)).enumerate() {
         // 20 ms there and back.
-        let it: Impairment = format!("loss=1%,delay=10ms,seed={round}").parse().unwrap();
-        straight.push(lossy_downloads(&t, direct, it, &hash));
-        migrated.push(lossy_downloads(&t, plan::VIP.into(), it, &hash));
+        let it: Impairment = format!("loss=1%,delay=10ms,seed={seed}").parse().unwrap();
+        straight.push(lossy_downloads(&t, server, it, &hash));
+        migrated.push(lossy_downloads(&t, vip, it, &hash));
     }
     t.expect_requests(16, 0);
     println!(
@@ -288,7 +313,9 @@ fn a_lossy_download_is_repaired_by_sack_as_a_direct_one_is() {
         "TcpExtTCPDSACKRecv",
         "TcpExtPAWSEstab",
     ] {
-        println!("{name}: direct {}, migrated {}", sum(&straight, name), sum(&migrated, name));
+        let each =
+            |rounds: &[(_, BTreeMap<String, u64>)]| rounds.iter().map(|(_, c)| c[name]).collect::<Vec<_>>();
+        println!("{name}, IPv4 and IPv6: direct {:?}, migrated {:?}", each(&straight), each(&migrated));
     }
     let sent_again = |rounds: &[_]| sum(rounds, "TcpRetransSegs");
     assert!(sent_again(&straight) > 50, "the link loses nothing");
