@@ -1,6 +1,6 @@
 //! Leads the packets of VIPs, or of servers, through the TUN by policy routing.
 //!
-//! Intermediate: TCP and ICMP to a VIP that arrives on the uplink is routed into the TUN. For that the rule that looks up the
+//! Intermediate: TCP (and ICMP for IPv4) to a VIP that arrives on the uplink is routed into the TUN. For that the rule that looks up the
 //! `local` table, which comes before all others, is moved behind ours. What the daemon writes into the TUN arrives on
 //! the TUN, so no rule of ours matches it again: to the VIP it is delivered, to a target it is forwarded.
 //!
@@ -13,7 +13,7 @@
 mod netlink;
 
 use baton_shared::translate::Direction;
-use baton_shared::wire::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP};
+use baton_shared::wire::{PROTOCOL_ICMP, PROTOCOL_TCP};
 use netlink::{Family, Netlink, Rule};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -189,12 +189,16 @@ impl Steering {
 fn rules(lead: &Lead, family: Family, address: SocketAddr) -> Vec<Rule> {
     let of = |protocol| Rule { protocol: Some(protocol), ..Rule::all(family, OURS, TABLE) };
     match lead.direction {
-        // TCP not by port: a fragment has none, and must not slip by to the local stack. And errors about what
-        // targets sent in the VIP's name.
         Direction::FromClient => {
-            let icmp = if family == Family::V4 { PROTOCOL_ICMP } else { PROTOCOL_ICMPV6 };
             let into = |rule| Rule { iif: Some(lead.uplink.clone()), to: Some(address.ip()), ..rule };
-            vec![into(of(PROTOCOL_TCP)), into(of(icmp))]
+            // Not by port: a fragment has none, and must not slip by to the local stack.
+            let mut rules = vec![into(of(PROTOCOL_TCP))];
+            if family == Family::V4 {
+                // Errors about what targets sent in the VIP's name. Not so with ICMPv6: a rule cannot tell errors
+                // from neighbour discovery, which must come straight from the device.
+                rules.push(into(of(PROTOCOL_ICMP)));
+            }
+            rules
         }
         Direction::ToClient => vec![Rule {
             iif: Some("lo".to_owned()),

@@ -1,0 +1,135 @@
+//! The data plane without eBPF, end to end: the same labs with `plane.kind = "userspace"` in every daemon.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::{self, Connection};
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::plan::{self, INTERMEDIATE};
+use netns_lab::{Family, Plane, Program};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What policy routing and the settings it needs look like on a node.
+fn routing(t: &TestLab, node: &str) -> String {
+    let look = "ip rule; ip -6 rule; cd /proc/sys/net; \
+                cat ipv4/tcp_early_demux ipv4/conf/eth0/forwarding ipv4/conf/eth0/rp_filter ipv6/conf/all/forwarding";
+    t.lab.output(node, &["bash", "-c", look]).unwrap()
+}
+
+fn counted(t: &TestLab, node: &str, reason: &str) -> u64 {
+    t.metric(node, &format!("baton_packets_total{{reason=\"{reason}\"}}"))
+}
+
+#[test]
+fn downloads_uploads_and_a_hundred_small_requests_are_migrated_and_byte_exact() {
+    let Some(t) = lab::up("us-work", |s| s.plane(Plane::Userspace)) else { return };
+    assert_eq!(t.admin(INTERMEDIATE, "/readyz")["data_plane"], "userspace");
+    for _ in 0..4 {
+        assert_eq!(t.get("/10m").unwrap().sha256, t.sha256("10m"));
+    }
+    let want = t.sha256("1k");
+    t.client(move || {
+        let work = |_| {
+            let want = want.clone();
+            std::thread::spawn(move || {
+                for n in 0..25 {
+                    let response = client::get(VIP, "/1k").unwrap_or_else(|e| panic!("request {n}: {e}"));
+                    assert_eq!((response.status, &response.sha256), (200, &want));
+                }
+            })
+        };
+        let workers: Vec<_> = (0..4).map(work).collect();
+        workers.into_iter().for_each(|w| w.join().unwrap());
+    });
+    put(&t, VIP, "a");
+    t.expect_requests(105, 0);
+    let arrived = ["target1", "target2"].map(|target| t.lab.upload_dir(target).join("a"));
+    let arrived = arrived.iter().find(|path| path.exists()).expect("the upload is on a target");
+    assert_eq!(netns_lab::content::sha256_of_file(arrived).unwrap(), t.sha256("10m"));
+    // The servers saw the client, and the clients' packets of migrated flows were carried by the daemon.
+    assert!(t.access_log("target1").iter().all(|line| line.starts_with("10.90.11.2 ")));
+    assert!(counted(&t, INTERMEDIATE, "translated") > 1000);
+    assert_eq!(counted(&t, INTERMEDIATE, "diverted"), counted(&t, INTERMEDIATE, "released"));
+    t.eventually("all records are freed", Duration::from_secs(12), |t| {
+        [INTERMEDIATE, "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
+    });
+}
+
+/// Uploads 10 MB, head and body together.
+fn put(t: &TestLab, to: SocketAddr, name: &str) {
+    let source = t.lab.www_dir().join("10m");
+    let head = format!("PUT /upload/{name} HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", 10 << 20);
+    let status = t.client(move || {
+        let mut connection = Connection::open(to).unwrap();
+        connection.send(head.as_bytes()).unwrap();
+        connection.send(&std::fs::read(&source).unwrap()).unwrap();
+        connection.response().unwrap().status
+    });
+    assert_eq!(status, 201);
+}
+
+#[test]
+fn both_versions_of_ip_are_carried() {
+    let Some(t) = lab::up("us-dual", |s| s.plane(Plane::Userspace).family(Family::Dual)) else { return };
+    for vip in plan::vips(Family::Dual) {
+        let response = t.client(move || client::get(vip, "/10m")).unwrap();
+        assert_eq!((response.status, response.sha256), (200, t.sha256("10m")), "{vip}");
+        put(&t, vip, if vip.is_ipv4() { "over4" } else { "over6" });
+    }
+    t.expect_requests(4, 0);
+}
+
+#[test]
+fn daemons_that_stall_in_mid_download_lose_nothing() {
+    let Some(t) = lab::up("us-stall", |s| netns_lab::LabSpec {
+        rate_target: "200mbit".parse().ok(),
+        ..s.targets(1).plane(Plane::Userspace)
+    }) else {
+        return;
+    };
+    let response = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| t.get("/100m"));
+        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+        for (node, program) in [("target1", Program::Agent), (INTERMEDIATE, Program::Balancer)] {
+            std::thread::sleep(Duration::from_millis(300));
+            t.lab.signal(node, program, libc::SIGSTOP).unwrap();
+            std::thread::sleep(Duration::from_millis(500));
+            t.lab.signal(node, program, libc::SIGCONT).unwrap();
+        }
+        asked.join().unwrap()
+    });
+    assert_eq!(response.unwrap().sha256, t.sha256("100m"));
+}
+
+#[test]
+fn what_was_changed_on_the_hosts_is_put_back_and_a_killed_daemon_does_not_stop_the_next() {
+    let Some(t) = lab::up("us-back", |s| s.targets(1)) else { return };
+    let nodes = [INTERMEDIATE, "target1"];
+    let before = nodes.map(|node| routing(&t, node));
+    drop(t);
+    let Some(t) = lab::up("us-back", |s| s.targets(1).plane(Plane::Userspace)) else { return };
+    let with = nodes.map(|node| routing(&t, node));
+    assert!(with[0].contains("iif eth0 ipproto tcp") && with[1].contains("sport 80"), "{with:?}");
+    t.lab.kill_intermediate().unwrap();
+    t.lab.kill_agent("target1").unwrap();
+    // Rules without a TUN lead nowhere: the hosts do their other work.
+    let direct = SocketAddr::new(plan::target_addr(1).into(), 80);
+    assert_eq!(t.client(move || client::get(direct, "/1k")).unwrap().sha256, t.sha256("1k"));
+    t.lab.start_agent("target1").unwrap();
+    t.lab.start_intermediate().unwrap();
+    t.eventually("migrations again", Duration::from_secs(8), |t| {
+        t.get("/1k").is_ok_and(|r| r.sha256 == t.sha256("1k")) && t.migrated() > 0
+    });
+    t.lab.stop_intermediate().unwrap();
+    t.lab.stop_agent("target1").unwrap();
+    let rules =
+        |text: &str| text.lines().filter(|l| l.contains("lookup")).map(str::to_owned).collect::<Vec<_>>();
+    for (node, before) in nodes.iter().zip(&before) {
+        assert_eq!(rules(&routing(&t, node)), rules(before), "{node}");
+    }
+    // The killed daemons could not put their settings back; these begin with what they find.
+    drop(t);
+    let Some(t) = lab::up("us-back", |s| s.targets(1).plane(Plane::Userspace)) else { return };
+    t.lab.stop_intermediate().unwrap();
+    t.lab.stop_agent("target1").unwrap();
+    assert_eq!(nodes.map(|node| routing(&t, node)), before);
+}
