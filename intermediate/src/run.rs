@@ -79,6 +79,9 @@ fn hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE or root"
         }
+        _ if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            "; the socket is not of plain TCP: is multipath TCP forced on this process (mptcpize)?"
+        }
         _ => "",
     }
 }

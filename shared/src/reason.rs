@@ -126,7 +126,8 @@ reasons! {
         Undelivered = 11, "undelivered", "The control channel broke before the handoff was delivered.";
         ConnectionState = 12, "connection_state", "The connection was not in a state that can be captured (closed or reset by the client, out-of-order data).";
         Disabled = 13, "disabled", "The configuration says mode = \"proxy\".";
-        AddressFamily = 14, "address_family", "The client's address family cannot be migrated on this listener yet.";
+        AddressFamily = 14, "address_family", "No connected target has a server address of the VIP's family, or the client's address is link-local.";
+        SynCookie = 15, "syn_cookie", "The connection was accepted by a SYN cookie and uses timestamps: the kernel kept no SYN and tells the client's clock nowhere else, and without it the server would drop the client's packets.";
     }
 }
 

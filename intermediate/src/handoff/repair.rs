@@ -177,7 +177,7 @@ impl Live {
     /// `None`: something arrived while the state was read.
     fn try_capture(&self, ends: Ends) -> Result<Option<CapturedConnection>, CaptureError> {
         let fd = self.stream.as_fd();
-        sys::set_tcp(fd, libc::TCP_REPAIR, sys::REPAIR_ON).map_err(CaptureError::step("TCP_REPAIR on"))?;
+        sys::set_tcp(fd, libc::TCP_REPAIR, sys::REPAIR_ON).map_err(not_repaired)?;
         let before = receive_next(fd)?;
         if sys::unread(fd).map_err(CaptureError::step("SIOCINQ"))? != 0 {
             return Ok(None);
@@ -224,9 +224,9 @@ impl Live {
     fn timestamps(&self) -> Result<(u32, u32), CaptureError> {
         // A SYN-cookie connection has no saved SYN. Without the client's clock its packets would be dropped as
         // old by the server (RFC 7323, section 5).
-        let client = self.syn_tsval.ok_or_else(|| {
-            CaptureError::new(ProxyReason::CaptureFailed, "timestamps in use but no saved SYN (SYN cookie?)")
-        })?;
+        let client = self
+            .syn_tsval
+            .ok_or_else(|| CaptureError::new(ProxyReason::SynCookie, "timestamps in use and no saved SYN"))?;
         let now: u32 = sys::tcp(self.stream.as_fd(), libc::TCP_TIMESTAMP)
             .map_err(CaptureError::step("TCP_TIMESTAMP"))?;
         Ok((client, latest_timestamp(now)))
@@ -241,6 +241,17 @@ impl Live {
 fn latest_timestamp(raw: u32) -> u32 {
     let ahead = if raw & 1 == 1 { DELAYED_ACK_MS * 1000 } else { DELAYED_ACK_MS };
     (raw & !1).wrapping_add(2).wrapping_add(ahead)
+}
+
+/// Of a socket of multipath TCP (RFC 8684) the kernel repairs nothing (`mptcp_setsockopt` in `net/mptcp/sockopt.c`).
+/// Our listeners speak plain TCP ([`prepare_listener`] fails for others), so clients fall back to it. Connections signed by MD5 or AO (RFC 2385, 5925) are never accepted: no key is set.
+fn not_repaired(error: io::Error) -> CaptureError {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {
+            CaptureError::new(ProxyReason::OptionNotCarried, format!("multipath TCP: {error}"))
+        }
+        _ => CaptureError::step("TCP_REPAIR on")(error),
+    }
 }
 
 /// Repair mode off, without a window probe. The kernel forgets `SO_REUSEADDR` with it

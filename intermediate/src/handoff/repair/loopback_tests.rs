@@ -16,24 +16,36 @@ struct Pair {
     ends: Ends,
 }
 
+/// `IPPROTO_MPTCP`, `include/uapi/linux/in.h`.
+const MPTCP: i32 = 262;
+
 /// A connection over loopback, the accepted end live; `None` if repair mode is not allowed here.
 async fn pair() -> Option<Pair> {
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-    prepare_listener(&listener).unwrap();
+    pair_of("127.0.0.1:0", [Protocol::TCP; 2]).await
+}
+
+/// The same at an address of either family; the protocols of listener and client.
+async fn pair_of(at: &str, [protocol, clients]: [Protocol; 2]) -> Option<Pair> {
+    let at: std::net::SocketAddr = at.parse().unwrap();
+    let listener = Socket::new(Domain::for_address(at), Type::STREAM, Some(protocol)).unwrap();
+    let fit = prepare_listener(&listener).is_ok();
+    assert_eq!(fit, protocol == Protocol::TCP, "only a listener of plain TCP is fit");
     listener.set_reuse_address(true).unwrap();
-    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.bind(&at.into()).unwrap();
     listener.listen(8).unwrap();
     let vip = listener.local_addr().unwrap().as_socket().unwrap();
-    let peer = StdStream::connect(vip).unwrap();
+    let peer = Socket::new(Domain::for_address(at), Type::STREAM, Some(clients)).unwrap();
+    peer.connect(&vip.into()).unwrap();
+    let peer = StdStream::from(peer);
     peer.set_nodelay(true).unwrap();
     peer.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let (accepted, client) = listener.accept().unwrap();
-    if let Err(e) = sys::set_tcp(peer.as_fd(), libc::TCP_REPAIR, sys::REPAIR_ON) {
+    let probe = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    if let Err(e) = sys::set_tcp(probe.as_fd(), libc::TCP_REPAIR, sys::REPAIR_ON) {
         assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "TCP_REPAIR: {e}");
         println!("SKIPPED: TCP_REPAIR is not allowed here ({e})");
         return None;
     }
-    sys::set_tcp(peer.as_fd(), libc::TCP_REPAIR, sys::REPAIR_OFF_NO_PROBE).unwrap();
     accepted.set_nonblocking(true).unwrap();
     let stream = TcpStream::from_std(accepted.into()).unwrap();
     let ends = Ends { client: client.as_socket().unwrap(), vip };
@@ -63,7 +75,14 @@ fn captured(live: Live, ends: Ends, bytes: &mut Vec<u8>) -> Captured {
 
 #[tokio::test]
 async fn the_numbers_are_the_peers_and_the_connection_goes_on_after_a_resume() {
-    let Some(Pair { live, mut peer, ends }) = pair().await else { return };
+    for at in ["127.0.0.1:0", "[::1]:0"] {
+        let Some(pair) = pair_of(at, [Protocol::TCP; 2]).await else { return };
+        assert_eq!(pair.ends.client.is_ipv6(), at.starts_with('['));
+        numbers_and_resume(pair).await;
+    }
+}
+
+async fn numbers_and_resume(Pair { live, mut peer, ends }: Pair) {
     peer.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let mut bytes = drained(&live);
     assert_eq!(bytes, b"GET / HTTP/1.1\r\n\r\n");
@@ -131,7 +150,7 @@ async fn after_an_answered_request_the_numbers_still_agree() {
             assert_eq!((c.rcv_nxt.raw(), c.snd_nxt.raw()), peer_numbers(&peer));
         }
         Err((live, e)) => {
-            assert_eq!(e.reason, ProxyReason::CaptureFailed);
+            assert_eq!(e.reason, ProxyReason::SynCookie);
             let mut stream = live.into_stream();
             stream.write_all(b"still here").await.unwrap();
             peer.read_exact(&mut [0; 10]).unwrap();
@@ -226,4 +245,23 @@ async fn unacknowledged_bytes_keep_the_connection_here() {
     let (live, error) = Live { stream, syn_tsval: Some(1) }.capture(ends, &mut bytes, LIMIT).unwrap_err();
     assert_eq!(error.reason, ProxyReason::Unacknowledged);
     drop((live, peer));
+}
+
+#[tokio::test]
+async fn multipath_tcp_is_told_by_its_name_and_a_client_that_only_offers_it_is_captured() {
+    if let Err(e) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::from(MPTCP))) {
+        return println!("SKIPPED: no multipath TCP in this kernel: {e}");
+    }
+    let multipath = Protocol::from(MPTCP);
+    let Some(Pair { live, ends, .. }) = pair_of("127.0.0.1:0", [multipath; 2]).await else { return };
+    let (_, refused) = live.capture(ends, &mut Vec::new(), LIMIT).unwrap_err();
+    assert_eq!(refused.reason, ProxyReason::OptionNotCarried, "{}", refused.detail);
+    // What the listeners are: the kernel does not answer the offer.
+    let offered = pair_of("127.0.0.1:0", [Protocol::TCP, multipath]).await;
+    let Some(Pair { live, mut peer, ends }) = offered else { return };
+    peer.write_all(b"head").unwrap();
+    let mut bytes = drained(&live);
+    let captured = captured(live, ends, &mut bytes);
+    assert_eq!((bytes.as_slice(), captured.connection.options.timestamps), (&b"head"[..], true));
+    assert_ne!(captured.connection.client_tsval, 0);
 }
