@@ -2,7 +2,7 @@
 
 use crate::client::{self, Response};
 use crate::skip;
-use netns_lab::{Lab, LabSpec, plan};
+use netns_lab::{Lab, LabSpec, Program, plan};
 use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
@@ -133,6 +133,17 @@ impl TestLab {
             assert!(started.elapsed() < within, "not within {within:?}: {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// The number of a node's program that runs now.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn pid(&self, node: &str, program: Program) -> u32 {
+        let name = self.lab.program_name(program);
+        let state = self.lab.snapshot();
+        let mut of = state.processes.iter().filter(|p| p.node == node && p.program == name);
+        of.find(|p| p.id.is_alive()).unwrap().id.pid
     }
 
     /// The flows a node's daemon knows.

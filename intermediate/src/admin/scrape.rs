@@ -162,6 +162,13 @@ impl Collector for OfMigrator {
         single(
             e,
             counter,
+            "baton_prefetched_bytes",
+            "Bytes read of connections that were handed off: request heads, and what of bodies came before the freeze.",
+            stats.prefetched,
+        )?;
+        single(
+            e,
+            counter,
             "baton_stray_answers",
             "Answers of agents to handoffs nobody waits for any more.",
             stats.stray_answers,

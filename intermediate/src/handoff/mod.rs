@@ -57,6 +57,7 @@ pub struct Migrator {
     unresolved: Unresolved,
     disowned: Disowned,
     late: AtomicU64,
+    prefetched: AtomicU64,
     stray_answers: AtomicU64,
 }
 
@@ -80,6 +81,7 @@ impl Migrator {
             unresolved: Unresolved::default(),
             disowned: Disowned::default(),
             late: AtomicU64::new(0),
+            prefetched: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),
         })
     }
@@ -115,6 +117,7 @@ impl Migrator {
             reconciled: self.flows.reconciled(),
             cut: self.flows.cut_count(),
             late: self.late.load(Ordering::Relaxed),
+            prefetched: self.prefetched.load(Ordering::Relaxed),
             stray_answers: self.stray_answers.load(Ordering::Relaxed),
         }
     }

@@ -100,6 +100,7 @@ impl Migrator {
         let mut lap = Lap::new();
         let late = captured.late().map(|late| {
             self.late.fetch_add(1, Ordering::Relaxed);
+            self.prefetched.fetch_add(u64::try_from(late.bytes.len()).unwrap_or(0), Ordering::Relaxed);
             late::packets(&captured.connection, &late)
         });
         let mut record = flight.place.record;

@@ -11,6 +11,7 @@ use baton_shared::control::{Handoff as HandoffMessage, Message};
 use baton_shared::reason::{ProxyReason, Refusal};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -70,6 +71,7 @@ impl Migrator {
             // Kept here too: if the agent refuses, it is proxied.
             request: request.clone(),
         }));
+        self.prefetched.fetch_add(u64::try_from(request.len()).unwrap_or(0), Ordering::Relaxed);
         let told = self.pending.register(place.flow, id);
         let mut flight = Flight { migrator: self, place, held, captured: Some(captured) };
         match target.send(message) {

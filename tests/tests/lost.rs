@@ -1,0 +1,159 @@
+//! Agents, servers and whole hosts that are lost while flows are on them: who is gone ends, who still answers stays.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::{Connection, Response};
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::plan::INTERMEDIATE;
+use netns_lab::{LabSpec, Program};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// `handoff.agent_lost_ms` here.
+const AGENT_LOST: Duration = Duration::from_millis(1500);
+/// How long a channel may be silent before its agent counts as gone, and one attempt to connect to a silent host, and
+/// the asking and resetting of the client.
+const NOTICE: Duration = Duration::from_secs(3 + 1 + 2);
+
+/// One target whose downloads take two seconds.
+fn one_slow_target(spec: LabSpec) -> LabSpec {
+    let rate = "400mbit".parse().ok();
+    LabSpec { rate_target: rate, ..spec.targets(1) }.intermediate_with(
+        "handoff",
+        "agent_lost_ms",
+        u64::try_from(AGENT_LOST.as_millis()).unwrap(),
+    )
+}
+
+fn cut(t: &TestLab) -> u64 {
+    t.metric(INTERMEDIATE, "baton_flows_cut_total")
+}
+
+/// Nothing of any flow is left on a node.
+fn nothing_left(t: &TestLab, nodes: &[&str], within: Duration) {
+    t.eventually("all records are freed", within, |t| {
+        nodes.iter().all(|node| t.flows(node).is_empty() && t.metric(node, "baton_flow_table_used") == 0)
+    });
+}
+
+/// A connection kept alive after one answered request.
+fn kept_alive() -> Connection {
+    let mut connection = Connection::open(VIP).unwrap();
+    connection.get("/1k").unwrap();
+    assert_eq!(connection.response().unwrap().status, 200);
+    connection
+}
+
+/// Writes until the connection fails.
+fn upload_until_it_fails() -> io::Error {
+    let mut connection = Connection::open(VIP).unwrap();
+    connection
+        .send(b"PUT /upload/endless HTTP/1.1\r\nHost: lab\r\nContent-Length: 2000000000\r\n\r\n")
+        .unwrap();
+    let piece = vec![7; 1 << 16];
+    for _ in 0..30_000 {
+        if let Err(e) = connection.send(&piece) {
+            return e;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    panic!("two gigabytes went through");
+}
+
+#[test]
+fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
+    let Some(t) = lab::up("gone", one_slow_target) else { return };
+    let (download, upload, idle, took) = std::thread::scope(|scope| {
+        let download = scope.spawn(|| t.get("/100m").unwrap_err());
+        let upload = scope.spawn(|| t.client(upload_until_it_fails));
+        let idle = scope.spawn(|| t.client(|| kept_alive().read_some().unwrap_err()));
+        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 3);
+        std::thread::sleep(Duration::from_millis(300));
+        t.lab.output("target1", &["ip", "link", "set", "eth0", "down"]).unwrap();
+        let gone = Instant::now();
+        (download.join().unwrap(), upload.join().unwrap(), idle.join().unwrap(), gone.elapsed())
+    });
+    println!("reset after {took:?}");
+    for (which, error) in [("download", download), ("upload", upload), ("idle", idle)] {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{which}: {error}");
+    }
+    assert!(took >= AGENT_LOST && took < AGENT_LOST + NOTICE, "took {took:?}");
+    nothing_left(&t, &[INTERMEDIATE], Duration::from_secs(2));
+    assert_eq!(cut(&t), 3);
+}
+
+#[test]
+fn a_dead_agent_costs_no_flow_neither_busy_nor_idle() {
+    let Some(t) = lab::up("stays", one_slow_target) else { return };
+    let want = t.sha256("100m");
+    let (after, download) = std::thread::scope(|scope| {
+        let idle = scope.spawn(|| {
+            t.client(|| {
+                let mut kept = kept_alive();
+                std::thread::sleep(AGENT_LOST * 4);
+                kept.get("/10k").unwrap();
+                kept.response().unwrap().sha256
+            })
+        });
+        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+        let download = scope.spawn(|| t.get("/100m").unwrap());
+        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 2);
+        t.lab.kill_agent("target1").unwrap();
+        (idle.join().unwrap(), download.join().unwrap())
+    });
+    assert_eq!((after, download.sha256), (t.sha256("10k"), want));
+    assert_eq!(cut(&t), 0);
+    t.lab.start_agent("target1").unwrap();
+    nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(15));
+    assert_eq!(cut(&t), 0);
+}
+
+#[test]
+fn a_target_host_that_was_started_anew_has_its_old_flows_reset() {
+    let Some(t) = lab::up("anew", one_slow_target) else { return };
+    let error = std::thread::scope(|scope| {
+        let idle = scope.spawn(|| t.client(|| kept_alive().read_some().unwrap_err()));
+        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+        t.lab.kill_agent("target1").unwrap();
+        // What a boot leaves of programs and records.
+        for entry in std::fs::read_dir(t.lab.bpf_dir("target1")).unwrap() {
+            // bpffs has files of its own beside the directory of the ABI version.
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+        }
+        t.lab.start_agent("target1").unwrap();
+        idle.join().unwrap()
+    });
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(3));
+    assert_eq!(cut(&t), 1);
+    let sockets =
+        t.lab.output("target1", &["ss", "-tnH", "state", "established", "sport", "=", ":80"]).unwrap();
+    assert!(sockets.trim().is_empty(), "the server was not told: {sockets}");
+}
+
+/// A download of 100 MB during which the server is killed.
+fn server_killed(t: &TestLab, from: SocketAddr) -> io::Result<Response> {
+    let mut connection = t.client(move || Connection::open(from).unwrap());
+    connection.get("/100m")?;
+    assert!(connection.read_some()? > 0);
+    std::thread::sleep(Duration::from_millis(200));
+    t.lab.kill("target1", Program::Server).unwrap();
+    let response = connection.response();
+    t.lab.start("target1", Program::Server).unwrap();
+    response
+}
+
+#[test]
+fn a_server_killed_in_mid_download_looks_to_the_client_as_it_does_without_baton() {
+    let Some(t) = lab::up("killsrv", one_slow_target) else { return };
+    let direct = server_killed(&t, "10.90.101.2:80".parse().unwrap()).unwrap_err();
+    let migrated = server_killed(&t, VIP).unwrap_err();
+    println!("direct: {direct}; migrated: {migrated}");
+    assert_eq!(direct.kind(), migrated.kind(), "direct: {direct}; migrated: {migrated}");
+    t.expect_requests(1, 0);
+    nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(12));
+    assert_eq!(cut(&t), 0);
+}

@@ -1,0 +1,234 @@
+//! Uploads: handed off as soon as the head is there; the body goes from client to target by the kernels alone.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::plan::INTERMEDIATE;
+use netns_lab::{Lab, Program};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::time::{Duration, Instant};
+
+/// What the daemon may have taken in before the freeze: the default of `limits.prefetch_bytes`.
+const PREFETCH: u64 = 262_144;
+/// Sent in blocks, each one different.
+const BLOCK: usize = 1 << 16;
+
+/// A body of which no two blocks are equal, made as it is sent.
+struct Body {
+    block: Vec<u8>,
+    left: u64,
+    sent: u64,
+}
+
+impl Body {
+    fn new(bytes: u64) -> Self {
+        let mut state = 1u32;
+        let random = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        };
+        Body { block: (0..BLOCK).map(random).collect(), left: bytes, sent: 0 }
+    }
+
+    /// The next block; an empty one at the end.
+    fn next(&mut self) -> &[u8] {
+        self.block[..8].copy_from_slice(&self.sent.to_be_bytes());
+        let size = usize::try_from(self.left.min(BLOCK as u64)).unwrap();
+        self.left -= size as u64;
+        self.sent += size as u64;
+        &self.block[..size]
+    }
+
+    fn sha256(bytes: u64) -> String {
+        let (mut body, mut hash) = (Body::new(bytes), Sha256::new());
+        loop {
+            match body.next() {
+                [] => return hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+                block => hash.update(block),
+            }
+        }
+    }
+}
+
+/// Head and body in one stream; the status of the answer.
+fn send(method: &str, path: &str, bytes: u64) -> (u16, usize) {
+    let mut connection = Connection::open(VIP).unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: lab\r\nContent-Length: {bytes}\r\n\r\n");
+    let mut body = Body::new(bytes);
+    // Together, so that body bytes are there before the freeze, during it and after it.
+    let mut first = head.into_bytes();
+    first.extend_from_slice(body.next());
+    let mut sent = first.len();
+    connection.send(&first).unwrap();
+    loop {
+        match body.next() {
+            [] => return (connection.response().unwrap().status, sent),
+            block => {
+                connection.send(block).unwrap();
+                sent += block.len();
+            }
+        }
+    }
+}
+
+/// Bytes the intermediate has read by read(2), in which are all packets from its TUN (proc_pid_io(5)); recv(2) on
+/// sockets is not counted there.
+fn read_by_intermediate(t: &TestLab) -> u64 {
+    let pid = t.pid(INTERMEDIATE, Program::Balancer);
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    io.lines().find_map(|l| l.strip_prefix("rchar: ")).unwrap().trim().parse().unwrap()
+}
+
+fn number(flow: &Value, field: &str) -> u64 {
+    flow.get(field).and_then(Value::as_u64).unwrap()
+}
+
+/// Bytes of clients' streams read by the daemon itself so far, and bytes of the last flow that were held.
+fn through_user_space(t: &TestLab) -> (u64, u64) {
+    let flows = t.flows(INTERMEDIATE);
+    let flow = flows.last().unwrap();
+    assert_eq!(number(flow, "diverted"), number(flow, "released"), "held bytes were not released: {flow}");
+    (t.metric(INTERMEDIATE, "baton_prefetched_bytes_total"), number(flow, "diverted"))
+}
+
+/// A counter of /proc/net/snmp's Tcp lines in client1's namespace.
+fn tcp(t: &TestLab, name: &'static str) -> u64 {
+    t.client(move || {
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+        let mut lines = text.lines().filter(|l| l.starts_with("Tcp: "));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let at = names.split(' ').position(|n| n == name).unwrap();
+        values.split(' ').nth(at).unwrap().parse().unwrap()
+    })
+}
+
+/// No tail loss probes in client1's namespace: they are retransmissions after a few milliseconds of a freeze that a
+/// test makes long, and the test asks about those that a lost packet causes.
+fn no_tail_loss_probes(t: &TestLab) {
+    t.client(|| std::fs::write("/proc/sys/net/ipv4/tcp_early_retrans", "0").unwrap());
+}
+
+fn arrived(lab: &Lab, name: &str) -> String {
+    netns_lab::content::sha256_of_file(&lab.upload_dir("target1").join(name)).unwrap()
+}
+
+#[test]
+fn a_gigabyte_is_put_and_posted_and_almost_none_of_it_enters_the_intermediates_user_space() {
+    let Some(t) = lab::up("gigabyte", |s| s.targets(1)) else { return };
+    let bytes = 1_000_000_000;
+    let want = std::thread::spawn(move || Body::sha256(bytes));
+    for (method, path) in [("PUT", "/upload/gigabyte"), ("POST", "/upload")] {
+        let (before, resent) = (read_by_intermediate(&t), tcp(&t, "RetransSegs"));
+        let prefetched = t.metric(INTERMEDIATE, "baton_prefetched_bytes_total");
+        let started = Instant::now();
+        let (status, sent) = t.client(move || send(method, path, bytes));
+        let took = started.elapsed();
+        assert!((200..300).contains(&status), "{method}: status {status}");
+        let resent = tcp(&t, "RetransSegs") - resent;
+        let (drained, held) = through_user_space(&t);
+        let drained = drained - prefetched;
+        let read = read_by_intermediate(&t) - before;
+        println!(
+            "{method}: {took:?}, {drained} bytes drained, {held} held, {read} read, {resent} segments resent"
+        );
+        assert!(drained <= PREFETCH, "{method}: {drained} bytes were drained");
+        assert!(held <= 4 << 20, "{method}: {held} bytes were held");
+        assert!(read <= held + (4 << 20), "{method}: the intermediate read {read} bytes, {held} were held");
+        // nginx logs what it received of the request, head and body.
+        t.eventually("the log", Duration::from_secs(5), |t| {
+            t.access_log("target1").iter().any(|l| l.contains(method) && l.ends_with(&format!(" {sent}")))
+        });
+    }
+    assert_eq!(arrived(&t.lab, "gigabyte"), want.join().unwrap());
+    t.expect_requests(2, 0);
+}
+
+#[test]
+fn expect_100_continue_is_answered_by_the_server_and_the_body_follows() {
+    let Some(t) = lab::up("expect", |s| s.targets(1)) else { return };
+    let file = t.lab.www_dir().join("10m");
+    for n in 0..5 {
+        let command = format!(
+            "curl -sSv --fail --expect100-timeout 20 -H 'Expect: 100-continue' -T {} http://10.90.1.100/upload/e{n} 2>&1",
+            file.display()
+        );
+        let started = Instant::now();
+        let said = t.lab.output("client1", &["bash", "-c", &command]).unwrap();
+        assert!(said.contains("HTTP/1.1 100 Continue"), "{said}");
+        assert!(started.elapsed() < Duration::from_secs(5), "curl waited in vain: {said}");
+        assert_eq!(arrived(&t.lab, &format!("e{n}")), t.sha256("10m"));
+    }
+    // The server's "100 Continue" may be there before the commit, so that the body's first bytes are held; none of it
+    // is there before the freeze.
+    let (read, held) = through_user_space(&t);
+    println!("{read} bytes of five heads, {held} bytes held of the last body");
+    assert!(read < 5 * 300, "{read} bytes were read");
+    t.expect_requests(5, 0);
+}
+
+#[test]
+fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransmission() {
+    let Some(t) = lab::up("frozen", |s| s.targets(1)) else { return };
+    no_tail_loss_probes(&t);
+    let mut all_held = 0;
+    for n in 0..12 {
+        let (resent, held) = (tcp(&t, "RetransSegs"), t.metric(INTERMEDIATE, "baton_held_total"));
+        t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
+        let (sha, status) = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                t.client(move || {
+                    let pieces = 400usize;
+                    let size = 300 + 7 * n;
+                    let mut connection = Connection::open(VIP).unwrap();
+                    let mut hash = Sha256::new();
+                    let head = format!(
+                        "PUT /upload/f{n} HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n",
+                        pieces * size
+                    );
+                    connection.send(head.as_bytes()).unwrap();
+                    for piece in 0..pieces {
+                        let bytes: Vec<u8> = (0..size).map(|i| ((i * 31) ^ (piece * 17)) as u8).collect();
+                        hash.update(&bytes);
+                        connection.send(&bytes).unwrap();
+                        // Some come before the end of the freeze, some in the moment of it, some after it.
+                        std::thread::sleep(Duration::from_micros(500));
+                    }
+                    let sha: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+                    (sha, connection.response().unwrap().status)
+                })
+            });
+            // Less than the 200 ms after which any stack sends again what nobody acknowledges.
+            std::thread::sleep(Duration::from_millis(40 + 8 * n as u64));
+            t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+            sender.join().unwrap()
+        });
+        assert!((200..300).contains(&status), "round {n}: status {status}");
+        assert_eq!(arrived(&t.lab, &format!("f{n}")), sha, "round {n}");
+        assert_eq!(tcp(&t, "RetransSegs") - resent, 0, "round {n}: segments resent");
+        all_held += t.metric(INTERMEDIATE, "baton_held_total") - held;
+    }
+    println!("{all_held} packets were held");
+    assert!(all_held > 100, "only {all_held} packets were held");
+    assert_eq!(t.metric(INTERMEDIATE, "baton_hold_dropped_total"), 0);
+    assert_eq!(t.metric(INTERMEDIATE, "baton_hold_reconciled_total"), 0);
+    t.expect_requests(12, 0);
+}
+
+#[test]
+fn a_freeze_longer_than_the_clients_patience_costs_it_retransmissions_but_no_byte() {
+    let Some(t) = lab::up("longfreeze", |s| s.targets(1)) else { return };
+    let bytes = 20_000_000;
+    t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
+    let (status, _) = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| t.client(move || send("PUT", "/upload/long", bytes)));
+        std::thread::sleep(Duration::from_millis(1200));
+        t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+        sender.join().unwrap()
+    });
+    assert!((200..300).contains(&status), "status {status}");
+    assert_eq!(arrived(&t.lab, "long"), Body::sha256(bytes));
+    t.expect_requests(1, 0);
+    assert!(t.metric(INTERMEDIATE, "baton_held_total") > 0);
+    assert_eq!(t.metric(INTERMEDIATE, "baton_hold_dropped_total"), 0);
+}
