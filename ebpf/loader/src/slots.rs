@@ -96,12 +96,10 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, note_flags)).load(Ordering::Relaxed)
     }
 
-    /// Low halves of [`FlowRecord::last_seen_ns`] and [`FlowRecord::packets`]: what a scan compares with what it saw
-    /// before. The first moves with every packet, the second only with those that were translated.
-    pub fn activity(&self, slot: u32) -> (u32, u32) {
+    /// Low half of [`FlowRecord::last_seen_ns`]: it moves with every packet of the flow that a program counts.
+    pub fn last_seen_low(&self, slot: u32) -> u32 {
         let low = if cfg!(target_endian = "big") { 4 } else { 0 };
-        let half = |offset| self.mapped.field(slot, offset + low).load(Ordering::Relaxed);
-        (half(offset_of!(FlowRecord, last_seen_ns)), half(offset_of!(FlowRecord, packets)))
+        self.mapped.field(slot, offset_of!(FlowRecord, last_seen_ns) + low).load(Ordering::Relaxed)
     }
 
     /// The hold accounts as they stand: [`FlowRecord::diverted`] and [`FlowRecord::released`].

@@ -92,6 +92,9 @@ pub const NOTE_FIN: u32 = 1;
 pub const NOTE_RST: u32 = 2;
 /// [`FlowRecord::note_flags`]: a SYN-ACK was diverted to the agent.
 pub const NOTE_SYN_ACK: u32 = 4;
+/// [`FlowRecord::note_flags`]: a SYN-ACK was dropped after the handshake. The listener answers on this 4-tuple, so
+/// the server's socket is gone; or it was the replay's own, late.
+pub const NOTE_LISTENER: u32 = 8;
 
 /// One direction of one flow on one host: from the client, on the intermediate's ingress; from the server, on
 /// the target's egress.

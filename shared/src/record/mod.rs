@@ -4,7 +4,7 @@
 mod flow;
 mod settings;
 
-pub use flow::{FLAG_FED, FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_FIN, NOTE_RST, NOTE_SYN_ACK};
+pub use flow::{FLAG_FED, FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK};
 pub use settings::Settings;
 
 /// Version of every layout in this module, of the meaning of their fields, and of the counters' numbering.

@@ -2,7 +2,7 @@
 
 use super::{Account, Direction, Patch};
 use crate::reason::PacketCounter;
-use crate::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST, NOTE_SYN_ACK};
+use crate::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK};
 use crate::seq::before;
 use crate::wire::{ACK, FIN, RST, SYN, Segment};
 
@@ -106,6 +106,8 @@ pub fn judge_egress(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -
         FlowState::Fenced => Verdict::new(Action::Drop, PacketCounter::DropFenced),
         FlowState::Committed | FlowState::Ended => {
             if segment.has(SYN | ACK) {
+                as_noted(record, &mut patch.account);
+                patch.account.note_flags = NOTE_LISTENER;
                 return Verdict::new(Action::Drop, PacketCounter::DropLateSynAck);
             }
             note(record, segment, &mut patch.account);
@@ -140,15 +142,21 @@ pub fn judge_unwalked(direction: Direction) -> Verdict {
     }
 }
 
-/// Notes how far the client is: by it the intermediate sees whether a flow whose agent is gone still gets on, and knows
-/// the number for a reset if it does not (`state::lost`). The daemon filled both notes in before the first packet.
+/// The notes as they stand, to be changed or to have a flag added.
 #[inline(always)]
-fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
+fn as_noted(record: &FlowRecord, account: &mut Account) {
     account.noted = 1;
     account.note_ack = record.note_ack;
     account.note_window = record.note_window;
     account.note_tsval = record.note_tsval;
     account.note_seq_end = record.note_seq_end;
+}
+
+/// Notes how far the client is: by it the intermediate sees whether a flow whose agent is gone still gets on, and knows
+/// the number for a reset if it does not (`state::lost`). The daemon filled both notes in before the first packet.
+#[inline(always)]
+fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
+    as_noted(record, account);
     if segment.has(RST) {
         return;
     }
@@ -166,11 +174,7 @@ fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
 fn note(record: &FlowRecord, segment: &Segment, account: &mut Account) {
     // The first segment noted is the SYN-ACK; before it there is nothing to compare with.
     let first = record.note_flags & NOTE_SYN_ACK == 0;
-    account.noted = 1;
-    account.note_ack = record.note_ack;
-    account.note_window = record.note_window;
-    account.note_tsval = record.note_tsval;
-    account.note_seq_end = record.note_seq_end;
+    as_noted(record, account);
     // A reset's acknowledgement and window tell nothing about what was received.
     if segment.has(ACK) && !segment.has(RST) && (first || !before(segment.ack, record.note_ack)) {
         let shift = if segment.has(SYN) { 0 } else { record.window_shift_in & 15 };

@@ -4,7 +4,7 @@
 use super::{Action, Direction, Patch, judge_egress, judge_ingress, judge_unreadable, translate};
 use crate::addr::{IpWords, PortWord};
 use crate::reason::PacketCounter;
-use crate::record::{FlowKey, FlowRecord, FlowState, NOTE_FIN, NOTE_RST, NOTE_SYN_ACK};
+use crate::record::{FlowKey, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK};
 use crate::wire::{ACK, FIN, HeaderChecksum, OPTION_BUFFER, OptionPlaces, OptionValues, RST, SYN, Segment};
 use etherparse::{IpNumber, Ipv4Header, TcpHeader};
 use proptest::prelude::*;
@@ -302,6 +302,25 @@ fn every_state_on_the_target() {
         let verdict = judge_egress(&at(state), &of(flags, 0), &mut patch);
         assert_eq!((verdict.action, verdict.counter), (action, counter), "{state:?} {flags:x}");
     }
+}
+
+#[test]
+fn a_late_syn_ack_is_noted_and_changes_no_other_note() {
+    let record = FlowRecord {
+        note_ack: 1,
+        note_window: 2,
+        note_tsval: 3,
+        note_seq_end: 4,
+        ..at(FlowState::Committed)
+    };
+    let mut patch = Patch::default();
+    judge_egress(&record, &of(SYN | ACK, 0), &mut patch);
+    let account = patch.account;
+    assert_eq!((account.noted, account.note_flags), (1, NOTE_LISTENER));
+    assert_eq!(
+        (account.note_ack, account.note_window, account.note_tsval, account.note_seq_end),
+        (1, 2, 3, 4)
+    );
 }
 
 #[test]

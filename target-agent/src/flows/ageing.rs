@@ -5,7 +5,7 @@ use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_shared::control::{EndReport, Message};
 use baton_shared::reason::EndReason;
-use baton_shared::record::{FlowState, NOTE_FIN, NOTE_RST};
+use baton_shared::record::{FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST};
 use baton_shared::state::ending::{SocketState, judge};
 
 /// How long a flow may be quiet before the kernel is asked whether its socket is still there, ns.
@@ -55,19 +55,18 @@ impl Engine {
             return false;
         }
         let slots = self.shared.plane.slots();
-        if !flow.closing && slots.note_flags(slot) & (NOTE_FIN | NOTE_RST) != 0 {
+        // The listener's SYN-ACK: the socket is gone without a word of its own (the client reset it) and the client uses
+        // its port again, waiting for us to notice.
+        if !flow.closing && slots.note_flags(slot) & (NOTE_FIN | NOTE_RST | NOTE_LISTENER) != 0 {
             flow.closing = true;
             flow.ask_again_ns = CLOSING_NS;
             flow.ask_at_ns = now;
         }
-        let activity = slots.activity(slot);
-        if activity != flow.activity {
-            // A packet that was not translated is mostly a SYN-ACK of the listener's: the socket is gone without a
-            // word of its own (the client reset it) and the client uses its port again, waiting for us to notice.
-            // And while a closing connection still says something, each word may have been its last.
-            let dropped = activity.1 == flow.activity.1;
-            flow.activity = activity;
-            if dropped || flow.closing {
+        // While a closing connection still says something, each word may have been its last.
+        if flow.closing {
+            let last_seen = slots.last_seen_low(slot);
+            if last_seen != flow.last_seen {
+                flow.last_seen = last_seen;
                 flow.ask_again_ns = CLOSING_NS;
                 flow.ask_at_ns = now;
                 return true;

@@ -54,7 +54,7 @@ impl Engine {
                     ask_at_ns: now,
                     ask_again_ns: super::ageing::QUIET_NS,
                     closing: false,
-                    activity: (0, 0),
+                    last_seen: 0,
                     end: None,
                 }),
             );

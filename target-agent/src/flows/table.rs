@@ -42,9 +42,8 @@ pub(crate) struct Flow {
     pub(crate) ask_again_ns: u64,
     /// A FIN or RST was seen; the socket is asked for often from then on.
     pub(crate) closing: bool,
-    /// The record's activity (low halves of the time of the last packet and of the count of translated ones) when a
-    /// scan last looked.
-    pub(crate) activity: (u32, u32),
+    /// Low half of the record's time of the last packet when a scan last looked, once it closes.
+    pub(crate) last_seen: u32,
     /// How it ended; lingers since.
     pub(crate) end: Option<EndReason>,
 }

@@ -116,7 +116,7 @@ impl Engine {
                 ask_at_ns: now.saturating_add(crate::flows::ageing::QUIET_NS),
                 ask_again_ns: crate::flows::ageing::QUIET_NS,
                 closing: false,
-                activity: (0, 0),
+                last_seen: 0,
                 end: None,
             }),
         );

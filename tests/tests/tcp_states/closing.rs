@@ -224,7 +224,7 @@ fn fin_of_the_server_sent_again(place: &Place) {
 
 /// The port is used again at once, with a lower and with a higher initial number: each time a connection of its own,
 /// migrated again. A client would send its SYN again after a second: so long it may take.
-fn port_again(place: &Place, most_syns: u32, mut end: impl FnMut(&mut Peer, crate::server::Accepted)) {
+fn port_again(place: &Place, mut end: impl FnMut(&mut Peer, crate::server::Accepted)) {
     let mut start = Start::default();
     let (mut peer, server) = answered(place);
     end(&mut peer, server);
@@ -245,7 +245,7 @@ fn port_again(place: &Place, most_syns: u32, mut end: impl FnMut(&mut Peer, crat
             tried += 1;
             peer.repeat_syn(&start);
         }
-        assert!(tried <= most_syns, "{tried} SYNs were needed");
+        assert!(tried <= 2, "{tried} SYNs were needed");
         peer.acknowledge();
         peer.get("/again");
         let mut server = place.server().accept(&peer);
@@ -258,7 +258,7 @@ fn port_again(place: &Place, most_syns: u32, mut end: impl FnMut(&mut Peer, crat
 }
 
 fn port_again_after_the_client_closed_first(place: &Place) {
-    port_again(place, 2, |peer, mut server| {
+    port_again(place, |peer, mut server| {
         peer.fin(b"");
         server.read_to_end();
         drop(server);
@@ -267,7 +267,7 @@ fn port_again_after_the_client_closed_first(place: &Place) {
 }
 
 fn port_again_after_the_server_closed_first(place: &Place) {
-    port_again(place, 2, |peer, server| {
+    port_again(place, |peer, server| {
         drop(server);
         peer.receive_end();
         peer.fin(b"");
@@ -276,7 +276,7 @@ fn port_again_after_the_server_closed_first(place: &Place) {
 }
 
 fn port_again_after_both_closed_at_once(place: &Place) {
-    port_again(place, 2, |peer, server| {
+    port_again(place, |peer, server| {
         server.socket.shutdown(Shutdown::Write).unwrap();
         peer.wait("the server's FIN", |p| p.has(flag::FIN));
         peer.fin(b"");
@@ -287,14 +287,14 @@ fn port_again_after_both_closed_at_once(place: &Place) {
 }
 
 fn port_again_after_a_reset_by_the_server(place: &Place) {
-    port_again(place, 2, |peer, server| {
+    port_again(place, |peer, server| {
         server.reset();
         peer.wait("the reset", |p| p.has(flag::RST));
     });
 }
 
 fn port_again_after_a_reset_by_the_client(place: &Place) {
-    port_again(place, 4, |peer, mut server| {
+    port_again(place, |peer, mut server| {
         peer.reset();
         assert!(server.is_reset());
     });
