@@ -2,9 +2,9 @@
 
 use crate::config::Config;
 use crate::run::hello;
-use baton_daemon::config;
+use baton_daemon::config::{self, PlaneKind};
 use baton_daemon::control::ClientSpec;
-use baton_daemon::doctor::{Check, common, listen_address, peer, print};
+use baton_daemon::doctor::{Check, common, common_without_ebpf, listen_address, peer, print};
 use baton_shared::control::Role;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -33,7 +33,12 @@ async fn checks(path: &Path) -> Vec<Check> {
     let Ok(config) = config::load::<Config>(path) else { return checks };
     if let (Some(needs), true) = (config.migration_needs(), config.migrates()) {
         let name = config.name.get_ref();
-        checks.extend(common(Role::Intermediate, name, needs.uplink, &config.plane.pin_dir, needs.tls));
+        checks.extend(match config.plane.kind {
+            PlaneKind::Ebpf => {
+                common(Role::Intermediate, name, needs.uplink, &config.plane.pin_dir, needs.tls)
+            }
+            PlaneKind::Userspace => common_without_ebpf(Role::Intermediate, name, needs.uplink, needs.tls),
+        });
     }
     for listener in config.listeners() {
         checks.push(listen_address(&format!("vip {}", listener.vip), listener.vip));

@@ -154,6 +154,9 @@ struct Demo {
     /// What answers at the VIP, to compare: baton, haproxy, nginx
     #[arg(long, value_name = "WHAT", default_value = "baton")]
     balancer: Balancer,
+    /// Who carries the packets of migrated connections: ebpf, userspace
+    #[arg(long, value_name = "WHICH", default_value = "ebpf")]
+    plane: Plane,
     /// IPv6 alone, the control channel included
     #[arg(long, conflicts_with = "dual")]
     ipv6: bool,
@@ -326,6 +329,7 @@ fn run_demo(args: Demo) -> Result<ExitCode> {
     let spec = DemoSpec {
         targets: args.targets,
         balancer: args.balancer,
+        plane: args.plane,
         family: family(args.ipv6, args.dual),
         impair: args.impair,
         plan: demo::plan(args.targets, args.requests, args.path.as_deref())?,

@@ -8,7 +8,7 @@ pub use migrations::{Migration, Quantiles, Stages};
 pub use report::Report;
 pub use transfer::Transfer;
 
-use crate::spec::{Balancer, Family};
+use crate::spec::{Balancer, Family, Plane};
 use crate::{Impairment, Lab, LabSpec, content, counters, interrupt};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,8 @@ pub struct DemoSpec {
     pub targets: u8,
     /// What answers at the VIP.
     pub balancer: Balancer,
+    /// Who carries the packets of migrated connections.
+    pub plane: Plane,
     /// Which IP versions there are; with both, downloads take turns.
     pub family: Family,
     /// What client1's link does to packets.
@@ -72,7 +74,11 @@ pub fn run(spec: &DemoSpec) -> Result<Report> {
         spec.balancer, spec.targets
     ));
     let name = format!("demo-{}", std::process::id());
-    let order = LabSpec::new(name).targets(spec.targets).balancer(spec.balancer).family(spec.family);
+    let order = LabSpec::new(name)
+        .targets(spec.targets)
+        .balancer(spec.balancer)
+        .family(spec.family)
+        .plane(spec.plane);
     let lab = Lab::up(&LabSpec { impair: spec.impair, ..order })?;
     let mut references = BTreeMap::new();
     for path in spec.plan.iter().collect::<BTreeSet<_>>() {

@@ -2,8 +2,8 @@
 
 use crate::config::Config;
 use crate::sock_diag::SockDiag;
-use baton_daemon::config;
-use baton_daemon::doctor::{Check, Status, common, listen_address, print};
+use baton_daemon::config::{self, PlaneKind};
+use baton_daemon::doctor::{Check, Status, common, common_without_ebpf, listen_address, print};
 use baton_shared::control::Role;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -28,7 +28,11 @@ fn checks(path: &Path) -> Vec<Check> {
     // What is wrong by its meaning does not keep the rest from being looked at.
     let Ok(config) = config::load::<Config>(path) else { return checks };
     let uplink = config.uplink.get_ref();
-    checks.extend(common(Role::Agent, config.name.get_ref(), uplink, &config.plane.pin_dir, &config.tls));
+    let name = config.name.get_ref();
+    checks.extend(match config.plane.kind {
+        PlaneKind::Ebpf => common(Role::Agent, name, uplink, &config.plane.pin_dir, &config.tls),
+        PlaneKind::Userspace => common_without_ebpf(Role::Agent, name, uplink, &config.tls),
+    });
     checks.push(listen_address("control", *config.control.get_ref()));
     let mut servers: Vec<SocketAddr> = config.allow.iter().map(|allow| *allow.server.get_ref()).collect();
     servers.sort_unstable();
