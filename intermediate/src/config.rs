@@ -165,6 +165,7 @@ impl Config {
             head_timeout: Duration::from_millis(*l.head_timeout_ms.get_ref()),
             connections: *l.connections.get_ref(),
             upstream_timeout: Duration::from_millis(*l.upstream_timeout_ms.get_ref()),
+            client_timeout: Duration::from_millis(*l.client_timeout_ms.get_ref()),
         }
     }
 

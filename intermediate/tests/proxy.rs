@@ -7,7 +7,7 @@ mod support;
 use baton_shared::reason::{CloseReason, ProxyReason};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use support::{Bed, limits, nobody, server};
+use support::{Bed, LARGE, limits, nobody, server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -351,4 +351,31 @@ async fn a_stop_lets_the_request_under_way_end() {
     assert_eq!(busy.rest().await, "cd");
     assert!(stopping.await.unwrap(), "all ended");
     assert!(tokio::net::TcpStream::connect(vip).await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_given_up_and_one_that_reads_slowly_is_not() {
+    let (address, _) = server().await;
+    let bed = Bed::start(limits(), &[address]);
+    let request = b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let mut stalled = bed.client().await;
+    stalled.send(request).await;
+    let mut slow = bed.client().await;
+    slow.send(request).await;
+    let mut bytes = vec![0; LARGE / 16];
+    let mut read = 0;
+    // Several times as long as a client may take in nothing.
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        read += slow.0.read_exact(&mut bytes).await.unwrap();
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while bed.front.metrics.open_connections() > 1 {
+        assert!(Instant::now() < until, "the stalled client's connection is still open");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut rest = Vec::new();
+    read += slow.0.read_to_end(&mut rest).await.unwrap();
+    assert!(read > LARGE, "{read} bytes");
+    drop(stalled);
 }

@@ -29,6 +29,8 @@ pub struct Limits {
     pub connections: Spanned<usize>,
     /// Milliseconds without progress before a proxied request is given up.
     pub upstream_timeout_ms: Spanned<u64>,
+    /// Milliseconds a client of a proxied response may take in nothing before its connection is given up.
+    pub client_timeout_ms: Spanned<u64>,
     /// Bytes held for one frozen flow.
     pub hold_bytes_per_flow: Spanned<usize>,
     /// Bytes held for all frozen flows.
@@ -50,6 +52,7 @@ impl Default for Limits {
             prefetch_bytes: default(262_144),
             connections: default(10_000),
             upstream_timeout_ms: default(60_000),
+            client_timeout_ms: default(60_000),
             hold_bytes_per_flow: default(4_194_304),
             hold_bytes: default(67_108_864),
         }
@@ -69,6 +72,7 @@ impl Limits {
         check("hold_bytes", &self.hold_bytes, 65_536..=1 << 36);
         within(problems, "head_timeout_ms", &self.head_timeout_ms, 1..=HOUR);
         within(problems, "upstream_timeout_ms", &self.upstream_timeout_ms, 1..=24 * HOUR);
+        within(problems, "client_timeout_ms", &self.client_timeout_ms, 1..=24 * HOUR);
         not_over(problems, ("head_bytes", &self.head_bytes), ("prefetch_bytes", &self.prefetch_bytes));
         let per_flow = ("hold_bytes_per_flow", &self.hold_bytes_per_flow);
         not_over(problems, per_flow, ("hold_bytes", &self.hold_bytes));

@@ -61,6 +61,8 @@ pub struct FrontLimits {
     pub connections: usize,
     /// Without progress on the way to a server or from it.
     pub upstream_timeout: Duration,
+    /// For which a client of a proxied response may take in nothing.
+    pub client_timeout: Duration,
 }
 
 /// All a connection needs to know of the rest.

@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use service::Session;
+use socket2::SockRef;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -79,6 +80,11 @@ const BUFFER_BYTES: usize = 512 * 1024;
 pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
     let ProxyJob { front, mut stop, peer, stream, bytes, entry } = job;
     let limits = front.limits;
+    // The kernel's clock: it knows what a client has acknowledged, and stops one that keeps its window shut too
+    // (`tcp_probe_timer` in `net/ipv4/tcp_timer.c`).
+    if let Err(e) = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.client_timeout)) {
+        tracing::debug!(client = %peer.client, "TCP_USER_TIMEOUT: {e}");
+    }
     let (gate, requests) = gate(limits.head);
     let io = GatedIo::new(stream, bytes, gate);
     let metrics = front.metrics.clone();

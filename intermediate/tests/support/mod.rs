@@ -36,6 +36,7 @@ pub fn limits() -> FrontLimits {
         head_timeout: Duration::from_millis(300),
         connections: 1000,
         upstream_timeout: Duration::from_millis(600),
+        client_timeout: Duration::from_millis(500),
     }
 }
 
@@ -118,6 +119,9 @@ impl Client {
     }
 }
 
+/// More than all buffers between server and client take.
+pub const LARGE: usize = 64 << 20;
+
 /// How many connections a server took.
 pub type Taken = Arc<AtomicUsize>;
 
@@ -165,6 +169,7 @@ async fn answer(mut request: Request<Incoming>) -> Result<Answer, Infallible> {
             tokio::time::sleep(Duration::from_secs(5)).await;
             text("late".into())
         }
+        "/large" => Response::new(Either::Left(Full::new(Bytes::from(vec![b'x'; LARGE])))),
         "/204" => status(StatusCode::NO_CONTENT),
         "/304" => {
             let mut response = status(StatusCode::NOT_MODIFIED);
