@@ -3,16 +3,26 @@
 //! `tests/fuzz` calls them from libFuzzer; `tests/tests/corpora.rs` replays the committed corpora through them, so that
 //! what was once found stays found without a fuzzer.
 
+use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{FrameReader, encode};
 use baton_shared::http::{HeadLimits, RequestStream, Step};
+use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::{Action, Direction};
 use baton_shared::wire::{OptionPlaces, OptionValues};
+use baton_userspace::{Flows, Handled, carry};
+use std::cell::Cell;
+use std::net::IpAddr;
 
 /// A fuzz target: its corpus's folder, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 3] =
-    [("http_requests", http_requests), ("control_frames", control_frames), ("tcp_options", tcp_options)];
+pub const TARGETS: [Target; 4] = [
+    ("http_requests", http_requests),
+    ("control_frames", control_frames),
+    ("tcp_options", tcp_options),
+    ("packets", packets),
+];
 
 /// How a connection's bytes were judged: the lengths of the heads that passed, the bytes passed on, the refusal's status.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,4 +124,68 @@ pub fn tcp_options(bytes: &[u8]) {
     assert!(places.sack == 0 || places.sack + places.sack_blocks * 8 <= length, "{places:?}");
     assert!(places.sack_blocks <= 4, "{places:?}");
     OptionValues { places, ..OptionValues::default() }.load(&buffer);
+}
+
+/// A table that has every flow, and remembers which was asked for.
+struct EveryFlow {
+    state: u32,
+    asked: Cell<Option<FlowKey>>,
+}
+
+/// What the server's address becomes on the target, and the VIP on the intermediate.
+fn other_end(key: &FlowKey) -> (IpWords, PortWord) {
+    let address: IpAddr =
+        if key.local.is_v4() { [10, 9, 8, 7].into() } else { [0xfd00, 0, 0, 1, 2, 3, 4, 5].into() };
+    (address.into(), PortWord::new(8765))
+}
+
+impl Flows for EveryFlow {
+    fn find(&self, key: &FlowKey) -> Option<(u32, FlowRecord)> {
+        self.asked.set(Some(*key));
+        let (new_addr, new_port) = other_end(key);
+        let record = FlowRecord {
+            key: *key,
+            state: self.state,
+            deadline_ns: u64::MAX,
+            new_addr,
+            new_port,
+            window_shift_in: 9,
+            window_shift_out: 2,
+            seq_delta: 0x8000_0001,
+            ack_delta: 0xffff_0000,
+            tsval_delta: 5,
+            tsecr_delta: 7,
+            ..FlowRecord::default()
+        };
+        Some((0, record))
+    }
+
+    fn book(&self, _slot: u32, _handled: &Handled<'_>) {}
+
+    fn count(&self, _code: u32) {}
+}
+
+/// Packets on the wire, of flows that are all known; the first byte says where and in which state. No panic; what is
+/// not translated is not changed; what is translated is found as the other end's packet afterwards.
+///
+/// # Panics
+/// When that does not hold.
+pub fn packets(bytes: &[u8]) {
+    let Some((how, packet)) = bytes.split_first() else { return };
+    let direction = if how & 1 == 0 { Direction::FromClient } else { Direction::ToClient };
+    let marked = how & 2 != 0;
+    let flows = EveryFlow { state: u32::from(how >> 2 & 7), asked: Cell::new(None) };
+    let mut changed = packet.to_vec();
+    let action = carry(&flows, direction, &mut changed, marked, 0);
+    if action != Action::Translate {
+        assert_eq!(changed, packet, "{action:?}");
+        return;
+    }
+    let found = flows.asked.take();
+    carry(&flows, direction, &mut changed.clone(), marked, 0);
+    let expected = found.map(|key| {
+        let (local, local_port) = other_end(&key);
+        FlowKey { local, local_port, ..key }
+    });
+    assert_eq!(flows.asked.take(), expected);
 }
