@@ -161,9 +161,8 @@ mod tests {
     use super::*;
 
     fn ends() -> [Ends; 2] {
-        let pair = |client: &str, server: &str| {
-            Ends::new(client.parse().unwrap(), server.parse().unwrap()).unwrap()
-        };
+        let pair =
+            |client: &str, server: &str| Ends::new(client.parse().unwrap(), server.parse().unwrap()).unwrap();
         [pair("10.0.0.1:4000", "10.0.1.2:80"), pair("[2001:db8::1]:4000", "[2001:db8:1::2]:80")]
     }
 
