@@ -327,3 +327,52 @@ fn a_lossy_download_is_repaired_by_sack_as_a_direct_one_is() {
         assert_eq!(sum(&migrated, name), 0, "{name}");
     }
 }
+
+/// For the documentation: how fast a migrated download of 10 MB is beside a direct one that meets the same lots.
+#[test]
+#[ignore = "a measurement of some minutes: --ignored --nocapture, BATON_SEEDS for more rounds"]
+fn rates_over_a_lossy_link_beside_each_other() {
+    let order = |s: LabSpec| {
+        let impair_links = CLIENTS.iter().map(|link| (*link).to_owned()).collect();
+        let s = s.targets(1).clients(3).family(Family::Dual).impair(Impairment::default());
+        LabSpec { impair_links, ..s }
+    };
+    let Some(t) = lab::up("rates", order) else { return };
+    let hash = t.sha256("10m");
+    let servers = plan::target_addrs(Family::Dual, 1).into_iter().map(|ip| SocketAddr::new(ip, 80));
+    let pairs: Vec<(SocketAddr, SocketAddr)> = servers.zip(plan::vips(Family::Dual)).collect();
+    let one = |client: &str, seed: u64, from: SocketAddr| {
+        let it = format!("loss=1%,delay=10ms,seed={seed}").parse().unwrap();
+        t.lab.impair(client, it).unwrap();
+        let (started, hash) = (Instant::now(), hash.clone());
+        let fetch = move || expect_file("rate", client::get(from, "/10m"), 10 << 20, &hash);
+        t.lab.inside(client, fetch).unwrap().unwrap();
+        started.elapsed().as_secs_f64()
+    };
+    let next = AtomicU64::new(seeds().start);
+    let work = |client: &str| {
+        let mut sums = (0.0, 0.0);
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds().end {
+                return sums;
+            }
+            let (server, vip) = pairs[usize::try_from(seed).unwrap() % pairs.len()];
+            // In turns first, since a server remembers its last connection with a client.
+            let (mut first, mut second) = (server, vip);
+            if seed / 2 % 2 == 1 {
+                std::mem::swap(&mut first, &mut second);
+            }
+            let times = (one(client, seed, first), one(client, seed, second));
+            let (direct, migrated) = if first == server { times } else { (times.1, times.0) };
+            println!("seed {seed}, {vip}: direct {direct:.2} s, migrated {migrated:.2} s");
+            sums = (sums.0 + direct, sums.1 + migrated);
+        }
+    };
+    let work = &work;
+    let (direct, migrated) = std::thread::scope(|scope| {
+        let all: Vec<_> = CLIENTS.iter().map(|client| scope.spawn(move || work(client))).collect();
+        all.into_iter().map(|c| c.join().unwrap()).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1))
+    });
+    println!("10 MB, 1% loss, 20 ms: migrated at {:.2} of the direct rate", direct / migrated);
+}
