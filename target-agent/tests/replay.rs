@@ -275,3 +275,42 @@ fn who_lost_the_records_of_the_run_before_does_not_say_never_seen() {
     assert_eq!(refused(&world, Message::Cancel(h.flow)), Refusal::LostInFeeding, "it was fed");
     assert_eq!(refused(&world, Message::Status(h.flow)), Refusal::LostInFeeding, "and stays so");
 }
+
+#[test]
+fn a_full_table_gives_up_the_flow_that_ended_longest_ago_and_never_a_live_one() {
+    let Some(mut world) =
+        inside("a_full_table_gives_up_the_flow_that_ended_longest_ago_and_never_a_live_one")
+    else {
+        return;
+    };
+    world.kill_agent();
+    world.start_agent("flows = 2\nlinger_ms = 60000");
+    let wire = Wire::open();
+    let request = |id: u64, path| {
+        let h = handoff(id, 40_000 + u16::try_from(id).unwrap(), &get(path), options());
+        let m = migrate(&world, &h);
+        if path != "/hang" {
+            wire.receive(&h, &m, LIMIT);
+            ended(&world, &h, EndReason::Finished);
+        }
+        h
+    };
+    for id in 1..=3 {
+        request(id, "/hello");
+    }
+    request(4, "/hang");
+    let kept = |world: &World| -> Vec<u16> {
+        let flows = world.admin("/v1/flows");
+        let port = |f: &serde_json::Value| f["client"].as_str().unwrap().rsplit(':').next()?.parse().ok();
+        let mut ports: Vec<u16> = flows["flows"].as_array().unwrap().iter().filter_map(port).collect();
+        ports.sort_unstable();
+        ports
+    };
+    assert_eq!(kept(&world), [40_003, 40_004], "the newest that ended, and the live one");
+    let last = request(5, "/hang");
+    assert_eq!(kept(&world), [40_004, 40_005]);
+    let more = handoff(6, 40_006, &get("/hello"), options());
+    assert_eq!(refused(&world, Message::Handoff(Box::new(more))), Refusal::TableFull);
+    assert_eq!(kept(&world), [40_004, 40_005], "both live ones are still there");
+    wire.reset(&last);
+}

@@ -211,11 +211,17 @@ impl World {
     pub(crate) fn start_agent(&mut self, plane: &str) {
         let dir = self.dir.path();
         let config = dir.join("agent.toml");
+        // What the test says itself is not said twice.
+        let defaults: String = [("flows", 1024), ("linger_ms", 1000)]
+            .iter()
+            .filter(|(key, _)| !plane.contains(key))
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect();
         let text = format!(
             "name = \"target1\"\nuplink = \"eth0\"\ncontrol = \"{CONTROL}\"\n\
              [tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n\
              [[allow]]\nintermediate = \"intermediate\"\nvip = \"{VIP}\"\nserver = \"{SERVER}\"\n\
-             [plane]\npin_dir = {pins:?}\nflows = 1024\nlinger_ms = 1000\n{plane}\n\
+             [plane]\npin_dir = {pins:?}\n{defaults}{plane}\n\
              [admin]\nunix = {socket:?}\n",
             ca = dir.join("ca.pem"),
             cert = dir.join("target1.pem"),
