@@ -2,7 +2,7 @@
 
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::front::{Front, Migration, StopControl, listen_shared};
+use crate::front::{Front, Migration, StopControl, Waiting, listen_shared};
 use crate::handoff::{History, Migrator};
 use crate::metrics::Metrics;
 use crate::targets::Targets;
@@ -171,8 +171,13 @@ async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), St
         None => Migration::Off(Arc::new(History::new(crate::config::HISTORY))),
         Some(opened) => Migration::On(start_migrator(config, opened, &targets)?),
     };
-    let front =
-        Arc::new(Front { targets, metrics: Metrics::default(), migration, limits: config.front_limits() });
+    let front = Arc::new(Front {
+        targets,
+        metrics: Metrics::default(),
+        migration,
+        limits: config.front_limits(),
+        waiting: Waiting::default(),
+    });
     let listeners = config.listeners();
     let admin = Admin::new(Arc::clone(&front), plane, listeners.iter().map(|l| l.vip).collect());
     let (settings, router) = (config.admin.clone(), Arc::clone(&admin).router());

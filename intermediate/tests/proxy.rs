@@ -324,15 +324,22 @@ async fn connections_over_the_limit_are_closed_and_counted() {
     narrow.connections = 2;
     narrow.head_timeout = Duration::from_secs(5);
     let bed = Bed::start(narrow, &[address]);
-    let (mut one, _two) = (bed.client().await, bed.client().await);
+    let (mut oldest, mut younger) = (bed.client().await, bed.client().await);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert_eq!(bed.client().await.rest().await, "");
-    assert_eq!(bed.front.metrics.closed(CloseReason::ConnectionLimit), 1);
-    one.send(GET_CLOSE).await;
-    assert!(one.rest().await.ends_with("asked for /b\n"));
-    drop(one);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // The one that has waited longest for its request makes way.
     assert!(bed.exchange(GET_CLOSE).await.ends_with("asked for /b\n"));
+    assert_eq!(oldest.rest().await, "");
+    assert_eq!(bed.front.metrics.closed(CloseReason::ConnectionLimit), 1);
+    // Who is being served does not.
+    younger.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab").await;
+    younger.until("ab").await;
+    let mut other = bed.client().await;
+    other.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab").await;
+    other.until("ab").await;
+    assert_eq!(bed.client().await.rest().await, "");
+    assert_eq!(bed.front.metrics.closed(CloseReason::ConnectionLimit), 2);
+    younger.send(b"cd").await;
+    younger.until("cd").await;
 }
 
 #[tokio::test]

@@ -25,7 +25,8 @@ pub struct Limits {
     pub head_timeout_ms: Spanned<u64>,
     /// Bytes of a request that may have arrived before its handoff; with more it is proxied.
     pub prefetch_bytes: Spanned<usize>,
-    /// Connections of the intermediate's own sockets; further ones are closed at once.
+    /// Connections of the intermediate's own sockets. For one more, the one that has waited longest for its first
+    /// request head is closed; if none waits, the new one.
     pub connections: Spanned<usize>,
     /// Milliseconds without progress before a proxied request is given up.
     pub upstream_timeout_ms: Spanned<u64>,

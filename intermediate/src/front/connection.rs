@@ -1,6 +1,7 @@
 //! One connection, from accept to migration, proxy or close.
 
 use super::head::{FirstHead, read_head};
+use super::waiting::Place;
 use super::{Accepted, Front, Guards, KeepAlive, ListenerSettings, Mode, Stop, answer_and_close};
 use crate::handoff::{Candidate, Migrator, Outcome, Subject};
 use crate::proxy::{Entry, Peer, ProxyJob};
@@ -24,9 +25,12 @@ impl Front {
         listener: ListenerSettings,
         stop: &mut Stop,
         guards: Guards,
+        mut place: Place,
     ) {
         let limits = &self.limits;
-        match read_head(&mut accepted.stream, &limits.head, limits.head_timeout, stop).await {
+        let head = read_head(&mut accepted.stream, &limits.head, limits.head_timeout, stop, &mut place).await;
+        drop(place);
+        match head {
             FirstHead::Complete(bytes, head) => {
                 self.on_request(accepted, listener, stop, guards, bytes, head).await;
             }
@@ -42,6 +46,7 @@ impl Front {
                 }
             }
             FirstHead::Gone => self.close(&accepted, listener, CloseReason::ClientGone),
+            FirstHead::GivenUp => self.close(&accepted, listener, CloseReason::ConnectionLimit),
             FirstHead::Stopped => self.close(&accepted, listener, CloseReason::Shutdown),
         }
     }

@@ -1,6 +1,7 @@
 //! Reading a connection's first request head.
 
 use super::Stop;
+use super::waiting::Place;
 use baton_shared::http::{HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict, parse};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -21,6 +22,8 @@ pub(super) enum FirstHead {
     },
     /// The client closed or reset.
     Gone,
+    /// There are too many connections, and no other had waited as long.
+    GivenUp,
     /// The intermediate stops and nothing had arrived.
     Stopped,
 }
@@ -31,6 +34,7 @@ pub(super) async fn read_head(
     limits: &HeadLimits,
     limit: Duration,
     stop: &mut Stop,
+    place: &mut Place,
 ) -> FirstHead {
     let deadline = Instant::now() + limit;
     let mut bytes = Vec::with_capacity(4096);
@@ -46,6 +50,7 @@ pub(super) async fn read_head(
         let read = tokio::select! {
             biased;
             read = read => read,
+            () = place.given_up() => return FirstHead::GivenUp,
             () = stop.wait(), if nothing_yet => return FirstHead::Stopped,
         };
         match read {

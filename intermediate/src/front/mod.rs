@@ -5,10 +5,12 @@ mod connection;
 mod head;
 mod listen;
 mod stop;
+mod waiting;
 
 pub use answer::{answer_and_close, close_lingering, text};
 pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
+pub use waiting::Waiting;
 
 use crate::handoff::{History, Migrator};
 use crate::metrics::{Metrics, OpenConnection};
@@ -77,6 +79,8 @@ pub struct Front {
     pub migration: Migration,
     /// See there.
     pub limits: FrontLimits,
+    /// Connections whose first head is awaited.
+    pub waiting: Waiting,
 }
 
 /// The handoff half, if there is one.
@@ -154,16 +158,20 @@ impl Front {
         }
         let open = self.metrics.connection();
         if usize::try_from(self.metrics.open_connections()).unwrap_or(0) > self.limits.connections {
-            self.metrics.on_closed(CloseReason::ConnectionLimit);
-            return;
+            // Nobody waits for a head: all are being served. Else that one's place is this one's.
+            if !self.waiting.give_up_oldest() {
+                self.metrics.on_closed(CloseReason::ConnectionLimit);
+                return;
+            }
         }
+        let place = self.waiting.enter();
         let accepted = Accepted { stream, client, at: Instant::now(), started: SystemTime::now() };
         let front = Arc::clone(self);
         let mut stop = stop.clone();
         let busy = stop.busy();
         tokio::spawn(async move {
             let guards = (open, busy);
-            front.on_connection(accepted, settings, &mut stop, guards).await;
+            front.on_connection(accepted, settings, &mut stop, guards, place).await;
         });
     }
 }

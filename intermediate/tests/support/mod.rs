@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use intermediate::front::{
-    Front, FrontLimits, KeepAlive, ListenerSettings, Migration, Mode, StopControl, listen,
+    Front, FrontLimits, KeepAlive, ListenerSettings, Migration, Mode, StopControl, Waiting, listen,
 };
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
@@ -59,6 +59,7 @@ impl Bed {
             metrics: Metrics::default(),
             migration: Migration::Off(Arc::new(History::new(100))),
             limits,
+            waiting: Waiting::default(),
         });
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let vip = listener.local_addr().unwrap();
