@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use netns_lab::demo::{self, DemoSpec};
 use netns_lab::impair::{self, Impairment, WireArgs};
-use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Plane, Rate, interrupt};
+use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Plane, Rate, interrupt, rootless};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -157,6 +157,9 @@ struct Demo {
     /// Who carries the packets of migrated connections: ebpf, userspace
     #[arg(long, value_name = "WHICH", default_value = "ebpf")]
     plane: Plane,
+    /// In an unprivileged user namespace, without root; with --plane userspace
+    #[arg(long)]
+    rootless: bool,
     /// IPv6 alone, the control channel included
     #[arg(long, conflicts_with = "dual")]
     ipv6: bool,
@@ -325,6 +328,12 @@ fn down(args: &Down) -> Result<ExitCode> {
 }
 
 fn run_demo(args: Demo) -> Result<ExitCode> {
+    if args.rootless {
+        if args.plane != Plane::Userspace {
+            bail!("--rootless needs --plane userspace: eBPF programs are loaded by root only");
+        }
+        rootless::enter()?;
+    }
     interrupt::install()?;
     let spec = DemoSpec {
         targets: args.targets,

@@ -26,6 +26,7 @@ pub mod plan;
 mod prepare;
 mod process;
 mod remove;
+pub mod rootless;
 pub mod spec;
 mod state;
 mod steer;

@@ -59,7 +59,9 @@ impl Lab {
             interrupt::check()?;
             let bpf = self.bpf_dir(node);
             fs::create_dir_all(&bpf)?;
-            command::run("mount", &["-t", "bpf", "bpf", &bpf.to_string_lossy()])?;
+            if self.spec().uses_ebpf() {
+                command::run("mount", &["-t", "bpf", "bpf", &bpf.to_string_lossy()])?;
+            }
         }
         let none = crate::spec::Sections::new();
         for (name, addresses) in targets {

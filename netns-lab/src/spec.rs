@@ -287,6 +287,12 @@ impl LabSpec {
         }
     }
 
+    /// Whether a daemon may load eBPF programs.
+    pub(crate) fn uses_ebpf(&self) -> bool {
+        let kind = self.intermediate.get("plane").and_then(|plane| plane.get("kind"));
+        kind.and_then(Value::as_str) != Some("userspace")
+    }
+
     fn has(&self, node: &str) -> bool {
         let clients = (1..=self.clients).map(plan::client);
         let mut all = clients.chain((1..=self.targets).map(plan::target));

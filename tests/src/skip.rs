@@ -6,9 +6,17 @@
 /// With `BATON_NO_SKIPS=1` in the environment instead of skipping.
 pub fn lab_can_run(test: &str) -> bool {
     let Some(why) = hindrance() else { return true };
+    skip(test, &why);
+    false
+}
+
+/// Skips a test for a reason of its own.
+///
+/// # Panics
+/// With `BATON_NO_SKIPS=1` in the environment.
+pub fn skip(test: &str, why: &str) {
     assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "{test} may not be skipped: {why}");
     eprintln!("SKIPPED: {test}: {why}");
-    false
 }
 
 fn hindrance() -> Option<String> {

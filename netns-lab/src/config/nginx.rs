@@ -36,6 +36,8 @@ const SHOWN_HEADERS: [&str; 24] = [
 pub(crate) fn target(name: &str, addresses: &[IpAddr], run: &Path, www: &Path, uploads: &Path) -> String {
     let (run, www, uploads) = (run.display(), www.display(), uploads.display());
     let sink = plan::SINK;
+    // A user namespace with one user has none to change to.
+    let single = if crate::rootless::has_one_user() { "master_process off;\n" } else { "" };
     let listen = |a: &IpAddr| format!("        listen {} backlog=4096;\n", SocketAddr::new(*a, 80));
     let listens: String = addresses.iter().map(listen).collect();
     let mut maps = String::new();
@@ -50,7 +52,7 @@ pub(crate) fn target(name: &str, addresses: &[IpAddr], run: &Path, www: &Path, u
     format!(
         r#"# Written by netns-lab: an ordinary nginx, as a target runs it.
 daemon off;
-user root;
+{single}user root;
 worker_processes 2;
 worker_rlimit_nofile 65536;
 pid {run}/nginx.pid;

@@ -79,30 +79,11 @@ fn interface_ioctl(code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<(
     Ok(())
 }
 
-/// A number an interface has.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum InterfaceValue {
-    /// Bytes.
-    Mtu,
-    /// Packets.
-    QueueLength,
-}
-
-pub(crate) fn set_interface_value(name: &str, what: InterfaceValue, value: u32) -> io::Result<()> {
+pub(crate) fn set_interface_mtu(name: &str, mtu: u32) -> io::Result<()> {
     let mut request = request(name)?;
-    let value = libc::c_int::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let code = match what {
-        InterfaceValue::Mtu => {
-            request.ifr_ifru.ifru_mtu = value;
-            libc::SIOCSIFMTU
-        }
-        InterfaceValue::QueueLength => {
-            // `ifr_qlen` is the same int in the union under another name (linux/if.h).
-            request.ifr_ifru.ifru_metric = value;
-            libc::SIOCSIFTXQLEN
-        }
-    };
-    interface_ioctl(code, &mut request)
+    request.ifr_ifru.ifru_mtu =
+        libc::c_int::try_from(mtu).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    interface_ioctl(libc::SIOCSIFMTU, &mut request)
 }
 
 pub(crate) fn set_interface_up(name: &str) -> io::Result<()> {

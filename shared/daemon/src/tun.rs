@@ -40,10 +40,10 @@ impl Tun {
         iface.set_non_blocking()?;
         let name = iface.name().to_owned();
         disable_ipv6(&name);
-        sys::set_interface_value(&name, sys::InterfaceValue::Mtu, mtu)?;
-        sys::set_interface_value(&name, sys::InterfaceValue::QueueLength, QUEUE_PACKETS)?;
-        sys::set_interface_up(&name)?;
+        sys::set_interface_mtu(&name, mtu)?;
         let ifindex = sys::interface_index(&name)?;
+        baton_userspace::set_queue_length(ifindex, QUEUE_PACKETS)?;
+        sys::set_interface_up(&name)?;
         Ok(Tun { device: AsyncTun::register(iface)?, name, ifindex, carrier: OnceLock::new() })
     }
 
@@ -67,7 +67,7 @@ impl Tun {
     /// Takes the device's MTU from another device, so that whatever goes out there fits here and nothing larger is
     /// taken in.
     pub fn copy_mtu_of(&self, other: &str) -> io::Result<()> {
-        sys::set_interface_value(&self.name, sys::InterfaceValue::Mtu, sys::interface_mtu(other)?)
+        sys::set_interface_mtu(&self.name, sys::interface_mtu(other)?)
     }
 
     /// The next packet for the daemon; its length. A packet longer than the buffer is cut.

@@ -13,4 +13,4 @@ mod steering;
 
 pub use carrier::{Carrier, Fate};
 pub use packet::{Flows, Handled, carry};
-pub use steering::{Lead, Steering, SteeringError};
+pub use steering::{Lead, Steering, SteeringError, set_queue_length};

@@ -185,6 +185,12 @@ impl Steering {
     }
 }
 
+/// Sets how many packets a device holds for its driver, here the TUN's reader. By rtnetlink, which asks for
+/// CAP_NET_ADMIN in the device's network namespace; the ioctl for the same asks for it in the machine's first one.
+pub fn set_queue_length(ifindex: u32, packets: u32) -> io::Result<()> {
+    Netlink::open()?.set_queue_length(ifindex, packets)
+}
+
 /// The rules for one VIP or one server.
 fn rules(lead: &Lead, family: Family, address: SocketAddr) -> Vec<Rule> {
     let of = |protocol| Rule { protocol: Some(protocol), ..Rule::all(family, OURS, TABLE) };

@@ -13,6 +13,8 @@ const REQUEST_AND_ACK: u16 = 1 | 4;
 const EXCLUSIVE: u16 = 0x200;
 const CREATE: u16 = 0x400;
 /// `linux/rtnetlink.h`.
+const RTM_NEWLINK: u16 = 16;
+const IFLA_TXQLEN: u16 = 13;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
@@ -183,6 +185,17 @@ impl Netlink {
         message.word(RTA_TABLE, table);
         message.word(RTA_OIF, device);
         unless(io::ErrorKind::AlreadyExists, self.ask(RTM_NEWROUTE, CREATE | EXCLUSIVE, &message))
+    }
+
+    /// Sets how many packets a device holds for its driver.
+    pub(super) fn set_queue_length(&self, device: u32, packets: u32) -> io::Result<()> {
+        let mut message = Message::default();
+        // struct ifinfomsg: family, type, index, flags, which of them.
+        message.0.extend([0; 4]);
+        message.0.extend(device.to_ne_bytes());
+        message.0.extend([0; 8]);
+        message.word(IFLA_TXQLEN, packets);
+        self.ask(RTM_NEWLINK, 0, &message)
     }
 
     /// Gives a device an address of its own, with no others in its subnet.
