@@ -66,7 +66,7 @@ reasons! {
         DropStoreFailed = 37, "drop_store_failed", "The kernel refused to store the rewritten bytes (packet not writable).";
         DropNoDevice = 38, "drop_no_device", "The TUN or uplink that the packet must go to is not set: the daemon is not running.";
         DropTunFrame = 39, "drop_tun_frame", "A packet written into the TUN could not be given an Ethernet header.";
-        DropExtensions = 40, "drop_extensions", "An IPv6 packet with more than eight extension headers: no stack sends those.";
+        DropExtensions = 40, "drop_extensions", "An IPv6 packet with more than eight extension headers, or a first fragment that ends within them: no stack sends those.";
         DropIcmpMalformed = 41, "drop_icmp_malformed", "An ICMP error about a migrated flow that is cut short before the sequence number it must quote.";
     }
 }
@@ -141,7 +141,7 @@ reasons! {
         NoTarget = 5, "no_target", "No target could take the request: answered 503.";
         UpstreamFailed = 6, "upstream_failed", "The server could not be reached or broke off before answering: answered 502.";
         Unresolved = 7, "unresolved", "A handoff was delivered and its agent died or fell silent: where the request ran cannot be known, so the client got a reset.";
-        ConnectionLimit = 8, "connection_limit", "More connections than limits.connections: closed at once.";
+        ConnectionLimit = 8, "connection_limit", "More connections than limits.connections: the one that had waited longest for its first request head, or, if none did, the newest.";
         UriTooLong = 9, "uri_too_long", "The request target is over limits.target_bytes: answered 414.";
         NotImplemented = 10, "not_implemented", "A transfer coding or method that is not implemented: answered 501.";
         Shutdown = 11, "shutdown", "The intermediate was stopping.";

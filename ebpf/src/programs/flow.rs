@@ -24,16 +24,7 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     match load_ip(skb, scratch) {
         Ok(()) => {}
         Err(NoUpper::NotOurs) => return NEXT,
-        Err(NoUpper::TooFar) => {
-            let verdict = judge_unwalked(direction);
-            return match verdict.counter {
-                Some(counter) if verdict.action == Action::Drop => {
-                    count(counter.code());
-                    SHOT
-                }
-                _ => NEXT,
-            };
-        }
+        Err(NoUpper::TooFar) => return unwalked(direction),
     }
     let scratch = skb::opaque(scratch);
     // The server's kernel sends no errors about what it sent itself.
@@ -45,7 +36,7 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     }
     let tcp_at = ETHERNET + scratch.ip.upper_at;
     if !load_key(skb, direction, tcp_at, scratch) {
-        return NEXT;
+        return if scratch.ip.hides_upper() { unwalked(direction) } else { NEXT };
     }
     let Some(record) = find(&scratch.key) else { return NEXT };
     record.copy_to(&mut scratch.record);
@@ -74,6 +65,19 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
         skb.set_mark(0);
     }
     act(skb, direction, tcp_at, verdict, settings, record, now, skb::opaque(scratch))
+}
+
+/// A packet whose flow cannot be known.
+#[inline(always)]
+fn unwalked(direction: Direction) -> i32 {
+    let verdict = judge_unwalked(direction);
+    match verdict.counter {
+        Some(counter) if verdict.action == Action::Drop => {
+            count(counter.code());
+            SHOT
+        }
+        _ => NEXT,
+    }
 }
 
 /// The record of a flow.

@@ -12,7 +12,7 @@ use baton_shared::wire::{EXTENSIONS_MAX, Fragment, OPTIONS_MAX, TcpWords};
 pub(super) enum NoUpper {
     /// Not IP, cut short, or on a way that does not end here.
     NotOurs,
-    /// More extension headers than are walked.
+    /// More extension headers than are walked, or a first fragment that ends within them.
     TooFar,
 }
 
@@ -37,8 +37,10 @@ pub(super) fn load_ip(skb: Skb, scratch: &mut Scratch) -> Result<(), NoUpper> {
                 if !ip.at_extension() {
                     return Ok(());
                 }
-                let there = skb.load(ETHERNET + ip.upper_at, &mut scratch.extension);
-                if !there || !ip.walk(&scratch.extension) {
+                if !skb.load(ETHERNET + ip.upper_at, &mut scratch.extension) {
+                    return Err(if ip.hides_upper() { NoUpper::TooFar } else { NoUpper::NotOurs });
+                }
+                if !ip.walk(&scratch.extension) {
                     return Err(NoUpper::NotOurs);
                 }
             }

@@ -132,8 +132,9 @@ pub fn judge_unreadable(record: &FlowRecord, now_ns: u64, reason: PacketCounter)
 }
 
 /// Either hook: an IPv6 packet with more extension headers than are walked
-/// ([`EXTENSIONS_MAX`](crate::wire::EXTENSIONS_MAX)), of which flow cannot be known. It could be a migrated one's,
-/// so the intermediate's stack does not get it; what the target's own kernel sends is not ours to hold back.
+/// ([`EXTENSIONS_MAX`](crate::wire::EXTENSIONS_MAX)), or a first fragment that ends before the ports, so that its flow
+/// cannot be known. It could be a migrated one, so the intermediate's stack does not get it; what the target's own kernel
+/// sends is not ours to hold back.
 #[inline(always)]
 pub fn judge_unwalked(direction: Direction) -> Verdict {
     match direction {

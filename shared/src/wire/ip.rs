@@ -107,6 +107,14 @@ impl IpFacts {
         true
     }
 
+    /// Whether a header cut short at `upper_at` may hide whose packet this is: in IPv6's first fragment, which the stack
+    /// would put together with later ones that nobody has looked at. (Such fragments are to be discarded: RFC 7112,
+    /// section 5. IPv4's have the ports, or are too short to be put together.)
+    #[inline(always)]
+    pub const fn hides_upper(&self) -> bool {
+        matches!(self.fragment(), Fragment::First) && !self.source.is_v4()
+    }
+
     /// Says whether this is a fragment.
     #[inline(always)]
     pub const fn set_fragment(&mut self, fragment: Fragment) {

@@ -63,13 +63,7 @@ pub fn carry(
     let ip = match load_ip(packet) {
         Ok(ip) => ip,
         Err(NoUpper::NotOurs) => return Action::Pass,
-        Err(NoUpper::TooFar) => {
-            let verdict = judge_unwalked(direction);
-            if let Some(counter) = verdict.counter {
-                flows.count(counter.code());
-            }
-            return verdict.action;
-        }
+        Err(NoUpper::TooFar) => return unwalked(flows, direction),
     };
     // The server's kernel sends no errors about what it sent itself.
     if direction == Direction::FromClient && report::may_be(&ip) {
@@ -78,8 +72,10 @@ pub fn carry(
     if ip.protocol != PROTOCOL_TCP || ip.fragment() == Fragment::Later {
         return Action::Pass;
     }
-    let Some(raw_tcp) = packet.get(ip.upper_at as usize..) else { return Action::Pass };
-    let Some(key) = key(direction, &ip, raw_tcp) else { return Action::Pass };
+    let raw_tcp = packet.get(ip.upper_at as usize..).unwrap_or_default();
+    let Some(key) = key(direction, &ip, raw_tcp) else {
+        return if ip.hides_upper() { unwalked(flows, direction) } else { Action::Pass };
+    };
     let Some((slot, record)) = flows.find(&key) else { return Action::Pass };
 
     let mut patch = Patch::default();
@@ -109,11 +105,20 @@ pub fn carry(
     action
 }
 
+/// A packet whose flow cannot be known.
+fn unwalked(flows: &impl Flows, direction: Direction) -> Action {
+    let verdict = judge_unwalked(direction);
+    if let Some(counter) = verdict.counter {
+        flows.count(counter.code());
+    }
+    verdict.action
+}
+
 /// Why no upper-layer header was found.
 enum NoUpper {
     /// Not IP, cut short, or on a way that does not end here.
     NotOurs,
-    /// More extension headers than are walked.
+    /// More extension headers than are walked, or a first fragment that ends within them.
     TooFar,
 }
 
@@ -142,7 +147,9 @@ fn load_ip(packet: &[u8]) -> Result<IpFacts, NoUpper> {
                     return Ok(ip);
                 }
                 let there = packet.get(ip.upper_at as usize..).unwrap_or_default();
-                let (first, _) = <[u32; 2]>::read_from_prefix(there).map_err(|_| NoUpper::NotOurs)?;
+                let Ok((first, _)) = <[u32; 2]>::read_from_prefix(there) else {
+                    return Err(if ip.hides_upper() { NoUpper::TooFar } else { NoUpper::NotOurs });
+                };
                 if !ip.walk(&first) {
                     return Err(NoUpper::NotOurs);
                 }

@@ -38,7 +38,7 @@ pub(crate) struct Ip {
     pub(crate) more_fragments: bool,
 }
 
-/// `Err(true)`: more extension headers than are walked.
+/// `Err(true)`: more extension headers than are walked, or a first fragment that ends within them.
 fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
     let whole = |total: usize| if total == 0 { packet.len() } else { total };
     if ether_type == [8, 0] {
@@ -80,7 +80,8 @@ fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
             return Err(true);
         }
         headers += 1;
-        let bytes = packet.get(read.upper_at..read.upper_at + 8).ok_or(false)?;
+        // A first fragment must not end here.
+        let bytes = packet.get(read.upper_at..read.upper_at + 8).ok_or(read.more_fragments)?;
         let mut length = 8;
         match read.protocol {
             44 => {
@@ -97,19 +98,22 @@ fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
     Ok(read)
 }
 
+/// What becomes of a packet that has no flow, dropped on the intermediate if it could hide one.
+fn unknown(case: &Case, hides: bool, untouched: &Outcome) -> Outcome {
+    let mut outcome = untouched.clone();
+    if hides && case.hook == Hook::Ingress {
+        outcome.counters[PacketCounter::DropExtensions.code() as usize] = 1;
+        outcome.verdict = 2;
+    }
+    outcome
+}
+
 /// `None`: the packet is none of ours.
 fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     let packet = case.frame.get(14..)?;
     let ip = match read_ip(case.frame.get(12..14)?, packet) {
         Ok(ip) => ip,
-        Err(too_far) => {
-            let mut outcome = untouched.clone();
-            if too_far && case.hook == Hook::Ingress {
-                outcome.counters[PacketCounter::DropExtensions.code() as usize] = 1;
-                outcome.verdict = 2;
-            }
-            return Some(outcome);
-        }
+        Err(too_far) => return Some(unknown(case, too_far, untouched)),
     };
     if errors::meant_for(case.hook, &ip) {
         return errors::run(case, &ip, untouched);
@@ -117,8 +121,10 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     if ip.protocol != 6 || ip.later_fragment {
         return None;
     }
-    let raw_tcp = packet.get(ip.upper_at..)?;
-    let ports = raw_tcp.get(..4)?;
+    let raw_tcp = packet.get(ip.upper_at..).unwrap_or_default();
+    let Some(ports) = raw_tcp.get(..4) else {
+        return Some(unknown(case, ip.more_fragments && ip.source.is_ipv6(), untouched));
+    };
     let port = |at: usize| PortWord::new(u16::from_be_bytes([ports[at], ports[at + 1]]));
     let source = (IpWords::from(ip.source), port(0));
     let destination = (IpWords::from(ip.destination), port(2));

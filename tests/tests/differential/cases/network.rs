@@ -63,6 +63,11 @@ pub(super) fn extension_entries() -> Vec<(Expected, Case)> {
         add("nine", drops, &vec![(60, options(0)); 9], &|_| {});
         add("an extension header past the end", &[], &vec![(60, options(0))], &|b| b[55] = 255);
         add("cut short in an extension header", &[], &vec![(60, options(0))], &|b| b.truncate(61));
+        let first: Chain = vec![(44, vec![0, 0, 1, 0, 0, 0, 1]), (60, options(1))];
+        add("a first fragment that ends in an extension header", drops, &first, &|b| b.truncate(68));
+        add("a first fragment that ends behind an extension header", drops, &first, &|b| b.truncate(78));
+        add("a first fragment that ends in the ports", drops, &first, &|b| b.truncate(81));
+        add("a first fragment that ends behind the ports", &[C::DropFragment], &first, &|b| b.truncate(82));
         add("another version", &[], &vec![], &|b| b[14] = 0x45);
     }
     all
