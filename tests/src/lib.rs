@@ -5,5 +5,6 @@ pub mod fuzzing;
 pub mod lab;
 pub mod peer;
 pub mod skip;
+pub mod weight;
 
 mod sys;

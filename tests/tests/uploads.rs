@@ -188,7 +188,8 @@ fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransm
                     );
                     connection.send(head.as_bytes()).unwrap();
                     for piece in 0..pieces {
-                        let bytes: Vec<u8> = (0..size).map(|i| ((i * 31) ^ (piece * 17)) as u8).collect();
+                        let bytes: Vec<u8> =
+                            (0..size).map(|i| ((i * 31) ^ (piece * 17)).to_le_bytes()[0]).collect();
                         hash.update(&bytes);
                         connection.send(&bytes).unwrap();
                         // Some come before the end of the freeze, some in the moment of it, some after it.

@@ -1,0 +1,148 @@
+//! Those who only begin: half-open connections and heads that never end are bounded, and others are served meanwhile.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::weight;
+use etherparse::PacketBuilder;
+use netns_lab::Program;
+use netns_lab::plan::INTERMEDIATE;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// `limits.connections` here.
+const CONNECTIONS: u64 = 200;
+/// How long a flood lasts.
+const LASTS: Duration = Duration::from_secs(3);
+/// What the daemon's memory may grow by, kB.
+const GROWTH: u64 = 16_384;
+
+/// No flow of client2's network is in the kernel's map: whoever has not made a request has no entry.
+fn no_entry_of_the_flooder(t: &TestLab) {
+    for key in weight::keys(t, INTERMEDIATE, "intermediate") {
+        let remote = key.remote.socket_addr(key.remote_port);
+        let IpAddr::V4(address) = remote.ip() else { panic!("{remote}") };
+        assert_ne!(address.octets()[2], 12, "an entry of {remote}");
+    }
+}
+
+/// While `flood` runs in client2's namespace until told to stop, client1 is served and nothing grows.
+fn served_during(t: &TestLab, flood: impl FnOnce(&AtomicBool) + Send + 'static) {
+    let want = t.sha256("1k");
+    assert_eq!(t.get("/1k").unwrap().sha256, want);
+    let before = weight::of(t, INTERMEDIATE, Program::Balancer);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (mut served, mut slowest, mut most) = (0, Duration::ZERO, 0);
+    std::thread::scope(|scope| {
+        let stopped = Arc::clone(&stop);
+        let flooder = scope.spawn(move || t.lab.inside("client2", move || flood(&stopped)).unwrap());
+        std::thread::sleep(Duration::from_millis(500));
+        let started = Instant::now();
+        while started.elapsed() < LASTS {
+            let asked = Instant::now();
+            let response = t.get("/1k").unwrap_or_else(|e| panic!("request {served}: {e}"));
+            assert_eq!((response.status, &response.sha256), (200, &want), "request {served}");
+            slowest = slowest.max(asked.elapsed());
+            served += 1;
+            most = most.max(t.metric(INTERMEDIATE, "baton_connections"));
+            no_entry_of_the_flooder(t);
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        stop.store(true, Ordering::Relaxed);
+        flooder.join().unwrap();
+    });
+    let after = weight::of(t, INTERMEDIATE, Program::Balancer);
+    println!(
+        "{served} served, the slowest in {slowest:?}; at most {most} connections; {before:?}, {after:?}"
+    );
+    assert!(served > 20, "only {served} requests were served");
+    // Connections just given up are counted until their tasks have run.
+    assert!(most <= CONNECTIONS + 50, "{most} connections");
+    assert!(after.memory < before.memory + GROWTH, "{before:?}, {after:?}");
+}
+
+/// A SYN as from anybody.
+fn syn(from: Ipv4Addr, port: u16, seq: u32) -> Vec<u8> {
+    let SocketAddr::V4(vip) = VIP else { panic!("{VIP}") };
+    let builder = PacketBuilder::ipv4(from.octets(), vip.ip().octets(), 64)
+        .tcp(port, vip.port(), seq, 64_240)
+        .syn()
+        .options_raw(&[2, 4, 5, 180, 4, 2, 1, 1])
+        .unwrap();
+    let mut packet = Vec::with_capacity(builder.size(0));
+    builder.write(&mut packet, &[]).unwrap();
+    packet
+}
+
+#[test]
+fn half_open_connections_of_many_addresses_cost_the_daemon_nothing() {
+    let Some(t) = lab::up("synflood", |s| s.clients(2)) else { return };
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    served_during(&t, move |stop| {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
+        let mut n = 0u32;
+        while !stop.load(Ordering::Relaxed) {
+            for _ in 0..20 {
+                n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let [a, b, c, _] = n.to_be_bytes();
+                // Nobody has these addresses: no reset comes to take a half-open connection away.
+                let from = Ipv4Addr::new(10, 90, 12, 10 + a % 200);
+                let packet = syn(from, 1024 | u16::from_be_bytes([b, c]), n);
+                // The device's queue may be full for a moment.
+                if socket.send_to(&packet, &VIP.into()).is_ok() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    println!("{} SYNs", sent.load(Ordering::Relaxed));
+    assert!(sent.load(Ordering::Relaxed) > 10_000);
+}
+
+/// One connection of a client that is never done with its head, as long as it is let.
+fn never_done(stop: &AtomicBool) -> io::Result<()> {
+    let mut connection = Connection::open(VIP)?;
+    connection.send(b"GET / HTTP/1.1\r\nHost: lab\r\nX-Long: ")?;
+    while !stop.load(Ordering::Relaxed) {
+        connection.send(b"a")?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+#[test]
+fn heads_that_never_end_take_no_more_than_the_limit_and_make_way() {
+    let limit = |s: netns_lab::LabSpec| s.clients(2).intermediate_with("limits", "connections", CONNECTIONS);
+    let Some(t) = lab::up("slowheads", limit) else { return };
+    let opened = Arc::new(Mutex::new(0u64));
+    let count = Arc::clone(&opened);
+    served_during(&t, move |stop| {
+        std::thread::scope(|scope| {
+            // More than the limit, each beginning anew when it was given up.
+            for _ in 0..300 {
+                let count = Arc::clone(&count);
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        *count.lock().unwrap() += 1;
+                        // A reset or a close: it was given up.
+                        let _ = never_done(stop);
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                });
+            }
+        });
+    });
+    let (opened, given_up) = (*opened.lock().unwrap(), t.closed("connection_limit"));
+    println!("{opened} connections opened, {given_up} given up");
+    assert!(given_up >= 100, "only {given_up} were given up");
+    t.eventually("all are gone", Duration::from_secs(3), |t| {
+        t.metric(INTERMEDIATE, "baton_connections") == 0
+    });
+    assert_eq!(t.all_proxied(), 0);
+}
