@@ -89,7 +89,8 @@ fn with_nothing_ordered_no_packet_is_missing_and_the_bytes_are_right() {
     ] {
         let Counts { packets, link_local, .. } = counts;
         assert_eq!(counts, Counts { packets, link_local, sent: packets + link_local, ..Counts::default() });
-        assert!(packets > 10_000);
+        // Acknowledgements of 200 MB, however many of them are joined on a busy machine.
+        assert!(packets > 1_000, "{packets}");
         // Multicast reports of the hosts may come in between the readings.
         assert!(
             sent.abs_diff(counts.sent) < 10 && received.abs_diff(counts.sent) < 10,
