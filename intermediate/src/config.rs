@@ -40,7 +40,7 @@ pub struct Config {
     pub name: Spanned<String>,
     /// The device on which clients' packets arrive and through which targets are reached.
     pub uplink: Option<Spanned<String>>,
-    /// Threads that accept and proxy; half the processors if it is not given, at least one.
+    /// Threads that accept and proxy; one for each processor if it is not given.
     pub workers: Option<Spanned<usize>>,
     /// This node's certificate.
     pub tls: Option<TlsFiles>,
@@ -132,8 +132,8 @@ impl Config {
 
     /// How many threads accept connections.
     pub fn workers(&self) -> usize {
-        let half = || std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2);
-        self.workers.as_ref().map_or_else(half, |workers| *workers.get_ref()).max(1)
+        let all = || std::thread::available_parallelism().map_or(1, |processors| processors.get());
+        self.workers.as_ref().map_or_else(all, |workers| *workers.get_ref()).min(WORKERS_MAX)
     }
 
     /// For the front.

@@ -180,7 +180,7 @@ fn a_target_has_one_server_of_each_family_at_most() {
 }
 
 #[test]
-fn workers_are_bounded_and_half_the_processors_by_default() {
+fn workers_are_bounded_and_one_for_each_processor_by_default() {
     let with = |workers: &str| load(&format!("workers = {workers}\n{PROXY}"));
     assert_eq!(with("3").unwrap().workers(), 3);
     assert!(load(PROXY).unwrap().workers() >= 1);
