@@ -3,7 +3,7 @@
 use super::device::Host;
 use super::watch::{Watch, before};
 use super::wire::{Options, Packet, Segment, Shown, flag};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// How long a packet that must come is waited for.
@@ -47,8 +47,8 @@ impl Default for Start {
 #[derive(Debug)]
 pub struct Peer {
     host: Host,
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     watch: Watch,
     /// The next sequence number to send.
     pub seq: u32,
@@ -68,7 +68,7 @@ pub struct Peer {
 
 impl Peer {
     /// Sends a SYN.
-    pub fn dial(host: Host, to: SocketAddrV4, start: &Start) -> Self {
+    pub fn dial(host: Host, to: SocketAddr, start: &Start) -> Self {
         let flags = if start.ecn { flag::SYN | flag::ECE | flag::CWR } else { flag::SYN };
         let syn = Segment {
             seq: start.isn,
@@ -77,7 +77,7 @@ impl Peer {
             options: start.options.clone(),
             ..Segment::default()
         };
-        let from = SocketAddrV4::new(host.address, start.port);
+        let from = SocketAddr::new(host.address, start.port);
         let mut peer = Peer {
             watch: Watch::new(from, to, &syn),
             host,
@@ -97,7 +97,7 @@ impl Peer {
     }
 
     /// The whole handshake.
-    pub fn open(host: Host, to: SocketAddrV4, start: &Start) -> Self {
+    pub fn open(host: Host, to: SocketAddr, start: &Start) -> Self {
         let mut peer = Self::dial(host, to, start);
         peer.syn_ack();
         peer.acknowledge();
@@ -158,7 +158,7 @@ impl Peer {
     }
 
     /// The client's address and port.
-    pub fn from(&self) -> SocketAddrV4 {
+    pub fn from(&self) -> SocketAddr {
         self.from
     }
 
@@ -200,7 +200,8 @@ impl Peer {
     pub fn corrupt(&mut self, segment: &Segment) {
         self.note('!', &Shown(segment));
         let mut packet = segment.packet(self.from, self.to);
-        *packet.get_mut(20 + 16).unwrap() ^= 1;
+        let header = if self.to.is_ipv4() { 20 } else { 40 };
+        *packet.get_mut(header + 16).unwrap() ^= 1;
         self.host.send(&packet);
     }
 

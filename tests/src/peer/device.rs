@@ -5,15 +5,16 @@ use super::wire::Packet;
 use anyhow::{Context, Result};
 use netns_lab::Lab;
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tun_tap::{Iface, Mode};
 
-/// The network behind the device: 10.91.0.0/16, which no lab has.
+/// The networks behind the device, which no lab has.
 const NETWORK: &str = "10.91.0.0/16";
+const NETWORK6: &str = "fd91::/64";
 /// The device's name in the client's namespace.
 const NAME: &str = "peer0";
 /// How often the reader looks whether it shall end, ms.
@@ -22,7 +23,7 @@ const LOOK_MS: i32 = 50;
 /// What came for one host: a packet, or what was wrong with it.
 pub(super) type Arrival = Result<Packet, String>;
 
-type Inboxes = Arc<Mutex<HashMap<Ipv4Addr, Sender<Arrival>>>>;
+type Inboxes = Arc<Mutex<HashMap<IpAddr, Sender<Arrival>>>>;
 
 /// A TUN device in a client's namespace, with a network of its own behind it. Dropping it ends its reader.
 #[derive(Debug)]
@@ -48,10 +49,18 @@ impl Device {
                 Ok::<_, std::io::Error>(tun)
             })?
             .context("cannot make a TUN device")?;
-        let gateway = netns_lab::plan::client_addr(1).to_string();
         lab.output("client1", &["ip", "link", "set", NAME, "up", "txqueuelen", "10000"])?;
-        lab.output("client1", &["ip", "route", "add", NETWORK, "dev", NAME])?;
-        lab.output("router", &["ip", "route", "add", NETWORK, "via", &gateway])?;
+        let route = |network: &str, gateway: IpAddr| {
+            lab.output("client1", &["ip", "route", "add", network, "dev", NAME])?;
+            lab.output("router", &["ip", "route", "add", network, "via", &gateway.to_string()])
+        };
+        if lab.spec().family.has_v4() {
+            route(NETWORK, netns_lab::plan::client_addr(1).into())?;
+        }
+        if lab.spec().family.has_v6() {
+            lab.output("client1", &["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])?;
+            route(NETWORK6, netns_lab::plan::client_addr6(1).into())?;
+        }
         let (tun, inboxes, stop) = (Arc::new(tun), Inboxes::default(), Arc::new(AtomicBool::new(false)));
         let reader = std::thread::spawn({
             let (tun, inboxes, stop) = (tun.clone(), inboxes.clone(), stop.clone());
@@ -60,15 +69,19 @@ impl Device {
         Ok(Device { tun, inboxes, next: AtomicU16::new(1), stop, reader: Some(reader) })
     }
 
-    /// An address nobody used before.
+    /// An address nobody used before, of IPv6 if `v6`.
     ///
     /// # Panics
     /// After 65 000 of them.
-    pub fn host(&self) -> Host {
+    pub fn host(&self, v6: bool) -> Host {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let [high, low] = number.to_be_bytes();
         assert_ne!(number, u16::MAX, "no address left");
-        let address = Ipv4Addr::new(10, 91, high, low);
+        let address = if v6 {
+            Ipv6Addr::new(0xfd91, 0, 0, 0, 0, 0, 0, number).into()
+        } else {
+            Ipv4Addr::new(10, 91, high, low).into()
+        };
         let (sender, inbox) = mpsc::channel();
         self.inboxes.lock().unwrap_or_else(PoisonError::into_inner).insert(address, sender);
         Host { address, tun: self.tun.clone(), inbox }
@@ -88,7 +101,7 @@ impl Drop for Device {
 #[derive(Debug)]
 pub struct Host {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     tun: Arc<Iface>,
     pub(super) inbox: Receiver<Arrival>,
 }
@@ -113,10 +126,17 @@ fn read(tun: &Iface, inboxes: &Inboxes, stop: &AtomicBool) {
         }
         let Ok(length) = tun.recv(&mut buffer) else { continue };
         let bytes = buffer.get(..length).unwrap_or_default();
-        // IPv4's destination, also where the rest cannot be read.
-        let Some(Ok(destination)) = bytes.get(16..20).map(<[u8; 4]>::try_from) else { continue };
+        // The destination, also where the rest cannot be read.
+        let four = || bytes.get(16..20).and_then(|b| <[u8; 4]>::try_from(b).ok());
+        let sixteen = || bytes.get(24..40).and_then(|b| <[u8; 16]>::try_from(b).ok());
+        let destination = match bytes.first().map(|b| b >> 4) {
+            Some(4) => four().map(IpAddr::from),
+            Some(6) => sixteen().map(IpAddr::from),
+            _ => None,
+        };
+        let Some(destination) = destination else { continue };
         let inboxes = inboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(inbox) = inboxes.get(&Ipv4Addr::from(destination)) {
+        if let Some(inbox) = inboxes.get(&destination) {
             // A host that is gone wants nothing more.
             let _ = inbox.send(Packet::parse(bytes));
         }

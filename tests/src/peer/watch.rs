@@ -11,7 +11,7 @@
 
 use super::wire::{Packet, Segment, flag};
 use std::collections::HashSet;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 /// How much older than the newest packet an overtaken one may be, ms: the unit of Linux's timestamps.
 const OVERTAKEN_MS: u32 = 100;
@@ -29,8 +29,8 @@ fn later(a: u32, b: u32) -> u32 {
 /// One connection's memory of what was sent and received.
 #[derive(Debug)]
 pub struct Watch {
-    ours: SocketAddrV4,
-    theirs: SocketAddrV4,
+    ours: SocketAddr,
+    theirs: SocketAddr,
     /// The client's SYN, for what it asked.
     syn: Segment,
     /// The server's, once it is there.
@@ -63,7 +63,7 @@ pub struct Watch {
 
 impl Watch {
     /// For a connection that begins with this SYN.
-    pub fn new(ours: SocketAddrV4, theirs: SocketAddrV4, syn: &Segment) -> Self {
+    pub fn new(ours: SocketAddr, theirs: SocketAddr, syn: &Segment) -> Self {
         let mut watch = Watch {
             ours,
             theirs,
@@ -253,7 +253,9 @@ impl Watch {
         if before(segment.seq, first) {
             return Err(format!("data before the first byte {first}: {packet:?}"));
         }
-        let mss = usize::from(self.syn.options.mss.unwrap_or(536));
+        // What a peer that names no maximum takes: RFC 9293, section 3.7.1.
+        let unnamed = if self.ours.is_ipv4() { 536 } else { 1220 };
+        let mss = usize::from(self.syn.options.mss.unwrap_or(unnamed));
         let options = if self.timestamps() { 12 } else { 0 };
         // A few bytes must always fit, however small the client's maximum (Linux: `tcp_min_snd_mss` 48).
         if segment.payload.len() > mss.max(48) - options {

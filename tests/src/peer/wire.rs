@@ -1,10 +1,11 @@
 //! Packets as the peer sends and receives them.
 
 use etherparse::{
-    IpEcn, IpNumber, Ipv4Header, NetSlice, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice,
+    IpEcn, IpNumber, Ipv4Header, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TcpOptionElement,
+    TransportSlice,
 };
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Flag bits of the TCP header's 14th byte (RFC 9293, section 3.1; ECE and CWR: RFC 3168).
 pub mod flag {
@@ -25,6 +26,9 @@ pub mod flag {
     /// The congestion window was reduced.
     pub const CWR: u8 = 0x80;
 }
+
+/// Time to live, or hop limit, of what is sent.
+const HOPS: u8 = 64;
 
 /// TCP options of a segment, in the order they are written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -120,7 +124,7 @@ impl Segment {
     /// # Panics
     /// If the options or the payload are too long.
     #[expect(clippy::unwrap_used, reason = "a test's support: the panic is the report")]
-    pub fn packet(&self, from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+    pub fn packet(&self, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
         let mut tcp = TcpHeader::new(from.port(), to.port(), self.seq, self.window);
         let has = |bit| self.flags & bit != 0;
         tcp.fin = has(flag::FIN);
@@ -135,13 +139,31 @@ impl Segment {
         tcp.urgent_pointer = self.urgent;
         tcp.set_options_raw(&self.options.bytes()).unwrap();
         let length = u16::try_from(tcp.header_len() + self.payload.len()).unwrap();
-        let mut ip =
-            Ipv4Header::new(length, 64, IpNumber::TCP, from.ip().octets(), to.ip().octets()).unwrap();
-        ip.ecn = IpEcn::try_new(self.ecn).unwrap();
-        ip.dont_fragment = true;
-        ip.header_checksum = ip.calc_header_checksum();
-        tcp.checksum = tcp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
-        let mut bytes = ip.to_bytes().to_vec();
+        let mut bytes = match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut ip =
+                    Ipv4Header::new(length, HOPS, IpNumber::TCP, from.octets(), to.octets()).unwrap();
+                ip.ecn = IpEcn::try_new(self.ecn).unwrap();
+                ip.dont_fragment = true;
+                ip.header_checksum = ip.calc_header_checksum();
+                tcp.checksum = tcp.calc_checksum_ipv4(&ip, &self.payload).unwrap();
+                ip.to_bytes().to_vec()
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let ip = Ipv6Header {
+                    traffic_class: self.ecn,
+                    payload_length: length,
+                    next_header: IpNumber::TCP,
+                    hop_limit: HOPS,
+                    source: from.octets(),
+                    destination: to.octets(),
+                    ..Ipv6Header::default()
+                };
+                tcp.checksum = tcp.calc_checksum_ipv6(&ip, &self.payload).unwrap();
+                ip.to_bytes().to_vec()
+            }
+            _ => panic!("{from} and {to} are not of one family"),
+        };
         bytes.extend_from_slice(&tcp.to_bytes());
         bytes.extend_from_slice(&self.payload);
         bytes
@@ -152,11 +174,11 @@ impl Segment {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Packet {
     /// Where it says it comes from.
-    pub from: SocketAddrV4,
+    pub from: SocketAddr,
     /// Where it goes.
-    pub to: SocketAddrV4,
-    /// Time to live.
-    pub ttl: u8,
+    pub to: SocketAddr,
+    /// Time to live, or hop limit.
+    pub hops: u8,
     /// What it says.
     pub segment: Segment,
 }
@@ -165,33 +187,48 @@ impl Packet {
     /// Reads a raw IP packet.
     ///
     /// # Errors
-    /// What is wrong with it: no TCP over IPv4, a checksum that does not match.
+    /// What is wrong with it: no TCP over IP, a checksum that does not match.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let sliced = SlicedPacket::from_ip(bytes).map_err(|e| format!("{e} in {bytes:02x?}"))?;
-        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (sliced.net, sliced.transport)
-        else {
-            return Err(format!("no TCP over IPv4: {bytes:02x?}"));
+        let Some(TransportSlice::Tcp(tcp)) = sliced.transport else {
+            return Err(format!("no TCP: {bytes:02x?}"));
         };
-        let header = ip.header().to_header();
-        if ones_sum(ip.header().slice()) != 0xffff {
-            return Err(format!("IP checksum {:04x}: {bytes:02x?}", header.header_checksum));
-        }
-        let right = tcp.calc_checksum_ipv4(header.source, header.destination).map_err(|e| e.to_string())?;
+        let (source, destination, hops, ecn, right): (IpAddr, IpAddr, _, _, _) = match sliced.net {
+            Some(NetSlice::Ipv4(ip)) => {
+                let header = ip.header().to_header();
+                if ones_sum(ip.header().slice()) != 0xffff {
+                    return Err(format!("IP checksum {:04x}: {bytes:02x?}", header.header_checksum));
+                }
+                let right = tcp.calc_checksum_ipv4(header.source, header.destination);
+                let (source, destination) =
+                    (Ipv4Addr::from(header.source), Ipv4Addr::from(header.destination));
+                (source.into(), destination.into(), header.time_to_live, header.ecn.value(), right)
+            }
+            Some(NetSlice::Ipv6(ip)) => {
+                let header = ip.header().to_header();
+                let right = tcp.calc_checksum_ipv6(header.source, header.destination);
+                let (source, destination) =
+                    (Ipv6Addr::from(header.source), Ipv6Addr::from(header.destination));
+                (source.into(), destination.into(), header.hop_limit, header.traffic_class & 3, right)
+            }
+            _ => return Err(format!("no IP: {bytes:02x?}")),
+        };
+        let right = right.map_err(|e| e.to_string())?;
         if tcp.checksum() != right {
             return Err(format!("TCP checksum {:04x}, not {right:04x}: {bytes:02x?}", tcp.checksum()));
         }
         let flags = tcp.slice().get(13).copied().unwrap_or(0);
         Ok(Self {
-            from: SocketAddrV4::new(Ipv4Addr::from(header.source), tcp.source_port()),
-            to: SocketAddrV4::new(Ipv4Addr::from(header.destination), tcp.destination_port()),
-            ttl: header.time_to_live,
+            from: SocketAddr::new(source, tcp.source_port()),
+            to: SocketAddr::new(destination, tcp.destination_port()),
+            hops,
             segment: Segment {
                 seq: tcp.sequence_number(),
                 ack: tcp.acknowledgment_number(),
                 flags,
                 window: tcp.window_size(),
                 urgent: tcp.urgent_pointer(),
-                ecn: header.ecn.value(),
+                ecn,
                 options: Options::parse(&tcp)?,
                 payload: tcp.payload().to_vec(),
             },
@@ -260,13 +297,13 @@ impl fmt::Display for Shown<'_> {
 mod tests {
     use super::*;
 
-    fn ends() -> (SocketAddrV4, SocketAddrV4) {
-        ("10.91.0.1:1000".parse().unwrap(), "10.90.1.100:80".parse().unwrap())
+    fn ends() -> [(SocketAddr, SocketAddr); 2] {
+        [("10.91.0.1:1000", "10.90.1.100:80"), ("[fd91::1]:1000", "[fd90:1::100]:80")]
+            .map(|(from, to)| (from.parse().unwrap(), to.parse().unwrap()))
     }
 
     #[test]
     fn what_is_built_is_read_again() {
-        let (from, to) = ends();
         let segment = Segment {
             seq: u32::MAX,
             ack: 7,
@@ -281,9 +318,6 @@ mod tests {
             },
             payload: b"odd".to_vec(),
         };
-        let packet = Packet::parse(&segment.packet(from, to)).unwrap();
-        assert_eq!((packet.from, packet.to, packet.length()), (from, to, 4));
-        assert_eq!(packet.segment, segment);
         let syn = Segment {
             flags: flag::SYN,
             options: Options {
@@ -295,19 +329,29 @@ mod tests {
             },
             ..Segment::default()
         };
-        assert_eq!(Packet::parse(&syn.packet(from, to)).unwrap().segment, syn);
+        for (from, to) in ends() {
+            let packet = Packet::parse(&segment.packet(from, to)).unwrap();
+            assert_eq!((packet.from, packet.to, packet.length()), (from, to, 4));
+            assert_eq!(packet.segment, segment);
+            assert_eq!(Packet::parse(&syn.packet(from, to)).unwrap().segment, syn);
+        }
     }
 
     #[test]
     fn any_flipped_bit_is_noticed() {
-        let (from, to) = ends();
         let segment = Segment { flags: flag::ACK, payload: b"data".to_vec(), ..Segment::default() };
-        let good = segment.packet(from, to);
-        let parsed = Packet::parse(&good).unwrap();
-        for bit in 0..good.len() * 8 {
-            let mut bad = good.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(Packet::parse(&bad).is_err_and(|e| !e.is_empty()), "bit {bit} of {parsed:?}");
+        for (from, to) in ends() {
+            let good = segment.packet(from, to);
+            let parsed = Packet::parse(&good).unwrap();
+            for bit in 0..good.len() * 8 {
+                // IPv6 has no checksum of its own: traffic class, flow label and hop limit may be anything.
+                if from.is_ipv6() && ((4..32).contains(&bit) || (56..64).contains(&bit)) {
+                    continue;
+                }
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (7 - bit % 8);
+                assert!(Packet::parse(&bad).is_err_and(|e| !e.is_empty()), "bit {bit} of {parsed:?}");
+            }
         }
     }
 }

@@ -4,7 +4,6 @@
 use crate::place::{Place, Row};
 use crate::rows;
 use baton_tests::peer::{Options, Packet, Peer, Start, flag, request};
-use netns_lab::plan::VIP;
 use std::time::Duration;
 
 pub(crate) const ROWS: &[Row] = rows![
@@ -205,7 +204,7 @@ fn acknowledgements_held_back(place: &Place) {
 fn one_acknowledgement_lost(place: &Place) {
     // The handshake's last one: the request, which acknowledges as much, makes up for it, and the answer is
     // acknowledged with the next request only.
-    let mut peer = Peer::dial(place.device.host(), VIP, &Start::default());
+    let mut peer = Peer::dial(place.host(), place.vip(), &Start::default());
     peer.syn_ack();
     peer.get("/1k");
     peer.wait("the answer", |p| p.length() > 0);

@@ -1,10 +1,9 @@
 //! Ends of connections: who closes first, resets, what lingers, ports used again. The row plays the server too.
 
-use crate::place::{DIRECT, Place, Row};
+use crate::place::{Place, Row};
 use crate::rows;
 use crate::server::head;
 use baton_tests::peer::{PATIENCE, Peer, Start, flag};
-use netns_lab::plan::VIP;
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -123,8 +122,8 @@ fn client_closes_its_direction_only(place: &Place) {
 /// What comes back for a FIN said again after the end, in both ways of reaching the server: flags and numbers.
 fn fin_again(place: &Place, client_first: bool) {
     let mut answers = Vec::new();
-    for to in [DIRECT, VIP] {
-        let mut peer = Peer::open(place.device.host(), to, &Start::default());
+    for to in [place.direct(), place.vip()] {
+        let mut peer = Peer::open(place.host(), to, &Start::default());
         peer.get("/any");
         let mut server = place.server().accept(&peer);
         server.request();
@@ -234,7 +233,7 @@ fn port_again(place: &Place, mut end: impl FnMut(&mut Peer, crate::server::Accep
             *clock += 10_000;
         }
         let host = peer.into_host();
-        peer = Peer::dial(host, VIP, &start);
+        peer = Peer::dial(host, place.vip(), &start);
         // What the end before left under way is not of this connection.
         let until = Instant::now() + PATIENCE;
         let mut tried = 1;

@@ -102,7 +102,9 @@ fn body_during_the_freeze(place: &Place) {
     }
     let (status, _) = peer.response();
     assert_eq!(status, 201);
-    let arrived = std::fs::read(place.t.lab.upload_dir("target1").join("frozen")).unwrap();
+    let file = place.t.lab.upload_dir("target1").join("frozen");
+    let arrived = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
     assert!(arrived == body, "{} bytes arrived", arrived.len());
     place.expect_migrated(&peer);
     place.close(&mut peer);

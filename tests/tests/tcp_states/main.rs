@@ -23,7 +23,7 @@ mod table;
 mod urgent;
 mod windows;
 
-use netns_lab::LabSpec;
+use netns_lab::{Family, LabSpec};
 use place::{Row, play_in};
 
 /// A group's rows with their names.
@@ -72,6 +72,8 @@ fn how_connections_end_and_what_windows_do() {
 
 #[test]
 fn after_the_agent_refused() {
-    let strict = |spec: LabSpec| spec.agent_with("target1", "allow", "vip", "10.90.1.200:80");
-    play_in("tcprefuse", strict, &["refused"]);
+    for (family, vip) in [(Family::V4, "10.90.1.200:80"), (Family::V6, "[fd90:1::200]:80")] {
+        let strict = |spec: LabSpec| spec.family(family).agent_with("target1", "allow", "vip", vip);
+        play_in("tcprefuse", strict, &["refused"]);
+    }
 }

@@ -3,10 +3,10 @@
 use crate::GROUPS;
 use crate::server::Server;
 use baton_tests::lab::{self, TestLab};
-use baton_tests::peer::{Device, Peer, Start};
-use netns_lab::{LabSpec, Program, plan};
+use baton_tests::peer::{Device, Host, Peer, Start};
+use netns_lab::{Family, LabSpec, Program, plan};
 use serde_json::Value;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,9 +18,6 @@ pub(crate) type Row = (&'static str, fn(&Place));
 /// How many rows are played at once.
 const AT_ONCE: usize = 6;
 
-/// The server's own address, for comparisons with the direct way.
-pub(crate) const DIRECT: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 90, 101, 2), 80);
-
 /// The groups that play the server themselves; in a lab they come last.
 const PLAYED: [&str; 3] = ["closing", "urgent", "windows"];
 
@@ -29,34 +26,43 @@ pub(crate) struct Place {
     pub(crate) t: TestLab,
     pub(crate) device: Device,
     server: Option<Server>,
+    /// The rows are played over IPv6.
+    v6: bool,
 }
 
 /// Plays groups in a lab of this kind with nginx on its target.
 pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, groups: &[&str]) {
-    let Some(t) = lab::up(lab_name, |s| order(s.targets(1))) else { return };
+    let Some(t) = lab::up(lab_name, |s| order(s.targets(1).family(Family::Dual))) else { return };
     let device = Device::open(&t.lab).unwrap();
-    let mut place = Place { t, device, server: None };
+    let mut place = Place { t, device, server: None, v6: false };
     let mut failed = Vec::new();
     for group in groups {
         if PLAYED.contains(group) && place.server.is_none() {
             place.server = Some(Server::in_place_of_nginx(&place.t));
         }
-        failed.extend(play(&place, group));
+        let family = place.t.lab.spec().family;
+        for (v6, has) in [(false, family.has_v4()), (true, family.has_v6())] {
+            place.v6 = v6;
+            if has {
+                failed.extend(play(&place, group));
+            }
+        }
     }
     assert!(failed.is_empty(), "rows that failed (their reports are above): {failed:?}");
 }
 
 /// Plays a group's rows, all of them whatever becomes of one; gives back those that failed.
-fn play(place: &Place, group: &str) -> Vec<&'static str> {
+fn play(place: &Place, group: &str) -> Vec<String> {
     let (_, together, alone) = GROUPS.iter().find(|(name, ..)| *name == group).unwrap();
     let (next, failed) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
+    let version = if place.v6 { "IPv6" } else { "IPv4" };
     let one = |(name, row): &Row| {
         let wanted = std::env::var("BATON_ROW").map_or(true, |only| name.contains(&only));
         let started = Instant::now();
         if wanted && catch_unwind(AssertUnwindSafe(|| row(place))).is_err() {
-            failed.lock().unwrap().push(*name);
+            failed.lock().unwrap().push(format!("{name} over {version}"));
         }
-        println!("{group}::{name} {} ms", started.elapsed().as_millis());
+        println!("{group}::{name} over {version}: {} ms", started.elapsed().as_millis());
     };
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -77,9 +83,24 @@ impl Place {
         self.server.as_ref().unwrap()
     }
 
+    /// The address clients connect to.
+    pub(crate) fn vip(&self) -> SocketAddr {
+        if self.v6 { plan::VIP6.into() } else { plan::VIP.into() }
+    }
+
+    /// The server's own address, for comparisons with the direct way.
+    pub(crate) fn direct(&self) -> SocketAddr {
+        if self.v6 { (plan::target_addr6(1), 80).into() } else { (plan::target_addr(1), 80).into() }
+    }
+
+    /// An address nobody used before.
+    pub(crate) fn host(&self) -> Host {
+        self.device.host(self.v6)
+    }
+
     /// A connection to the VIP from a new address, its handshake done.
     pub(crate) fn open(&self, start: &Start) -> Peer {
-        Peer::open(self.device.host(), plan::VIP, start)
+        Peer::open(self.host(), self.vip(), start)
     }
 
     /// What the server serves under this name.

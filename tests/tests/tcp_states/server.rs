@@ -5,13 +5,13 @@ use baton_tests::peer::{PATIENCE, Peer};
 use netns_lab::{Program, plan};
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// The listener, and accepted connections nobody has asked for yet.
 pub(crate) struct Server {
-    listener: TcpListener,
+    listeners: [TcpListener; 2],
     waiting: Mutex<HashMap<SocketAddr, TcpStream>>,
 }
 
@@ -19,15 +19,21 @@ impl Server {
     /// Stops nginx on target1 and listens in its place.
     pub(crate) fn in_place_of_nginx(t: &TestLab) -> Self {
         t.lab.stop("target1", Program::Server).unwrap();
-        let address = SocketAddr::new(plan::target_addr(1).into(), 80);
-        let listener = t.lab.inside("target1", move || TcpListener::bind(address)).unwrap().unwrap();
-        listener.set_nonblocking(true).unwrap();
-        Server { listener, waiting: Mutex::default() }
+        let listen = |ip: IpAddr| {
+            let address = SocketAddr::new(ip, 80);
+            let listener = t.lab.inside("target1", move || TcpListener::bind(address)).unwrap().unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        let listeners = [listen(plan::target_addr(1).into()), listen(plan::target_addr6(1).into())];
+        Server { listeners, waiting: Mutex::default() }
     }
 
     /// Connections accepted from here on have receive buffers of about so many bytes.
     pub(crate) fn set_buffer(&self, bytes: usize) {
-        socket2::SockRef::from(&self.listener).set_recv_buffer_size(bytes).unwrap();
+        for listener in &self.listeners {
+            socket2::SockRef::from(listener).set_recv_buffer_size(bytes).unwrap();
+        }
     }
 
     /// The server's end of this client's connection.
@@ -35,14 +41,16 @@ impl Server {
         let until = Instant::now() + PATIENCE;
         loop {
             let mut waiting = self.waiting.lock().unwrap();
-            loop {
-                match self.listener.accept() {
-                    Ok((socket, from)) => drop(waiting.insert(from, socket)),
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                    Err(e) => panic!("accept: {e}"),
+            for listener in &self.listeners {
+                loop {
+                    match listener.accept() {
+                        Ok((socket, from)) => drop(waiting.insert(from, socket)),
+                        Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                        Err(e) => panic!("accept: {e}"),
+                    }
                 }
             }
-            if let Some(socket) = waiting.remove(&SocketAddr::V4(peer.from())) {
+            if let Some(socket) = waiting.remove(&peer.from()) {
                 socket.set_nonblocking(false).unwrap();
                 socket.set_nodelay(true).unwrap();
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();

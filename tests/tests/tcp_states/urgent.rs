@@ -2,10 +2,9 @@
 //! that does not ask for it reads the bytes around it. nginx itself does not read on behind it before more arrives, so
 //! the row plays the server.
 
-use crate::place::{DIRECT, Place, Row};
+use crate::place::{Place, Row};
 use crate::rows;
 use baton_tests::peer::{Peer, Segment, Start, flag};
-use netns_lab::plan::VIP;
 
 pub(crate) const ROWS: &[Row] = rows![urgent_byte_after_the_migration, urgent_byte_in_the_request];
 
@@ -21,8 +20,8 @@ fn urgent(peer: &mut Peer) -> Segment {
 }
 
 fn urgent_byte_after_the_migration(place: &Place) {
-    for to in [DIRECT, VIP] {
-        let mut peer = Peer::open(place.device.host(), to, &Start::default());
+    for to in [place.direct(), place.vip()] {
+        let mut peer = Peer::open(place.host(), to, &Start::default());
         peer.get("/first");
         let mut server = place.server().accept(&peer);
         server.request();

@@ -132,7 +132,12 @@ fn server_does_not_read(place: &Place) {
     probe.payload = vec![bytes[sent]];
     peer.send(&probe);
     let answer = peer.wait("the answer to the probe", |p| p.length() == 0);
-    assert!(answer.segment.ack == peer.seq && answer.segment.window == 0, "{answer:?}");
+    assert_eq!(answer.segment.window, 0, "{answer:?}");
+    // Rounding by the scale may have left room for the byte.
+    let taken = answer.segment.ack.wrapping_sub(peer.seq);
+    assert!(taken <= 1, "{answer:?}");
+    peer.seq = answer.segment.ack;
+    let sent = sent + taken as usize;
     // The server resumes: its kernel says so by itself.
     let read = std::thread::spawn(move || (server.read(3_000_000), server));
     peer.watch_mut().allow_overtaking();

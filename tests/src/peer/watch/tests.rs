@@ -5,13 +5,13 @@ use super::*;
 
 const MS: u32 = 5000;
 
-fn ends() -> (SocketAddrV4, SocketAddrV4) {
+fn ends() -> (SocketAddr, SocketAddr) {
     ("10.91.0.1:1000".parse().unwrap(), "10.90.1.100:80".parse().unwrap())
 }
 
 fn packet(segment: Segment) -> Packet {
     let (ours, theirs) = ends();
-    Packet { from: theirs, to: ours, ttl: 60, segment }
+    Packet { from: theirs, to: ours, hops: 60, segment }
 }
 
 fn options(timestamps: Option<(u32, u32)>) -> Options {
