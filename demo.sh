@@ -18,4 +18,7 @@ check_rust
 
 echo "building (release) the daemons and the lab; the first time takes some minutes" >&2
 cargo build --release --locked --quiet -p intermediate -p target-agent -p netns-lab
-as_root "$(target_dir)/release/netns-lab" demo "$@"
+case " $* " in
+    *" --rootless "*) "$(target_dir)/release/netns-lab" demo "$@" ;;
+    *) as_root "$(target_dir)/release/netns-lab" demo "$@" ;;
+esac

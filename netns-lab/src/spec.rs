@@ -289,8 +289,10 @@ impl LabSpec {
 
     /// Whether a daemon may load eBPF programs.
     pub(crate) fn uses_ebpf(&self) -> bool {
-        let kind = self.intermediate.get("plane").and_then(|plane| plane.get("kind"));
-        kind.and_then(Value::as_str) != Some("userspace")
+        [&self.intermediate, &self.agents].iter().any(|daemon| {
+            let kind = daemon.get("plane").and_then(|plane| plane.get("kind"));
+            kind.and_then(Value::as_str) != Some("userspace")
+        })
     }
 
     fn has(&self, node: &str) -> bool {

@@ -81,6 +81,21 @@ fn both_versions_of_ip_are_carried() {
 }
 
 #[test]
+fn each_host_has_the_plane_it_wants() {
+    for (name, carried) in [("us-mixed1", true), ("us-mixed2", false)] {
+        let order = |s: netns_lab::LabSpec| match carried {
+            true => s.intermediate_with("plane", "kind", "userspace"),
+            false => s.agents_with("plane", "kind", "userspace"),
+        };
+        let Some(t) = lab::up(name, order) else { return };
+        assert_eq!(t.get("/10m").unwrap().sha256, t.sha256("10m"));
+        put(&t, VIP, "a");
+        t.expect_requests(2, 0);
+        assert_eq!(t.admin(INTERMEDIATE, "/readyz")["data_plane"] == "userspace", carried);
+    }
+}
+
+#[test]
 fn daemons_that_stall_in_mid_download_lose_nothing() {
     let Some(t) = lab::up("us-stall", |s| netns_lab::LabSpec {
         rate_target: "200mbit".parse().ok(),
