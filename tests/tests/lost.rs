@@ -29,6 +29,9 @@ fn cut(t: &TestLab) -> u64 {
     t.metric(INTERMEDIATE, "baton_flows_cut_total")
 }
 
+/// Connections kept idle beside the busy ones.
+const IDLE: u64 = 200;
+
 /// Nothing of any flow is left on a node.
 fn nothing_left(t: &TestLab, nodes: &[&str], within: Duration) {
     t.eventually("all records are freed", within, |t| {
@@ -66,20 +69,26 @@ fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
     let (download, upload, idle, took) = std::thread::scope(|scope| {
         let download = scope.spawn(|| t.get("/100m").unwrap_err());
         let upload = scope.spawn(|| t.client(upload_until_it_fails));
-        let idle = scope.spawn(|| t.client(|| kept_alive().read_some().unwrap_err()));
-        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 3);
+        let idle = scope.spawn(|| {
+            t.client(|| {
+                let mut all: Vec<Connection> = (0..IDLE).map(|_| kept_alive()).collect();
+                all.iter_mut().map(|kept| kept.read_some().unwrap_err()).collect::<Vec<_>>()
+            })
+        });
+        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == IDLE + 2);
         std::thread::sleep(Duration::from_millis(300));
         t.lab.output("target1", &["ip", "link", "set", "eth0", "down"]).unwrap();
         let gone = Instant::now();
         (download.join().unwrap(), upload.join().unwrap(), idle.join().unwrap(), gone.elapsed())
     });
     println!("reset after {took:?}");
-    for (which, error) in [("download", download), ("upload", upload), ("idle", idle)] {
+    let idle = idle.into_iter().map(|error| ("idle", error));
+    for (which, error) in [("download", download), ("upload", upload)].into_iter().chain(idle) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{which}: {error}");
     }
     assert!(took >= AGENT_LOST && took < AGENT_LOST + NOTICE, "took {took:?}");
     nothing_left(&t, &[INTERMEDIATE], Duration::from_secs(2));
-    assert_eq!(cut(&t), 3);
+    assert_eq!(cut(&t), IDLE + 2);
 }
 
 #[test]
