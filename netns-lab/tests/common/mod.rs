@@ -57,11 +57,17 @@ impl Traces {
         let mounted = std::fs::read_dir(plan::NETNS_BASE).into_iter().flatten().flatten();
         let newer: BTreeSet<u64> = mounted.filter_map(|e| Some(e.path().metadata().ok()?.ino())).collect();
         let ours: BTreeSet<u64> = self.inodes.difference(&newer).copied().collect();
-        for process in std::fs::read_dir("/proc").unwrap().flatten() {
-            let netns = process.path().join("ns/net").metadata().map(|m| m.ino());
-            if netns.is_ok_and(|ino| ours.contains(&ino)) {
-                let cmdline = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
-                left.push(format!("process {:?} {}", process.file_name(), cmdline.replace('\0', " ")));
+        let inside =
+            |process: &Path| process.join("ns/net").metadata().is_ok_and(|netns| ours.contains(&netns.ino()));
+        for process in std::fs::read_dir("/proc").unwrap().flatten().map(|e| e.path()) {
+            // Asked twice: the inode may belong to a namespace that another lab's `ip netns add` is just making.
+            let remains = inside(&process) && {
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                inside(&process)
+            };
+            if remains {
+                let cmdline = std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+                left.push(format!("{} {}", process.display(), cmdline.replace('\0', " ")));
             }
         }
         left
