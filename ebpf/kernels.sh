@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Runs the tests that load the eBPF programs under other kernels, in QEMU without KVM: Debian's kernels, this machine's
 # files read-only. Needs qemu-system-x86, busybox and cpio, and Debian's archive keyring. Not a part of the gate.
-#   ebpf/kernels.sh              5.10 (no TCX) and 6.1 (no TCX)
-#   ebpf/kernels.sh 5.10         one of them
+#   ebpf/kernels.sh              5.10 and 6.1 (no TCX), 6.12, 7.2 (newest in Debian's backports)
+#   ebpf/kernels.sh 5.10         one of them; about three minutes each
 #   BATON_RANDOM_PACKETS=20000   more random packets than 3000
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$(pwd -P)
 
 fail() { echo "ebpf/kernels.sh: $*" >&2; exit 1; }
-for tool in qemu-system-x86_64 busybox cpio apt-get dpkg-deb cargo; do
+for tool in qemu-system-x86_64 busybox cpio xz apt-get dpkg-deb cargo; do
   command -v "$tool" > /dev/null || fail "$tool is missing"
 done
 
@@ -20,18 +20,26 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 cat > "$work/apt/sources.list" <<LIST
 deb [signed-by=$keyring] http://deb.debian.org/debian-security bullseye-security main
 deb [signed-by=$keyring] http://deb.debian.org/debian bookworm main
+deb [signed-by=$keyring] http://deb.debian.org/debian trixie main
+deb [signed-by=$keyring] http://deb.debian.org/debian trixie-backports main
 LIST
 apt=(-o "Dir::Etc::SourceList=$root/$work/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
   -o "Dir::State::Lists=$root/$work/apt/lists" -o "Dir::Cache=$root/$work/apt/cache" -o "APT::Sandbox::User=$(id -un)")
 
 # The newest image of a version, unpacked; prints its folder.
 kernel() {
-  local package into
-  package=$(apt-cache "${apt[@]}" search --names-only "^linux-image-${1//./\\.}\\.[0-9-]+-amd64\$" | cut -d' ' -f1 | sort -V | tail -1)
-  [ -n "$package" ] || fail "Debian has no kernel $1 here"
-  into=$root/$work/$package
+  local image into parts
+  image=$(apt-cache "${apt[@]}" search --names-only "^linux-image-${1//./\\.}\\.[0-9+a-z.-]*amd64\$" | cut -d' ' -f1 |
+    grep -vE 'cloud|-rt-' | sort -V | tail -1)
+  [ -n "$image" ] || fail "Debian has no kernel $1 here"
+  into=$root/$work/$image
   if [ ! -d "$into" ]; then
-    (cd "$work" && apt-get "${apt[@]}" --quiet=2 download "$package" >&2 && dpkg-deb -x "$package"_*.deb "$into.new" && rm "$package"_*.deb)
+    # From 6.19 on an image is only a name for a binary and modules.
+    parts=$(apt-cache "${apt[@]}" show "$image" | grep -oE 'linux-(binary|modules)-[^ ]+amd64' | sort -u || true)
+    rm -rf "$into.new" && mkdir "$into.new"
+    # shellcheck disable=SC2086 # package names have no spaces
+    (cd "$into.new" && apt-get "${apt[@]}" --quiet=2 download "$image" $parts >&2 &&
+      for deb in *.deb; do dpkg-deb -x "$deb" .; rm "$deb"; done)
     mv "$into.new" "$into"
   fi
   echo "$into"
@@ -46,12 +54,16 @@ initramfs() {
     mkdir -p "$to$(dirname "$lib")" && cp -L "$lib" "$to$lib"
   done
   # In the order in which they need each other; a kernel that lacks one has it built in, or does without.
-  local order=(virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci 9pnet 9pnet_virtio netfs
-    fscache 9p veth tun sch_ingress cls_bpf)
+  local order=(virtio virtio_ring virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci netfs fscache
+    9pnet 9pnet_virtio 9p veth tun sch_ingress cls_bpf)
   local n=10
   for module in "${order[@]}"; do
-    module=$(find "$from/lib/modules" -name "$module.ko" | head -1)
-    [ -z "$module" ] || cp "$module" "$to/modules/$n-$(basename "$module")"
+    module=$(find "$from" -name "$module.ko" -o -name "$module.ko.xz" | head -1)
+    case "$module" in
+      '') ;;
+      *.xz) xz -dc "$module" > "$to/modules/$n-$(basename "$module" .xz)" ;;
+      *) cp "$module" "$to/modules/$n-$(basename "$module")" ;;
+    esac
     n=$((n + 1))
   done
   cat > "$to/init" <<INIT
@@ -87,7 +99,7 @@ mapfile -t tests < <(
 } > "$work/guest.sh"
 
 versions=("$@")
-[ $# -gt 0 ] || versions=(5.10 6.1)
+[ $# -gt 0 ] || versions=(5.10 6.1 6.12 7.2)
 apt-get "${apt[@]}" --quiet=2 update
 bad=0
 for version in "${versions[@]}"; do
@@ -96,7 +108,7 @@ for version in "${versions[@]}"; do
   log=$work/$version.log
   echo "== $(basename "$from"), log in $log"
   timeout 900 qemu-system-x86_64 -machine q35,accel=tcg -cpu max -smp 2 -m 2048 -nographic -no-reboot -net none \
-    -kernel "$from"/boot/vmlinuz-* -initrd "$work/initramfs-$version.cpio" -append 'console=ttyS0 quiet panic=-1' \
+    -kernel "$(find "$from" -name 'vmlinuz*' | head -1)" -initrd "$work/initramfs-$version.cpio" -append 'console=ttyS0 quiet panic=-1' \
     -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap < /dev/null > "$log" 2>&1 ||
     echo "QEMU ended with $?"
   grep -aE 'PASSED|FAILED|verified|panicked| ns |^(intermediate_ingress|target_egress|tun_reinject)' "$log" | tr -d '\r' || true
