@@ -113,8 +113,6 @@ impl Steering {
             Direction::ToClient => {
                 // The way back to a client now leads into the TUN, so what clients send does not come by it.
                 self.loosen_uplink(uplink)?;
-                // What is not translated comes back with the host's own source address.
-                self.set(&format!("ipv4/conf/{tun}/accept_local"), "1")?;
             }
         }
         Ok(())
