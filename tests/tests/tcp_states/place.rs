@@ -4,6 +4,7 @@ use crate::GROUPS;
 use crate::server::Server;
 use baton_tests::lab::{self, TestLab};
 use baton_tests::peer::{Device, Host, Peer, Start};
+use netns_lab::spec::Plane;
 use netns_lab::{Family, LabSpec, Program, plan};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -32,7 +33,9 @@ pub(crate) struct Place {
 
 /// Plays groups in a lab of this kind with nginx on its target.
 pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, groups: &[&str]) {
-    let Some(t) = lab::up(lab_name, |s| order(s.targets(1).family(Family::Dual))) else { return };
+    let Some(t) = lab::up(lab_name, |s| order(s.targets(1).family(Family::Dual).plane(plane()))) else {
+        return;
+    };
     let device = Device::open(&t.lab).unwrap();
     let mut place = Place { t, device, server: None, v6: false };
     let mut failed = Vec::new();
@@ -49,6 +52,11 @@ pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, gr
         }
     }
     assert!(failed.is_empty(), "rows that failed (their reports are above): {failed:?}");
+}
+
+/// The data plane in use: `BATON_PLANE=userspace` plays the rows over the one without eBPF.
+fn plane() -> Plane {
+    std::env::var("BATON_PLANE").map_or(Plane::Ebpf, |name| name.parse().unwrap())
 }
 
 /// Plays a group's rows, all of them whatever becomes of one; gives back those that failed.
