@@ -4,16 +4,16 @@
 use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::plan::INTERMEDIATE;
-use netns_lab::{LabSpec, Program};
+use netns_lab::{Family, LabSpec, Program};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// `handoff.agent_lost_ms` here.
 const AGENT_LOST: Duration = Duration::from_millis(1500);
-/// How long a channel may be silent before its agent counts as gone, and one attempt to connect to a silent host, and
-/// the asking and resetting of the client.
-const NOTICE: Duration = Duration::from_secs(3 + 1 + 2);
+/// How long a channel may be silent before its agent counts as gone, two attempts to connect to a silent host, the
+/// asking and resetting of the client, and room for a busy machine.
+const NOTICE: Duration = Duration::from_secs(3 + 2 + 2 + 3);
 
 /// One target whose downloads take two seconds.
 fn one_slow_target(spec: LabSpec) -> LabSpec {
@@ -29,7 +29,7 @@ fn cut(t: &TestLab) -> u64 {
     t.metric(INTERMEDIATE, "baton_flows_cut_total")
 }
 
-/// Connections kept idle beside the busy ones.
+/// Connections kept idle beside the busy ones, of both IP versions in turn.
 const IDLE: u64 = 200;
 
 /// Nothing of any flow is left on a node.
@@ -40,8 +40,8 @@ fn nothing_left(t: &TestLab, nodes: &[&str], within: Duration) {
 }
 
 /// A connection kept alive after one answered request.
-fn kept_alive() -> Connection {
-    let mut connection = Connection::open(VIP).unwrap();
+fn kept_alive(vip: SocketAddr) -> Connection {
+    let mut connection = Connection::open(vip).unwrap();
     connection.get("/1k").unwrap();
     assert_eq!(connection.response().unwrap().status, 200);
     connection
@@ -65,13 +65,15 @@ fn upload_until_it_fails() -> io::Error {
 
 #[test]
 fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
-    let Some(t) = lab::up("gone", one_slow_target) else { return };
+    let Some(t) = lab::up("gone", |s| one_slow_target(s).family(Family::Dual)) else { return };
     let (download, upload, idle, took) = std::thread::scope(|scope| {
         let download = scope.spawn(|| t.get("/100m").unwrap_err());
         let upload = scope.spawn(|| t.client(upload_until_it_fails));
         let idle = scope.spawn(|| {
-            t.client(|| {
-                let mut all: Vec<Connection> = (0..IDLE).map(|_| kept_alive()).collect();
+            let vips = t.lab.vips();
+            t.client(move || {
+                let vips = vips.iter().copied().cycle().take(usize::try_from(IDLE).unwrap());
+                let mut all: Vec<Connection> = vips.map(kept_alive).collect();
                 all.iter_mut().map(|kept| kept.read_some().unwrap_err()).collect::<Vec<_>>()
             })
         });
@@ -98,7 +100,7 @@ fn a_dead_agent_costs_no_flow_neither_busy_nor_idle() {
     let (after, download) = std::thread::scope(|scope| {
         let idle = scope.spawn(|| {
             t.client(|| {
-                let mut kept = kept_alive();
+                let mut kept = kept_alive(VIP);
                 std::thread::sleep(AGENT_LOST * 4);
                 kept.get("/10k").unwrap();
                 kept.response().unwrap().sha256
@@ -121,7 +123,7 @@ fn a_dead_agent_costs_no_flow_neither_busy_nor_idle() {
 fn a_target_host_that_was_started_anew_has_its_old_flows_reset() {
     let Some(t) = lab::up("anew", one_slow_target) else { return };
     let error = std::thread::scope(|scope| {
-        let idle = scope.spawn(|| t.client(|| kept_alive().read_some().unwrap_err()));
+        let idle = scope.spawn(|| t.client(|| kept_alive(VIP).read_some().unwrap_err()));
         t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
         t.lab.kill_agent("target1").unwrap();
         // What a boot leaves of programs and records.

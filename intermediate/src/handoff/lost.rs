@@ -14,7 +14,7 @@ use baton_shared::state::lost::{LostFlow, LostVerdict};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -103,18 +103,20 @@ impl Migrator {
     }
 }
 
-/// Asks a target's host whether it is there.
+/// Asks a target's host whether it is there, at all of its servers' addresses at once.
 async fn ask(target: &Target) -> Host {
-    let mut host = Host::Unknown;
+    let mut asked = JoinSet::new();
     for server in target.spec.servers.iter() {
-        let asked = Instant::now();
-        let answer = tokio::time::timeout(ANSWER, TcpStream::connect(server)).await;
-        match meaning(answer.map(|connected| connected.map(drop)).ok()) {
+        asked.spawn(tokio::time::timeout(ANSWER, TcpStream::connect(server)));
+    }
+    let mut host = Host::Unknown;
+    while let Some(attempt) = asked.join_next().await {
+        let Ok(attempt) = attempt else { continue };
+        match meaning(attempt.map(|connected| connected.map(drop)).ok()) {
             Host::Answers => return Host::Answers,
             Host::Silent => host = Host::Silent,
             Host::Unknown => {}
         }
-        tracing::debug!(%server, took = ?asked.elapsed(), "a lost agent's host was asked");
     }
     host
 }
