@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, FlowRecord, Settings};
+use baton_shared::record::{FlowKey, FlowRecord, LegSettings, Settings};
 use baton_shared::translate::{Patch, ReportPatch};
 use baton_shared::wire::{IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, Report, Segment, TcpWords};
 
@@ -19,6 +19,10 @@ pub(crate) static SLOTS: Array<FlowRecord> = Array::with_max_entries(65_536, BPF
 /// The host's devices and marks. Written by the daemon, read here.
 #[map]
 pub(crate) static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// The addresses of outer headers. Written by the daemon, read here.
+#[map]
+pub(crate) static LEGS: Array<LegSettings> = Array::with_max_entries(1, 0);
 
 /// Index [`PacketCounter`]. Written here, read by the daemon.
 #[map]
@@ -46,6 +50,8 @@ pub(crate) struct Scratch {
     pub(crate) quoted_ipv4: Ipv4Words,
     pub(crate) quoted_ipv6: Ipv6Words,
     pub(crate) report_patch: ReportPatch,
+    /// On the target's ingress: the outer header.
+    pub(crate) outer: IpFacts,
 }
 
 /// Counts one packet.

@@ -1,9 +1,13 @@
 //! The packet: the only raw pointers, helper calls and inline assembly.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+};
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
-    bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use baton_shared::record::FlowRecord;
 use core::arch::asm;
@@ -112,6 +116,34 @@ impl Skb {
         // SAFETY: as above.
         let room = unsafe { bpf_skb_change_head(self.0.cast(), size_of::<T>() as u32, 0) == 0 };
         room && self.store(0, header)
+    }
+}
+
+/// What a packet is put into.
+#[derive(Clone, Copy)]
+pub(crate) struct Wrapping {
+    pub(crate) v4: bool,
+    pub(crate) udp: bool,
+}
+
+impl Skb {
+    /// Makes room for so many bytes of outer headers behind the Ethernet header. A super-packet's segments keep their
+    /// size: the client was told one that leaves room.
+    #[inline(always)]
+    pub(crate) fn wrap(self, bytes: u32, wrapping: Wrapping) -> bool {
+        let ip = if wrapping.v4 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 };
+        let udp = if wrapping.udp { BPF_F_ADJ_ROOM_ENCAP_L4_UDP } else { 0 };
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO | ip | udp);
+        // SAFETY: a helper call on the context.
+        unsafe { bpf_skb_adjust_room(self.0, bytes as i32, BPF_ADJ_ROOM_MAC, flags) == 0 }
+    }
+
+    /// Takes so many bytes away behind the Ethernet header.
+    #[inline(always)]
+    pub(crate) fn unwrap(self, bytes: u32) -> bool {
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
+        // SAFETY: as above.
+        unsafe { bpf_skb_adjust_room(self.0, -(bytes as i32), BPF_ADJ_ROOM_MAC, flags) == 0 }
     }
 }
 

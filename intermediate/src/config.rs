@@ -11,15 +11,16 @@ use crate::handoff::HandoffSettings;
 use crate::hold::HoldLimits;
 use crate::targets::{Servers, TargetSpec};
 use baton_daemon::config::{
-    AdminSettings, ConfigError, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
-    load_valid,
+    AdminSettings, ConfigError, PlaneKind, PlaneSettings, Problems, Spanned, TlsFiles, Validate,
+    check_device, load_valid,
 };
 use baton_daemon::tun::interface_index;
 use baton_shared::control::Role;
 use baton_shared::http::HeadLimits;
+use baton_shared::translate::Leg;
 use serde::Deserialize;
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,6 +43,10 @@ pub struct Config {
     pub uplink: Option<Spanned<String>>,
     /// Threads that accept and proxy; one for each processor if it is not given.
     pub workers: Option<Spanned<usize>>,
+    /// This host's addresses, at most one of each family, that packets to targets are encapsulated with; those the
+    /// kernel would choose if there are none.
+    #[serde(default)]
+    pub leg_source: Vec<Spanned<IpAddr>>,
     /// This node's certificate.
     pub tls: Option<TlsFiles>,
     /// Addresses clients connect to.
@@ -96,11 +101,17 @@ pub struct TargetEntry {
     pub server6: Option<Spanned<SocketAddr>>,
     /// The agent's control address and port.
     pub agent: Spanned<SocketAddr>,
+    /// How packets go there; as they are if it is not given.
+    pub leg: Option<Spanned<Leg>>,
 }
 
 impl TargetEntry {
     fn servers(&self) -> impl Iterator<Item = &Spanned<SocketAddr>> {
         self.server.iter().chain(&self.server6)
+    }
+
+    fn leg(&self) -> Leg {
+        self.leg.as_ref().map_or(Leg::Rewrite, |leg| *leg.get_ref())
     }
 }
 
@@ -149,8 +160,28 @@ impl Config {
             name: t.name.get_ref().clone(),
             servers: Servers::new(t.servers().map(|server| *server.get_ref())),
             agent: *t.agent.get_ref(),
+            leg: t.leg(),
         };
         self.target.iter().map(spec).collect()
+    }
+
+    /// The servers to which packets go in outer headers.
+    pub fn encapsulated_servers(&self) -> impl Iterator<Item = SocketAddr> {
+        let targets = self.target.iter().filter(|t| t.leg() != Leg::Rewrite);
+        targets.flat_map(TargetEntry::servers).map(|server| *server.get_ref())
+    }
+
+    /// The configured source of outer headers.
+    pub fn leg_source(&self, v4: bool) -> Option<IpAddr> {
+        self.leg_source.iter().map(|source| *source.get_ref()).find(|source| source.is_ipv4() == v4)
+    }
+
+    /// How large clients' segments may be so that they fit the way to every target of the VIP's family, over links of
+    /// this MTU; `None`: nothing stands in front of them.
+    pub fn segment_bytes(&self, vip: SocketAddr, mtu: u32) -> Option<u32> {
+        let encapsulated = self.target.iter().filter(|t| t.leg() != Leg::Rewrite);
+        let of_family = encapsulated.filter(|t| t.servers().any(|s| s.get_ref().is_ipv4() == vip.is_ipv4()));
+        of_family.map(|t| t.leg().segment_bytes(mtu, vip.is_ipv4())).min().filter(|_| self.migrates())
     }
 
     /// For the front.
@@ -208,7 +239,11 @@ impl Config {
         for t in &self.target {
             let servers: Vec<String> = t.servers().map(|server| server.get_ref().to_string()).collect();
             let (name, agent) = (t.name.get_ref(), t.agent.get_ref());
-            let _ = writeln!(out, "  target {name:?}: server {}, agent {agent}", servers.join(" and "));
+            let leg = match t.leg() {
+                Leg::Rewrite => String::new(),
+                leg => format!(", packets encapsulated ({})", leg.name()),
+            };
+            let _ = writeln!(out, "  target {name:?}: server {}, agent {agent}{leg}", servers.join(" and "));
         }
         out
     }
@@ -231,6 +266,7 @@ impl Validate for Config {
         self.validate_migration(problems);
         self.validate_listeners(problems);
         self.validate_targets(problems);
+        self.validate_leg_source(problems);
         self.limits.validate(problems);
         self.handoff.validate(problems);
         self.plane.validate(Role::Intermediate, problems);
@@ -268,6 +304,22 @@ impl Config {
         }
     }
 
+    fn validate_leg_source(&self, problems: &mut Problems<'_>) {
+        for (n, source) in self.leg_source.iter().enumerate() {
+            let is = *source.get_ref();
+            if is.is_unspecified()
+                || is.is_multicast()
+                || self.listener.iter().any(|l| l.vip.get_ref().ip() == is)
+            {
+                problems
+                    .with(source, format!("leg_source must be this host's own address and no vip, is {is}"));
+            }
+            if self.leg_source.iter().take(n).any(|other| other.get_ref().is_ipv4() == is.is_ipv4()) {
+                problems.with(source, "leg_source has one address of each family");
+            }
+        }
+    }
+
     fn validate_targets(&self, problems: &mut Problems<'_>) {
         for (n, target) in self.target.iter().enumerate() {
             let before = || self.target.iter().take(n);
@@ -280,6 +332,15 @@ impl Config {
             let agent = *target.agent.get_ref();
             if before().any(|other| *other.agent.get_ref() == agent) {
                 problems.with(&target.agent, format!("agent {agent} belongs to another target already"));
+            }
+            if let Some(leg) = &target.leg {
+                let possible =
+                    *leg.get_ref() == Leg::Rewrite || self.plane.kind == PlaneKind::Ebpf || !self.migrates();
+                problems.require(
+                    leg,
+                    possible,
+                    "the plane in user space sends packets as they are: leg must be \"rewrite\", or plane.kind \"ebpf\"",
+                );
             }
             if target.servers().next().is_none() {
                 problems.with(&target.name, format!("target {name:?} has neither server nor server6"));

@@ -12,11 +12,12 @@ use baton_daemon::config::PlaneKind;
 use baton_daemon::control::{ControlError, random_instance};
 use baton_daemon::privileges::PrivilegeError;
 use baton_daemon::tls::TlsFiles;
-use baton_daemon::tun::{Tun, interface_index};
+use baton_daemon::tun::{Tun, interface_index, interface_mtu};
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
+use baton_shared::record::LegSettings;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -26,6 +27,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const REINJECT_MARK: u32 = 0x4241;
 /// How long tasks get to notice that the runtime ends.
 const RUNTIME_END: Duration = Duration::from_millis(200);
+
+/// Where no uplink is named.
+const ETHERNET_MTU: u32 = 1500;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,16 @@ pub enum StartError {
     Uplink {
         /// The device.
         name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No own address for outer headers.
+    #[error(
+        "no address of this host to encapsulate packets to {server} with: {source}; name it in leg_source"
+    )]
+    LegSource {
+        /// The target's server.
+        server: SocketAddr,
         /// What the system said.
         source: io::Error,
     },
@@ -125,9 +139,15 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     }
     let workers = config.workers();
     let mut listeners: Vec<Listeners> = (0..workers).map(|_| Vec::new()).collect();
+    let mtu = config.migration_needs().map_or(Ok(ETHERNET_MTU), |needs| {
+        interface_mtu(needs.uplink)
+            .map_err(|source| StartError::Uplink { name: needs.uplink.to_owned(), source })
+    })?;
     for settings in config.listeners() {
         let vip = settings.vip;
-        let sockets = listen_shared(vip, workers).map_err(|source| StartError::Listen { vip, source })?;
+        let segment_bytes = config.segment_bytes(vip, mtu);
+        let sockets = listen_shared(vip, workers, segment_bytes)
+            .map_err(|source| StartError::Listen { vip, source })?;
         for (socket, set) in sockets.into_iter().zip(&mut listeners) {
             set.push((socket, settings));
         }
@@ -137,11 +157,40 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         Some(needs) => {
             let fail = |source| StartError::Uplink { name: needs.uplink.to_owned(), source };
             let uplink = interface_index(needs.uplink).map_err(fail)?;
+            let legs = leg_settings(config)?;
             let plane = open_plane(config, needs.uplink)?;
+            plane.set_legs(&legs)?;
             Some(OpenedPlane { plane: Arc::new(plane), uplink, tls: needs.tls.clone() })
         }
     };
     Ok(Opened { listeners, migration })
+}
+
+/// The sources of outer headers: those in the configuration, else what the kernel would send with to a target.
+fn leg_settings(config: &Config) -> Result<LegSettings, StartError> {
+    let mut legs = LegSettings::default();
+    for v4 in [true, false] {
+        let Some(server) = config.encapsulated_servers().find(|server| server.is_ipv4() == v4) else {
+            continue;
+        };
+        let source = match config.leg_source(v4) {
+            Some(source) => source,
+            None => own_address(server).map_err(|source| StartError::LegSource { server, source })?,
+        };
+        tracing::info!(%source, "source address of encapsulated packets");
+        *(if v4 { &mut legs.source_v4 } else { &mut legs.source_v6 }) = source.into();
+    }
+    Ok(legs)
+}
+
+/// This host's address for sending to a server.
+fn own_address(server: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    // Sends nothing.
+    socket.connect(server)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 fn open_plane(config: &Config, uplink: &str) -> Result<Plane, PlaneError> {

@@ -2,6 +2,7 @@
 
 use baton_shared::control::Message;
 use baton_shared::reason::ProxyReason;
+use baton_shared::translate::Leg;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +21,8 @@ pub struct TargetSpec {
     pub servers: Servers,
     /// The agent's control address and port.
     pub agent: SocketAddr,
+    /// How packets go there.
+    pub leg: Leg,
 }
 
 /// One server's addresses, at most one of each family. A flow keeps its family, so the client's says which.
@@ -252,6 +255,7 @@ mod tests {
             name: format!("target{n}"),
             servers: Servers::new(servers.iter().map(|s| s.parse().unwrap())),
             agent: "10.0.0.1:7400".parse().unwrap(),
+            leg: Leg::Rewrite,
         };
         let targets = Targets::new(all.iter().enumerate().map(spec));
         for (n, (up, _)) in all.iter().enumerate() {

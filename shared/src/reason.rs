@@ -58,6 +58,8 @@ reasons! {
         AckRaised = 8, "ack_raised", "An acknowledgement below what the client was already given was raised to the floor.";
         Reinjected = 9, "reinjected", "A packet the daemon wrote into its TUN entered the uplink's ingress.";
         IcmpTranslated = 10, "icmp_translated", "An ICMP error about a packet the target sent in the VIP's name was rewritten, inside and out, and sent to the target. Many mean a link with a smaller MTU or an unreachable client.";
+        LegStripped = 11, "leg_stripped", "An intermediate's encapsulated packet for a migrated flow was taken out of its outer header.";
+        LegUnknown = 12, "leg_unknown", "An encapsulated packet of an intermediate holds nothing of a flow of this target; it passed to the ordinary stack. A few are late packets of flows that have ended.";
         DropTtlExpired = 32, "drop_ttl_expired", "The packet's TTL or hop limit was used up on the way to the target: look for a routing loop.";
         DropMalformed = 33, "drop_malformed", "A packet of a migrated flow whose headers are cut short or contradict themselves.";
         DropFragment = 34, "drop_fragment", "An IP fragment of a migrated flow. Path-MTU discovery avoids fragments; look for a link with a smaller MTU that clears DF.";

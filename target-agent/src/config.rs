@@ -2,12 +2,14 @@
 
 use crate::flows::table::PeerId;
 use baton_daemon::config::{
-    AdminSettings, ConfigError, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
+    AdminSettings, ConfigError, PlaneKind, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
 };
 use baton_shared::control::Role;
+use baton_shared::record::{LEG_PEERS, LegPeer, LegSettings};
+use baton_shared::translate::Leg;
 use serde::Deserialize;
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// The file as written.
@@ -39,9 +41,59 @@ pub(crate) struct Allow {
     pub(crate) vip: Spanned<SocketAddr>,
     /// The address and port of the server on this host.
     pub(crate) server: Spanned<SocketAddr>,
+    /// How this intermediate's packets come; as they are if it is not given.
+    pub(crate) leg: Option<Spanned<Leg>>,
+    /// The source of its outer headers, where `leg` is not "rewrite".
+    pub(crate) leg_source: Option<Spanned<IpAddr>>,
+}
+
+impl Allow {
+    /// The source of outer headers that are to be taken off, and their kind.
+    fn peer(&self) -> Option<LegPeer> {
+        let leg = *self.leg.as_ref()?.get_ref();
+        let source = *self.leg_source.as_ref()?.get_ref();
+        (leg != Leg::Rewrite).then(|| LegPeer { address: source.into(), flags: leg.flags() })
+    }
+
+    fn validate_leg(&self, plane: PlaneKind, problems: &mut Problems<'_>) {
+        let leg = self.leg.as_ref().filter(|leg| *leg.get_ref() != Leg::Rewrite);
+        match (leg, &self.leg_source) {
+            (None, None) => {}
+            (None, Some(source)) => problems.with(source, "leg_source has no meaning without leg = \"ipip\" or \"udp\""),
+            (Some(leg), _) if plane != PlaneKind::Ebpf => problems.with(
+                leg,
+                "the plane in user space takes packets as they are: leg must be \"rewrite\", or plane.kind \"ebpf\"",
+            ),
+            (Some(leg), None) => problems
+                .with(leg, "leg_source is missing: the intermediate's own address, from which its packets come"),
+            (Some(_), Some(source)) => {
+                let is = source.get_ref();
+                problems.require(
+                    source,
+                    is.is_ipv4() == self.server.get_ref().is_ipv4() && !is.is_unspecified() && !is.is_multicast(),
+                    format!("leg_source must be one host's address of the server's family, is {is}"),
+                );
+            }
+        }
+    }
 }
 
 impl Config {
+    /// For the program that takes packets out of outer headers.
+    pub(crate) fn legs(&self) -> LegSettings {
+        let mut legs = LegSettings::default();
+        let mut peers: Vec<LegPeer> = Vec::new();
+        for peer in self.allow.iter().filter_map(Allow::peer) {
+            if !peers.contains(&peer) {
+                peers.push(peer);
+            }
+        }
+        for (place, peer) in legs.peers.iter_mut().zip(peers) {
+            *place = peer;
+        }
+        legs
+    }
+
     /// Reads and checks the file.
     pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
         baton_daemon::config::load_valid(path)
@@ -61,6 +113,16 @@ impl Validate for Config {
             !self.allow.is_empty(),
             "there is no [[allow]]: the agent would refuse every handoff",
         );
+        let sources: HashSet<_> = self
+            .allow
+            .iter()
+            .filter(|a| a.peer().is_some())
+            .filter_map(|a| a.leg_source.as_ref())
+            .map(|s| s.get_ref())
+            .collect();
+        if sources.len() > LEG_PEERS {
+            problems.with(&self.name, format!("no more than {LEG_PEERS} different leg_source addresses"));
+        }
         let mut seen = HashSet::new();
         for allow in &self.allow {
             for (address, what) in [(&allow.vip, "vip"), (&allow.server, "server")] {
@@ -76,6 +138,7 @@ impl Validate for Config {
                 allow.vip.get_ref().is_ipv4() == allow.server.get_ref().is_ipv4(),
                 "vip and server must be of one address family: a flow keeps its family",
             );
+            allow.validate_leg(self.plane.kind, problems);
             let fresh =
                 seen.insert((allow.intermediate.get_ref(), allow.vip.get_ref(), allow.server.get_ref()));
             problems.require(&allow.intermediate, fresh, "this [[allow]] stands twice");

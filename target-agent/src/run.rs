@@ -79,7 +79,9 @@ fn open_plane(config: &Config) -> Result<Plane, PlaneError> {
     match config.plane.kind {
         PlaneKind::Ebpf => {
             let pin_dir = config.plane.pin_dir.clone();
-            Plane::open(&PlaneConfig { side: Side::Target, uplink, pin_dir, flows })
+            let plane = Plane::open(&PlaneConfig { side: Side::Target, uplink, pin_dir, flows })?;
+            plane.set_legs(&config.legs())?;
+            Ok(plane)
         }
         PlaneKind::Userspace => {
             let mut addresses: Vec<_> = config.allow.iter().map(|a| *a.server.get_ref()).collect();

@@ -22,7 +22,7 @@ pub use slots::Slots;
 
 use aya::programs::TcAttachType;
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{FlowKey, FlowRecord, FlowState, LegSettings};
 use baton_userspace::Carrier;
 use programs::{Programs, Tun};
 use std::io;
@@ -138,6 +138,16 @@ impl Plane {
         match &self.0 {
             Means::Ebpf(programs) => programs.attach_tun(tun_name, mark),
             Means::Userspace(userspace) => userspace.lead_through(tun_name),
+        }
+    }
+
+    /// Tells the programs the addresses of outer headers. On a target the program that takes packets out of them is
+    /// put on the uplink's ingress if there is any peer, and taken off if there is none. The plane in user space knows
+    /// no outer headers, and ignores this.
+    pub fn set_legs(&self, legs: &LegSettings) -> Result<(), PlaneError> {
+        match &self.0 {
+            Means::Ebpf(programs) => programs.set_legs(legs),
+            Means::Userspace(_) => Ok(()),
         }
     }
 

@@ -3,11 +3,11 @@
 use crate::attach::{Hook, Place};
 use crate::slots::Slots;
 use crate::sys::{self, MappedSlots, TypedMap};
-use crate::{Means, OBJECT, Plane, PlaneConfig, PlaneError, Programs, Tun};
+use crate::{Means, OBJECT, Plane, PlaneConfig, PlaneError, Programs, Side, Tun};
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use baton_shared::record::{ABI_VERSION, FlowKey, FlowRecord, FlowState, Settings};
+use baton_shared::record::{ABI_VERSION, FlowKey, FlowRecord, FlowState, LegSettings, Settings};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -15,9 +15,13 @@ use std::sync::Mutex;
 /// The program of the daemon's TUN.
 pub(crate) const TUN_PROGRAM: &str = "tun_reinject";
 /// The maps that are pinned, all under their own names.
-const MAPS: [&str; 4] = ["FLOWS", "SLOTS", "SETTINGS", "COUNTERS"];
+const MAPS: [&str; 5] = ["FLOWS", "SLOTS", "SETTINGS", "LEGS", "COUNTERS"];
 /// The uplink's link.
 const LINK: &str = "link_uplink";
+/// The link of what takes packets out of outer headers on a target.
+pub(crate) const LEG_LINK: &str = "link_leg";
+/// The program of that link.
+pub(crate) const LEG_PROGRAM: &str = "target_ingress";
 
 pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError> {
     if config.flows == 0 {
@@ -33,6 +37,9 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     // Before the maps are taken out of the object: the programs refer to their descriptors.
     load_program(&mut object, TUN_PROGRAM)?;
     load_program(&mut object, config.side.program())?;
+    if config.side == Side::Target {
+        load_program(&mut object, LEG_PROGRAM)?;
+    }
     let (slots_map, slots_count) = typed_fd(&mut object, "SLOTS", (4, size_u32::<FlowRecord>()))?;
     let mapped = MappedSlots::new(slots_map.as_fd(), slots_count).map_err(map_error("mmap", "SLOTS"))?;
     let (flows_map, _) = typed_fd(&mut object, "FLOWS", (size_u32::<FlowKey>(), 4))?;
@@ -41,6 +48,8 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     let (settings, _) = typed_fd(&mut object, "SETTINGS", (4, size_u32::<Settings>()))?;
     let settings =
         TypedMap::new(settings, (4, size_u32::<Settings>())).map_err(map_error("open", "SETTINGS"))?;
+    let (legs, _) = typed_fd(&mut object, "LEGS", (4, size_u32::<LegSettings>()))?;
+    let legs = TypedMap::new(legs, (4, size_u32::<LegSettings>())).map_err(map_error("open", "LEGS"))?;
     let counters = object.take_map("COUNTERS").ok_or_else(|| missing("COUNTERS"))?;
     let counters = PerCpuArray::<MapData, u64>::try_from(counters).map_err(load_error("COUNTERS"))?;
 
@@ -67,6 +76,7 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         flows: flows_map,
         slots,
         settings,
+        legs,
         counters,
         tun: Mutex::new(Tun { object, link: None }),
         found,
@@ -189,7 +199,7 @@ pub(crate) fn remove_pins(pins: &Path) -> Result<(), PlaneError> {
 }
 
 fn remove_files(pins: &Path) -> Result<(), PlaneError> {
-    for name in MAPS.iter().chain([&LINK]) {
+    for name in MAPS.iter().chain([&LINK, &LEG_LINK]) {
         let path = pins.join(name);
         match std::fs::remove_file(&path) {
             Ok(()) => {}
@@ -204,7 +214,7 @@ fn size_u32<T>() -> u32 {
     u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
 }
 
-fn map_error(op: &'static str, map: &'static str) -> impl FnOnce(std::io::Error) -> PlaneError {
+pub(crate) fn map_error(op: &'static str, map: &'static str) -> impl FnOnce(std::io::Error) -> PlaneError {
     move |source| PlaneError::Map { op, map, source }
 }
 

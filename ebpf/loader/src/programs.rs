@@ -2,12 +2,12 @@
 
 use crate::attach::Place;
 use crate::sys::{self, TypedMap};
-use crate::{Hook, InsertError, PlaneConfig, PlaneError, Slots, open};
+use crate::{Hook, InsertError, PlaneConfig, PlaneError, Side, Slots, open};
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::TcAttachType;
 use aya::programs::tc::SchedClassifierLink;
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, Settings};
+use baton_shared::record::{FlowKey, LegSettings, Settings};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -21,6 +21,7 @@ pub(crate) struct Programs {
     pub(crate) flows: TypedMap<FlowKey, u32>,
     pub(crate) slots: Slots,
     pub(crate) settings: TypedMap<u32, Settings>,
+    pub(crate) legs: TypedMap<u32, LegSettings>,
     pub(crate) counters: PerCpuArray<MapData, u64>,
     pub(crate) tun: Mutex<Tun>,
     /// The records are those of an earlier run.
@@ -74,6 +75,38 @@ impl Programs {
         })
     }
 
+    /// What takes packets out of outer headers, and where it goes.
+    fn leg_place(&self) -> Place<'_> {
+        Place {
+            program: open::LEG_PROGRAM,
+            device: &self.config.uplink,
+            direction: TcAttachType::Ingress,
+            hook: self.hook,
+        }
+    }
+
+    pub(crate) fn set_legs(&self, legs: &LegSettings) -> Result<(), PlaneError> {
+        self.legs.put(&0, legs, 0).map_err(open::map_error("store", "LEGS"))?;
+        if self.config.side != Side::Target {
+            return Ok(());
+        }
+        let (place, pin) = (self.leg_place(), self.pins.join(open::LEG_LINK));
+        if legs.peers.iter().any(|peer| peer.flags != 0) {
+            let mut tun = self.tun.lock().unwrap_or_else(PoisonError::into_inner);
+            return place.attach_for_good(open::program(&mut tun.object, open::LEG_PROGRAM)?, &pin);
+        }
+        // An earlier configuration may have asked for it.
+        match self.hook {
+            Hook::Clsact => place.remove_filter(),
+            _ => match std::fs::remove_file(&pin) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    Err(PlaneError::Pin { op: "unlink", path: pin, source })
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
     pub(crate) fn insert(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
         const BPF_NOEXIST: u64 = 1;
         self.flows.put(key, &slot, BPF_NOEXIST).map_err(|e| match e.raw_os_error() {
@@ -103,6 +136,9 @@ impl Programs {
                 hook: self.hook,
             }
             .remove_filter()?;
+            if side == Side::Target {
+                self.leg_place().remove_filter()?;
+            }
         }
         open::remove_pins(&self.pins)
     }

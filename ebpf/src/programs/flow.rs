@@ -1,7 +1,7 @@
 //! What the two uplink programs have in common: load the facts, find the flow, book the verdict, store the patch.
 
 use super::headers::{NoUpper, load_ip, load_key, load_segment};
-use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, report};
+use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, leg, report};
 use crate::maps::{FLOWS, SCRATCH, SETTINGS, SLOTS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
 use baton_shared::addr::IpWords;
@@ -21,7 +21,7 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return NEXT };
     // SAFETY: this CPU's element of the map; programs do not interrupt each other on one CPU.
     let scratch = unsafe { &mut *scratch };
-    match load_ip(skb, scratch) {
+    match load_ip(skb, ETHERNET, scratch) {
         Ok(()) => {}
         Err(NoUpper::NotOurs) => return NEXT,
         Err(NoUpper::TooFar) => return unwalked(direction),
@@ -127,7 +127,7 @@ fn act(
             record.add_packets(1);
             record.add_bytes(u64::from(scratch.segment.payload));
             match direction {
-                Direction::FromClient => skb::redirect_to_neighbour(scratch.record.out_ifindex),
+                Direction::FromClient => leg::send(skb, scratch),
                 Direction::ToClient => NEXT,
             }
         }

@@ -16,19 +16,19 @@ pub(super) enum NoUpper {
     TooFar,
 }
 
-/// Loads the IP header of either version, and walks over what stands between it and the upper layer's.
+/// Loads the IP header of either version that stands at `ip_at`, and walks over what stands between it and the upper layer's.
 #[inline(always)]
-pub(super) fn load_ip(skb: Skb, scratch: &mut Scratch) -> Result<(), NoUpper> {
+pub(super) fn load_ip(skb: Skb, ip_at: u32, scratch: &mut Scratch) -> Result<(), NoUpper> {
     match skb.protocol() {
         ETHERTYPE_IPV4 => {
-            if !skb.load(ETHERNET, &mut scratch.ipv4) || !scratch.ipv4.is_sane() {
+            if !skb.load(ip_at, &mut scratch.ipv4) || !scratch.ipv4.is_sane() {
                 return Err(NoUpper::NotOurs);
             }
             scratch.ip.load_v4(&scratch.ipv4);
             Ok(())
         }
         ETHERTYPE_IPV6 => {
-            if !skb.load(ETHERNET, &mut scratch.ipv6) || !scratch.ipv6.is_sane() {
+            if !skb.load(ip_at, &mut scratch.ipv6) || !scratch.ipv6.is_sane() {
                 return Err(NoUpper::NotOurs);
             }
             scratch.ip.load_v6(&scratch.ipv6);
@@ -37,7 +37,7 @@ pub(super) fn load_ip(skb: Skb, scratch: &mut Scratch) -> Result<(), NoUpper> {
                 if !ip.at_extension() {
                     return Ok(());
                 }
-                if !skb.load(ETHERNET + ip.upper_at, &mut scratch.extension) {
+                if !skb.load(ip_at + ip.upper_at, &mut scratch.extension) {
                     return Err(if ip.hides_upper() { NoUpper::TooFar } else { NoUpper::NotOurs });
                 }
                 if !ip.walk(&scratch.extension) {

@@ -3,8 +3,10 @@
 mod flow;
 mod headers;
 mod intermediate_ingress;
+mod leg;
 mod report;
 mod target_egress;
+mod target_ingress;
 mod tun_reinject;
 
 /// Leave the packet to the next program of the hook, and to the stack after the last one.

@@ -13,21 +13,26 @@ const BACKLOG: i32 = 4096;
 ///
 /// Needs CAP_NET_BIND_SERVICE for ports below 1024, so it comes before capabilities are dropped.
 pub fn listen(vip: SocketAddr) -> io::Result<TcpListener> {
-    open(vip, false)
+    open(vip, false, None)
 }
 
-/// As [`listen`], with so many sockets among which the kernel spreads connections.
-pub fn listen_shared(vip: SocketAddr, sockets: usize) -> io::Result<Vec<TcpListener>> {
+/// As [`listen`], with so many sockets among which the kernel spreads connections, which tell clients to send segments
+/// of no more than `segment_bytes`, if that is given.
+pub fn listen_shared(
+    vip: SocketAddr,
+    sockets: usize,
+    segment_bytes: Option<u32>,
+) -> io::Result<Vec<TcpListener>> {
     // A socket that shares its port is given one that another process shares as well: tell that before.
-    let alone = open(vip, false)?;
+    let alone = open(vip, false, segment_bytes)?;
     if sockets <= 1 {
         return Ok(vec![alone]);
     }
     drop(alone);
-    (0..sockets).map(|_| open(vip, true)).collect()
+    (0..sockets).map(|_| open(vip, true, segment_bytes)).collect()
 }
 
-fn open(vip: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn open(vip: SocketAddr, shared: bool, segment_bytes: Option<u32>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(vip), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
@@ -35,6 +40,9 @@ fn open(vip: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     if vip.is_ipv6() {
         socket.set_only_v6(true)?;
+    }
+    if let Some(bytes) = segment_bytes {
+        socket.set_tcp_mss(bytes)?;
     }
     prepare_listener(&socket)?;
     socket.bind(&vip.into())?;
@@ -48,12 +56,12 @@ mod tests {
 
     #[test]
     fn a_shared_port_is_refused_to_who_comes_second() {
-        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None).unwrap();
         let addr = first[0].local_addr().unwrap();
-        assert_eq!(listen_shared(addr, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(listen_shared(addr, 2, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        let shared = listen_shared(addr, 2).unwrap();
+        let shared = listen_shared(addr, 2, None).unwrap();
         assert_eq!(shared.len(), 2);
-        assert_eq!(listen_shared(addr, 2).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(listen_shared(addr, 2, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 }

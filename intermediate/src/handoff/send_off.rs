@@ -39,13 +39,14 @@ impl Migrator {
         // Reads the saved SYN, which needs no freeze.
         let live = Live::new(stream);
         let mut lap = Lap::new();
-        let (place, held) = match self.freeze(ends, id, server, &subject.request) {
+        let (mut place, held) = match self.freeze(ends, id, server, &subject.request) {
             Ok(frozen) => frozen,
             Err(e) => {
                 tracing::debug!(client = %ends.client, error = %e, "not frozen");
                 return Err(keep(live.into_stream(), proxy_reason(&e)));
             }
         };
+        place.record.flags |= target.spec.leg.flags();
         subject.flow_id = Some(place.flow.flow_id);
         times.freeze = lap.lap();
 

@@ -53,6 +53,7 @@ impl Bed {
             name: format!("target{n}"),
             servers: Servers::new([*server]),
             agent: "127.0.0.1:1".parse().unwrap(),
+            leg: baton_shared::translate::Leg::Rewrite,
         };
         let front = Arc::new(Front {
             targets: Arc::new(Targets::new(servers.iter().enumerate().map(spec))),

@@ -156,6 +156,11 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
     sys::interface_index(name)
 }
 
+/// A network device's MTU, bytes of an IP packet.
+pub fn interface_mtu(name: &str) -> io::Result<u32> {
+    sys::interface_mtu(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

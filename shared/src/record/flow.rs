@@ -85,6 +85,10 @@ pub const FLAG_TIMESTAMPS: u32 = 1;
 /// [`FlowRecord::flags`], set by the agent: the server has acknowledged the whole request as fed. Tells a
 /// restarted agent which flows can go on without it.
 pub const FLAG_FED: u32 = 2;
+/// [`FlowRecord::flags`], I: packets go to the target inside another IP header (`translate::Leg`).
+pub const FLAG_LEG_IPIP: u32 = 4;
+/// [`FlowRecord::flags`], I: packets go to the target inside IP and UDP.
+pub const FLAG_LEG_UDP: u32 = 8;
 
 /// [`FlowRecord::note_flags`]: the server sent a FIN.
 pub const NOTE_FIN: u32 = 1;

@@ -7,6 +7,7 @@
 //! cannot stand in between.)
 
 mod judge;
+mod leg;
 mod patch;
 mod report;
 mod rewrite;
@@ -14,6 +15,10 @@ mod rewrite;
 mod tests;
 
 pub use judge::{Action, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked};
+pub use leg::{
+    LEG_PORT, Leg, PROTOCOL_IPIP, PROTOCOL_IPV6, judge_inner, judge_outer, leg_of, outer_udp, outer_v4,
+    outer_v6,
+};
 pub use patch::{Account, Patch};
 pub use report::{ReportPatch, judge_report, reported_flow, translate_report};
 pub use rewrite::{Direction, translate};

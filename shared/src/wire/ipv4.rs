@@ -5,6 +5,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
+/// The protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
 
 /// The first 20 bytes of an IPv4 header, as words in memory order.
 #[repr(transparent)]

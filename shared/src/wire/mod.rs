@@ -15,7 +15,7 @@ mod tcp;
 pub use checksum::{HeaderChecksum, Sum};
 pub use icmp::{IcmpWords, PROTOCOL_ICMP, PROTOCOL_ICMPV6, QuotedTcp, Report};
 pub use ip::{EXTENSIONS_MAX, Fragment, IpFacts};
-pub use ipv4::{Ipv4Words, PROTOCOL_TCP};
+pub use ipv4::{Ipv4Words, PROTOCOL_TCP, PROTOCOL_UDP};
 pub use ipv6::{Ipv6Words, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING};
 pub use options::{OPTION_BUFFER, OPTIONS_MAX, OptionPlaces, OptionValues};
 pub use segment::Segment;

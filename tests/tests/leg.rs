@@ -1,0 +1,96 @@
+//! The leg from the intermediate to the target in outer headers: downloads and uploads over a router that drops
+//! clients' source addresses where no clients are.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client;
+use baton_tests::lab::{self, TestLab};
+use netns_lab::{Family, plan};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// The router checks sources on the intermediate's link, and lets targets send with the VIP: the one thing that any
+/// direct return asks of a network. (The kernel takes the stricter of `all` and the device's own setting.)
+fn let_targets_send_as_the_vip(t: &TestLab) {
+    for conf in ["all", "target1"] {
+        let setting = format!("net.ipv4.conf.{conf}.rp_filter=0");
+        t.lab.output(plan::ROUTER, &["sysctl", "-q", "-w", &setting]).unwrap();
+    }
+    let left = t.lab.output(plan::ROUTER, &["sysctl", "-n", "net.ipv4.conf.intermediate.rp_filter"]).unwrap();
+    assert_eq!(left.trim(), "1", "the router does not check the intermediate's sources");
+}
+
+fn counted(t: &TestLab, node: &str, name: &str) -> u64 {
+    t.metric(node, &format!("baton_packets_total{{reason=\"{name}\"}}"))
+}
+
+/// Segments larger than a link takes come one after the other as one here; what counts is that nothing is sent again.
+fn retransmitted(t: &TestLab) -> u64 {
+    let text = t.lab.output("client1", &["cat", "/proc/net/snmp"]).unwrap();
+    let mut lines = text.lines().filter(|l| l.starts_with("Tcp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = names.split(' ').position(|n| n == "RetransSegs").unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+fn moves(leg: &str, family: Family) {
+    let v4 = family == Family::V4;
+    let (vip, source): (SocketAddr, IpAddr) = if v4 {
+        (plan::VIP.into(), plan::INTERMEDIATE_ADDR.into())
+    } else {
+        (plan::VIP6.into(), plan::INTERMEDIATE_ADDR6.into())
+    };
+    let name = format!("leg-{leg}{}", if v4 { 4 } else { 6 });
+    let Some(t) = lab::up(&name, |s| {
+        let s = s.targets(1).family(family).intermediate_with("target", "leg", leg);
+        let s = s.agents_with("allow", "leg", leg).agents_with("allow", "leg_source", source.to_string());
+        netns_lab::LabSpec { urpf: true, ..s }
+    }) else {
+        return;
+    };
+    let_targets_send_as_the_vip(&t);
+    let want = t.sha256("10m");
+    t.client(move || client::get(vip, "/1k")).unwrap();
+    let begun = Instant::now();
+    let response = t.client(move || client::get(vip, "/10m")).unwrap();
+    assert_eq!((response.status, &response.sha256), (200, &want));
+    let down = begun.elapsed();
+
+    let (before, file) = (retransmitted(&t), t.lab.www_dir().join("10m"));
+    let command = format!("curl -sSg --fail --max-time 20 -T {} http://{vip}/upload/leg", file.display());
+    let begun = Instant::now();
+    t.lab.output("client1", &["bash", "-c", &command]).unwrap();
+    let up = begun.elapsed();
+    let arrived = netns_lab::content::sha256_of_file(&t.lab.upload_dir("target1").join("leg")).unwrap();
+    assert_eq!(arrived, want);
+    t.expect_requests(3, 0);
+    let stripped = counted(&t, "target1", "leg_stripped");
+    let sent = counted(&t, plan::INTERMEDIATE, "translated");
+    println!(
+        "{name}: 10 MB down in {down:?}, up in {up:?}; {sent} packets wrapped, {stripped} taken out, {} segments resent",
+        retransmitted(&t) - before
+    );
+    assert!(stripped > 10 && stripped <= sent, "{stripped} of {sent} were taken out");
+    assert_eq!(counted(&t, "target1", "drop_store_failed"), 0);
+    assert_eq!(counted(&t, plan::INTERMEDIATE, "drop_store_failed"), 0);
+    assert!(down.max(up) < Duration::from_secs(5), "{down:?} {up:?}");
+}
+
+#[test]
+fn ipip_carries_ipv4_past_a_router_that_checks_sources() {
+    moves("ipip", Family::V4);
+}
+
+#[test]
+fn udp_carries_ipv4_past_a_router_that_checks_sources() {
+    moves("udp", Family::V4);
+}
+
+#[test]
+fn ipip_carries_ipv6() {
+    moves("ipip", Family::V6);
+}
+
+#[test]
+fn udp_carries_ipv6() {
+    moves("udp", Family::V6);
+}
