@@ -96,6 +96,16 @@ fn each_host_has_the_plane_it_wants() {
 }
 
 #[test]
+fn an_ipv4_path_with_a_smaller_mtu_is_found() {
+    let Some(t) = lab::up("us-mtu", |s| s.targets(1).plane(Plane::Userspace).mtu_client(1280)) else {
+        return;
+    };
+    let response = t.get("/1m").unwrap();
+    assert_eq!((response.status, response.sha256), (200, t.sha256("1m")));
+    assert!(counted(&t, INTERMEDIATE, "icmp_translated") > 0);
+}
+
+#[test]
 fn daemons_that_stall_in_mid_download_lose_nothing() {
     let Some(t) = lab::up("us-stall", |s| netns_lab::LabSpec {
         rate_target: "200mbit".parse().ok(),

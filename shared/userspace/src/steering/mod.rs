@@ -14,7 +14,7 @@ mod netlink;
 
 use baton_shared::translate::Direction;
 use baton_shared::wire::{PROTOCOL_ICMP, PROTOCOL_TCP};
-use netlink::{Family, Netlink, Rule};
+use netlink::{Family, Netlink, Rule, Then};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -26,7 +26,12 @@ const LOCAL_TABLE: u32 = 255;
 const LOCAL_FIRST: u32 = 0;
 /// Our rules' priority, and where the local table's rule stands behind them.
 const OURS: u32 = 90;
+const OTHER_PORTS: u32 = 91;
+const NO_PORT: u32 = 92;
+const BEHIND_OURS: u32 = 93;
 const LOCAL_BEHIND: u32 = 100;
+/// The widest range that the kernel takes.
+const ANY_PORT: [u16; 2] = [1, u16::MAX - 1];
 /// The TUN's address: the kernel drops what comes from a device without one, even where the reverse path is checked
 /// loosely. It is the dummy address of RFC 7600, section 4.8: nobody's, nowhere routed.
 const TUN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8));
@@ -162,7 +167,8 @@ impl Steering {
             }
         }
         if lead.direction == Direction::FromClient {
-            let [first, behind] = [LOCAL_FIRST, LOCAL_BEHIND].map(|p| Rule::all(family, p, LOCAL_TABLE));
+            let [first, behind] =
+                [LOCAL_FIRST, LOCAL_BEHIND].map(|p| Rule::all(family, p, Then::Table(LOCAL_TABLE)));
             self.netlink.add_rule(&behind).map_err(routing("adding the rule of the local table"))?;
             self.moved.push(family);
             self.netlink.remove_rule(&first).map_err(routing("removing the rule of the local table"))?;
@@ -191,7 +197,7 @@ pub fn set_queue_length(ifindex: u32, packets: u32) -> io::Result<()> {
 
 /// The rules for one VIP or one server.
 fn rules(lead: &Lead, family: Family, address: SocketAddr) -> Vec<Rule> {
-    let of = |protocol| Rule { protocol: Some(protocol), ..Rule::all(family, OURS, TABLE) };
+    let of = |protocol| Rule { protocol: Some(protocol), ..Rule::all(family, OURS, Then::Table(TABLE)) };
     match lead.direction {
         Direction::FromClient => {
             let into = |rule| Rule { iif: Some(lead.uplink.clone()), to: Some(address.ip()), ..rule };
@@ -204,12 +210,23 @@ fn rules(lead: &Lead, family: Family, address: SocketAddr) -> Vec<Rule> {
             }
             rules
         }
-        Direction::ToClient => vec![Rule {
-            iif: Some("lo".to_owned()),
-            from: Some(address.ip()),
-            source_port: Some(address.port()),
-            ..of(PROTOCOL_TCP)
-        }],
+        // The kernel looks up the route on which it notes a path's MTU by address and protocol, without ports. Such
+        // a look-up must find our route as well; one with any other port must not.
+        Direction::ToClient => {
+            let own = Rule { iif: Some("lo".to_owned()), from: Some(address.ip()), ..of(PROTOCOL_TCP) };
+            let port = address.port();
+            vec![
+                Rule { source_ports: Some([port; 2]), ..own.clone() },
+                Rule::all(family, BEHIND_OURS, Then::Nop),
+                Rule {
+                    priority: OTHER_PORTS,
+                    then: Then::Goto(BEHIND_OURS),
+                    source_ports: Some(ANY_PORT),
+                    ..own.clone()
+                },
+                Rule { priority: NO_PORT, ..own },
+            ]
+        }
     }
 }
 
@@ -228,7 +245,8 @@ impl Drop for Steering {
             }
         };
         for family in self.moved.drain(..) {
-            let [first, behind] = [LOCAL_FIRST, LOCAL_BEHIND].map(|p| Rule::all(family, p, LOCAL_TABLE));
+            let [first, behind] =
+                [LOCAL_FIRST, LOCAL_BEHIND].map(|p| Rule::all(family, p, Then::Table(LOCAL_TABLE)));
             report("the rule of the local table", self.netlink.add_rule(&first));
             report("the rule of the local table", self.netlink.remove_rule(&behind));
         }

@@ -30,11 +30,14 @@ const RTA_TABLE: u16 = 15;
 const FRA_DST: u16 = 1;
 const FRA_SRC: u16 = 2;
 const FRA_IIFNAME: u16 = 3;
+const FRA_GOTO: u16 = 4;
 const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 const FRA_IP_PROTO: u16 = 22;
 const FRA_SPORT_RANGE: u16 = 23;
 const FR_ACT_TO_TBL: u8 = 1;
+const FR_ACT_GOTO: u8 = 2;
+const FR_ACT_NOP: u8 = 3;
 
 /// The kernel's number of an IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,43 +52,55 @@ impl Family {
     }
 }
 
+/// What a rule does with packets that match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// They look into a table.
+    Table(u32),
+    /// They go on at the rule with this priority.
+    Goto(u32),
+    /// They go on at the next rule.
+    Nop,
+}
+
 /// A policy routing rule: which packets look into which table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) family: Family,
     pub(super) priority: u32,
-    pub(super) table: u32,
+    pub(super) then: Then,
     /// The device by which they come in; `lo` for what the host itself sends.
     pub(super) iif: Option<String>,
     /// The protocol above IP.
     pub(super) protocol: Option<u8>,
     pub(super) to: Option<IpAddr>,
     pub(super) from: Option<IpAddr>,
-    pub(super) source_port: Option<u16>,
+    /// The first and the last source port.
+    pub(super) source_ports: Option<[u16; 2]>,
 }
 
 impl Rule {
     /// One for all packets.
-    pub(super) fn all(family: Family, priority: u32, table: u32) -> Self {
-        Rule { family, priority, table, iif: None, protocol: None, to: None, from: None, source_port: None }
+    pub(super) fn all(family: Family, priority: u32, then: Then) -> Self {
+        Rule { family, priority, then, iif: None, protocol: None, to: None, from: None, source_ports: None }
     }
 
     fn message(&self) -> Message {
         let length = |address: &Option<IpAddr>| address.map_or(0, |a| if a.is_ipv4() { 32 } else { 128 });
+        let action = match self.then {
+            Then::Table(_) => FR_ACT_TO_TBL,
+            Then::Goto(_) => FR_ACT_GOTO,
+            Then::Nop => FR_ACT_NOP,
+        };
         let mut message = Message::default();
-        message.0.extend([
-            self.family as u8,
-            length(&self.to),
-            length(&self.from),
-            0,
-            0,
-            0,
-            0,
-            FR_ACT_TO_TBL,
-        ]);
+        message.0.extend([self.family as u8, length(&self.to), length(&self.from), 0, 0, 0, 0, action]);
         message.0.extend([0; 4]);
         message.word(FRA_PRIORITY, self.priority);
-        message.word(FRA_TABLE, self.table);
+        match self.then {
+            Then::Table(table) => message.word(FRA_TABLE, table),
+            Then::Goto(priority) => message.word(FRA_GOTO, priority),
+            Then::Nop => {}
+        }
         if let Some(to) = self.to {
             message.address(FRA_DST, to);
         }
@@ -100,9 +115,9 @@ impl Rule {
         if let Some(protocol) = self.protocol {
             message.attribute(FRA_IP_PROTO, &[protocol]);
         }
-        if let Some(port) = self.source_port {
+        if let Some(ports) = self.source_ports {
             // struct fib_rule_port_range: first and last, host order.
-            message.attribute(FRA_SPORT_RANGE, &[port.to_ne_bytes(), port.to_ne_bytes()].concat());
+            message.attribute(FRA_SPORT_RANGE, &ports.map(u16::to_ne_bytes).concat());
         }
         message
     }
@@ -228,7 +243,7 @@ mod tests {
             iif: Some("eth0".into()),
             protocol: Some(6),
             to: Some([10, 90, 1, 100].into()),
-            ..Rule::all(Family::V4, 90, 0x4241)
+            ..Rule::all(Family::V4, 90, Then::Table(0x4241))
         };
         let mut expected = vec![2, 32, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
         for (kind, value) in [
