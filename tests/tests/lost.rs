@@ -39,6 +39,17 @@ fn nothing_left(t: &TestLab, nodes: &[&str], within: Duration) {
     });
 }
 
+/// What a boot leaves of programs and records on target1: nothing.
+fn forget_all(t: &TestLab) {
+    for entry in std::fs::read_dir(t.lab.bpf_dir("target1")).unwrap() {
+        // bpffs has files of its own beside the directory of the ABI version.
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        }
+    }
+}
+
 /// A connection kept alive after one answered request.
 fn kept_alive(vip: SocketAddr) -> Connection {
     let mut connection = Connection::open(vip).unwrap();
@@ -126,14 +137,7 @@ fn a_target_host_that_was_started_anew_has_its_old_flows_reset() {
         let idle = scope.spawn(|| t.client(|| kept_alive(VIP).read_some().unwrap_err()));
         t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
         t.lab.kill_agent("target1").unwrap();
-        // What a boot leaves of programs and records.
-        for entry in std::fs::read_dir(t.lab.bpf_dir("target1")).unwrap() {
-            // bpffs has files of its own beside the directory of the ABI version.
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                std::fs::remove_dir_all(path).unwrap();
-            }
-        }
+        forget_all(&t);
         t.lab.start_agent("target1").unwrap();
         idle.join().unwrap()
     });
@@ -143,6 +147,24 @@ fn a_target_host_that_was_started_anew_has_its_old_flows_reset() {
     let sockets =
         t.lab.output("target1", &["ss", "-tnH", "state", "established", "sport", "=", ":80"]).unwrap();
     assert!(sockets.trim().is_empty(), "the server was not told: {sockets}");
+}
+
+#[test]
+fn a_client_nobody_hears_is_reset_though_the_host_answers() {
+    let Some(t) = lab::up("unheard", one_slow_target) else { return };
+    let mut kept = t.client(|| kept_alive(VIP));
+    t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+    t.lab.kill_agent("target1").unwrap();
+    // The host is there, its server too, but nothing translates what it says, and no agent tells.
+    forget_all(&t);
+    let asked = Instant::now();
+    kept.get("/10k").unwrap();
+    let error = kept.response().unwrap_err();
+    println!("reset after {:?}", asked.elapsed());
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    assert!(asked.elapsed() >= AGENT_LOST);
+    nothing_left(&t, &[INTERMEDIATE], Duration::from_secs(3));
+    assert_eq!(cut(&t), 1);
 }
 
 /// A download of 100 MB during which the server is killed.
