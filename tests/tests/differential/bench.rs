@@ -5,7 +5,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, FlowRecord, Settings};
+use baton_shared::record::{FlowKey, FlowRecord, LegSettings, Settings};
 use std::error::Error;
 
 /// The TUN's number: never used, a test run does not redirect.
@@ -15,12 +15,14 @@ pub(crate) const MARK: u32 = 0x0ba7;
 
 type RawKey = [u32; size_of::<FlowKey>() / 4];
 type RawRecord = [u64; size_of::<FlowRecord>() / 8];
+type RawLegs = [u32; size_of::<LegSettings>() / 4];
 type RawSettings = [u32; size_of::<Settings>() / 4];
 
 pub(crate) struct Bench {
     object: Ebpf,
     flows: HashMap<MapData, RawKey, u32>,
     slots: Array<MapData, RawRecord>,
+    legs: Array<MapData, RawLegs>,
     counters: PerCpuArray<MapData, u64>,
     counted: Vec<u64>,
 }
@@ -52,26 +54,38 @@ impl Bench {
         let mut settings: Array<MapData, RawSettings> = map("SETTINGS")?.try_into()?;
         let flows = map("FLOWS")?.try_into()?;
         let slots = map("SLOTS")?.try_into()?;
+        let legs = map("LEGS")?.try_into()?;
         let counters = map("COUNTERS")?.try_into()?;
         let ours =
             Settings { tun_ifindex: TUN, uplink_ifindex: TUN, reinject_mark: MARK, ..Settings::default() };
         let ours: RawSettings = zerocopy::transmute!(ours);
         settings.set(0, ours, 0)?;
         let counted = vec![0; PacketCounter::CAPACITY as usize];
-        Ok(Bench { object, flows, slots, counters, counted })
+        Ok(Bench { object, flows, slots, legs, counters, counted })
+    }
+
+    /// Addresses of outer headers, from here on.
+    pub(crate) fn set_legs(&mut self, legs: &LegSettings) {
+        let legs: RawLegs = zerocopy::transmute!(*legs);
+        self.legs.set(0, legs, 0).unwrap();
     }
 
     pub(crate) fn run(&mut self, case: &Case) -> Outcome {
+        let name = match case.hook {
+            Hook::Ingress => "intermediate_ingress",
+            Hook::Egress => "target_egress",
+        };
+        self.run_by(name, case)
+    }
+
+    /// Runs the program of this name, whatever the case's hook.
+    pub(crate) fn run_by(&mut self, name: &str, case: &Case) -> Outcome {
         const SLOT: u32 = 2;
         let key: RawKey = zerocopy::transmute!(case.record.key);
         let record: RawRecord = zerocopy::transmute!(case.record);
         self.slots.set(SLOT, record, 0).unwrap();
         self.flows.insert(key, SLOT, 0).unwrap();
 
-        let name = match case.hook {
-            Hook::Ingress => "intermediate_ingress",
-            Hook::Egress => "target_egress",
-        };
         let program: &SchedClassifier = self.object.program(name).unwrap().try_into().unwrap();
         // struct __sk_buff: `mark` is the third word.
         let mut context = [0u8; 192];

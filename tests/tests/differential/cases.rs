@@ -19,7 +19,7 @@ pub(crate) enum Version {
 }
 
 /// The client's, the VIP's and the server's address.
-fn ends(version: Version) -> [SocketAddr; 3] {
+pub(crate) fn ends(version: Version) -> [SocketAddr; 3] {
     let ends = match version {
         Version::V4 => ["10.90.10.2:40000", "10.90.1.100:80", "10.90.101.2:8080"],
         Version::V6 => ["[fd90:a::2]:40000", "[fd90:1::100]:80", "[fd90:65:ffff::2]:8080"],
@@ -63,7 +63,7 @@ pub(crate) fn frame(hook: Hook, version: Version) -> Frame {
     frame
 }
 
-fn timestamps(value: u32, echo: u32) -> Vec<u8> {
+pub(crate) fn timestamps(value: u32, echo: u32) -> Vec<u8> {
     let mut raw = vec![1, 1, 8, 10];
     raw.extend(value.to_be_bytes());
     raw.extend(echo.to_be_bytes());

@@ -10,6 +10,7 @@ mod bench;
 mod cases;
 mod errors;
 mod host;
+mod legs;
 mod packet;
 mod random;
 mod userspace;
