@@ -43,6 +43,8 @@ fn wrong_configuration_is_named_with_file_line_and_column() {
         (INTERMEDIATE, "uplink = \"eth0\"", "uplink = \"eth0", "changed.toml:3:"),
         ("target1", "linger_ms = 3000", "linger_ms = -1", "changed.toml:"),
         ("target1", "[[allow]]", "[[alow]]", "changed.toml:"),
+        ("target1", "[[allow]]", "[[allow]]\nleg = \"ipip\"", "leg_source is missing"),
+        ("target1", "[[allow]]", "[[allow]]\nleg_source = \"10.90.1.2\"", "no meaning without leg"),
         ("target1", "ca.pem", "missing.pem", "missing.pem"),
     ] {
         for verb in ["check", "run"] {

@@ -189,3 +189,33 @@ fn workers_are_bounded_and_one_for_each_processor_by_default() {
         assert!(error.contains("1:11: workers must be from 1 to 256"), "{error}");
     }
 }
+
+#[test]
+fn an_encapsulated_leg_makes_clients_segments_smaller_for_its_family_alone() {
+    let config = |more: &str| {
+        let mut config = load(&format!("{PROXY}{more}")).unwrap();
+        config.listener[0].mode = Mode::Migrate;
+        config
+    };
+    let (v4, v6): (SocketAddr, SocketAddr) =
+        ("10.0.0.1:80".parse().unwrap(), "[fd00::1]:80".parse().unwrap());
+    assert_eq!(config("").segment_bytes(v4, 1500), None);
+    let ipip = config("leg = \"ipip\"\n");
+    assert_eq!((ipip.segment_bytes(v4, 1500), ipip.segment_bytes(v6, 1500)), (Some(1440), None));
+    assert!(ipip.meaning().contains("packets encapsulated (ipip)"));
+    let both = config("leg = \"udp\"\nserver6 = \"[fd00::2]:80\"\n");
+    assert_eq!((both.segment_bytes(v4, 1500), both.segment_bytes(v6, 1500)), (Some(1432), Some(1392)));
+    assert_eq!(both.encapsulated_servers().count(), 2);
+}
+
+#[test]
+fn legs_that_cannot_be_are_told_with_their_place() {
+    assert!(problems(&format!("{PROXY}leg = \"gre\"\n"))[0].starts_with("10:7: unknown variant `gre`"));
+    let userspace = PROXY.replace("mode = \"proxy\"", "") + "leg = \"udp\"\n[plane]\nkind = \"userspace\"\n";
+    let found = problems(&userspace);
+    assert!(found.iter().any(|p| p.starts_with("10:7: the plane in user space")), "{found:?}");
+    let vip = PROXY.replace("name = \"lb\"", "name = \"lb\"\nleg_source = [\"127.0.0.1\"]");
+    assert!(problems(&vip)[0].starts_with("3:15: leg_source must be this host's own address"));
+    let twice = PROXY.replace("name = \"lb\"", "name = \"lb\"\nleg_source = [\"10.0.0.1\", \"10.0.0.2\"]");
+    assert!(problems(&twice)[0].starts_with("3:27: leg_source has one address of each family"));
+}
