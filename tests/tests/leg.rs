@@ -23,7 +23,7 @@ fn counted(t: &TestLab, node: &str, name: &str) -> u64 {
     t.metric(node, &format!("baton_packets_total{{reason=\"{name}\"}}"))
 }
 
-/// Segments larger than a link takes come one after the other as one here; what counts is that nothing is sent again.
+/// Segments that the client has sent again so far. If they did not fit the leg, none would arrive at all.
 fn retransmitted(t: &TestLab) -> u64 {
     let text = t.lab.output("client1", &["cat", "/proc/net/snmp"]).unwrap();
     let mut lines = text.lines().filter(|l| l.starts_with("Tcp: "));
