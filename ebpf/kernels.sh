@@ -111,7 +111,7 @@ for version in "${versions[@]}"; do
     -kernel "$(find "$from" -name 'vmlinuz*' | head -1)" -initrd "$work/initramfs-$version.cpio" -append 'console=ttyS0 quiet panic=-1' \
     -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap < /dev/null > "$log" 2>&1 ||
     echo "QEMU ended with $?"
-  grep -aE 'PASSED|FAILED|verified|panicked| ns |^(intermediate_ingress|target_egress|tun_reinject)' "$log" | tr -d '\r' || true
+  grep -aE 'PASSED|FAILED|verified|panicked| ns |^(intermediate_ingress|target_egress|target_ingress|tun_reinject)' "$log" | tr -d '\r' || true
   [ "$(grep -ac '^PASSED' "$log")" = ${#tests[@]} ] || bad=1
 done
 [ $bad = 0 ] || fail "not all tests passed"
