@@ -106,7 +106,8 @@ fn fill(peer: &mut Peer, bytes: &[u8]) -> usize {
     loop {
         let room = peer.watch().promised().wrapping_sub(peer.seq) as usize;
         let piece = room.min(1400).min(bytes.len() - sent);
-        if piece == 0 && peer.listen(Duration::from_millis(100)).is_empty() {
+        // A busy machine's acknowledgement may take its time.
+        if piece == 0 && peer.listen(Duration::from_millis(500)).is_empty() {
             return sent;
         }
         if piece > 0 {
