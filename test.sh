@@ -9,6 +9,8 @@ source netns-lab/setup.sh
 
 need nginx     nginx                   "the server that runs unmodified on every target"
 need haproxy   haproxy                 "a plain proxy to compare with"
+need wrk       wrk                     "makes load over kept connections, for the benchmark"
+need ab        apache2-utils           "makes load with a new connection for each request, for the benchmark"
 need curl      curl                    "the client that downloads"
 need ip        iproute2                "makes the network namespaces and links of the lab"
 need nsenter   util-linux              "runs programs inside the namespaces"

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use netns_lab::bench::{self, BenchSpec, Way};
 use netns_lab::demo::{self, DemoSpec};
 use netns_lab::impair::{self, Impairment, WireArgs};
 use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Plane, Rate, interrupt, rootless};
@@ -10,6 +11,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Brings up Baton's whole system on this machine: client, router, intermediate and targets as network namespaces, with
@@ -42,6 +44,8 @@ enum What {
     Down(Down),
     /// Bring a lab up, download through the VIP, print the proof, take it down
     Demo(Demo),
+    /// Measure Baton beside the direct path and plain proxies, in interleaved rounds
+    Bench(Bench),
     /// The wire of an impaired link; the lab starts it
     #[command(hide = true)]
     ImpairBox(WireArgs),
@@ -174,6 +178,52 @@ struct Demo {
     json: bool,
 }
 
+#[derive(Args)]
+struct Bench {
+    /// Files to fetch: 1k, 10k, 100k, 1m, 10m, 100m
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1k,100k,100m")]
+    sizes: Vec<String>,
+    /// Which ways: direct, baton, haproxy, nginx
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct,baton,haproxy,nginx")]
+    balancers: Vec<Way>,
+    /// Connections at a time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "8")]
+    connections: Vec<u16>,
+    /// Use connections again: on, off or both, as on,off
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "off")]
+    keepalive: Vec<OnOff>,
+    /// How often everything is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How long each load of small files lasts
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+    /// How many targets each lab has; the direct way uses the first
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    targets: u8,
+    /// Limit the intermediate's link, both ways, for example 1gbit
+    #[arg(long, value_name = "R")]
+    rate_intermediate: Option<Rate>,
+    /// Limit each target's link, both ways
+    #[arg(long, value_name = "R")]
+    rate_target: Option<Rate>,
+    /// Kept and idle connections to measure a balancer's memory with; 0: not measured
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(..=20000))]
+    idle_connections: u32,
+    /// Write the results there as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the results there as Markdown, with FILE.svg beside it
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OnOff {
+    On,
+    Off,
+}
+
 /// Does what the command line says.
 pub(crate) fn run() -> Result<ExitCode> {
     match Cli::parse().what {
@@ -182,6 +232,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         What::Status(args) => status(&args),
         What::Down(args) => down(&args),
         What::Demo(args) => run_demo(args),
+        What::Bench(args) => run_bench(args),
         What::ImpairBox(args) => impair::run_box(&args).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -350,5 +401,38 @@ fn run_demo(args: Demo) -> Result<ExitCode> {
     } else {
         print(&report.to_text())?;
     }
+    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_bench(args: Bench) -> Result<ExitCode> {
+    interrupt::install()?;
+    let spec = BenchSpec {
+        sizes: args.sizes,
+        balancers: args.balancers,
+        connections: args.connections,
+        keepalive: args.keepalive.iter().map(|k| matches!(k, OnOff::On)).collect(),
+        rounds: args.rounds,
+        seconds: args.seconds,
+        targets: args.targets,
+        rate_intermediate: args.rate_intermediate,
+        rate_target: args.rate_target,
+        idle_connections: args.idle_connections,
+        progress: true,
+    };
+    let report = bench::run(&spec)?;
+    let write = |file: &PathBuf, text: String| {
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    };
+    if let Some(file) = &args.json {
+        write(file, serde_json::to_string_pretty(&report)?)?;
+    }
+    let markdown = report.to_markdown();
+    if let Some(file) = &args.report {
+        let plot = file.with_extension("svg");
+        let name = plot.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        write(&plot, report.to_svg())?;
+        write(file, format!("{markdown}\n![requests per second]({name})\n"))?;
+    }
+    print(&markdown)?;
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -21,6 +21,7 @@ pub fn find(program: &str) -> Result<PathBuf> {
         .find(|file| file.is_file());
     let package = match program {
         "ip" | "tc" => "iproute2",
+        "ab" => "apache2-utils",
         "nsenter" | "mount" | "umount" | "setsid" => "util-linux",
         other => other,
     };

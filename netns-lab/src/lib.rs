@@ -12,6 +12,7 @@
 //! Each node has one device, `eth0`; its other end, on the router, is named after the node. A target's packets to a
 //! client pass the router, never the intermediate.
 
+pub mod bench;
 pub mod command;
 mod config;
 pub mod content;
