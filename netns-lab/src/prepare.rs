@@ -6,7 +6,7 @@ use crate::steer::Program;
 use crate::{Lab, command, config, content, interrupt, plan};
 use anyhow::{Context, Result};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 impl Lab {
     /// Directories, files to serve, configurations, certificates, bpffs.
@@ -68,13 +68,17 @@ impl Lab {
             let (run, bpf) = (self.node_dir(name), self.bpf_dir(name));
             let places = config::baton::Places { run: &run, bpf: &bpf, certs: &certs };
             let own = self.spec().agent.get(name).unwrap_or(&none);
-            let text =
+            let mut text =
                 config::baton::agent(name, addresses, &self.vips(), &places, &[&self.spec().agents, own]);
+            let address = addresses.first().map(|a| SocketAddr::new(*a, 0).to_string()).unwrap_or_default();
+            text.push_str(&self.spec().agents_text.replace("ADDRESS", address.trim_end_matches(":0")));
             fs::write(self.config(name, Program::Agent), text)?;
         }
         let (run, bpf) = (self.node_dir(plan::INTERMEDIATE), self.bpf_dir(plan::INTERMEDIATE));
         let places = config::baton::Places { run: &run, bpf: &bpf, certs: &certs };
-        let text = config::baton::intermediate(targets, &self.vips(), &places, &[&self.spec().intermediate]);
+        let mut text =
+            config::baton::intermediate(targets, &self.vips(), &places, &[&self.spec().intermediate]);
+        text.push_str(&self.spec().intermediate_text);
         fs::write(self.config(plan::INTERMEDIATE, Program::Balancer), text)?;
         Ok(())
     }

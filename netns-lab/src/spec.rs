@@ -180,6 +180,12 @@ pub struct LabSpec {
     pub agents: Sections,
     /// Deviations in one agent's configuration, by the target's name; they come after those of `agents`.
     pub agent: BTreeMap<String, Sections>,
+    /// TOML at the end of the intermediate's configuration.
+    #[serde(default)]
+    pub intermediate_text: String,
+    /// TOML at the end of every agent's configuration, in which `ADDRESS` stands for the target's own first address.
+    #[serde(default)]
+    pub agents_text: String,
 }
 
 impl LabSpec {
@@ -200,6 +206,8 @@ impl LabSpec {
             intermediate: Sections::new(),
             agents: Sections::new(),
             agent: BTreeMap::new(),
+            intermediate_text: String::new(),
+            agents_text: String::new(),
         }
     }
 
@@ -273,6 +281,21 @@ impl LabSpec {
     #[must_use]
     pub fn agent_with(mut self, target: &str, section: &str, key: &str, value: impl Into<Value>) -> Self {
         set(self.agent.entry(target.to_owned()).or_default(), section, key, value.into());
+        self
+    }
+
+    /// Adds tables to intermediate.toml: listeners, pools, routes.
+    #[must_use]
+    pub fn intermediate_also(mut self, toml: &str) -> Self {
+        self.intermediate_text.push_str(toml);
+        self
+    }
+
+    /// Adds tables to every target-agent.toml; `ADDRESS` stands for the target's own first address, in brackets if it is of
+    /// IPv6.
+    #[must_use]
+    pub fn agents_also(mut self, toml: &str) -> Self {
+        self.agents_text.push_str(toml);
         self
     }
 

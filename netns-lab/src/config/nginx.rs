@@ -74,7 +74,14 @@ http {{
 {listens}        server_name {name};
         root {www};
         client_max_body_size 2g;
+        add_header X-Served-By {name} always;
 
+        # For a page that wants to know who served each of its parts.
+        location = /who.js {{
+            default_type application/javascript;
+            return 200 'who("$host", "{name}", "$args");';
+        }}
+        location ~ \.html$ {{ default_type text/html; }}
         location = /whoami {{
             default_type text/plain;
             return 200 "target: {name}\nclient: $remote_addr:$remote_port\nserver: $server_addr:$server_port\nrequest: $request\n\n{lines}";
