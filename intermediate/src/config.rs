@@ -192,6 +192,7 @@ impl Config {
                 head_bytes: *l.head_bytes.get_ref(),
                 header_count: *l.header_count.get_ref(),
                 target_bytes: *l.target_bytes.get_ref(),
+                connect: l.connect,
             },
             head_timeout: Duration::from_millis(*l.head_timeout_ms.get_ref()),
             connections: *l.connections.get_ref(),

@@ -3,6 +3,7 @@
 
 use crate::handoff::StageTimes;
 use baton_daemon::metrics::{ReasonCounters, register_counters};
+use baton_shared::http::{GateRule, Verdict};
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -36,6 +37,7 @@ pub struct Metrics {
     proxied: Arc<ReasonCounters<ProxyReason>>,
     refused: Arc<ReasonCounters<Refusal>>,
     closed: Arc<ReasonCounters<CloseReason>>,
+    gate: Arc<ReasonCounters<GateRule>>,
     accepted: Counter,
     connections: Gauge,
     stages: Stages,
@@ -53,6 +55,7 @@ impl Default for Metrics {
             proxied: Arc::default(),
             refused: Arc::default(),
             closed: Arc::default(),
+            gate: Arc::default(),
             accepted: Counter::default(),
             connections: Gauge::default(),
             stages: Family::new_with_constructor(stage_histogram),
@@ -106,6 +109,17 @@ impl Metrics {
         self.closed.add(reason);
     }
 
+    /// The gate refused a request.
+    pub fn on_gate_refused(&self, verdict: &Verdict) {
+        self.gate.add(verdict.rule);
+        self.on_closed(verdict.reason);
+    }
+
+    /// How often a rule of the gate refused a request.
+    pub fn gate_refused(&self, rule: GateRule) -> u64 {
+        self.gate.get(rule)
+    }
+
     /// How often a reason was counted.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.closed.get(reason)
@@ -136,6 +150,12 @@ impl Metrics {
             "baton_closed",
             "Connections closed or requests answered with an error by the intermediate, by reason",
             &self.closed,
+        );
+        register_counters(
+            registry,
+            "baton_gate_refused",
+            "Requests the gate refused, by the rule they broke (docs/gate.md)",
+            &self.gate,
         );
         registry.register("baton_accepted", "Connections accepted", self.accepted.clone());
         registry.register(

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod fuzzing;
+pub mod gate_corpus;
 pub mod lab;
 pub mod peer;
 pub mod skip;

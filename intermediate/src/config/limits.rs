@@ -21,6 +21,8 @@ pub struct Limits {
     pub header_count: Spanned<usize>,
     /// Bytes of a request target; over it 414.
     pub target_bytes: Spanned<usize>,
+    /// Whether CONNECT is passed on like another method; else it is answered 501.
+    pub connect: bool,
     /// Milliseconds from accept to the complete head.
     pub head_timeout_ms: Spanned<u64>,
     /// Bytes of a request that may have arrived before its handoff; with more it is proxied.
@@ -49,6 +51,7 @@ impl Default for Limits {
             head_bytes: default(16_384),
             header_count: default(100),
             target_bytes: default(8_192),
+            connect: false,
             head_timeout_ms: default(10_000),
             prefetch_bytes: default(262_144),
             connections: default(10_000),

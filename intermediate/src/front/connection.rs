@@ -18,6 +18,18 @@ fn is_link_local(client: SocketAddr) -> bool {
     matches!(client.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
+/// A connection of which no request is known.
+fn unheard(accepted: &Accepted, listener: &ListenerSettings) -> Subject {
+    Subject {
+        flow_id: None,
+        client: accepted.client,
+        vip: listener.vip,
+        target: String::new(),
+        request: String::new(),
+        started: accepted.started,
+    }
+}
+
 impl Front {
     pub(super) async fn on_connection(
         self: &Arc<Self>,
@@ -35,8 +47,9 @@ impl Front {
                 self.on_request(accepted, listener, stop, guards, bytes, head).await;
             }
             FirstHead::Refused(verdict) => {
-                tracing::debug!(client = %accepted.client, status = verdict.status, "{}", verdict.detail);
-                self.close(&accepted, listener, verdict.reason);
+                tracing::debug!(client = %accepted.client, rule = verdict.rule.name(), "{}", verdict.detail);
+                self.metrics.on_gate_refused(&verdict);
+                self.migration.history().record_refused(unheard(&accepted, &listener), &verdict);
                 answer_and_close(accepted.stream, verdict.status, verdict.detail).await;
             }
             FirstHead::Timeout { partial } => {
@@ -144,15 +157,7 @@ impl Front {
         self.metrics.on_closed(reason);
         // A client that connects and leaves says nothing worth a place in the history.
         if !matches!(reason, CloseReason::ClientGone | CloseReason::Shutdown) {
-            let subject = Subject {
-                flow_id: None,
-                client: accepted.client,
-                vip: listener.vip,
-                target: String::new(),
-                request: String::new(),
-                started: accepted.started,
-            };
-            self.migration.history().record_closed(subject, reason);
+            self.migration.history().record_closed(unheard(accepted, &listener), reason);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Stop;
 use super::waiting::Place;
-use baton_shared::http::{HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict, parse};
+use baton_shared::http::{BodyScanner, HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict, parse};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -64,12 +64,20 @@ pub(super) async fn read_head(
 /// A server need not know that a client sent an empty line before its request.
 fn without_empty_line(mut bytes: Vec<u8>, head: RequestHead, limits: &HeadLimits) -> FirstHead {
     if head.start == 0 {
-        return FirstHead::Complete(bytes, head);
+        return with_body_begun(bytes, head);
     }
     bytes.drain(..head.start);
     match parse(&bytes, limits) {
-        HeadStatus::Complete(head) => FirstHead::Complete(bytes, head),
+        HeadStatus::Complete(head) => with_body_begun(bytes, head),
         HeadStatus::Bad(verdict) => FirstHead::Refused(verdict),
         HeadStatus::Incomplete => FirstHead::Gone,
+    }
+}
+
+/// What has arrived of the body is judged before a server sees anything of the request.
+fn with_body_begun(bytes: Vec<u8>, head: RequestHead) -> FirstHead {
+    match BodyScanner::new(head.framing).advance(bytes.get(head.head_len..).unwrap_or_default()) {
+        Ok(_) => FirstHead::Complete(bytes, head),
+        Err(rule) => FirstHead::Refused(rule.into()),
     }
 }

@@ -1,6 +1,7 @@
 //! The most recent migrations and the reasons for what was not migrated, for `/v1/migrations`.
 
 use super::candidate::StageTimes;
+use baton_shared::http::Verdict;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -40,6 +41,8 @@ pub struct MigrationRecord {
     pub reason: Option<&'static str>,
     /// The agent's reason, if it refused.
     pub refusal: Option<&'static str>,
+    /// The rule of the gate, if that refused it.
+    pub rule: Option<&'static str>,
     /// When the connection was accepted, milliseconds since 1970.
     pub started: u64,
     /// Microseconds per stage, in the order they happen.
@@ -88,6 +91,7 @@ impl Subject {
             outcome,
             reason: None,
             refusal: None,
+            rule: None,
             started: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
             stages_us: Vec::new(),
             total_us: 0,
@@ -155,6 +159,14 @@ impl History {
     pub fn record_closed(&self, subject: Subject, reason: CloseReason) {
         let mut record = subject.record(HistoryOutcome::Closed);
         record.reason = Some(reason.name());
+        self.push(record);
+    }
+
+    /// The gate refused the request.
+    pub fn record_refused(&self, subject: Subject, verdict: &Verdict) {
+        let mut record = subject.record(HistoryOutcome::Closed);
+        record.reason = Some(verdict.reason.name());
+        record.rule = Some(verdict.rule.name());
         self.push(record);
     }
 }

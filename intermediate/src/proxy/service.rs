@@ -6,7 +6,7 @@ use super::headers::{add_forwarded_for, asks_for_websocket, put_upgrade, strip_h
 use super::upstream::{Upstream, UpstreamError};
 use super::{Entry, Peer, tunnel};
 use crate::front::{Front, Guards, Stop, text};
-use baton_shared::http::{Framing, Switch, Verdict};
+use baton_shared::http::{Framing, GateRule, Switch, Verdict};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use http::header::{self, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
@@ -59,7 +59,7 @@ impl Session {
             Some(Ok(gated)) => gated,
             Some(Err(verdict)) => return Ok(self.refuse(verdict, String::new())),
             // Every head hyper sees went through the gate; if it counts otherwise, nothing can be trusted.
-            None => return Ok(self.refuse(Verdict::bad("request out of step"), String::new())),
+            None => return Ok(self.refuse(GateRule::OutOfStep.into(), String::new())),
         };
         Ok(self.forward(request, gated).await)
     }
@@ -151,7 +151,7 @@ impl Session {
         if gated.head.framing == Framing::Chunked {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let bad = |_| Verdict::bad("the request cannot be passed on");
+        let bad = |_| Verdict::from(GateRule::NotForwardable);
         if !parts.headers.contains_key(header::HOST) {
             let host = match (parts.uri.authority(), upstream.server()) {
                 (Some(authority), _) => authority.to_string(),
@@ -191,17 +191,23 @@ impl Session {
 
     fn refuse(&self, verdict: Verdict, request_line: String) -> Response<AnswerBody> {
         let subject = self.peer.subject(String::new(), request_line);
-        self.front.migration.history().record_closed(subject, verdict.reason);
-        self.fail(verdict.reason, verdict.status, verdict.detail)
+        self.front.migration.history().record_refused(subject, &verdict);
+        self.front.metrics.on_gate_refused(&verdict);
+        answer(verdict.status, verdict.detail)
     }
 
     fn fail(&self, reason: CloseReason, status: u16, detail: &str) -> Response<AnswerBody> {
         self.front.metrics.on_closed(reason);
-        let body = Full::new(Bytes::from(text(status, detail)));
-        let mut response = Response::new(Either::Right(body));
-        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        response
+        answer(status, detail)
     }
+}
+
+/// An answer of our own, after which the connection closes.
+fn answer(status: u16, detail: &str) -> Response<AnswerBody> {
+    let body = Full::new(Bytes::from(text(status, detail)));
+    let mut response = Response::new(Either::Right(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }

@@ -1,5 +1,6 @@
 //! What the daemons' `/metrics` share: counters by reason, build information, the text itself.
 
+use baton_shared::http::GateRule;
 use baton_shared::reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
@@ -15,6 +16,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// An enum of numbered reasons; those of `baton_shared::reason` all are.
 pub trait Reason: Copy + fmt::Debug + Send + Sync + 'static {
+    /// The label's name.
+    const LABEL: &'static str = "reason";
     /// All of them.
     const ALL: &'static [Self];
     /// The number, small.
@@ -33,6 +36,17 @@ macro_rules! shared_reasons {
     )+ };
 }
 shared_reasons!(PacketCounter, Refusal, ProxyReason, CloseReason, EndReason);
+
+impl Reason for GateRule {
+    const LABEL: &'static str = "rule";
+    const ALL: &'static [Self] = GateRule::ALL;
+    fn code(self) -> u32 {
+        self.code()
+    }
+    fn name(self) -> &'static str {
+        self.name()
+    }
+}
 
 /// One counter for each reason of `R`.
 #[derive(Debug)]
@@ -86,6 +100,7 @@ type Read = dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync;
 struct ByReason {
     name: String,
     help: String,
+    label: &'static str,
     read: Box<Read>,
 }
 
@@ -100,7 +115,7 @@ impl Collector for ByReason {
         let mut family = encoder.encode_descriptor(&self.name, &self.help, None, MetricType::Counter)?;
         for (reason, count) in (self.read)() {
             family
-                .encode_family(&[("reason", reason)])?
+                .encode_family(&[(self.label, reason)])?
                 .encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
         Ok(())
@@ -115,9 +130,20 @@ pub fn register_reasons(
     help: &str,
     read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
 ) {
+    register_labelled(registry, name, help, "reason", read);
+}
+
+fn register_labelled(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+) {
     // A collector writes its help text as it is; the registry adds a full stop to those it writes itself.
     let help = format!("{help}.");
-    registry.register_collector(Box::new(ByReason { name: name.to_owned(), help, read: Box::new(read) }));
+    let family = ByReason { name: name.to_owned(), help, label, read: Box::new(read) };
+    registry.register_collector(Box::new(family));
 }
 
 /// As [`register_reasons`], for [`ReasonCounters`].
@@ -128,7 +154,7 @@ pub fn register_counters<R: Reason>(
     counters: &Arc<ReasonCounters<R>>,
 ) {
     let counters = counters.clone();
-    register_reasons(registry, name, help, move || counters.snapshot());
+    register_labelled(registry, name, help, R::LABEL, move || counters.snapshot());
 }
 
 /// Registers `baton_build_info`, always 1, with the program's name and version as labels.

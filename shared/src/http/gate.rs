@@ -1,8 +1,11 @@
 //! The gate: what a complete head must not say, because two readers could read it in two ways.
 
 use super::scan::is_token;
-use super::{ConnectionOptions, Framing, HeadLimits, RequestHead, Verdict, Version};
-use core::ops::Range;
+use super::target::{absolute_authority, check_authority, check_path};
+use super::{ConnectionOptions, Framing, GateRule, HeadLimits, RequestHead, Version};
+
+/// Names that become the same variable as a framing header's where servers hand headers on as `HTTP_NAME`.
+const FRAMING_ALIASES: [&str; 2] = ["content_length", "transfer_encoding"];
 
 /// What the headers said, as far as it matters here.
 #[derive(Default)]
@@ -24,13 +27,13 @@ pub(super) fn judge(
     start: usize,
     end: usize,
     limits: &HeadLimits,
-) -> Result<RequestHead, Verdict> {
+) -> Result<RequestHead, GateRule> {
     let head = bytes.get(start..end).unwrap_or_default();
     let mut headers = vec![httparse::EMPTY_HEADER; limits.header_count];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
         Ok(httparse::Status::Complete(_)) => {}
-        _ => return Err(Verdict::bad("this is not an HTTP/1 request")),
+        _ => return Err(GateRule::NotHttp),
     }
     let method = request.method.unwrap_or_default();
     let target = request.path.unwrap_or_default();
@@ -39,8 +42,8 @@ pub(super) fn judge(
     for header in request.headers.iter() {
         on_header(&mut found, header.name, trim(header.value))?;
     }
-    check_target(method, target, &found)?;
     check_host(version, &found)?;
+    check_target(method, target, &found, limits)?;
     let method_at = start..start + method.len();
     let target_at = method_at.end + 1..method_at.end + 1 + target.len();
     Ok(RequestHead {
@@ -57,7 +60,7 @@ pub(super) fn judge(
     })
 }
 
-fn on_header<'a>(found: &mut Found<'a>, name: &str, value: &'a [u8]) -> Result<(), Verdict> {
+fn on_header<'a>(found: &mut Found<'a>, name: &str, value: &'a [u8]) -> Result<(), GateRule> {
     let is = |other: &str| name.eq_ignore_ascii_case(other);
     if is("host") {
         found.hosts += 1;
@@ -76,11 +79,13 @@ fn on_header<'a>(found: &mut Found<'a>, name: &str, value: &'a [u8]) -> Result<(
         found.upgrade = true;
     } else if is("expect") {
         found.expect_continue |= value.eq_ignore_ascii_case(b"100-continue");
+    } else if FRAMING_ALIASES.iter().any(|alias| is(alias)) {
+        return Err(GateRule::NameAlias);
     }
     Ok(())
 }
 
-fn on_connection_option(connection: &mut ConnectionOptions, option: &[u8]) -> Result<(), Verdict> {
+fn on_connection_option(connection: &mut ConnectionOptions, option: &[u8]) -> Result<(), GateRule> {
     let is = |other: &str| option.eq_ignore_ascii_case(other.as_bytes());
     if is("close") {
         connection.close = true;
@@ -90,108 +95,82 @@ fn on_connection_option(connection: &mut ConnectionOptions, option: &[u8]) -> Re
         connection.upgrade = true;
     } else if is("host") || is("content-length") || is("transfer-encoding") {
         // Whoever obeys it loses the framing between here and the server.
-        return Err(Verdict::bad("Connection names a header the message rests on"));
+        return Err(GateRule::ConnectionFraming);
     } else if !option.iter().copied().all(is_token) {
-        return Err(Verdict::bad("Connection is not a list of options"));
+        return Err(GateRule::ConnectionList);
     }
     Ok(())
 }
 
 /// RFC 9112, section 3.2: the four forms of a target, and the absolute one against `Host`.
-fn check_target(method: &str, target: &str, found: &Found<'_>) -> Result<(), Verdict> {
+fn check_target(method: &str, target: &str, found: &Found<'_>, limits: &HeadLimits) -> Result<(), GateRule> {
     if method == "CONNECT" {
-        let authority = !target.is_empty() && valid_host(target.as_bytes()) && target.contains(':');
-        return if authority { Ok(()) } else { Err(Verdict::bad("CONNECT needs host:port")) };
+        let has_port =
+            target.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && !port.is_empty());
+        return match check_authority(target.as_bytes()) {
+            _ if !limits.connect => Err(GateRule::ConnectRefused),
+            Ok(()) if has_port => Ok(()),
+            _ => Err(GateRule::AuthorityForm),
+        };
     }
-    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
-        return Ok(());
+    if method == "TRACE" {
+        return Err(GateRule::MethodRefused);
     }
-    let Some(authority) = absolute_authority(target) else {
-        return Err(Verdict::bad("the request target is neither a path nor an http URI"));
-    };
-    let authority = target.as_bytes().get(authority).unwrap_or_default();
-    if authority.is_empty() || !valid_host(authority) {
-        return Err(Verdict::bad("the request target's authority is not a host"));
+    if target == "*" {
+        return if method == "OPTIONS" { Ok(()) } else { Err(GateRule::AsteriskForm) };
     }
+    if target.starts_with('/') {
+        return check_path(target);
+    }
+    let place = absolute_authority(target)?;
+    let authority = target.as_bytes().get(place.clone()).unwrap_or_default();
+    check_authority(authority).map_err(|_| GateRule::TargetAuthority)?;
     if found.hosts > 0 && !authority.eq_ignore_ascii_case(found.host) {
-        return Err(Verdict::bad("Host contradicts the request target"));
+        return Err(GateRule::HostAgainstTarget);
     }
-    Ok(())
+    check_path(target.get(place.end..).unwrap_or_default())
 }
 
-/// The authority's place in `http://AUTHORITY/...`.
-fn absolute_authority(target: &str) -> Option<Range<usize>> {
-    const SCHEME: &str = "http://";
-    let scheme = target.get(..SCHEME.len())?;
-    if !scheme.eq_ignore_ascii_case(SCHEME) {
-        return None;
-    }
-    let rest = target.get(SCHEME.len()..)?;
-    let length = rest.find(['/', '?']).unwrap_or(rest.len());
-    Some(SCHEME.len()..SCHEME.len() + length)
-}
-
-fn check_host(version: Version, found: &Found<'_>) -> Result<(), Verdict> {
+fn check_host(version: Version, found: &Found<'_>) -> Result<(), GateRule> {
     match (version, found.hosts) {
-        (Version::Http11, 0) => Err(Verdict::bad("HTTP/1.1 without Host")),
+        (Version::Http11, 0) => Err(GateRule::HostMissing),
         (_, 0) => Ok(()),
-        (_, 1) if valid_host(found.host) => Ok(()),
-        (_, 1) => Err(Verdict::bad("Host is not a host")),
-        _ => Err(Verdict::bad("more than one Host")),
+        (_, 1) => check_authority(found.host),
+        _ => Err(GateRule::HostSeveral),
     }
-}
-
-/// `uri-host [ ":" port ]` of RFC 3986 as far as it can do harm; empty is allowed (RFC 9110, section 7.2).
-fn valid_host(host: &[u8]) -> bool {
-    let (name, port) = match host.first() {
-        Some(b'[') => match host.iter().position(|b| *b == b']') {
-            Some(end) => host.split_at(end + 1),
-            None => return false,
-        },
-        _ => host.split_at(host.iter().position(|b| *b == b':').unwrap_or(host.len())),
-    };
-    let bracketed =
-        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'[' | b']' | b':' | b'.' | b'%' | b'_' | b'-');
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~' | b'%');
-    let name_ok = match name.first() {
-        Some(b'[') => name.iter().copied().all(bracketed),
-        _ => name.iter().copied().all(plain),
-    };
-    let port_ok = match port.split_first() {
-        None => true,
-        Some((colon, digits)) => *colon == b':' && digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
-    };
-    name_ok && port_ok
 }
 
 /// RFC 9112, section 6, with nothing left to choose.
-fn framing(version: Version, found: &Found<'_>) -> Result<Framing, Verdict> {
+fn framing(version: Version, found: &Found<'_>) -> Result<Framing, GateRule> {
     match (found.codings, found.lengths) {
         (0, 0) => Ok(Framing::None),
         (0, 1) => content_length(found.length),
-        (0, _) => Err(Verdict::bad("more than one Content-Length")),
-        (_, lengths) if lengths > 0 => Err(Verdict::bad("Transfer-Encoding beside Content-Length")),
-        _ if version == Version::Http10 => Err(Verdict::bad("Transfer-Encoding in HTTP/1.0")),
+        (0, _) => Err(GateRule::LengthSeveral),
+        (_, lengths) if lengths > 0 => Err(GateRule::CodingBesideLength),
+        _ if version == Version::Http10 => Err(GateRule::CodingInOld),
         (1, _) => transfer_coding(found.coding),
-        _ => Err(Verdict::bad("more than one Transfer-Encoding")),
+        _ => Err(GateRule::CodingSeveral),
     }
 }
 
-fn content_length(value: &[u8]) -> Result<Framing, Verdict> {
-    let bad = Verdict::bad("Content-Length is not a number");
+fn content_length(value: &[u8]) -> Result<Framing, GateRule> {
     // Digits only: `parse` would take a plus sign.
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(bad);
+        return Err(GateRule::LengthNumber);
+    }
+    // Octal for some reader.
+    if value.len() > 1 && value.first() == Some(&b'0') {
+        return Err(GateRule::LengthZeros);
     }
     let number = core::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
     // A length near 2^63 is negative for some reader.
     match number {
         Some(length) if length <= i64::MAX.unsigned_abs() => Ok(Framing::Length(length)),
-        _ => Err(bad),
+        _ => Err(GateRule::LengthOverflow),
     }
 }
 
-fn transfer_coding(value: &[u8]) -> Result<Framing, Verdict> {
+fn transfer_coding(value: &[u8]) -> Result<Framing, GateRule> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(Framing::Chunked);
     }
@@ -200,15 +179,15 @@ fn transfer_coding(value: &[u8]) -> Result<Framing, Verdict> {
     let mut ends_chunked = false;
     for coding in value.split(|b| *b == b',').map(trim) {
         if coding.is_empty() || !coding.iter().copied().all(is_token) {
-            return Err(Verdict::bad("Transfer-Encoding is not a list of codings"));
+            return Err(GateRule::CodingList);
         }
         ends_chunked = coding.eq_ignore_ascii_case(b"chunked");
         if ends_chunked { chunked += 1 } else { others += 1 }
     }
     if others == 0 || chunked > 1 || (chunked == 1 && !ends_chunked) {
-        return Err(Verdict::bad("Transfer-Encoding does not end in one chunked"));
+        return Err(GateRule::CodingFinal);
     }
-    Err(Verdict::not_implemented("a transfer coding other than chunked"))
+    Err(GateRule::CodingUnknown)
 }
 
 /// Without the optional white space around (RFC 9110, section 5.6.3).

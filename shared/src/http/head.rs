@@ -106,11 +106,11 @@ impl HeadScanner {
     /// As [`parse`], without looking again at what was looked at. `bytes` as for [`HeadScanner::advance`].
     pub fn status(&mut self, bytes: &[u8], limits: &HeadLimits) -> HeadStatus {
         match self.advance(bytes, limits) {
-            Err(verdict) => HeadStatus::Bad(verdict),
+            Err(rule) => HeadStatus::Bad(rule.into()),
             Ok(None) => HeadStatus::Incomplete,
             Ok(Some((start, end))) => match gate::judge(bytes, start, end, limits) {
                 Ok(head) => HeadStatus::Complete(head),
-                Err(verdict) => HeadStatus::Bad(verdict),
+                Err(rule) => HeadStatus::Bad(rule.into()),
             },
         }
     }

@@ -12,18 +12,19 @@ mod body;
 mod gate;
 mod head;
 mod rewrite;
+mod rule;
 mod scan;
 mod stream;
+mod target;
 
 pub use body::BodyScanner;
 pub use head::{ConnectionOptions, Framing, HeadStatus, RequestHead, Version, parse};
 pub use rewrite::with_connection_close;
+pub use rule::{GateRule, Verdict};
 pub use scan::HeadScanner;
 pub use stream::{RequestStream, Step, Switch};
 
-use crate::reason::CloseReason;
-
-/// What a head may be at most. All in bytes but for the count.
+/// What a head may be at most, in bytes but for the count, and what it may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
     /// The whole head, with the empty line.
@@ -32,45 +33,13 @@ pub struct HeadLimits {
     pub header_count: usize,
     /// The request target.
     pub target_bytes: usize,
+    /// Whether CONNECT is a request like another; else it is refused.
+    pub connect: bool,
 }
 
 impl Default for HeadLimits {
     fn default() -> Self {
-        HeadLimits { head_bytes: 16384, header_count: 100, target_bytes: 8192 }
-    }
-}
-
-/// Why a request is answered by us with an error and never reaches a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// The status code of the answer.
-    pub status: u16,
-    /// Under what it is counted.
-    pub reason: CloseReason,
-    /// What was wrong, for the answer's body and the log. Names no byte of the request.
-    pub detail: &'static str,
-}
-
-impl Verdict {
-    /// 400: not HTTP, or ambiguous.
-    pub const fn bad(detail: &'static str) -> Self {
-        Verdict { status: 400, reason: CloseReason::BadRequest, detail }
-    }
-
-    /// 431: the head is over a limit.
-    pub const fn too_large(detail: &'static str) -> Self {
-        Verdict { status: 431, reason: CloseReason::HeadTooLarge, detail }
-    }
-
-    /// 414: the target is over its limit.
-    pub const fn target_too_long() -> Self {
-        let detail = "the request target is longer than this server accepts";
-        Verdict { status: 414, reason: CloseReason::UriTooLong, detail }
-    }
-
-    /// 501: well-formed, but not to be had here.
-    pub const fn not_implemented(detail: &'static str) -> Self {
-        Verdict { status: 501, reason: CloseReason::NotImplemented, detail }
+        HeadLimits { head_bytes: 16384, header_count: 100, target_bytes: 8192, connect: false }
     }
 }
 

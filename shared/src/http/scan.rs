@@ -1,6 +1,6 @@
 //! A head, byte by byte: everything that can be refused without knowing the whole head.
 
-use super::{HeadLimits, Verdict};
+use super::{GateRule, HeadLimits};
 
 /// The longest method accepted; the longest registered one has 17 letters (UPDATEREDIRECTREF).
 const METHOD_BYTES: usize = 32;
@@ -53,14 +53,14 @@ impl HeadScanner {
     /// Looks at what is new in `bytes`, which begin with the head's first byte and hold all of it that has
     /// arrived. `Some((start, end))` when the head is complete: the request line starts at `start`, the body at
     /// `end`.
-    pub fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<(usize, usize)>, Verdict> {
+    pub fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<(usize, usize)>, GateRule> {
         while self.state != State::Done {
             let Some(&byte) = bytes.get(self.at) else { return Ok(None) };
             if self.at - self.start >= limits.head_bytes {
-                return Err(Verdict::too_large("the request head is longer than this server accepts"));
+                return Err(GateRule::HeadBytes);
             }
             self.at += 1;
-            self.state = self.on_byte(byte, limits)?;
+            self.state = self.on_byte(byte, bytes, limits)?;
         }
         Ok(Some((self.start, self.at)))
     }
@@ -70,18 +70,22 @@ impl HeadScanner {
         self.at > self.start
     }
 
-    fn on_byte(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, Verdict> {
+    fn on_byte(&mut self, byte: u8, bytes: &[u8], limits: &HeadLimits) -> Result<State, GateRule> {
         let next = match self.state {
             State::Start => match byte {
                 b'\r' if self.start == 0 => State::LeadingLf,
-                _ => return self.method(byte),
+                b'\r' => return Err(GateRule::EmptyLines),
+                b'\n' => return Err(GateRule::BareLf),
+                // The content type of a TLS record with a handshake.
+                0x16 => return Err(GateRule::TlsRecord),
+                _ => return self.method(byte, bytes),
             },
             State::LeadingLf => {
                 line_feed(byte)?;
                 self.start = self.at;
                 State::Start
             }
-            State::Method => return self.method(byte),
+            State::Method => return self.method(byte, bytes),
             State::Target => return self.target(byte, limits),
             State::Version => return self.version(byte),
             State::RequestLineLf | State::ValueLf => {
@@ -90,11 +94,11 @@ impl HeadScanner {
             }
             State::LineStart => match byte {
                 b'\r' => State::EndLf,
-                b' ' | b'\t' => return Err(Verdict::bad("folded header line")),
+                b' ' | b'\t' => return Err(GateRule::ObsFold),
                 _ => {
                     self.headers += 1;
                     if self.headers > limits.header_count {
-                        return Err(Verdict::too_large("more header lines than this server accepts"));
+                        return Err(GateRule::HeaderCount);
                     }
                     self.token = 0;
                     return self.name(byte);
@@ -103,9 +107,9 @@ impl HeadScanner {
             State::Name => return self.name(byte),
             State::Value => match byte {
                 b'\r' => State::ValueLf,
-                b'\n' => return Err(Verdict::bad("line feed without carriage return")),
+                b'\n' => return Err(GateRule::BareLf),
                 b'\t' | 0x20..=0x7e | 0x80..=0xff => State::Value,
-                _ => return Err(Verdict::bad("control character in a header value")),
+                _ => return Err(GateRule::ValueControl),
             },
             State::EndLf => {
                 line_feed(byte)?;
@@ -116,14 +120,19 @@ impl HeadScanner {
         Ok(next)
     }
 
-    fn method(&mut self, byte: u8) -> Result<State, Verdict> {
+    fn method(&mut self, byte: u8, bytes: &[u8]) -> Result<State, GateRule> {
         match byte {
             b' ' if self.token > 0 => {
                 self.token = 0;
-                Ok(State::Target)
+                match bytes.get(self.start..self.at - 1) {
+                    Some(b"PRI") => Err(GateRule::Http2Preface),
+                    Some(b"PROXY") => Err(GateRule::ProxyProtocol),
+                    _ => Ok(State::Target),
+                }
             }
-            _ if !is_token(byte) => Err(Verdict::bad("this is not an HTTP/1 request")),
-            _ if self.token >= METHOD_BYTES => Err(Verdict::not_implemented("unknown method")),
+            b'\t' if self.token > 0 => Err(GateRule::RequestLineSpace),
+            _ if !is_token(byte) => Err(GateRule::NotHttp),
+            _ if self.token >= METHOD_BYTES => Err(GateRule::MethodLength),
             _ => {
                 self.token += 1;
                 Ok(State::Method)
@@ -131,14 +140,16 @@ impl HeadScanner {
         }
     }
 
-    fn target(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, Verdict> {
+    fn target(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, GateRule> {
         match byte {
             b' ' if self.token > 0 => {
                 self.token = 0;
                 Ok(State::Version)
             }
-            _ if !is_target(byte) => Err(Verdict::bad("a byte that may not stand in a request target")),
-            _ if self.token >= limits.target_bytes => Err(Verdict::target_too_long()),
+            b' ' | b'\t' => Err(GateRule::RequestLineSpace),
+            b'\r' | b'\n' if self.token > 0 => Err(GateRule::VersionMissing),
+            _ if !is_target(byte) => Err(GateRule::TargetByte),
+            _ if self.token >= limits.target_bytes => Err(GateRule::TargetLength),
             _ => {
                 self.token += 1;
                 Ok(State::Target)
@@ -146,23 +157,28 @@ impl HeadScanner {
         }
     }
 
-    fn version(&mut self, byte: u8) -> Result<State, Verdict> {
-        let expected = VERSION.get(self.token).copied();
-        let last = self.token + 1 == VERSION.len();
+    fn version(&mut self, byte: u8) -> Result<State, GateRule> {
+        let at = self.token;
         self.token += 1;
-        match (expected, byte) {
+        match (VERSION.get(at).copied(), byte) {
             (None, b'\r') => Ok(State::RequestLineLf),
-            (None, b'\n') => Err(Verdict::bad("line feed without carriage return")),
-            (Some(e), b) if e == b || (last && b == b'0') => Ok(State::Version),
-            _ => Err(Verdict::bad("the request line does not end in HTTP/1.1 or HTTP/1.0")),
+            (None, b'\n') => Err(GateRule::BareLf),
+            (Some(_), b' ' | b'\t') if at == 0 => Err(GateRule::RequestLineSpace),
+            (Some(_), b'\r' | b'\n') if at == 0 => Err(GateRule::VersionMissing),
+            (Some(expected), _) if expected == byte => Ok(State::Version),
+            (Some(_), b'0') if at + 1 == VERSION.len() => Ok(State::Version),
+            _ => Err(GateRule::Version),
         }
     }
 
-    fn name(&mut self, byte: u8) -> Result<State, Verdict> {
+    fn name(&mut self, byte: u8) -> Result<State, GateRule> {
         match byte {
             b':' if self.token > 0 => Ok(State::Value),
-            b' ' | b'\t' => Err(Verdict::bad("space in or behind a header name")),
-            _ if !is_token(byte) => Err(Verdict::bad("a byte that may not stand in a header name")),
+            b':' => Err(GateRule::NameEmpty),
+            b' ' | b'\t' => Err(GateRule::NameSpace),
+            b'\r' => Err(GateRule::NameColon),
+            b'\n' => Err(GateRule::BareLf),
+            _ if !is_token(byte) => Err(GateRule::NameByte),
             _ => {
                 self.token += 1;
                 Ok(State::Name)
@@ -171,8 +187,8 @@ impl HeadScanner {
     }
 }
 
-fn line_feed(byte: u8) -> Result<(), Verdict> {
-    if byte == b'\n' { Ok(()) } else { Err(Verdict::bad("carriage return without line feed")) }
+fn line_feed(byte: u8) -> Result<(), GateRule> {
+    if byte == b'\n' { Ok(()) } else { Err(GateRule::BareCr) }
 }
 
 /// RFC 9110, section 5.6.2.

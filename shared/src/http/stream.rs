@@ -75,7 +75,7 @@ impl RequestStream {
             },
             State::Body { .. } if bytes.is_empty() => Step::NeedMore,
             State::Body { body, may_switch } => match body.advance(bytes) {
-                Err(verdict) => self.refuse(verdict),
+                Err(rule) => self.refuse(rule.into()),
                 Ok(taken) => {
                     if body.is_done() {
                         let may_switch = *may_switch;

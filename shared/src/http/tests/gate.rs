@@ -86,7 +86,7 @@ fn what_two_readers_could_read_in_two_ways_is_refused() {
         ("another scheme", b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("no slash", b"GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("asterisk with GET", b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-        ("CONNECT without port", b"CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("CONNECT", b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
         ("fragment", b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("backslash", b"GET /a\\b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         ("raw UTF-8 in target", "GET /ä HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes(), 400),
@@ -114,6 +114,19 @@ fn what_two_readers_could_read_in_two_ways_is_refused() {
 }
 
 #[test]
+fn connect_is_refused_unless_configured() {
+    let bytes = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
+    assert_eq!(refused(bytes), 501);
+    let limits = HeadLimits { connect: true, ..HeadLimits::default() };
+    assert!(matches!(parse(bytes, &limits), HeadStatus::Complete(head) if head.connect));
+    for bad in ["a", "a:", ":443", "/", "http://a:443/", "a:443/", "u@a:443", "a:0", "*"] {
+        let bytes = format!("CONNECT {bad} HTTP/1.1\r\nHost: a:443\r\n\r\n");
+        let HeadStatus::Bad(verdict) = parse(bytes.as_bytes(), &limits) else { panic!("{bad}") };
+        assert_eq!(verdict.rule, GateRule::AuthorityForm, "{bad}");
+    }
+}
+
+#[test]
 fn garbage_is_refused_at_its_first_byte() {
     for bytes in [&b"\x16\x03\x01"[..], b"\0", b"\x80", b" ", b"\n", b"{", b"\r\r", b"GET\r"] {
         assert_eq!(refused(bytes), 400, "{bytes:?}");
@@ -132,11 +145,9 @@ fn what_is_right_is_accepted() {
         (b"GET http://a/x?y HTTP/1.1\r\nHost: A\r\n\r\n", Framing::None),
         (b"GET http://a?y HTTP/1.1\r\nHost: a\r\n\r\n", Framing::None),
         (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Framing::None),
-        (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", Framing::None),
-        (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", Framing::None),
         (b"GET / HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n", Framing::None),
         (b"GET /a?b={c}|d^e HTTP/1.1\r\nHost: a\r\nX:\r\nY: \xe4\t b \r\n\r\n", Framing::None),
-        (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0012 \r\n\r\nbody", Framing::Length(12)),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 12 \r\n\r\nbody", Framing::Length(12)),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", Framing::Chunked),
     ];
     for (bytes, framing) in table {
@@ -158,7 +169,7 @@ fn places_point_into_the_bytes() {
 #[test]
 fn limits_hold_to_the_byte() {
     let head = b"GET /12345 HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
-    let limits = HeadLimits { head_bytes: head.len(), header_count: 2, target_bytes: 6 };
+    let limits = HeadLimits { head_bytes: head.len(), header_count: 2, target_bytes: 6, connect: false };
     let reason = |limits: HeadLimits| match parse(head, &limits) {
         HeadStatus::Bad(verdict) => Some((verdict.status, verdict.reason)),
         HeadStatus::Complete(_) => None,
@@ -187,7 +198,9 @@ fn tunnels_and_old_keep_alive_are_not_migrated() {
     ];
     for (bytes, migrates) in table {
         let expected = if *migrates { Ok(()) } else { Err(ProxyReason::MethodNotMigrated) };
-        assert_eq!(accepted(bytes).migration(), expected, "{:?}", String::from_utf8_lossy(bytes));
+        let limits = HeadLimits { connect: true, ..HeadLimits::default() };
+        let HeadStatus::Complete(head) = parse(bytes, &limits) else { panic!("{bytes:?}") };
+        assert_eq!(head.migration(), expected, "{:?}", String::from_utf8_lossy(bytes));
     }
 }
 
