@@ -16,6 +16,8 @@ pub mod translate;
 pub mod wire;
 
 #[cfg(feature = "std")]
+pub mod balance;
+#[cfg(feature = "std")]
 pub mod capture;
 #[cfg(feature = "std")]
 pub mod control;
