@@ -22,6 +22,8 @@ pub mod capture;
 #[cfg(feature = "std")]
 pub mod control;
 #[cfg(feature = "std")]
+pub mod health;
+#[cfg(feature = "std")]
 pub mod http;
 #[cfg(feature = "std")]
 pub mod state;

@@ -4,6 +4,7 @@ mod admin;
 mod config;
 mod doctor;
 mod flows;
+mod load;
 mod metrics;
 mod run;
 mod serve;

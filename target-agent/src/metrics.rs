@@ -4,10 +4,11 @@ use crate::serve::engine::Shared;
 use baton_daemon::control::Server;
 use baton_daemon::metrics::{ReasonCounters, register_build_info, register_counters, register_reasons};
 use baton_loader::Plane;
+use baton_shared::control::ServerLoad;
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowState;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -126,6 +127,56 @@ impl Collector for Gauges {
             ("baton_intermediates_connected", "Control channels that are up.", count(sessions)),
         ] {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        self.encode_servers(encoder)
+    }
+}
+
+/// A number of a [`ServerLoad`].
+type Number = fn(&ServerLoad) -> u64;
+
+impl Gauges {
+    fn encode_servers(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let loads: Vec<ServerLoad> = self.shared.table().loads.all().cloned().collect();
+        let gauges: [(&str, &str, Number); 5] = [
+            ("baton_server_listening", "1 if something listens at the server's address.", |l| {
+                l.listening.into()
+            }),
+            ("baton_server_accept_queue", "Connections that wait for the server to accept them.", |l| {
+                l.accept_queue.into()
+            }),
+            ("baton_server_accept_limit", "How many may wait.", |l| l.accept_limit.into()),
+            ("baton_server_flows", "Flows on the server that have not ended.", |l| l.all_flows.into()),
+            (
+                "baton_server_rtt_microseconds",
+                "Round-trip time to clients, mean of the flows looked at.",
+                |l| l.rtt_us.into(),
+            ),
+        ];
+        for (name, help, number) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for load in &loads {
+                let value = i64::try_from(number(load)).unwrap_or(i64::MAX);
+                family.encode_family(&[("server", load.server.to_string())])?.encode_gauge(&value)?;
+            }
+        }
+        let counters: [(&str, &str, Number); 6] = [
+            ("baton_server_listen_drops", "Connections dropped at the server's listening sockets.", |l| {
+                l.listen_drops
+            }),
+            ("baton_server_resets", "Flows the server reset.", |l| l.resets),
+            ("baton_server_segments", "Segments sent on the flows looked at.", |l| l.segments),
+            ("baton_server_retransmitted", "Of those, sent again.", |l| l.retransmitted),
+            ("baton_server_responses", "Responses whose time to the first byte was taken.", |l| l.responses),
+            ("baton_server_response_microseconds", "The sum of those times.", |l| l.response_us),
+        ];
+        for (name, help, number) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for load in &loads {
+                family
+                    .encode_family(&[("server", load.server.to_string())])?
+                    .encode_counter::<NoLabelSet, _, u64>(&number(load), None)?;
+            }
         }
         Ok(())
     }

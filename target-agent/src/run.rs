@@ -108,7 +108,10 @@ fn serve(config: &Config, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
     }
     plane.attach_tun(tun.name(), 0)?;
     let shared = Shared {
-        table: Arc::new(Mutex::new(Table::new(plane.slots().capacity()))),
+        table: Arc::new(Mutex::new(Table::new(
+            plane.slots().capacity(),
+            policy.allowed().map(|(_, _, server)| server),
+        ))),
         plane: Arc::clone(&plane),
         metrics: Arc::new(Metrics::default()),
         policy,

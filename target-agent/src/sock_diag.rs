@@ -1,7 +1,10 @@
-//! Asks the kernel about one TCP socket by its 4-tuple (`NETLINK_SOCK_DIAG`, `linux/inet_diag.h`).
+//! Asks the kernel about TCP sockets (`NETLINK_SOCK_DIAG`, `linux/inet_diag.h`).
 //!
-//! One request, one answer, a few microseconds; nothing is dumped.
+//! About one connection by its 4-tuple: one request, one answer, a few microseconds. Of listening sockets alone there is
+//! a dump, see [`listeners`].
 
+mod info;
+pub(crate) mod listeners;
 mod sys;
 
 use baton_shared::state::ending::SocketState;
@@ -41,7 +44,8 @@ impl SockDiag {
     /// The state of the server's socket for this connection.
     pub(crate) fn socket(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<SocketState> {
         let mut answer = [0u8; 512];
-        let length = self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, server, client, &mut answer)?;
+        let question = Question::about(SOCK_DIAG_BY_FAMILY, server, client);
+        let length = self.ask(&question, &mut answer)?;
         match answer.get(..length).unwrap_or_default() {
             message if message_type(message) == Some(NLMSG_ERROR) => match error_code(message) {
                 libc::ENOENT => Ok(SocketState::Gone),
@@ -60,23 +64,17 @@ impl SockDiag {
     /// Ends the server's socket (`SOCK_DESTROY`; needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).
     pub(crate) fn destroy(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<()> {
         let mut answer = [0u8; 512];
-        let length = self.ask(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, server, client, &mut answer)?;
+        let question =
+            Question { flags: NLM_F_REQUEST | NLM_F_ACK, ..Question::about(SOCK_DESTROY, server, client) };
+        let length = self.ask(&question, &mut answer)?;
         match error_code(answer.get(..length).unwrap_or_default()) {
             0 | libc::ENOENT => Ok(()),
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
     }
 
-    fn ask(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        server: SocketAddr,
-        client: SocketAddr,
-        answer: &mut [u8],
-    ) -> io::Result<usize> {
-        self.sequence = self.sequence.wrapping_add(1);
-        sys::send(&self.socket, &request(kind, flags, self.sequence, server, client))?;
+    fn ask(&mut self, question: &Question, answer: &mut [u8]) -> io::Result<usize> {
+        self.send(question)?;
         loop {
             let length = sys::receive(&self.socket, answer)?;
             // An answer to an earlier question that failed half-way is passed over.
@@ -85,49 +83,74 @@ impl SockDiag {
             }
         }
     }
+
+    fn send(&mut self, question: &Question) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        sys::send(&self.socket, &question.encode(self.sequence))
+    }
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`; both addresses are of one family.
-fn request(
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+struct Question {
     kind: u16,
     flags: u16,
-    sequence: u32,
-    server: SocketAddr,
-    client: SocketAddr,
-) -> [u8; REQUEST_BYTES] {
-    let family = if server.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let family = u8::try_from(family).unwrap_or_default();
-    let protocol = u8::try_from(libc::IPPROTO_TCP).unwrap_or_default();
-    let mut bytes = [0u8; REQUEST_BYTES];
-    let mut at = 0;
-    let mut put = |field: &[u8]| {
-        if let Some(place) = bytes.get_mut(at..at + field.len()) {
-            place.copy_from_slice(field);
-        }
-        at += field.len();
-    };
-    put(&u32::try_from(REQUEST_BYTES).unwrap_or_default().to_ne_bytes());
-    put(&kind.to_ne_bytes());
-    put(&flags.to_ne_bytes());
-    put(&sequence.to_ne_bytes());
-    put(&0u32.to_ne_bytes());
-    put(&[family, protocol, 0, 0]);
-    put(&u32::MAX.to_ne_bytes()); // all states
-    // struct inet_diag_sockid, ports and addresses in network order
-    put(&server.port().to_be_bytes());
-    put(&client.port().to_be_bytes());
-    for address in [server.ip(), client.ip()] {
-        match address {
-            IpAddr::V4(v4) => {
-                put(&v4.octets());
-                put(&[0; 12]);
-            }
-            IpAddr::V6(v6) => put(&v6.octets()),
+    /// Bit N-1 asks for attribute N.
+    attributes: u8,
+    /// Bit N asks for sockets in state N.
+    states: u32,
+    /// Both addresses are of one family.
+    local: SocketAddr,
+    remote: SocketAddr,
+}
+
+impl Question {
+    /// About one connection.
+    fn about(kind: u16, server: SocketAddr, client: SocketAddr) -> Self {
+        Question {
+            kind,
+            flags: NLM_F_REQUEST,
+            attributes: 0,
+            states: u32::MAX,
+            local: server,
+            remote: client,
         }
     }
-    put(&0u32.to_ne_bytes()); // any interface
-    put(&[0xff; 8]); // INET_DIAG_NOCOOKIE
-    bytes
+
+    fn encode(&self, sequence: u32) -> [u8; REQUEST_BYTES] {
+        let family = if self.local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let family = u8::try_from(family).unwrap_or_default();
+        let protocol = u8::try_from(libc::IPPROTO_TCP).unwrap_or_default();
+        let mut bytes = [0u8; REQUEST_BYTES];
+        let mut at = 0;
+        let mut put = |field: &[u8]| {
+            if let Some(place) = bytes.get_mut(at..at + field.len()) {
+                place.copy_from_slice(field);
+            }
+            at += field.len();
+        };
+        put(&u32::try_from(REQUEST_BYTES).unwrap_or_default().to_ne_bytes());
+        put(&self.kind.to_ne_bytes());
+        put(&self.flags.to_ne_bytes());
+        put(&sequence.to_ne_bytes());
+        put(&0u32.to_ne_bytes());
+        put(&[family, protocol, self.attributes, 0]);
+        put(&self.states.to_ne_bytes());
+        // struct inet_diag_sockid, ports and addresses in network order
+        put(&self.local.port().to_be_bytes());
+        put(&self.remote.port().to_be_bytes());
+        for address in [self.local.ip(), self.remote.ip()] {
+            match address {
+                IpAddr::V4(v4) => {
+                    put(&v4.octets());
+                    put(&[0; 12]);
+                }
+                IpAddr::V6(v6) => put(&v6.octets()),
+            }
+        }
+        put(&0u32.to_ne_bytes()); // any interface
+        put(&[0xff; 8]); // INET_DIAG_NOCOOKIE
+        bytes
+    }
 }
 
 fn message_type(message: &[u8]) -> Option<u16> {

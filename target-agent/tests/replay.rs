@@ -1,6 +1,7 @@
 //! Handoffs replayed to a real kernel and a real server: what the client would see on the wire, and how the flow ends.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+mod load;
 mod support;
 
 use baton_shared::capture::NegotiatedOptions;

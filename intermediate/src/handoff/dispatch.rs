@@ -94,6 +94,7 @@ impl Migrator {
             | Message::Status(_)
             | Message::Cancel(_)
             | Message::EndSeen(_)
+            | Message::Load(_)
             | Message::Ping(_)
             | Message::Pong(_) => {}
         }

@@ -1,6 +1,7 @@
 //! What intermediate and agent say to each other. Every message about a flow names it by [`FlowRef`], and is
 //! idempotent: saying it twice does what saying it once does.
 
+use super::load::ServerLoad;
 use crate::capture::{CapturedConnection, seq_serde};
 use crate::reason::{EndReason, Refusal};
 use crate::seq::{Client, Seq, Server};
@@ -8,7 +9,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a message. Peers of different versions close the channel with a clear word.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// What a node is; also in its certificate, as the URI `baton://ROLE/NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -134,6 +135,8 @@ pub enum Message {
     Refused(RefusedAnswer),
     /// To the intermediate.
     Ended(EndReport),
+    /// To the intermediate, about once a second for each server whose numbers changed.
+    Load(Box<ServerLoad>),
     /// Both ways: are you alive? The number comes back.
     Ping(u64),
     /// The answer.

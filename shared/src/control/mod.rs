@@ -4,9 +4,11 @@
 //! that each can change alone.
 
 mod frame;
+mod load;
 mod message;
 
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, encode_into};
+pub use load::ServerLoad;
 pub use message::{
     EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, RefusedAnswer, Role,
 };

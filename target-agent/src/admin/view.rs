@@ -4,6 +4,7 @@
 use crate::flows::table::{Flow, PeerId};
 use crate::serve::engine::Shared;
 use baton_loader::monotonic_ns;
+use baton_shared::control::ServerLoad;
 use baton_shared::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
 use baton_shared::state::replay::{Phase, Replay};
 use serde::Serialize;
@@ -132,16 +133,23 @@ pub(crate) fn flows(shared: &Shared, wanted: impl Fn(&FlowView) -> bool) -> Vec<
 pub(crate) fn targets(shared: &Shared) -> Value {
     let clock = Clock::read();
     let live = flows(shared, |flow| flow.state != FlowState::Ended.name());
+    let loads: Vec<ServerLoad> = shared.table().loads.all().cloned().collect();
     let targets: Vec<Value> = shared
         .policy
         .allowed()
         .map(|(peer, vip, server)| {
             let name = intermediate(shared, peer);
-            let count = live
-                .iter()
-                .filter(|f| f.vip == vip && f.server == server && f.intermediate == name)
-                .count();
-            json!({ "name": shared.policy.node, "server": server, "vip": vip, "intermediate": name, "flows": count })
+            let count =
+                live.iter().filter(|f| f.vip == vip && f.server == server && f.intermediate == name).count();
+            let load = loads.iter().find(|load| load.server == server).map(load_view);
+            json!({
+                "name": shared.policy.node,
+                "server": server,
+                "vip": vip,
+                "intermediate": name,
+                "flows": count,
+                "load": load,
+            })
         })
         .collect();
     let sessions: Vec<Value> = shared
@@ -158,6 +166,23 @@ pub(crate) fn targets(shared: &Shared) -> Value {
         })
         .collect();
     json!({ "targets": targets, "sessions": sessions })
+}
+
+fn load_view(load: &ServerLoad) -> Value {
+    json!({
+        "listening": load.listening,
+        "accept_queue": load.accept_queue,
+        "accept_limit": load.accept_limit,
+        "listen_drops": load.listen_drops,
+        "refused": load.refused,
+        "ended": load.ended,
+        "resets": load.resets,
+        "segments": load.segments,
+        "retransmitted": load.retransmitted,
+        "responses": load.responses,
+        "response_us": load.response_us.checked_div(load.responses),
+        "rtt_us": load.rtt_us,
+    })
 }
 
 /// The most recent handoffs, the newest first.

@@ -122,7 +122,7 @@ impl Engine {
             return;
         }
         flow.end = Some(reason);
-        let (who, received_ns) = (flow.who, flow.received_ns);
+        let (who, received_ns, server) = (flow.who, flow.received_ns, flow.ends.server());
         let slots = self.shared.plane.slots();
         slots.set_state(slot, FlowState::Ended);
         let record = slots.read(slot);
@@ -134,6 +134,7 @@ impl Engine {
             duration_ms: now.saturating_sub(received_ns) / 1_000_000,
         };
         self.shared.metrics.ended(reason);
+        table.loads.on_end(server, reason);
         table.lingering.push_back((now.saturating_add(self.shared.policy.linger_ns), slot));
         self.report(table, who, report);
     }

@@ -56,6 +56,7 @@ impl Engine {
                     closing: false,
                     last_seen: 0,
                     end: None,
+                    sampled: crate::load::Sampled::default(),
                 }),
             );
             let state = FlowState::from_raw(record.state);

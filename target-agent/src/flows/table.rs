@@ -1,6 +1,7 @@
 //! The flows of this host: what the agent knows beside the map's records.
 
 use super::memory::{Memory, Reports};
+use crate::load::{Loads, Sampled};
 use crate::serve::packet::Ends;
 use baton_shared::control::FlowRef;
 use baton_shared::reason::{EndReason, Refusal};
@@ -46,6 +47,8 @@ pub(crate) struct Flow {
     pub(crate) last_seen: u32,
     /// How it ended; lingers since.
     pub(crate) end: Option<EndReason>,
+    /// What its socket had counted when it was last looked at.
+    pub(crate) sampled: Sampled,
 }
 
 /// One line of `/v1/migrations`.
@@ -85,15 +88,21 @@ pub(crate) struct Table {
     pub(crate) reports: Reports,
     /// The newest last.
     pub(crate) recent: VecDeque<Recent>,
+    /// How the servers fare.
+    pub(crate) loads: Loads,
     /// By session number.
     pub(crate) sessions: HashMap<u64, Session>,
 }
 
 impl Table {
     /// For so many slots.
-    pub(crate) fn new(slots: u32) -> Self {
+    pub(crate) fn new(slots: u32, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
         let slots = usize::try_from(slots).unwrap_or(0);
-        Table { flows: std::iter::repeat_with(|| None).take(slots).collect(), ..Table::default() }
+        Table {
+            flows: std::iter::repeat_with(|| None).take(slots).collect(),
+            loads: Loads::new(servers),
+            ..Table::default()
+        }
     }
 
     pub(crate) fn slots(&self) -> u32 {

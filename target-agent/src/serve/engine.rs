@@ -3,6 +3,7 @@
 use super::packet::{self, Ends};
 use crate::config::Policy;
 use crate::flows::table::{PeerId, Session, Table, Who};
+use crate::load::RESPONSE_TICK;
 use crate::metrics::Metrics;
 use crate::sock_diag::SockDiag;
 use baton_daemon::control::{Server, ServerEvent};
@@ -66,6 +67,8 @@ pub(crate) struct Engine {
     buffer: Box<[u8]>,
     /// Tells [`run`] that a handoff is waiting for something.
     waiting: Arc<Notify>,
+    /// Flows whose response is to be timed have come.
+    ticks_wanted: bool,
 }
 
 /// Sees to what the TUN and the clock bring, until `stop` is done.
@@ -80,6 +83,7 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
     let mut age_at = Instant::now() + AGEING_TICK;
     let timer = sleep_until(age_at);
     tokio::pin!(timer);
+    let mut ticks = false;
     loop {
         tokio::select! {
             biased;
@@ -97,12 +101,19 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
             let table = Arc::clone(&engine.shared.table);
             let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
             engine.drive_active(&mut table);
+            engine.see_to_loads(&mut table, monotonic_ns());
+            ticks = table.loads.responses.wants_tick(monotonic_ns());
             if now >= age_at {
                 engine.age(&mut table, monotonic_ns());
                 age_at = now + AGEING_TICK;
             }
         }
-        let wake = if engine.active.is_empty() { age_at } else { age_at.min(now + HANDOFF_TICK) };
+        ticks |= std::mem::take(&mut engine.ticks_wanted);
+        let wake = match (engine.active.is_empty(), ticks) {
+            (false, _) => age_at.min(now + HANDOFF_TICK),
+            (true, true) => age_at.min(now + RESPONSE_TICK),
+            (true, false) => age_at,
+        };
         // Put off only when it has passed or must come earlier: resetting a timer costs a little.
         if now >= timer.deadline() || wake < timer.deadline() {
             timer.as_mut().reset(wake);
@@ -126,6 +137,7 @@ impl Engine {
             packet: Vec::with_capacity(2048),
             buffer: vec![0; PACKET_BYTES].into_boxed_slice(),
             waiting: Arc::default(),
+            ticks_wanted: false,
         }
     }
 
@@ -148,8 +160,17 @@ impl Engine {
         }
     }
 
+    /// A response is to be timed, and none was before: [`run`] must look sooner.
+    pub(crate) fn begin_ticks(&mut self) {
+        self.ticks_wanted = true;
+        self.waiting.notify_one();
+    }
+
     fn on_up(&mut self, table: &mut Table, session: u64, name: String, software: String) {
         let peer = self.shared.policy.peer(&name);
+        if let Some(peer) = peer {
+            table.loads.on_session(peer);
+        }
         table.sessions.insert(session, Session { peer, name, software, since_ns: monotonic_ns() });
         for (_, report) in table.reports.unseen().filter(|((of, _), _)| Some(*of) == peer) {
             self.send(session, Message::Ended(*report));

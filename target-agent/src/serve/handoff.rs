@@ -118,6 +118,7 @@ impl Engine {
                 closing: false,
                 last_seen: 0,
                 end: None,
+                sampled: crate::load::Sampled::default(),
             }),
         );
         self.active.push(slot);
@@ -276,16 +277,21 @@ impl Engine {
             total_us: 0,
             refused: None,
         };
+        let (server, received_ns) = (flow.ends.server(), flow.received_ns);
         match answer {
             Answer::Migrated(m) => {
+                if table.loads.responses.await_from(slot, recent.who, monotonic_ns()) {
+                    self.begin_ticks();
+                }
                 self.shared.metrics.migrated(m.total_us);
                 (recent.handshake_us, recent.total_us) = (m.handshake_us, m.total_us);
             }
             Answer::Refused(r) => {
                 self.shared.metrics.refused(r.reason);
+                table.loads.on_refused(server, r.reason);
                 recent.refused = Some(r.reason);
                 recent.total_us =
-                    u32::try_from(monotonic_ns().saturating_sub(flow.received_ns) / 1000).unwrap_or(u32::MAX);
+                    u32::try_from(monotonic_ns().saturating_sub(received_ns) / 1000).unwrap_or(u32::MAX);
             }
         }
         table.note_recent(recent);

@@ -203,6 +203,12 @@ impl World {
         }
     }
 
+    /// It goes on listening and does not accept.
+    pub(crate) fn pause_server(&self) {
+        let pid = self.server.as_ref().unwrap().0.id();
+        must("kill", &["-STOP", &pid.to_string()]);
+    }
+
     pub(crate) fn stop_server(&mut self) {
         self.server = None;
     }
@@ -270,9 +276,22 @@ impl World {
         self.channel.as_ref().unwrap().send(message).unwrap();
     }
 
+    /// The next message that is no load report.
     pub(crate) fn next(&self) -> Message {
-        match self.next_event(Duration::from_secs(10)) {
-            Some(ChannelEvent::Message(message)) => message,
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.next_event(until.saturating_duration_since(Instant::now())) {
+                Some(ChannelEvent::Message(Message::Load(_))) => {}
+                Some(ChannelEvent::Message(message)) => return message,
+                other => panic!("no message but {other:?}"),
+            }
+        }
+    }
+
+    /// The next message, if there is one in time.
+    pub(crate) fn next_of_any_kind(&self, limit: Duration) -> Option<Message> {
+        match self.next_event(limit)? {
+            ChannelEvent::Message(message) => Some(message),
             other => panic!("no message but {other:?}"),
         }
     }
