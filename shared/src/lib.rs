@@ -27,3 +27,5 @@ pub mod health;
 pub mod http;
 #[cfg(feature = "std")]
 pub mod state;
+#[cfg(feature = "std")]
+pub mod tls;

@@ -9,6 +9,7 @@
 //! - [`RequestStream`] follows a whole connection: head, body, head, ...
 
 mod body;
+mod downgrade;
 mod gate;
 mod head;
 mod rewrite;
@@ -18,6 +19,7 @@ mod stream;
 mod target;
 
 pub use body::BodyScanner;
+pub use downgrade::{Http2Head, to_http11};
 pub use head::{ConnectionOptions, Framing, HeadStatus, RequestHead, Version, parse};
 pub use rewrite::with_connection_close;
 pub use rule::{GateRule, Verdict};
