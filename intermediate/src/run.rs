@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::front::{Front, Migration, StopControl, Waiting, listen_shared};
 use crate::handoff::{History, Migrator};
 use crate::metrics::Metrics;
+use crate::proxy::Upstreams;
 use crate::targets::Targets;
 use crate::workers::{Listeners, Workers, accept};
 use baton_daemon::admin::AdminError;
@@ -226,6 +227,7 @@ async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), St
         migration,
         limits: config.front_limits(),
         waiting: Waiting::default(),
+        upstreams: Upstreams::default(),
     });
     let listeners = config.listeners();
     let admin = Admin::new(Arc::clone(&front), plane, listeners.iter().map(|l| l.vip).collect());

@@ -136,7 +136,10 @@ async fn the_server_sees_the_client_and_nothing_of_the_hop() {
         )
         .await;
     let body = answer.split_once("\r\n\r\n").unwrap().1;
-    assert_eq!(body, "GET /headers?q\nhost: h\nx-forwarded-for: 9.9.9.9, 127.0.0.1\nx-stays: 2\n");
+    assert_eq!(
+        body,
+        "GET /headers?q\nconnection: TE\nhost: h\nte: trailers\nx-forwarded-for: 9.9.9.9, 127.0.0.1\nx-stays: 2\n"
+    );
 }
 
 #[tokio::test]

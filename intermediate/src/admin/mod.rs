@@ -36,6 +36,7 @@ impl Admin {
         let mut registry = Registry::default();
         baton_daemon::metrics::register_build_info(&mut registry, "intermediate", env!("CARGO_PKG_VERSION"));
         front.metrics.register(&mut registry);
+        front.upstreams.register(&mut registry);
         scrape::register(&mut registry, &front, plane.as_ref());
         Arc::new(Admin { front, plane, listeners, registry, stopping: AtomicBool::new(false) })
     }

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -36,7 +36,7 @@ pub async fn answer_and_close(mut stream: TcpStream, status: u16, detail: &str) 
 
 /// Closes our direction, then reads what the client still sends: a socket closed with unread bytes sends a
 /// reset, which makes the client's kernel throw the answer away (RFC 9112, section 9.6).
-pub async fn close_lingering(mut stream: TcpStream) {
+pub async fn close_lingering(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let deadline = Instant::now() + LINGER;
     if stream.shutdown().await.is_err() {
         return;

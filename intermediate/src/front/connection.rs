@@ -4,7 +4,7 @@ use super::head::{FirstHead, read_head};
 use super::waiting::Place;
 use super::{Accepted, Front, Guards, KeepAlive, ListenerSettings, Mode, Stop, answer_and_close};
 use crate::handoff::{Candidate, Migrator, Outcome, Subject};
-use crate::proxy::{Entry, Peer, ProxyJob};
+use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
 use crate::targets::TargetId;
 use baton_shared::http::{RequestHead, with_connection_close};
 use baton_shared::reason::{CloseReason, ProxyReason};
@@ -84,6 +84,7 @@ impl Front {
             }
         };
         let front = Arc::clone(self);
+        let stream = ClientStream::Plain(stream);
         crate::proxy::serve(ProxyJob { front, stop: stop.clone(), peer, stream, bytes, entry }, guards).await;
     }
 

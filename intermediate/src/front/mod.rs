@@ -14,6 +14,7 @@ pub use waiting::Waiting;
 
 use crate::handoff::{History, Migrator};
 use crate::metrics::{Metrics, OpenConnection};
+use crate::proxy::Upstreams;
 use crate::targets::Targets;
 use baton_shared::http::HeadLimits;
 use baton_shared::reason::CloseReason;
@@ -81,6 +82,8 @@ pub struct Front {
     pub limits: FrontLimits,
     /// Connections whose first head is awaited.
     pub waiting: Waiting,
+    /// Kept connections to the servers.
+    pub upstreams: Upstreams,
 }
 
 /// The handoff half, if there is one.

@@ -1,10 +1,11 @@
 //! Bodies on their way: progress noted, silence limited.
 
+use super::pool::{Lease, Upstreams};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
@@ -14,23 +15,29 @@ pub(super) type AnswerBody = Either<ResponseBody, Full<Bytes>>;
 /// What can go wrong with a body.
 pub(super) type BodyError = Box<dyn Error + Send + Sync>;
 
-/// When something last moved on the way to the server.
+/// When something last moved on the way to the server, and how many bytes of the body have.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(Arc<Mutex<Instant>>);
+pub(super) struct Progress(Arc<Mutex<(Instant, u64)>>);
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Progress(Arc::new(Mutex::new(Instant::now())))
+        Progress(Arc::new(Mutex::new((Instant::now(), 0))))
     }
 
-    fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn lock(&self) -> MutexGuard<'_, (Instant, u64)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, bytes: usize) {
+        let mut inner = self.lock();
+        inner.0 = Instant::now();
+        inner.1 += bytes as u64;
     }
 
     /// Until nothing has moved for `limit`.
     pub(super) async fn stalled(&self, limit: Duration) {
         loop {
-            let due = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+            let due = self.lock().0 + limit;
             if due <= Instant::now() {
                 return;
             }
@@ -42,13 +49,19 @@ impl Progress {
 /// A request's body on its way to the server.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    inner: Incoming,
+    /// None: there is no body.
+    inner: Option<Incoming>,
     progress: Progress,
 }
 
 impl RequestBody {
     pub(super) fn new(inner: Incoming, progress: Progress) -> Self {
-        RequestBody { inner, progress }
+        RequestBody { inner: Some(inner), progress }
+    }
+
+    /// Of a request without a body.
+    pub(super) fn none(progress: Progress) -> Self {
+        RequestBody { inner: None, progress }
     }
 }
 
@@ -61,34 +74,39 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        let frame = Pin::new(&mut this.inner).poll_frame(cx);
-        if frame.is_ready() {
-            this.progress.note();
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let frame = Pin::new(inner).poll_frame(cx);
+        if let Poll::Ready(frame) = &frame {
+            let bytes = frame.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum();
+            this.progress.note(bytes);
         }
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
-/// A response's body on its way to the client; a server that falls silent ends it.
+/// A response's body on its way to the client; a server that falls silent ends it. When it has been read to its end
+/// the connection it came over is kept for other requests.
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     inner: Incoming,
     limit: Duration,
     /// Runs while the server is waited for.
     silence: Option<Pin<Box<Sleep>>>,
+    lease: Option<(Upstreams, Lease)>,
+    ended: bool,
 }
 
 impl ResponseBody {
-    pub(super) fn new(inner: Incoming, limit: Duration) -> Self {
-        ResponseBody { inner, limit, silence: None }
+    pub(super) fn new(inner: Incoming, limit: Duration, lease: Option<(Upstreams, Lease)>) -> Self {
+        ResponseBody { inner, limit, silence: None, lease, ended: false }
     }
 }
 
@@ -103,12 +121,20 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             this.silence = None;
+            match &frame {
+                Some(Err(_)) => this.lease = None,
+                Some(Ok(_)) => {}
+                None => this.ended = true,
+            }
             return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
         }
         let limit = this.limit;
         let silence = this.silence.get_or_insert_with(|| Box::pin(sleep(limit)));
         match silence.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Some(Err("the server fell silent in mid-response".into()))),
+            Poll::Ready(()) => {
+                this.lease = None;
+                Poll::Ready(Some(Err("the server fell silent in mid-response".into())))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -119,5 +145,16 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // A body known to have ended is not polled for its end.
+        if (self.ended || self.inner.is_end_stream())
+            && let Some((upstreams, lease)) = self.lease.take()
+        {
+            upstreams.put(lease.server, lease.sender);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The client's side of a proxied connection: nothing of a request passes before its head was judged.
 
+use super::stream::ClientStream;
 use baton_shared::http::{HeadLimits, RequestHead, RequestStream, Step, Switch, Verdict};
 use std::collections::VecDeque;
 use std::io;
@@ -7,7 +8,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// What hyper gets to read in the place of a refused head: a request that makes it call the service in its turn,
 /// after the answers to what was pipelined before; the service then answers the verdict.
@@ -32,6 +32,8 @@ struct Inner {
     /// A body in the middle of which something was wrong.
     broken_body: Option<Verdict>,
     refused: bool,
+    /// An interim response for the client, ahead of the present request's answer.
+    interim: Vec<u8>,
 }
 
 /// The service's end of the gate. Cheap to clone.
@@ -46,6 +48,7 @@ pub(super) fn gate(limits: HeadLimits) -> (Requests, Requests) {
         waker: None,
         broken_body: None,
         refused: false,
+        interim: Vec::new(),
     };
     let requests = Requests(Arc::new(Mutex::new(inner)));
     (requests.clone(), requests)
@@ -75,6 +78,11 @@ impl Requests {
         self.lock().broken_body
     }
 
+    /// Puts a 1xx response on its way to the client. To be called by the service, before it answers.
+    pub(super) fn interim(&self, response: &[u8]) {
+        self.lock().interim.extend_from_slice(response);
+    }
+
     /// Whether a head has begun and is not complete.
     pub(super) fn in_head(&self) -> bool {
         self.lock().stream.in_head()
@@ -84,7 +92,7 @@ impl Requests {
 /// The client's socket as hyper sees it.
 #[derive(Debug)]
 pub(super) struct GatedIo {
-    socket: TcpStream,
+    socket: ClientStream,
     gate: Requests,
     /// Read from the socket; the first `pass` bytes from `at` on may go to hyper.
     buffer: Vec<u8>,
@@ -92,17 +100,47 @@ pub(super) struct GatedIo {
     pass: usize,
     /// Of [`STAND_IN`], what hyper has not read yet.
     stand_in: &'static [u8],
+    /// Since hyper has last written out all it had, it has written nothing: another message can begin.
+    between: bool,
+    /// Of an interim response, what has not been written yet.
+    interim: Vec<u8>,
 }
 
 impl GatedIo {
     /// `bytes` were read from `socket` already.
-    pub(super) fn new(socket: TcpStream, bytes: Vec<u8>, gate: Requests) -> Self {
-        GatedIo { socket, gate, buffer: bytes, at: 0, pass: 0, stand_in: &[] }
+    pub(super) fn new(socket: ClientStream, bytes: Vec<u8>, gate: Requests) -> Self {
+        GatedIo {
+            socket,
+            gate,
+            buffer: bytes,
+            at: 0,
+            pass: 0,
+            stand_in: &[],
+            between: true,
+            interim: Vec::new(),
+        }
     }
 
     /// The socket.
-    pub(super) fn into_stream(self) -> TcpStream {
+    pub(super) fn into_stream(self) -> ClientStream {
         self.socket
+    }
+
+    /// Writes interim responses, which hyper's server knows nothing of. They go out between two of its messages or
+    /// not at all.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let new = std::mem::take(&mut self.gate.lock().interim);
+        if self.between {
+            self.interim.extend_from_slice(&new);
+        }
+        while !self.interim.is_empty() {
+            let count = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.interim))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim.drain(..count);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn give(&mut self, out: &mut ReadBuf<'_>) {
@@ -194,7 +232,10 @@ impl AsyncRead for GatedIo {
 
 impl AsyncWrite for GatedIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        this.between = false;
+        Pin::new(&mut this.socket).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -202,7 +243,10 @@ impl AsyncWrite for GatedIo {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        this.between = false;
+        Pin::new(&mut this.socket).poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -210,7 +254,11 @@ impl AsyncWrite for GatedIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        let this = self.get_mut();
+        // hyper flushes when it has written out its own buffer.
+        this.between = true;
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -6,9 +6,14 @@
 mod bodies;
 mod gated;
 mod headers;
+mod pool;
 mod service;
+mod stream;
 mod tunnel;
 mod upstream;
+
+pub use pool::Upstreams;
+pub use stream::ClientStream;
 
 use crate::front::{Front, Guards, Stop, close_lingering};
 use crate::handoff::Subject;
@@ -23,7 +28,6 @@ use socket2::SockRef;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::net::TcpStream;
 
 /// Who is at both ends of a client connection.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +65,7 @@ pub(crate) struct ProxyJob {
     pub(crate) front: Arc<Front>,
     pub(crate) stop: Stop,
     pub(crate) peer: Peer,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: ClientStream,
     /// What was read from it.
     pub(crate) bytes: Vec<u8>,
     pub(crate) entry: Entry,
@@ -82,7 +86,7 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
     let limits = front.limits;
     // The kernel's clock: it knows what a client has acknowledged, and stops one that keeps its window shut too
     // (`tcp_probe_timer` in `net/ipv4/tcp_timer.c`).
-    if let Err(e) = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.client_timeout)) {
+    if let Err(e) = SockRef::from(stream.socket()).set_tcp_user_timeout(Some(limits.client_timeout)) {
         tracing::debug!(client = %peer.client, "TCP_USER_TIMEOUT: {e}");
     }
     let (gate, requests) = gate(limits.head);

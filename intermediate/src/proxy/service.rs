@@ -2,11 +2,16 @@
 
 use super::bodies::{AnswerBody, Progress, RequestBody, ResponseBody};
 use super::gated::{GatedRequest, Requests};
-use super::headers::{add_forwarded_for, asks_for_websocket, put_upgrade, strip_hop_by_hop};
-use super::upstream::{Upstream, UpstreamError};
+use super::headers::{
+    add_forwarded_for, asks_for_websocket, interim, put_upgrade, strip_hop_by_hop, take_trailers,
+    takes_trailers,
+};
+use super::pool::Lease;
+use super::upstream::{Answered, UpstreamError, connect, may_repeat};
 use super::{Entry, Peer, tunnel};
 use crate::front::{Front, Guards, Stop, text};
-use baton_shared::http::{Framing, GateRule, Switch, Verdict};
+use crate::targets::TargetId;
+use baton_shared::http::{Framing, GateRule, RequestHead, Switch, Verdict};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use http::header::{self, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
@@ -14,8 +19,12 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::mpsc;
+
+/// How many 103 responses to one request may wait to be passed on.
+const EARLY_HINTS: usize = 4;
 
 /// What a connection's requests have in common.
 pub(super) struct Session {
@@ -24,7 +33,8 @@ pub(super) struct Session {
     requests: Requests,
     /// How the first request came here; none once it was taken.
     entry: Mutex<Option<Entry>>,
-    upstream: AsyncMutex<Upstream>,
+    /// The target that took the request before.
+    target: Mutex<Option<TargetId>>,
     stop: Stop,
     /// Held by the session, and by the tunnel that it may become.
     guards: Arc<Guards>,
@@ -43,7 +53,7 @@ impl Session {
             front,
             peer,
             requests,
-            upstream: AsyncMutex::new(Upstream::new(entry.target)),
+            target: Mutex::new(entry.target),
             entry: Mutex::new(Some(entry)),
             stop,
             guards: Arc::new(guards),
@@ -72,30 +82,38 @@ impl Session {
         };
         self.front.metrics.on_proxied(reason, refusal);
         let limit = self.front.limits.upstream_timeout;
-        let mut upstream = self.upstream.lock().await;
-        let connected = upstream.connect(&self.front.targets, limit).await;
-        if !recorded {
-            let subject = self.peer.subject(self.target_name(&upstream), gated.request_line.clone());
-            self.front.migration.history().record_proxied(subject, reason, refusal);
-        }
         let tunnelled =
             gated.head.connect || (gated.head.may_switch() && asks_for_websocket(request.headers()));
         if !tunnelled {
             self.requests.on_switch(Switch::Stayed);
         }
+        let upstreams = &self.front.upstreams;
+        let connected = connect(upstreams, self.servers(), tunnelled, limit).await;
+        let target = connected.as_ref().ok().map(|c| c.target);
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+        if !recorded {
+            let subject = self.peer.subject(self.target_name(target), gated.request_line.clone());
+            self.front.migration.history().record_proxied(subject, reason, refusal);
+        }
         let client_end = tunnelled.then(|| hyper::upgrade::on(&mut request));
         let sent = match connected {
-            Ok(()) => {
+            Ok(connected) => {
                 let progress = Progress::new();
-                match self.outgoing(request, &gated, tunnelled, &upstream, &progress) {
-                    Ok(request) => upstream.send(&self.front.targets, request, &progress, limit).await,
+                match self.outgoing(request, &gated, tunnelled, &progress) {
+                    Ok(mut request) => {
+                        let hints = self.early_hints(&mut request, &gated.head);
+                        let again =
+                            may_repeat(request.method(), &gated.head).then(|| same(&request, &progress));
+                        let sending = connected.send(upstreams, request, again, &progress, limit);
+                        self.with_hints(sending, hints).await
+                    }
                     Err(verdict) => return self.refuse(verdict, gated.request_line),
                 }
             }
             Err(e) => Err(e),
         };
         match sent {
-            Ok(mut response) => {
+            Ok(Answered { mut response, lease }) => {
                 let switched = match response.status() {
                     StatusCode::SWITCHING_PROTOCOLS => tunnelled && !gated.head.connect,
                     status => gated.head.connect && status.is_success(),
@@ -114,7 +132,7 @@ impl Session {
                 } else if tunnelled {
                     self.requests.on_switch(Switch::Stayed);
                 }
-                self.incoming(response, switched)
+                self.incoming(response, lease, switched)
             }
             Err(e) => {
                 if tunnelled {
@@ -125,8 +143,44 @@ impl Session {
         }
     }
 
-    fn target_name(&self, upstream: &Upstream) -> String {
-        let target = upstream.target().and_then(|id| self.front.targets.get(id));
+    /// Where the request may go: to the target that took the one before, else to the next ones.
+    fn servers(&self) -> impl Iterator<Item = (TargetId, SocketAddr)> {
+        let targets = &self.front.targets;
+        let last = *self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = last.or_else(|| targets.pick_any()).unwrap_or(TargetId(0));
+        let all = || targets.iter().flat_map(|(id, t)| t.spec.servers.iter().map(move |server| (id, server)));
+        let after = all().filter(move |(id, _)| *id >= first);
+        after.chain(all().filter(move |(id, _)| *id < first))
+    }
+
+    /// Where the server's 103 responses to this request come; none if the client cannot take them.
+    fn early_hints(&self, request: &mut Request<RequestBody>, head: &RequestHead) -> mpsc::Receiver<Vec<u8>> {
+        let (hint, hints) = mpsc::channel(EARLY_HINTS);
+        if head.version == baton_shared::http::Version::Http11 {
+            hyper::ext::on_informational(request, move |response| {
+                if response.status() == StatusCode::EARLY_HINTS {
+                    // Whoever sends very many is not heard in all.
+                    let _ = hint.try_send(interim(response.status(), response.headers()));
+                }
+            });
+        }
+        hints
+    }
+
+    /// Passes early hints on while the answer is waited for.
+    async fn with_hints<T>(&self, sending: impl Future<Output = T>, mut hints: mpsc::Receiver<Vec<u8>>) -> T {
+        let mut sending = std::pin::pin!(sending);
+        loop {
+            tokio::select! {
+                biased;
+                Some(hint) = hints.recv() => self.requests.interim(&hint),
+                answered = &mut sending => return answered,
+            }
+        }
+    }
+
+    fn target_name(&self, target: Option<TargetId>) -> String {
+        let target = target.and_then(|id| self.front.targets.get(id));
         target.map(|t| t.spec.name.clone()).unwrap_or_default()
     }
 
@@ -136,12 +190,15 @@ impl Session {
         request: Request<Incoming>,
         gated: &GatedRequest,
         tunnelled: bool,
-        upstream: &Upstream,
         progress: &Progress,
     ) -> Result<Request<RequestBody>, Verdict> {
         let (mut parts, body) = request.into_parts();
         let protocol = parts.headers.get(header::UPGRADE).cloned();
+        let trailers = takes_trailers(&parts.headers);
         strip_hop_by_hop(&mut parts.headers);
+        if trailers && !tunnelled {
+            take_trailers(&mut parts.headers);
+        }
         // hyper answers it to the client itself as soon as the body is asked for.
         parts.headers.remove(header::EXPECT);
         add_forwarded_for(&mut parts.headers, self.peer.client.ip());
@@ -153,11 +210,8 @@ impl Session {
         }
         let bad = |_| Verdict::from(GateRule::NotForwardable);
         if !parts.headers.contains_key(header::HOST) {
-            let host = match (parts.uri.authority(), upstream.server()) {
-                (Some(authority), _) => authority.to_string(),
-                (None, Some(server)) => server.to_string(),
-                (None, None) => String::new(),
-            };
+            // HTTP/1.0 need not say it: then it is what the client connected to.
+            let host = parts.uri.authority().map_or_else(|| self.peer.vip.to_string(), ToString::to_string);
             parts.headers.insert(header::HOST, HeaderValue::from_str(&host).map_err(|_| bad(()))?);
         }
         if parts.method != Method::CONNECT {
@@ -169,14 +223,15 @@ impl Session {
     }
 
     /// The response as the client gets it.
-    fn incoming(&self, response: Response<Incoming>, switched: bool) -> Response<AnswerBody> {
+    fn incoming(&self, response: Response<Incoming>, lease: Lease, switched: bool) -> Response<AnswerBody> {
         let (mut parts, body) = response.into_parts();
         let protocol = parts.headers.get(header::UPGRADE).cloned();
         strip_hop_by_hop(&mut parts.headers);
         if let (true, Some(protocol)) = (switched, protocol) {
             put_upgrade(&mut parts.headers, protocol);
         }
-        let body = ResponseBody::new(body, self.front.limits.upstream_timeout);
+        let lease = (!switched).then(|| (self.front.upstreams.clone(), lease));
+        let body = ResponseBody::new(body, self.front.limits.upstream_timeout, lease);
         Response::from_parts(parts, Either::Left(body))
     }
 
@@ -210,4 +265,14 @@ fn answer(status: u16, detail: &str) -> Response<AnswerBody> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// The same request once more, without its body: there was none.
+fn same(request: &Request<RequestBody>, progress: &Progress) -> Request<RequestBody> {
+    let mut again = Request::new(RequestBody::none(progress.clone()));
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    *again.extensions_mut() = request.extensions().clone();
+    again
 }

@@ -1,16 +1,14 @@
-//! The way to the servers: one connection per client connection, made when needed and kept while it lives.
+//! One request's way to a server: which connection carries it, when another one may, and its answer.
 
 use super::bodies::{Progress, RequestBody};
-use crate::targets::{TargetId, Targets};
+use super::pool::{Lease, Upstreams};
+use crate::targets::TargetId;
+use baton_shared::http::{Framing, RequestHead};
 use baton_shared::reason::CloseReason;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, Request, Response};
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 /// How long a connection to a server may take to be made, before the next one is tried.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -42,102 +40,89 @@ impl UpstreamError {
     }
 }
 
-/// The present connection.
-#[derive(Debug, Default)]
-pub(super) struct Upstream {
-    sender: Option<SendRequest<RequestBody>>,
-    target: Option<TargetId>,
-    server: Option<SocketAddr>,
+/// A connection for a request that has not been sent.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) target: TargetId,
+    lease: Lease,
 }
 
-impl Upstream {
-    /// `first`: the target to try first, if it is known.
-    pub(super) fn new(first: Option<TargetId>) -> Self {
-        Upstream { sender: None, target: first, server: None }
-    }
+/// A response's head, and the connection its body comes over.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) response: Response<Incoming>,
+    pub(super) lease: Lease,
+}
 
-    /// The target that is, or was last, connected.
-    pub(super) fn target(&self) -> Option<TargetId> {
-        self.target
-    }
-
-    /// The server's address on it.
-    pub(super) fn server(&self) -> Option<SocketAddr> {
-        self.server
-    }
-
-    /// Makes sure that there is a connection. A server that cannot be reached has seen nothing of the request, so
-    /// the next one is tried.
-    pub(super) async fn connect(&mut self, targets: &Targets, limit: Duration) -> Result<(), UpstreamError> {
-        if let Some(sender) = &mut self.sender
-            && sender.ready().await.is_ok()
-        {
-            return Ok(());
+/// Connects to the first of `servers` that can be reached: one that cannot has seen nothing of the request.
+pub(super) async fn connect(
+    upstreams: &Upstreams,
+    servers: impl Iterator<Item = (TargetId, SocketAddr)>,
+    alone: bool,
+    limit: Duration,
+) -> Result<Connected, UpstreamError> {
+    for (target, server) in servers {
+        let limit = CONNECT.min(limit);
+        // What may become a tunnel takes its connection with it.
+        let connected =
+            if alone { upstreams.open(server, limit).await } else { upstreams.connect(server, limit).await };
+        match connected {
+            Ok(lease) => return Ok(Connected { target, lease }),
+            Err(e) => tracing::debug!(%server, "cannot reach the server: {e}"),
         }
-        self.sender = None;
-        let first = self.target.or_else(|| targets.pick_any()).ok_or(UpstreamError::NoTarget)?;
-        let all = || targets.iter().flat_map(|(id, t)| t.spec.servers.iter().map(move |server| (id, server)));
-        let (after, before) = (all().filter(|(id, _)| *id >= first), all().filter(|(id, _)| *id < first));
-        for (id, server) in after.chain(before) {
-            match connect(server, CONNECT.min(limit)).await {
-                Ok(sender) => {
-                    self.sender = Some(sender);
-                    self.target = Some(id);
-                    self.server = Some(server);
-                    return Ok(());
-                }
-                Err(e) => tracing::debug!(%server, "cannot reach the server: {e}"),
-            }
-        }
-        Err(UpstreamError::NoTarget)
     }
+    Err(UpstreamError::NoTarget)
+}
 
-    /// Sends a request over the connection that [`Upstream::connect`] made, and waits for the response's head as
-    /// long as something moves.
+/// Whether this request may be sent once more if the server closed before it answered (RFC 9110, section 9.2.2), and
+/// can be: its body is gone.
+pub(super) fn may_repeat(method: &Method, head: &RequestHead) -> bool {
+    method.is_idempotent() && matches!(head.framing, Framing::None | Framing::Length(0))
+}
+
+impl Connected {
+    /// Sends the request and waits for the response's head as long as something moves. `again` is the same request once
+    /// more, if it may be repeated.
     pub(super) async fn send(
-        &mut self,
-        targets: &Targets,
+        self,
+        upstreams: &Upstreams,
         request: Request<RequestBody>,
+        mut again: Option<Request<RequestBody>>,
         progress: &Progress,
         limit: Duration,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Answered, UpstreamError> {
+        let Connected { mut lease, .. } = self;
         let mut request = request;
         loop {
-            let Some(sender) = &mut self.sender else { return Err(UpstreamError::NoTarget) };
             let answered = tokio::select! {
-                answered = sender.try_send_request(request) => answered,
-                () = progress.stalled(limit) => {
-                    // Its connection goes with it, or the late response would answer the next request.
-                    self.sender = None;
-                    return Err(UpstreamError::Timeout);
-                }
+                answered = lease.sender.try_send_request(request) => answered,
+                // Its connection goes with it, or the late response would answer the next request.
+                () = progress.stalled(limit) => return Err(UpstreamError::Timeout),
             };
             let mut error = match answered {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok(Answered { response, lease }),
                 Err(error) => error,
             };
-            self.sender = None;
-            match error.take_message() {
-                // Not a byte of it was written: the kept connection had been closed meanwhile.
-                Some(unsent) => request = unsent,
-                None => return Err(UpstreamError::Failed(error.into_error())),
-            }
-            self.connect(targets, limit).await?;
+            // A kept connection that had been closed meanwhile: nothing was written, or nothing was answered.
+            request = match (error.take_message(), again.take()) {
+                (Some(unsent), still) if lease.reused => {
+                    again = still;
+                    unsent
+                }
+                (None, Some(same)) if lease.reused && closed_unanswered(error.error()) => same,
+                _ => return Err(UpstreamError::Failed(error.into_error())),
+            };
+            lease = upstreams
+                .open(lease.server, CONNECT.min(limit))
+                .await
+                .map_err(|_| UpstreamError::NoTarget)?;
         }
     }
 }
 
-async fn connect(server: SocketAddr, limit: Duration) -> std::io::Result<SendRequest<RequestBody>> {
-    let stream = timeout(limit, TcpStream::connect(server)).await??;
-    stream.set_nodelay(true)?;
-    let mut builder = Builder::new();
-    builder.preserve_header_case(true);
-    let (sender, connection) =
-        builder.handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
-    tokio::spawn(async move {
-        if let Err(e) = connection.with_upgrades().await {
-            tracing::debug!(%server, "connection to the server: {e}");
-        }
-    });
-    Ok(sender)
+/// The connection ended where the answer should have begun.
+fn closed_unanswered(error: &hyper::Error) -> bool {
+    use std::error::Error;
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io.is_some()
 }

@@ -20,6 +20,7 @@ use intermediate::front::{
 };
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
+use intermediate::proxy::Upstreams;
 use intermediate::targets::{Servers, TargetSpec, Targets};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -61,6 +62,7 @@ impl Bed {
             migration: Migration::Off(Arc::new(History::new(100))),
             limits,
             waiting: Waiting::default(),
+            upstreams: Upstreams::default(),
         });
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let vip = listener.local_addr().unwrap();

@@ -5,7 +5,7 @@
 //! came as text.
 
 use super::scan::is_token;
-use super::{Framing, HeadLimits, HeadStatus, RequestHead, Verdict, parse};
+use super::{Framing, GateRule, HeadLimits, HeadStatus, RequestHead, Verdict, parse};
 
 /// An HTTP/2 request's head.
 #[derive(Clone, Copy, Debug)]
@@ -33,17 +33,17 @@ pub fn to_http11<'a>(
     limits: &HeadLimits,
 ) -> Result<(Vec<u8>, RequestHead), Verdict> {
     if head.method == "CONNECT" || head.extended_connect {
-        return Err(Verdict::not_implemented("CONNECT over HTTP/2"));
+        return Err(GateRule::ConnectRefused.into());
     }
     if !head.method.bytes().all(is_token) {
-        return Err(Verdict::bad("the method is not a token"));
+        return Err(GateRule::NotHttp.into());
     }
     if !head.path.starts_with('/') && !(head.path == "*" && head.method == "OPTIONS") {
-        return Err(Verdict::bad("the request target is not a path"));
+        return Err(GateRule::TargetForm.into());
     }
     let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
     if !visible(head.path) || !head.authority.is_none_or(visible) {
-        return Err(Verdict::bad("a byte that may not stand in a request target"));
+        return Err(GateRule::TargetByte.into());
     }
     let mut lines = Vec::with_capacity(512);
     let mut cookie = Vec::new();
@@ -51,18 +51,18 @@ pub fn to_http11<'a>(
     let mut length = false;
     for (name, value) in headers {
         if FORBIDDEN.contains(&name) {
-            return Err(Verdict::bad("a header of HTTP/1 connections in HTTP/2"));
+            return Err(GateRule::Http2HopHeader.into());
         }
         if name.is_empty() || name.bytes().any(|b| b.is_ascii_uppercase() || !is_token(b)) {
-            return Err(Verdict::bad("a byte that may not stand in a header name"));
+            return Err(GateRule::NameByte.into());
         }
         if value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
-            return Err(Verdict::bad("a line end within a header value"));
+            return Err(GateRule::ValueControl.into());
         }
         match name {
-            "te" if value != b"trailers" => return Err(Verdict::bad("TE other than trailers in HTTP/2")),
+            "te" if value != b"trailers" => return Err(GateRule::Http2Te.into()),
             "host" if host.is_some_and(|h| !h.eq_ignore_ascii_case(value)) => {
-                return Err(Verdict::bad("Host contradicts the authority"));
+                return Err(GateRule::HostAgainstTarget.into());
             }
             "host" => host = Some(value),
             "cookie" => {
@@ -80,7 +80,7 @@ pub fn to_http11<'a>(
     for part in [head.method, " ", head.path, " HTTP/1.1\r\n"] {
         bytes.extend_from_slice(part.as_bytes());
     }
-    line(&mut bytes, "host", host.ok_or(Verdict::bad("a request without an authority"))?);
+    line(&mut bytes, "host", host.ok_or(GateRule::HostMissing)?);
     bytes.extend_from_slice(&lines);
     if !cookie.is_empty() {
         line(&mut bytes, "cookie", &cookie);
@@ -101,12 +101,12 @@ fn judge(
         HeadStatus::Bad(verdict) => Err(verdict),
         HeadStatus::Complete(judged) if judged.start == 0 && judged.head_len == bytes.len() => {
             if head.ends && !matches!(judged.framing, Framing::None | Framing::Length(0)) {
-                return Err(Verdict::bad("Content-Length promises a body that does not come"));
+                return Err(GateRule::Http2Length.into());
             }
             Ok((bytes, judged))
         }
         // A line end within the head: what should be one message would be more than one.
-        HeadStatus::Complete(_) | HeadStatus::Incomplete => Err(Verdict::bad("a line end within the head")),
+        HeadStatus::Complete(_) | HeadStatus::Incomplete => Err(GateRule::NotForwardable.into()),
     }
 }
 

@@ -103,6 +103,9 @@ rules! {
     TrailerBytes = 56, "trailer_bytes", 431, "RFC 6585, 5", "the trailers are longer than this server accepts";
     OutOfStep = 57, "out_of_step", 400, "RFC 9112, 9.3", "request out of step";
     NotForwardable = 58, "not_forwardable", 400, "RFC 9110, 3.7", "the request cannot be passed on";
+    Http2HopHeader = 70, "http2_hop_header", 400, "RFC 9113, 8.2.2", "a header of HTTP/1 connections in HTTP/2";
+    Http2Te = 71, "http2_te", 400, "RFC 9113, 8.2.2", "TE other than trailers in HTTP/2";
+    Http2Length = 72, "http2_length", 400, "RFC 9113, 8.1.1", "Content-Length promises a body that does not come";
 }
 
 impl GateRule {
