@@ -38,7 +38,8 @@ pub fn to_http11<'a>(
     if !head.method.bytes().all(is_token) {
         return Err(GateRule::NotHttp.into());
     }
-    if !head.path.starts_with('/') && !(head.path == "*" && head.method == "OPTIONS") {
+    let asterisk = head.path == "*" && head.method == "OPTIONS";
+    if !head.path.starts_with('/') && !asterisk {
         return Err(GateRule::TargetForm.into());
     }
     let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
