@@ -43,13 +43,13 @@ impl Default for Start {
     }
 }
 
-/// A client's end of a TCP connection. It sends what it is told to and nothing else.
+/// One end of a TCP connection. It sends what it is told to and nothing else.
 #[derive(Debug)]
 pub struct Peer {
-    host: Host,
-    from: SocketAddr,
-    to: SocketAddr,
-    watch: Watch,
+    pub(super) host: Host,
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) watch: Watch,
     /// The next sequence number to send.
     pub seq: u32,
     /// What is acknowledged in the next segment.
@@ -59,11 +59,11 @@ pub struct Peer {
     /// The next segment's timestamp value; goes up by one with every segment made.
     pub clock: u32,
     /// The newest timestamp received.
-    echo: u32,
-    /// Bytes of responses already read by [`Peer::response`].
-    taken: usize,
-    log: Vec<String>,
-    started: Instant,
+    pub(super) echo: u32,
+    /// Bytes of messages already read by [`Peer::response`] and [`Peer::head`].
+    pub(super) taken: usize,
+    pub(super) log: Vec<String>,
+    pub(super) started: Instant,
 }
 
 impl Peer {
@@ -157,9 +157,14 @@ impl Peer {
         &mut self.watch
     }
 
-    /// The client's address and port.
+    /// This end's address and port.
     pub fn from(&self) -> SocketAddr {
         self.from
+    }
+
+    /// The other end's, as this one sees it.
+    pub fn to(&self) -> SocketAddr {
+        self.to
     }
 
     // --- sending ---
@@ -287,7 +292,7 @@ impl Peer {
     ///
     /// # Panics
     /// If it does not come, with all that was sent and received.
-    pub fn wait(&mut self, what: &str, wanted: impl Fn(&Packet) -> bool) -> Packet {
+    pub fn wait(&mut self, what: &str, mut wanted: impl FnMut(&Packet) -> bool) -> Packet {
         let until = Instant::now() + PATIENCE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -365,17 +370,7 @@ impl Peer {
     /// # Panics
     /// If it does not come, or is none.
     pub fn response(&mut self) -> (u16, Vec<u8>) {
-        let from = self.taken;
-        let head_end = loop {
-            let here = self.watch.received();
-            let fresh = here.get(from..).unwrap_or_default();
-            if let Some(at) = fresh.windows(4).position(|w| w == b"\r\n\r\n") {
-                break from + at + 4;
-            }
-            self.receive(here.len() + 1);
-        };
-        let all = self.watch.received();
-        let head = String::from_utf8_lossy(all.get(from..head_end).unwrap_or_default()).into_owned();
+        let head = self.head();
         let length = head.lines().find_map(|l| {
             let (name, value) = l.split_once(':')?;
             name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
@@ -384,12 +379,38 @@ impl Peer {
         let (Some(length), Some(status)) = (length, status) else {
             self.fail(&format!("no response with a length: {head}"))
         };
-        self.taken = head_end + length;
-        self.receive(self.taken);
-        (status, self.watch.received().get(head_end..self.taken).unwrap_or_default().to_vec())
+        (status, self.body(length))
     }
 
-    fn note(&mut self, way: char, what: &Shown<'_>) {
+    /// The head of the next message, received and acknowledged.
+    ///
+    /// # Panics
+    /// If it does not come.
+    pub fn head(&mut self) -> String {
+        let from = self.taken;
+        loop {
+            let here = self.watch.received();
+            let fresh = here.get(from..).unwrap_or_default();
+            if let Some(at) = fresh.windows(4).position(|w| w == b"\r\n\r\n") {
+                self.taken = from + at + 4;
+                return String::from_utf8_lossy(fresh.get(..at + 4).unwrap_or_default()).into_owned();
+            }
+            self.receive(here.len() + 1);
+        }
+    }
+
+    /// So many bytes behind what was taken as a message's head or body, received and acknowledged.
+    ///
+    /// # Panics
+    /// If they do not come.
+    pub fn body(&mut self, length: usize) -> Vec<u8> {
+        let from = self.taken;
+        self.taken = from + length;
+        self.receive(self.taken);
+        self.watch.received().get(from..self.taken).unwrap_or_default().to_vec()
+    }
+
+    pub(super) fn note(&mut self, way: char, what: &Shown<'_>) {
         let ms = self.started.elapsed().as_micros() / 100;
         self.log.push(format!("{:5}.{} {way} {what}", ms / 10, ms % 10));
     }

@@ -1,13 +1,14 @@
-//! What must hold for every packet a client receives on one connection, migrated or not.
+//! What must hold for every packet an end receives on one connection, migrated or not.
 //!
-//! * It comes from the address the client connected to, to the port it connected from.
+//! * It comes from the address the client connected to, to the port it connected from; at the server's end, from the
+//!   client's very address and port to the server's.
 //! * Timestamps are there if and only if they were agreed on; they never go back (RFC 7323, section 5.3), and what they
 //!   echo was sent.
 //! * The acknowledgement number never goes back and is of something that was sent. The network here keeps the order.
 //! * The right edge of the promised window never moves back by more than rounding, while there is anything to send.
-//! * Data said twice is the same data; none lies outside the window the client gave, and no segment is longer than its
-//!   maximum.
-//! * After the handshake there is no SYN.
+//! * Data said twice is the same data; none lies outside the window that was given, and no segment is longer than the
+//!   maximum that was named.
+//! * After the handshake there is no SYN; one said twice has the same number.
 
 use super::wire::{Packet, Segment, flag};
 use std::collections::HashSet;
@@ -15,6 +16,9 @@ use std::net::SocketAddr;
 
 /// How much older than the newest packet an overtaken one may be, ms: the unit of Linux's timestamps.
 const OVERTAKEN_MS: u32 = 100;
+
+/// How much older than a server's first timestamp an echo may be that the client has of the intermediate, ms.
+const FROM_BEFORE_MS: u32 = 1000;
 
 /// `a` before `b` on the circle of sequence numbers.
 pub fn before(a: u32, b: u32) -> bool {
@@ -31,13 +35,15 @@ fn later(a: u32, b: u32) -> u32 {
 pub struct Watch {
     ours: SocketAddr,
     theirs: SocketAddr,
-    /// The client's SYN, for what it asked.
+    /// Our SYN, for what it asked or answered; a called one's is not yet there at first.
     syn: Segment,
-    /// The server's, once it is there.
-    syn_ack: Option<Segment>,
+    /// The other end's, once it is there.
+    their_syn: Option<Segment>,
+    /// The other end called; its SYN acknowledges nothing.
+    called: bool,
     /// Highest sequence number sent plus length.
     sent_end: u32,
-    /// The number behind the client's FIN, once it is sent.
+    /// The number behind our FIN, once it is sent.
     fin_end: Option<u32>,
     tsvals_sent: HashSet<u32>,
     /// Right edge of the window given.
@@ -51,6 +57,10 @@ pub struct Watch {
     may_shrink: bool,
     /// Whether packets may overtake each other a little.
     may_overtake: bool,
+    /// Whether one byte may come past the window.
+    may_probe: bool,
+    /// Whether segments may be longer than the maximum named.
+    may_be_long: bool,
     /// Newest timestamp received.
     tsval: Option<u32>,
     /// What was received, from the first byte of data on; `None` where there is a gap.
@@ -68,7 +78,8 @@ impl Watch {
             ours,
             theirs,
             syn: syn.clone(),
-            syn_ack: None,
+            their_syn: None,
+            called: false,
             sent_end: syn.seq,
             fin_end: None,
             tsvals_sent: HashSet::new(),
@@ -78,6 +89,8 @@ impl Watch {
             promised: syn.seq,
             may_shrink: false,
             may_overtake: false,
+            may_probe: false,
+            may_be_long: false,
             tsval: None,
             stream: Vec::new(),
             whole: 0,
@@ -87,21 +100,30 @@ impl Watch {
         watch
     }
 
+    /// For a connection that begins with this SYN of the other end.
+    pub fn called(ours: SocketAddr, theirs: SocketAddr, syn: &Segment) -> Self {
+        let mut watch = Watch::new(ours, theirs, &Segment::default());
+        watch.called = true;
+        watch.tsval = syn.options.timestamps.map(|(value, _)| value);
+        watch.their_syn = Some(syn.clone());
+        watch
+    }
+
     /// Whether both ends agreed on timestamps.
     pub fn timestamps(&self) -> bool {
-        let theirs = self.syn_ack.as_ref().is_some_and(|s| s.options.timestamps.is_some());
+        let theirs = self.their_syn.as_ref().is_some_and(|s| s.options.timestamps.is_some());
         theirs && self.syn.options.timestamps.is_some()
     }
 
-    /// The two window scales, the client's and the other's; 0 unless both sent one.
+    /// The two window scales, ours and the other's; 0 unless both sent one.
     pub fn scales(&self) -> (u8, u8) {
-        let theirs = self.syn_ack.as_ref().and_then(|s| s.options.window_scale);
+        let theirs = self.their_syn.as_ref().and_then(|s| s.options.window_scale);
         self.syn.options.window_scale.zip(theirs).unwrap_or_default()
     }
 
     /// The other end's initial sequence number.
     pub fn peer_isn(&self) -> Option<u32> {
-        self.syn_ack.as_ref().map(|s| s.seq)
+        self.their_syn.as_ref().map(|s| s.seq)
     }
 
     /// Right edge of the window the other end last promised: the first number it does not take.
@@ -118,6 +140,22 @@ impl Watch {
     /// receives on another.
     pub fn allow_overtaking(&mut self) {
         self.may_overtake = true;
+    }
+
+    /// From here on the other end may send one byte past the window, to ask whether it has opened (RFC 9293, section
+    /// 3.8.6.1).
+    pub fn allow_probes(&mut self) {
+        self.may_probe = true;
+    }
+
+    /// From here on segments may be longer than the maximum named: the client has the VIP's.
+    pub fn allow_long(&mut self) {
+        self.may_be_long = true;
+    }
+
+    /// The other end's SYN, once it is there.
+    pub fn their_syn(&self) -> Option<&Segment> {
+        self.their_syn.as_ref()
     }
 
     /// The newest acknowledgement number received.
@@ -147,8 +185,17 @@ impl Watch {
         first.wrapping_add(bytes).wrapping_add(u32::from(self.finished()))
     }
 
-    /// The client has sent this.
+    /// This end has sent this.
     pub fn sent(&mut self, segment: &Segment) {
+        if self.called && segment.flags & flag::SYN != 0 && self.syn.flags & flag::SYN == 0 {
+            self.syn = segment.clone();
+            (self.sent_end, self.acked) = (segment.seq, segment.seq);
+            let theirs = self.their_syn.as_ref().map_or(0, |s| u32::from(s.window));
+            // The window of a SYN counts from behind it (RFC 7323, section 2.2).
+            self.farthest_edge = segment.seq.wrapping_add(1).wrapping_add(theirs);
+            self.promised = self.farthest_edge;
+            self.given = segment.ack;
+        }
         let payload = u32::try_from(segment.payload.len()).unwrap_or(u32::MAX);
         let fin_syn = u32::from(segment.flags & flag::FIN != 0) + u32::from(segment.flags & flag::SYN != 0);
         let end = segment.seq.wrapping_add(payload).wrapping_add(fin_syn);
@@ -160,12 +207,13 @@ impl Watch {
             self.tsvals_sent.insert(value);
         }
         if segment.flags & flag::ACK != 0 && segment.flags & flag::RST == 0 {
-            let edge = segment.ack.wrapping_add(u32::from(segment.window) << self.scales().0);
+            let shift = if segment.flags & flag::SYN != 0 { 0 } else { self.scales().0 };
+            let edge = segment.ack.wrapping_add(u32::from(segment.window) << shift);
             self.given = later(self.given, edge);
         }
     }
 
-    /// The client has received this.
+    /// This end has received this.
     ///
     /// # Errors
     /// What does not hold.
@@ -175,11 +223,15 @@ impl Watch {
         if packet.from != self.theirs || packet.to != self.ours {
             return wrong(format!("not from {} to {}", self.theirs, self.ours));
         }
-        if self.syn_ack.is_none() && packet.has(flag::SYN | flag::ACK) {
-            self.syn_ack = Some(segment.clone());
+        if self.their_syn.is_none() && packet.has(flag::SYN | flag::ACK) {
+            self.their_syn = Some(segment.clone());
             self.given = segment.seq.wrapping_add(1).wrapping_add(u32::from(self.syn.window));
         } else if packet.has(flag::SYN) && Some(segment.seq) != self.peer_isn() {
             return wrong("a SYN after the handshake".into());
+        }
+        if self.called && packet.has(flag::SYN) && packet.lacks(flag::ACK | flag::RST) {
+            // Said again: nothing was acknowledged yet.
+            return Ok(());
         }
         if packet.lacks(flag::RST) {
             self.times(packet)?;
@@ -200,12 +252,19 @@ impl Watch {
                     return Err(format!("timestamp before {newest}: {packet:?}"));
                 }
                 self.tsval = Some(later(newest, value));
-                if !self.tsvals_sent.contains(&echo) {
+                if !self.tsvals_sent.contains(&echo) && !self.is_from_before(echo) {
                     return Err(format!("echo of a timestamp that was not sent: {packet:?}"));
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Whether a server may hear this echo of what it did not send: until the client has heard the server, it echoes what it
+    /// last had of the intermediate, which is somewhat older than the handoff.
+    fn is_from_before(&self, echo: u32) -> bool {
+        let first = self.syn.options.timestamps.map_or(0, |(value, _)| value);
+        self.called && first.wrapping_sub(echo) < FROM_BEFORE_MS
     }
 
     fn acknowledgement(&mut self, packet: &Packet) -> Result<(), String> {
@@ -258,11 +317,12 @@ impl Watch {
         let mss = usize::from(self.syn.options.mss.unwrap_or(unnamed));
         let options = if self.timestamps() { 12 } else { 0 };
         // A few bytes must always fit, however small the client's maximum (Linux: `tcp_min_snd_mss` 48).
-        if segment.payload.len() > mss.max(48) - options {
+        if segment.payload.len() > mss.max(48) - options && !self.may_be_long {
             return Err(format!("longer than {mss} - {options} bytes: {packet:?}"));
         }
         let end = segment.seq.wrapping_add(u32::try_from(segment.payload.len()).unwrap_or(u32::MAX));
-        if before(self.given, end) {
+        let probe = self.may_probe && end == self.given.wrapping_add(1);
+        if before(self.given, end) && !probe {
             return Err(format!("outside the window, which ends at {}: {packet:?}", self.given));
         }
         let to = from + segment.payload.len();

@@ -11,18 +11,23 @@
 )]
 
 mod after;
+mod answers;
 mod blind;
 mod closing;
 mod cookies;
+mod feeding;
 mod freeze;
 mod options;
 mod place;
 mod refused;
+mod scripted;
 mod server;
+mod serving;
 mod table;
 mod urgent;
 mod windows;
 
+use baton_tests::peer::{SERVER, SERVER6};
 use netns_lab::{Family, LabSpec};
 use place::{Row, play_in};
 
@@ -43,6 +48,9 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("closing", closing::ROWS, &[]),
     ("urgent", urgent::ROWS, &[]),
     ("windows", windows::ROWS, windows::ALONE),
+    ("answers", answers::ROWS, answers::ALONE),
+    ("feeding", feeding::ROWS, &[]),
+    ("serving", serving::ROWS, &[]),
 ];
 
 /// The agent's time to answer is short, so that being late takes little.
@@ -75,5 +83,19 @@ fn after_the_agent_refused() {
     for (family, vip) in [(Family::V4, "10.90.1.200:80"), (Family::V6, "[fd90:1::200]:80")] {
         let strict = |spec: LabSpec| spec.family(family).agent_with("target1", "allow", "vip", vip);
         play_in("tcprefuse", strict, &["refused"]);
+    }
+}
+
+#[test]
+fn with_servers_of_every_kind() {
+    for (family, server) in [(Family::V4, SERVER), (Family::V6, SERVER6)] {
+        let scripted = |spec: LabSpec| {
+            let server = server.to_string();
+            short_deadline(spec.family(family))
+                .intermediate_with("listener", "keepalive", "pinned")
+                .intermediate_with("target", "server", server.as_str())
+                .agent_with("target1", "allow", "server", server.as_str())
+        };
+        play_in("tcpserver", scripted, &["answers", "feeding", "serving"]);
     }
 }

@@ -7,7 +7,7 @@ use baton_tests::peer::{Device, Host, Peer, Start};
 use netns_lab::spec::Plane;
 use netns_lab::{Family, LabSpec, Program, plan};
 use serde_json::Value;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,11 +22,16 @@ const AT_ONCE: usize = 6;
 /// The groups that play the server themselves; in a lab they come last.
 const PLAYED: [&str; 3] = ["closing", "urgent", "windows"];
 
+/// The groups with a scripted server: every segment of it is the row's.
+const SCRIPTED: [&str; 3] = ["answers", "feeding", "serving"];
+
 /// A lab and what rows ask of it.
 pub(crate) struct Place {
     pub(crate) t: TestLab,
     pub(crate) device: Device,
     server: Option<Server>,
+    /// Where the scripted server sits.
+    seats: Option<Device>,
     /// The rows are played over IPv6.
     v6: bool,
 }
@@ -37,7 +42,9 @@ pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, gr
         return;
     };
     let device = Device::open(&t.lab).unwrap();
-    let mut place = Place { t, device, server: None, v6: false };
+    let scripted = groups.iter().any(|group| SCRIPTED.contains(group));
+    let seats = scripted.then(|| Device::open_server(&t.lab).unwrap());
+    let mut place = Place { t, device, server: None, seats, v6: false };
     let mut failed = Vec::new();
     for group in groups {
         if PLAYED.contains(group) && place.server.is_none() {
@@ -104,6 +111,16 @@ impl Place {
     /// An address nobody used before.
     pub(crate) fn host(&self) -> Host {
         self.device.host(self.v6)
+    }
+
+    /// The scripted server, as the client with this address sees it.
+    pub(crate) fn seat(&self, client: IpAddr) -> Host {
+        self.seats.as_ref().unwrap().seat(client)
+    }
+
+    /// The same, as the intermediate sees it when it proxies.
+    pub(crate) fn intermediates_seat(&self) -> Host {
+        self.seat(if self.v6 { plan::INTERMEDIATE_ADDR6.into() } else { plan::INTERMEDIATE_ADDR.into() })
     }
 
     /// A connection to the VIP from a new address, its handshake done.
@@ -187,6 +204,29 @@ impl Place {
                 peer.fail(&format!("its flow is {:?}, not {state}", self.flow_state(peer)));
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Place {
+    /// Waits until this client's flow has ended on both hosts.
+    pub(crate) fn expect_ended(&self, peer: &Peer) {
+        let client = peer.from().to_string();
+        let until = Instant::now() + Duration::from_secs(12);
+        loop {
+            let live = |node: &str| {
+                let flows = self.t.flows(node);
+                let of = flows.iter().find(|f| f["client"] == client.as_str());
+                of.map(|f| f["state"].clone()).filter(|state| state != "ended")
+            };
+            let left = [plan::INTERMEDIATE, "target1"].map(live);
+            if left.iter().all(Option::is_none) {
+                return;
+            }
+            if Instant::now() > until {
+                peer.fail(&format!("its flow has not ended: {left:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

@@ -155,3 +155,81 @@ fn what_is_allowed_is_no_more_than_that() {
     assert_eq!((watch.acked(), watch.promised()), (111, 111 + 400), "an overtaken one changes nothing");
     refused(&mut watch, &with(111, 500, MS - OVERTAKEN_MS - 1), "timestamp before");
 }
+
+/// A server's side: the client's SYN had the number before 0, the server's 200, with a window of 300 at scale 1.
+fn called() -> Watch {
+    let (ours, theirs) = ends();
+    let options = |timestamps| Options { mss: Some(100), window_scale: Some(1), ..options(timestamps) };
+    let syn = Segment {
+        seq: u32::MAX,
+        flags: flag::SYN,
+        window: 400,
+        options: options(Some((MS, 0))),
+        ..Segment::default()
+    };
+    let mut watch = Watch::called(ours, theirs, &syn);
+    watch.sent(&Segment {
+        seq: 200,
+        flags: flag::SYN | flag::ACK,
+        window: 300,
+        options: options(Some((7, MS))),
+        ..Segment::default()
+    });
+    watch
+}
+
+/// A segment of the client's after it.
+fn fed(seq: u32, bytes: &[u8]) -> Segment {
+    Segment { ack: 201, options: options(Some((MS, 7))), ..data(seq, bytes) }
+}
+
+#[test]
+fn a_server_is_called_fed_and_acknowledged() {
+    let mut watch = called();
+    assert_eq!((watch.scales(), watch.promised(), watch.next_expected()), ((1, 1), 201 + 400, 0));
+    let again = Segment { seq: u32::MAX, ack: 0, flags: flag::SYN, ..fed(0, b"") };
+    watch.received_packet(&packet(again.clone())).unwrap();
+    refused(&mut watch, &packet(Segment { seq: 5, ..again }), "a SYN");
+    watch.received_packet(&packet(fed(0, b"GET"))).unwrap();
+    assert_eq!((watch.received(), watch.acked()), (b"GET".to_vec(), 201));
+    refused(&mut watch, &packet(Segment { ack: 202, ..fed(3, b"") }), "what was not sent");
+    refused(&mut called(), &packet(Segment { window: 100, ..fed(0, b"") }), "moved back");
+}
+
+#[test]
+fn an_echo_of_the_intermediates_is_a_little_older_than_the_servers_first() {
+    let with = |echo| packet(Segment { options: options(Some((MS, echo))), ..fed(0, b"a") });
+    called().received_packet(&with(7u32.wrapping_sub(FROM_BEFORE_MS - 1))).unwrap();
+    refused(&mut called(), &with(7u32.wrapping_sub(FROM_BEFORE_MS)), "was not sent");
+    refused(&mut called(), &with(8), "was not sent");
+    refused(
+        &mut connection(),
+        &packet(Segment { options: options(Some((MS, 6))), ..data(0, b"a") }),
+        "not sent",
+    );
+}
+
+#[test]
+fn probes_and_long_segments_are_allowed_when_told_and_no_further() {
+    let filled = || {
+        let mut watch = called();
+        for seq in [0, 80, 160, 240] {
+            watch.received_packet(&packet(fed(seq, &[0; 60]))).unwrap();
+            watch.received_packet(&packet(fed(seq + 60, &[0; 20]))).unwrap();
+        }
+        watch
+    };
+    // The SYN-ACK's window is not scaled: 300 bytes.
+    let probe = packet(fed(300, b"a"));
+    refused(&mut filled(), &probe, "outside the window, which ends at 300");
+    let mut watch = filled();
+    watch.allow_probes();
+    watch.received_packet(&probe).unwrap();
+    refused(&mut watch, &packet(fed(300, b"ab")), "outside the window");
+    let long = packet(fed(0, &[0; 89]));
+    refused(&mut called(), &long, "longer than");
+    let mut watch = called();
+    watch.allow_long();
+    watch.received_packet(&long).unwrap();
+    refused(&mut watch, &packet(fed(200, &[0; 101])), "outside the window");
+}
