@@ -1,7 +1,9 @@
 //! The admin endpoint: HTTP on a Unix socket, and on a loopback port if the configuration asks for it.
 //!
-//! Everything is read-only. Who may open the Unix socket (mode 0660) may read; on TCP the `Host` header must name
-//! this machine's loopback, so that a web page that rebinds its name to 127.0.0.1 reads nothing.
+//! Who may open the Unix socket (mode 0660) may read and, where a daemon has routes for it, change. On TCP the `Host`
+//! header must name this machine's loopback, so that a web page that rebinds its name to 127.0.0.1 reads nothing. What
+//! changes something is a `POST` and must have the header `X-Baton-CSRF: 1`, which no web page can send to another
+//! site without being asked first, and the asking is refused.
 
 use crate::config::AdminSettings;
 use crate::metrics;
@@ -116,7 +118,8 @@ pub fn common_routes(
 
 /// Listens where the settings say and serves the router, in tasks of the current tokio runtime.
 pub async fn serve(settings: &AdminSettings, router: Router) -> Result<AdminServer, AdminError> {
-    let router = router.fallback(async || (StatusCode::NOT_FOUND, "no such path\n")).layer(from_fn(only_get));
+    let router =
+        router.fallback(async || (StatusCode::NOT_FOUND, "no such path\n")).layer(from_fn(guard_method));
     let mut server = AdminServer { tasks: Vec::new(), unix: None, tcp: None };
     if let Some(tcp) = &settings.tcp {
         let addr = *tcp.get_ref();
@@ -205,12 +208,24 @@ where
     }
 }
 
-async fn only_get(request: Request, next: Next) -> Response {
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return next.run(request).await;
+/// The header that every `POST` must have, with the value `1`.
+pub const CSRF_HEADER: &str = "x-baton-csrf";
+
+async fn guard_method(request: Request, next: Next) -> Response {
+    match *request.method() {
+        Method::GET | Method::HEAD => next.run(request).await,
+        Method::POST => {
+            let sent = request.headers().get(CSRF_HEADER);
+            if sent.is_some_and(|value| value.as_bytes() == b"1") {
+                return next.run(request).await;
+            }
+            (StatusCode::FORBIDDEN, "a POST needs the header X-Baton-CSRF: 1\n").into_response()
+        }
+        _ => {
+            let allow = [(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"))];
+            (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and POST\n").into_response()
+        }
     }
-    let allow = [(header::ALLOW, HeaderValue::from_static("GET, HEAD"))];
-    (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET\n").into_response()
 }
 
 async fn only_loopback_host(request: Request, next: Next) -> Response {

@@ -31,8 +31,9 @@ async fn the_unix_socket_answers_is_guarded_and_goes_away() {
         ("GET /metrics", "200", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
         ("GET /metrics", "200", "# EOF"),
         ("GET /nothing", "404", "no such path"),
-        ("POST /healthz", "405", "allow: GET, HEAD"),
-        ("DELETE /nothing", "405", "only GET"),
+        ("POST /healthz", "403", "X-Baton-CSRF"),
+        ("DELETE /nothing", "405", "allow: GET, HEAD, POST"),
+        ("OPTIONS /nothing", "405", "only GET and POST"),
     ] {
         let answer = ask(UnixStream::connect(&path).await.unwrap(), line, "x").await;
         assert!(
@@ -44,6 +45,26 @@ async fn the_unix_socket_answers_is_guarded_and_goes_away() {
     assert!(matches!(second, AdminError::InUse(_)), "{second}");
     drop(server);
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn what_changes_something_needs_the_header_that_no_page_can_send() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let router = routes().route("/v1/change", axum::routing::post(async || "changed\n"));
+    let _server = serve(&unix_settings(&path), router).await.unwrap();
+    let table = [
+        ("POST /v1/change", "x", "403"),
+        ("POST /v1/change", "x\r\nX-Baton-CSRF: 0", "403"),
+        ("POST /v1/change", "x\r\nX-Baton-CSRF: 1", "200"),
+        ("GET /v1/change", "x\r\nX-Baton-CSRF: 1", "405"),
+        ("POST /healthz", "x\r\nX-Baton-CSRF: 1", "405"),
+    ];
+    for (line, host, status) in table {
+        let answer = ask(UnixStream::connect(&path).await.unwrap(), line, host).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{line}, {host:?}: {answer}");
+        assert_eq!(answer.contains("changed"), status == "200");
+    }
 }
 
 #[tokio::test]
