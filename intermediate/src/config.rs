@@ -1,22 +1,39 @@
 //! The intermediate's configuration, `intermediate.toml`.
 
+mod access_log;
+mod certificate;
+mod health;
+mod keepalive;
 mod limits;
+mod listener;
+mod pool;
+mod route;
+mod similar;
+mod target;
 #[cfg(test)]
 mod tests;
 
+pub use access_log::AccessLog;
+pub use certificate::Certificate;
+pub use health::Health;
 pub use limits::{HandoffTimes, Limits};
+pub use listener::{Listener, Protocol};
+pub use pool::{Balance, DEFAULT_POOL, PoolEntry, PoolTarget, Sticky};
+pub use route::{Pairs, RouteEntry};
+pub use target::TargetEntry;
 
-use crate::front::{FrontLimits, KeepAlive, ListenerSettings, Mode};
+use crate::front::FrontLimits;
 use crate::handoff::HandoffSettings;
 use crate::hold::HoldLimits;
-use crate::targets::{Servers, TargetSpec};
+use crate::targets::TargetSpec;
 use baton_daemon::config::{
-    AdminSettings, ConfigError, PlaneKind, PlaneSettings, Problems, Spanned, TlsFiles, Validate,
-    check_device, load_valid,
+    AdminSettings, ConfigError, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
+    load_valid,
 };
 use baton_daemon::tun::interface_index;
 use baton_shared::control::Role;
 use baton_shared::http::HeadLimits;
+use baton_shared::route::{KeepAlive, Mode, Route};
 use baton_shared::translate::Leg;
 use serde::Deserialize;
 use std::fmt::Write;
@@ -53,6 +70,14 @@ pub struct Config {
     pub listener: Vec<Listener>,
     /// Where requests can go.
     pub target: Vec<TargetEntry>,
+    /// Which targets can serve the same requests; one of all targets if there are none.
+    #[serde(default)]
+    pub pool: Vec<PoolEntry>,
+    /// Which requests go to which pool.
+    #[serde(default)]
+    pub route: Vec<RouteEntry>,
+    /// One record for each request.
+    pub access_log: Option<Spanned<AccessLog>>,
     /// What a client may ask of us.
     #[serde(default)]
     pub limits: Limits,
@@ -65,54 +90,6 @@ pub struct Config {
     /// The admin endpoint.
     #[serde(default)]
     pub admin: AdminSettings,
-}
-
-/// `[[listener]]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Listener {
-    /// The address and port clients connect to.
-    pub vip: Spanned<SocketAddr>,
-    /// See there.
-    #[serde(default = "pinned")]
-    pub keepalive: KeepAlive,
-    /// See there.
-    #[serde(default = "migrate")]
-    pub mode: Mode,
-}
-
-fn pinned() -> KeepAlive {
-    KeepAlive::Pinned
-}
-
-fn migrate() -> Mode {
-    Mode::Migrate
-}
-
-/// `[[target]]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TargetEntry {
-    /// Its name, as in its agent's certificate.
-    pub name: Spanned<String>,
-    /// The server's address and port, of either family.
-    pub server: Option<Spanned<SocketAddr>>,
-    /// The server's IPv6 address and port, if it has one of each family.
-    pub server6: Option<Spanned<SocketAddr>>,
-    /// The agent's control address and port.
-    pub agent: Spanned<SocketAddr>,
-    /// How packets go there; as they are if it is not given.
-    pub leg: Option<Spanned<Leg>>,
-}
-
-impl TargetEntry {
-    fn servers(&self) -> impl Iterator<Item = &Spanned<SocketAddr>> {
-        self.server.iter().chain(&self.server6)
-    }
-
-    fn leg(&self) -> Leg {
-        self.leg.as_ref().map_or(Leg::Rewrite, |leg| *leg.get_ref())
-    }
 }
 
 /// What migrating needs of the file; there if any listener migrates.
@@ -132,7 +109,12 @@ impl Config {
 
     /// Whether any listener gives connections away.
     pub fn migrates(&self) -> bool {
-        self.listener.iter().any(|l| l.mode == Mode::Migrate)
+        self.modes().any(|mode| mode == Mode::Migrate)
+    }
+
+    fn modes(&self) -> impl Iterator<Item = Mode> {
+        let of_routes = self.route.iter().filter_map(|route| route.mode.as_ref().map(|mode| *mode.get_ref()));
+        self.listener.iter().map(Listener::mode).chain(of_routes)
     }
 
     /// `None` if all listeners proxy: then neither data plane nor control channels are needed.
@@ -147,22 +129,14 @@ impl Config {
         self.workers.as_ref().map_or_else(all, |workers| *workers.get_ref()).min(WORKERS_MAX)
     }
 
-    /// For the front.
-    pub fn listeners(&self) -> Vec<ListenerSettings> {
-        let settings =
-            |l: &Listener| ListenerSettings { vip: *l.vip.get_ref(), keepalive: l.keepalive, mode: l.mode };
-        self.listener.iter().map(settings).collect()
+    /// The addresses clients connect to.
+    pub fn vips(&self) -> Vec<SocketAddr> {
+        self.listener.iter().map(|listener| *listener.vip.get_ref()).collect()
     }
 
     /// For [`crate::targets::Targets`].
     pub fn targets(&self) -> Vec<TargetSpec> {
-        let spec = |t: &TargetEntry| TargetSpec {
-            name: t.name.get_ref().clone(),
-            servers: Servers::new(t.servers().map(|server| *server.get_ref())),
-            agent: *t.agent.get_ref(),
-            leg: t.leg(),
-        };
-        self.target.iter().map(spec).collect()
+        self.target.iter().map(TargetEntry::spec).collect()
     }
 
     /// The servers to which packets go in outer headers.
@@ -220,6 +194,11 @@ impl Config {
         }
     }
 
+    /// The routes, compiled, of a file that was validated.
+    pub fn routes(&self) -> Vec<Route> {
+        self.compile_routes(&mut Problems::new(Path::new(""), ""))
+    }
+
     /// What the file means, for `check`.
     pub fn meaning(&self) -> String {
         let mut out = format!("intermediate {:?}", self.name.get_ref());
@@ -227,15 +206,31 @@ impl Config {
             let _ = write!(out, ", clients' packets arrive on {}", needs.uplink);
         }
         out.push('\n');
-        for l in &self.listener {
-            let what = match (l.mode, l.keepalive) {
+        let routes = self.routes();
+        for (n, l) in self.listener.iter().enumerate() {
+            let keepalive = l.keepalive.as_ref().map(|k| *k.get_ref());
+            let what = match (l.mode(), keepalive.unwrap_or_else(|| self.default_keepalive(n, &routes))) {
                 (Mode::Proxy, _) => "proxies all requests",
-                (Mode::Migrate, KeepAlive::Pinned) => "gives connections to targets, with all their requests",
-                (Mode::Migrate, KeepAlive::Single) => {
-                    "gives connections to targets, which close them after one request"
+                (_, KeepAlive::Pinned) => "gives connections to targets, with all their requests",
+                (_, KeepAlive::Single) => "gives connections to targets, which close them after one request",
+                (_, KeepAlive::Tracked) => {
+                    "gives connections to targets, each request to the one its route says"
                 }
             };
-            let _ = writeln!(out, "  listener {}: {what}", l.vip.get_ref());
+            let vip = l.vip.get_ref();
+            let rest = match self.default_pool(l).and_then(|pool| self.pool_names().get(pool.0).copied()) {
+                Some(pool) => format!("what no route takes goes to pool {pool:?}"),
+                None => "what no route takes is answered 404".to_owned(),
+            };
+            let _ = writeln!(out, "  listener {vip}: {what}; {rest}");
+        }
+        for route in &routes {
+            let pool = self.pool_names().get(route.pool.0).copied().unwrap_or_default().to_owned();
+            let _ = writeln!(out, "  route {:?}: to pool {pool:?}", route.name);
+        }
+        for p in &self.pool {
+            let members: Vec<&str> = p.targets.iter().map(|t| t.get_ref().target.as_str()).collect();
+            let _ = writeln!(out, "  pool {:?}: {}", p.name.get_ref(), members.join(", "));
         }
         for t in &self.target {
             let servers: Vec<String> = t.servers().map(|server| server.get_ref().to_string()).collect();
@@ -267,6 +262,11 @@ impl Validate for Config {
         self.validate_migration(problems);
         self.validate_listeners(problems);
         self.validate_targets(problems);
+        self.validate_pools(problems);
+        self.validate_routes(problems);
+        if let Some(log) = &self.access_log {
+            AccessLog::validate(log, problems);
+        }
         self.validate_leg_source(problems);
         self.limits.validate(problems);
         self.handoff.validate(problems);
@@ -295,16 +295,6 @@ impl Config {
         }
     }
 
-    fn validate_listeners(&self, problems: &mut Problems<'_>) {
-        for (n, listener) in self.listener.iter().enumerate() {
-            let vip = *listener.vip.get_ref();
-            check_address(&listener.vip, "vip", problems);
-            if self.listener.iter().take(n).any(|other| *other.vip.get_ref() == vip) {
-                problems.with(&listener.vip, format!("vip {vip} is listed twice"));
-            }
-        }
-    }
-
     fn validate_leg_source(&self, problems: &mut Problems<'_>) {
         for (n, source) in self.leg_source.iter().enumerate() {
             let is = *source.get_ref();
@@ -317,53 +307,6 @@ impl Config {
             }
             if self.leg_source.iter().take(n).any(|other| other.get_ref().is_ipv4() == is.is_ipv4()) {
                 problems.with(source, "leg_source has one address of each family");
-            }
-        }
-    }
-
-    fn validate_targets(&self, problems: &mut Problems<'_>) {
-        for (n, target) in self.target.iter().enumerate() {
-            let before = || self.target.iter().take(n);
-            let name = target.name.get_ref();
-            problems.require(&target.name, !name.is_empty(), "a target's name must not be empty");
-            if before().any(|other| other.name.get_ref() == name) {
-                problems.with(&target.name, format!("target {name:?} is listed twice"));
-            }
-            check_address(&target.agent, "agent", problems);
-            let agent = *target.agent.get_ref();
-            if before().any(|other| *other.agent.get_ref() == agent) {
-                problems.with(&target.agent, format!("agent {agent} belongs to another target already"));
-            }
-            if let Some(leg) = &target.leg {
-                let possible =
-                    *leg.get_ref() == Leg::Rewrite || self.plane.kind == PlaneKind::Ebpf || !self.migrates();
-                problems.require(
-                    leg,
-                    possible,
-                    "the plane in user space sends packets as they are: leg must be \"rewrite\", or plane.kind \"ebpf\"",
-                );
-            }
-            if target.servers().next().is_none() {
-                problems.with(&target.name, format!("target {name:?} has neither server nor server6"));
-            }
-            if let Some(server6) = &target.server6 {
-                let is = server6.get_ref();
-                problems.require(server6, is.is_ipv6(), format!("server6 must be an IPv6 address, is {is}"));
-                if target.server.as_ref().is_some_and(|server| server.get_ref().is_ipv6()) {
-                    problems
-                        .with(server6, "server is an IPv6 address already: a target has one of each family");
-                }
-            }
-            for address in target.servers() {
-                check_address(address, "server", problems);
-                let server = *address.get_ref();
-                if before().any(|other| other.servers().any(|s| *s.get_ref() == server)) {
-                    problems.with(address, format!("server {server} belongs to another target already"));
-                }
-                if self.listener.iter().any(|l| *l.vip.get_ref() == server) {
-                    problems
-                        .with(address, format!("server {server} is a vip: requests would come back here"));
-                }
             }
         }
     }

@@ -40,15 +40,15 @@ async fn checks(path: &Path) -> Vec<Check> {
             PlaneKind::Userspace => common_without_ebpf(Role::Intermediate, name, needs.uplink, needs.tls),
         });
     }
-    for listener in config.listeners() {
-        checks.push(listen_address(&format!("vip {}", listener.vip), listener.vip));
+    for vip in config.vips() {
+        checks.push(listen_address(&format!("vip {vip}"), vip));
     }
     for target in config.targets() {
         for addr in target.servers.iter() {
             checks.push(server(&target.name, addr).await);
         }
         if let Some(needs) = config.migration_needs() {
-            let expect = (Role::Agent, target.name);
+            let expect = (Role::Agent, target.agent_name);
             checks.push(
                 peer(ClientSpec { addr: target.agent, expect, tls: needs.tls, hello: hello(&config) }).await,
             );

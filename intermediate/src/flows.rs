@@ -326,6 +326,11 @@ impl Flows {
         self.table().by_id.get(&flow.flow_id).is_some_and(|e| e.flow == flow && e.committed)
     }
 
+    /// The target of a flow.
+    pub fn target_of(&self, flow: FlowRef) -> Option<TargetId> {
+        self.table().by_id.get(&flow.flow_id).filter(|e| e.flow == flow)?.target
+    }
+
     /// The live flows on a target.
     pub fn live_on(&self, target: TargetId) -> Vec<FlowRef> {
         let table = self.table();

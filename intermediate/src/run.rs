@@ -6,8 +6,10 @@ use crate::front::{Front, Migration, StopControl, Waiting, listen_shared};
 use crate::handoff::{History, Migrator};
 use crate::metrics::Metrics;
 use crate::proxy::Upstreams;
+use crate::site::Site;
 use crate::targets::Targets;
 use crate::workers::{Listeners, Workers, accept};
+use arc_swap::ArcSwap;
 use baton_daemon::admin::AdminError;
 use baton_daemon::config::PlaneKind;
 use baton_daemon::control::{ControlError, random_instance};
@@ -144,13 +146,12 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         interface_mtu(needs.uplink)
             .map_err(|source| StartError::Uplink { name: needs.uplink.to_owned(), source })
     })?;
-    for settings in config.listeners() {
-        let vip = settings.vip;
+    for vip in config.vips() {
         let segment_bytes = config.segment_bytes(vip, mtu);
         let sockets = listen_shared(vip, workers, segment_bytes)
             .map_err(|source| StartError::Listen { vip, source })?;
         for (socket, set) in sockets.into_iter().zip(&mut listeners) {
-            set.push((socket, settings));
+            set.push((socket, vip));
         }
     }
     let migration = match config.migration_needs() {
@@ -207,7 +208,7 @@ fn open_plane(config: &Config, uplink: &str) -> Result<Plane, PlaneError> {
             side: Side::Intermediate,
             uplink: uplink.to_owned(),
             flows,
-            addresses: config.listeners().iter().map(|l| l.vip).collect(),
+            addresses: config.vips(),
         }),
     }
 }
@@ -215,7 +216,8 @@ fn open_plane(config: &Config, uplink: &str) -> Result<Plane, PlaneError> {
 async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), StartError> {
     // Before anything begins: a signal from here on stops in good order.
     let mut signals = Signals::new()?;
-    let targets = Arc::new(Targets::new(config.targets()));
+    let targets = Arc::new(Targets::default());
+    let site = Site::new(config, &targets, None);
     let plane = opened.migration.as_ref().map(|m| Arc::clone(&m.plane));
     let migration = match opened.migration {
         None => Migration::Off(Arc::new(History::new(crate::config::HISTORY))),
@@ -225,12 +227,11 @@ async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), St
         targets,
         metrics: Metrics::default(),
         migration,
-        limits: config.front_limits(),
+        site: ArcSwap::from_pointee(site),
         waiting: Waiting::default(),
         upstreams: Upstreams::default(),
     });
-    let listeners = config.listeners();
-    let admin = Admin::new(Arc::clone(&front), plane, listeners.iter().map(|l| l.vip).collect());
+    let admin = Admin::new(Arc::clone(&front), plane);
     let (settings, router) = (config.admin.clone(), Arc::clone(&admin).router());
     let endpoint = aside.spawn(async move { baton_daemon::admin::serve(&settings, router).await });
     let endpoint = endpoint.await.map_err(io::Error::other)??;
@@ -238,8 +239,8 @@ async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), St
     let mut sets = opened.listeners.into_iter();
     accept(&front, sets.next().unwrap_or_default(), &control.stop());
     let workers = Workers::start(&front, sets, &control)?;
-    for settings in listeners {
-        tracing::info!(vip = %settings.vip, mode = ?settings.mode, keepalive = ?settings.keepalive, "listening");
+    for l in &front.site.load().listeners {
+        tracing::info!(vip = %l.vip, mode = l.mode.name(), keepalive = l.keepalive.name(), "listening");
     }
 
     signals.wait().await;

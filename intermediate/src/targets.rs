@@ -1,26 +1,31 @@
 //! The targets: their names and addresses, the control channels to their agents, and how many flows each has.
 
+mod agent;
+
+pub use agent::{Agent, AgentId, AgentLink, NotSent};
+
 use baton_shared::control::Message;
-use baton_shared::reason::ProxyReason;
 use baton_shared::translate::Leg;
 use serde::Serialize;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-/// Names a target: its place in the configuration.
+/// Names a target for the life of the process: once given, never given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TargetId(pub usize);
 
 /// A target as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetSpec {
-    /// Its name, as in its certificate.
+    /// Its name.
     pub name: String,
     /// The server's address and port for IPv4 clients, and for IPv6 clients; at least one is there.
     pub servers: Servers,
     /// The agent's control address and port.
     pub agent: SocketAddr,
+    /// The name in the agent's certificate.
+    pub agent_name: String,
     /// How packets go there.
     pub leg: Leg,
 }
@@ -56,44 +61,35 @@ impl Servers {
     }
 }
 
-/// Why a message did not go on its way to an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotSent {
-    /// The agent is not connected.
-    Down,
-    /// Its queue is full.
-    Busy,
-}
-
-/// A control channel as the handoff uses it: `baton_daemon::control::Client`, or a test's stand-in.
-pub trait AgentLink: Send + Sync {
-    /// Queues a message without waiting.
-    fn send(&self, message: Message) -> Result<(), NotSent>;
-    /// Whether the agent is connected now.
-    fn is_up(&self) -> bool;
-}
-
 /// One target.
+#[derive(Debug)]
 pub struct Target {
+    /// Its number.
+    pub id: TargetId,
     /// As configured.
     pub spec: TargetSpec,
-    /// Set once at start; without it the target counts as not connected.
-    link: OnceLock<Arc<dyn AgentLink>>,
+    /// The agent on its host.
+    pub agent: Arc<Agent>,
+    /// No longer in the configuration; it stays for the flows it has.
+    removed: AtomicBool,
     flows: AtomicU64,
     migrated: AtomicU64,
-    /// The agent has been gone for longer than `handoff.agent_lost_ms`.
-    lost: AtomicBool,
 }
 
 impl Target {
     /// Whether its agent is connected.
     pub fn is_up(&self) -> bool {
-        self.link.get().is_some_and(|link| link.is_up())
+        self.agent.is_up()
     }
 
     /// Sends its agent a message.
     pub fn send(&self, message: Message) -> Result<(), NotSent> {
-        self.link.get().ok_or(NotSent::Down)?.send(message)
+        self.agent.send(message)
+    }
+
+    /// Whether the configuration has it no more.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
     }
 
     /// Live flows on it: handed off and not ended.
@@ -113,20 +109,10 @@ impl Target {
         let _ = self.flows.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
     }
 
-    pub(crate) fn set_lost(&self, lost: bool) {
-        self.lost.store(lost, Ordering::Relaxed);
-    }
-
     /// Whether its agent has been gone for longer than `handoff.agent_lost_ms`. Its flows go on by the data
     /// plane; their ends are not reported until it is back.
     pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
-    }
-}
-
-impl std::fmt::Debug for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Target").field("spec", &self.spec).field("up", &self.is_up()).finish_non_exhaustive()
+        self.agent.is_lost()
     }
 }
 
@@ -145,91 +131,134 @@ pub struct TargetView {
     pub up: bool,
     /// Whether the agent has been gone for longer than `handoff.agent_lost_ms`.
     pub lost: bool,
+    /// Whether the configuration has it no more; it is there for its flows.
+    pub removed: bool,
     /// Live flows.
     pub flows: u64,
     /// Connections given to it since the start.
     pub migrated: u64,
 }
 
-/// All targets, in the order of the configuration.
-#[derive(Debug)]
-pub struct Targets {
-    list: Vec<Target>,
-    /// Whose turn it is.
-    turn: AtomicUsize,
+#[derive(Debug, Default)]
+struct Registry {
+    targets: Vec<Arc<Target>>,
+    agents: Vec<Arc<Agent>>,
 }
+
+/// All targets there have been, and their agents. Numbers are places in these lists, which only grow.
+#[derive(Debug, Default)]
+pub struct Targets(RwLock<Registry>);
 
 impl Targets {
     /// From the configuration; no channel is opened yet (see [`Migrator::start`](crate::handoff::Migrator::start)).
     pub fn new(specs: impl IntoIterator<Item = TargetSpec>) -> Self {
-        let target = |spec| Target {
-            spec,
-            link: OnceLock::new(),
-            flows: AtomicU64::new(0),
-            migrated: AtomicU64::new(0),
-            lost: AtomicBool::new(false),
-        };
-        Targets { list: specs.into_iter().map(target).collect(), turn: AtomicUsize::new(0) }
+        let targets = Targets::default();
+        targets.update(specs);
+        targets
     }
 
-    /// Gives a target its control channel; once.
-    pub fn set_link(&self, id: TargetId, link: Arc<dyn AgentLink>) {
-        if let Some(target) = self.get(id) {
-            let _ = target.link.set(link);
+    fn read(&self) -> RwLockReadGuard<'_, Registry> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These are the targets from here on. One that is the same as before keeps its number; of those that are not
+    /// among them any more the flows go on. Gives them in order.
+    pub fn update(&self, specs: impl IntoIterator<Item = TargetSpec>) -> Vec<Arc<Target>> {
+        let mut registry = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let now: Vec<Arc<Target>> = specs.into_iter().map(|spec| registry.target(spec)).collect();
+        for target in &registry.targets {
+            let removed = !now.iter().any(|other| other.id == target.id);
+            target.removed.store(removed, Ordering::Relaxed);
         }
+        now
     }
 
     /// The target with this number.
-    pub fn get(&self, id: TargetId) -> Option<&Target> {
-        self.list.get(id.0)
+    pub fn get(&self, id: TargetId) -> Option<Arc<Target>> {
+        self.read().targets.get(id.0).cloned()
     }
 
-    /// The target with this server address.
+    /// The target of this name that the configuration has.
+    pub fn by_name(&self, name: &str) -> Option<Arc<Target>> {
+        self.iter().find(|target| target.spec.name == name)
+    }
+
+    /// The target with this server address; of several the one that the configuration has.
     pub fn by_server(&self, server: SocketAddr) -> Option<TargetId> {
-        self.list.iter().position(|t| t.spec.servers.iter().any(|s| s == server)).map(TargetId)
+        let registry = self.read();
+        let mut found = registry.targets.iter().filter(|t| t.spec.servers.iter().any(|s| s == server));
+        let first = found.next()?;
+        let now = found.find(|t| !t.is_removed()).filter(|_| first.is_removed());
+        Some(now.unwrap_or(first).id)
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (TargetId, &Target)> {
-        self.list.iter().enumerate().map(|(n, t)| (TargetId(n), t))
+    /// Those that the configuration has, in the order they came.
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Target>> + use<> {
+        self.all().into_iter().filter(|target| !target.is_removed())
     }
 
-    /// The next target in turn whose agent is connected and whose server has an address of the VIP's family; else
-    /// why there is none.
-    pub fn pick_connected(&self, vip: SocketAddr) -> Result<TargetId, ProxyReason> {
-        let suits = |t: &Target| t.spec.servers.for_vip(vip).is_some() && t.is_up();
-        self.pick(suits).ok_or_else(|| {
-            let any_up = self.list.iter().any(Target::is_up);
-            if any_up { ProxyReason::AddressFamily } else { ProxyReason::NoAgent }
-        })
+    /// All there have been.
+    pub fn all(&self) -> Vec<Arc<Target>> {
+        self.read().targets.clone()
     }
 
-    /// The next target in turn, connected or not: for proxying when no agent is there.
-    pub fn pick_any(&self) -> Option<TargetId> {
-        self.pick(|_| true)
+    /// The targets, removed ones too, with this agent.
+    pub fn of_agent(&self, agent: AgentId) -> Vec<Arc<Target>> {
+        self.read().targets.iter().filter(|target| target.agent.id == agent).cloned().collect()
     }
 
-    fn pick(&self, suits: impl Fn(&Target) -> bool) -> Option<TargetId> {
-        // Turns are taken among those that suit, so that the one after a missing target gets no double share.
-        let suiting = || self.iter().filter(|(_, t)| suits(t)).map(|(id, _)| id);
-        let count = suiting().count();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
-        suiting().nth(turn)
+    /// All agents there have been.
+    pub fn agents(&self) -> Vec<Arc<Agent>> {
+        self.read().agents.clone()
     }
 
-    /// All targets for `/v1/targets`.
+    /// The agent with this number.
+    pub fn agent(&self, id: AgentId) -> Option<Arc<Agent>> {
+        self.read().agents.get(id.0).cloned()
+    }
+
+    /// For `/v1/targets`: all that the configuration has, and those that still have flows.
     pub fn views(&self) -> Vec<TargetView> {
-        let view = |t: &Target| TargetView {
+        let view = |t: &Arc<Target>| TargetView {
             name: t.spec.name.clone(),
             server: t.spec.servers.iter().next(),
             server6: t.spec.servers.v6,
             agent: t.spec.agent,
             up: t.is_up(),
             lost: t.is_lost(),
+            removed: t.is_removed(),
             flows: t.flows(),
             migrated: t.migrated.load(Ordering::Relaxed),
         };
-        self.list.iter().map(view).collect()
+        self.all().iter().filter(|t| !t.is_removed() || t.flows() > 0).map(view).collect()
+    }
+}
+
+impl Registry {
+    fn target(&mut self, spec: TargetSpec) -> Arc<Target> {
+        if let Some(same) = self.targets.iter().find(|target| target.spec == spec) {
+            return Arc::clone(same);
+        }
+        let target = Arc::new(Target {
+            id: TargetId(self.targets.len()),
+            agent: self.agent(&spec),
+            spec,
+            removed: AtomicBool::new(false),
+            flows: AtomicU64::new(0),
+            migrated: AtomicU64::new(0),
+        });
+        self.targets.push(Arc::clone(&target));
+        target
+    }
+
+    fn agent(&mut self, spec: &TargetSpec) -> Arc<Agent> {
+        let same = |agent: &&Arc<Agent>| agent.addr == spec.agent && agent.name == spec.agent_name;
+        if let Some(same) = self.agents.iter().find(same) {
+            return Arc::clone(same);
+        }
+        let agent = Arc::new(Agent::new(AgentId(self.agents.len()), spec.agent, &spec.agent_name));
+        self.agents.push(Arc::clone(&agent));
+        agent
     }
 }
 
@@ -237,67 +266,45 @@ impl Targets {
 mod tests {
     use super::*;
 
-    struct Link(bool);
-    impl AgentLink for Link {
-        fn send(&self, _: Message) -> Result<(), NotSent> {
-            Ok(())
-        }
-        fn is_up(&self) -> bool {
-            self.0
-        }
-    }
-
-    const VIP: &str = "10.0.0.9:80";
-    const VIP6: &str = "[2001:db8::9]:80";
-
-    fn with_servers(all: &[(bool, &[&str])]) -> Targets {
-        let spec = |(n, (_, servers)): (usize, &(bool, &[&str]))| TargetSpec {
-            name: format!("target{n}"),
-            servers: Servers::new(servers.iter().map(|s| s.parse().unwrap())),
-            agent: "10.0.0.1:7400".parse().unwrap(),
+    fn spec(name: &str, server: &str, agent: &str) -> TargetSpec {
+        TargetSpec {
+            name: name.into(),
+            servers: Servers::new([server.parse().unwrap()]),
+            agent: agent.parse().unwrap(),
+            agent_name: "host".into(),
             leg: Leg::Rewrite,
-        };
-        let targets = Targets::new(all.iter().enumerate().map(spec));
-        for (n, (up, _)) in all.iter().enumerate() {
-            targets.set_link(TargetId(n), Arc::new(Link(*up)));
         }
-        targets
     }
 
-    fn targets(up: &[bool]) -> Targets {
-        let all: Vec<(bool, &[&str])> = up.iter().map(|up| (*up, &["10.0.0.1:80"][..])).collect();
-        with_servers(&all)
+    const AGENT: &str = "10.0.0.1:7400";
+
+    #[test]
+    fn numbers_stay_over_every_change_of_the_configuration() {
+        let (a, b) = (spec("a", "10.0.0.1:80", AGENT), spec("b", "10.0.0.1:81", AGENT));
+        let targets = Targets::new([a.clone(), b.clone()]);
+        assert_eq!(targets.agents().len(), 1, "one host, one channel");
+        assert_eq!(targets.update([b.clone()]).iter().map(|t| t.id.0).collect::<Vec<_>>(), [1]);
+        assert!(targets.get(TargetId(0)).unwrap().is_removed());
+        assert_eq!(targets.iter().map(|t| t.id.0).collect::<Vec<_>>(), [1]);
+        // The same name with another server is another target; the old one's flows are still its own.
+        let moved = spec("a", "10.0.0.9:80", "10.0.0.9:7400");
+        assert_eq!(targets.update([moved, b.clone()]).iter().map(|t| t.id.0).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!((targets.by_name("a").unwrap().id.0, targets.agents().len()), (2, 2));
+        assert_eq!(targets.update([b, a]).iter().map(|t| t.id.0).collect::<Vec<_>>(), [1, 0], "it is back");
+        assert!(!targets.get(TargetId(0)).unwrap().is_removed());
     }
 
     #[test]
-    fn connected_targets_take_turns_and_others_are_passed_over() {
-        let targets = targets(&[true, false, true]);
-        let vip = VIP.parse().unwrap();
-        let picked: Vec<_> = (0..4).map(|_| targets.pick_connected(vip).unwrap().0).collect();
-        assert_eq!(picked, [0, 2, 0, 2]);
-    }
-
-    #[test]
-    fn without_a_connected_agent_nothing_is_picked_but_for_the_proxy() {
-        let targets = targets(&[false, false]);
-        assert_eq!(targets.pick_connected(VIP.parse().unwrap()), Err(ProxyReason::NoAgent));
-        let any: Vec<_> = (0..4).filter_map(|_| targets.pick_any()).map(|t| t.0).collect();
-        assert_eq!(any, [1, 0, 1, 0], "the failed pick took the first turn");
-        assert_eq!(super::Targets::new([]).pick_any(), None);
-    }
-
-    #[test]
-    fn a_request_goes_to_a_target_that_serves_its_family() {
-        let (v4, v6) = ("10.0.0.1:80", "[2001:db8::1]:80");
-        let all: [(bool, &[&str]); 3] = [(true, &[v4]), (true, &[v4, v6]), (false, &[v6])];
-        let targets = with_servers(&all);
-        for _ in 0..3 {
-            assert_eq!(targets.pick_connected(VIP6.parse().unwrap()), Ok(TargetId(1)));
-        }
-        assert_eq!(targets.by_server(v6.parse().unwrap()), Some(TargetId(1)));
-        let only4 = with_servers(&all[..1]);
-        assert_eq!(only4.pick_connected(VIP6.parse().unwrap()), Err(ProxyReason::AddressFamily));
-        let down = with_servers(&all[2..]);
-        assert_eq!(down.pick_connected(VIP6.parse().unwrap()), Err(ProxyReason::NoAgent));
+    fn a_server_belongs_to_the_target_that_is_there_now() {
+        let old = spec("a", "10.0.0.1:80", AGENT);
+        let new = TargetSpec { leg: Leg::Ipip, ..old.clone() };
+        let targets = Targets::new([old]);
+        targets.update([new]);
+        assert_eq!(targets.by_server("10.0.0.1:80".parse().unwrap()), Some(TargetId(1)));
+        assert_eq!(targets.by_server("10.0.0.1:81".parse().unwrap()), None);
+        assert_eq!(targets.views().len(), 1, "one without flows is not shown");
+        targets.get(TargetId(0)).unwrap().flow_began(true);
+        let views = targets.views();
+        assert_eq!(views.iter().map(|v| v.removed).collect::<Vec<_>>(), [true, false]);
     }
 }

@@ -4,16 +4,16 @@
 //! The first worker is the main thread, where the control channels and the hold queue are served too. With more than
 //! one, each has its own socket on every VIP (`SO_REUSEPORT`), and the kernel spreads connections over them.
 
-use crate::front::{Front, ListenerSettings, StopControl};
+use crate::front::{Front, StopControl};
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 
-/// A worker's listening sockets, one for each `[[listener]]`.
-pub(crate) type Listeners = Vec<(TcpListener, ListenerSettings)>;
+/// A worker's listening sockets, one for each `[[listener]]`, and its vip.
+pub(crate) type Listeners = Vec<(TcpListener, SocketAddr)>;
 
 /// The workers beside the main thread. Dropping it ends them, with all that runs on them.
 #[derive(Debug)]
@@ -49,8 +49,8 @@ impl Workers {
 
 /// Accepts on these sockets, in tasks of the current runtime.
 pub(crate) fn accept(front: &Arc<Front>, listeners: Listeners, stop: &crate::front::Stop) {
-    for (listener, settings) in listeners {
-        tokio::spawn(Arc::clone(front).run(listener, settings, stop.clone()));
+    for (listener, vip) in listeners {
+        tokio::spawn(Arc::clone(front).run(listener, vip, stop.clone()));
     }
 }
 

@@ -148,6 +148,8 @@ reasons! {
         NotImplemented = 10, "not_implemented", "A transfer coding or method that is not implemented: answered 501.";
         Shutdown = 11, "shutdown", "The intermediate was stopping.";
         UpstreamTimeout = 12, "upstream_timeout", "The server did not answer in limits.upstream_timeout_ms: answered 504.";
+        NoRoute = 13, "no_route", "No route takes the request, and its listener has no pool of its own: answered 404.";
+        AmbiguousPath = 14, "ambiguous_path", "The path can be read in two ways (encoded slash, backslash, path parameters) that lead to different routes: answered 400.";
     }
 }
 

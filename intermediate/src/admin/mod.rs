@@ -25,20 +25,19 @@ const LIMIT: usize = 1000;
 pub struct Admin {
     front: Arc<Front>,
     plane: Option<Arc<Plane>>,
-    listeners: Vec<SocketAddr>,
     registry: Registry,
     stopping: AtomicBool,
 }
 
 impl Admin {
     /// Over a front whose listeners are bound and whose data plane, if it has one, is attached.
-    pub fn new(front: Arc<Front>, plane: Option<Arc<Plane>>, listeners: Vec<SocketAddr>) -> Arc<Self> {
+    pub fn new(front: Arc<Front>, plane: Option<Arc<Plane>>) -> Arc<Self> {
         let mut registry = Registry::default();
         baton_daemon::metrics::register_build_info(&mut registry, "intermediate", env!("CARGO_PKG_VERSION"));
         front.metrics.register(&mut registry);
         front.upstreams.register(&mut registry);
         scrape::register(&mut registry, &front, plane.as_ref());
-        Arc::new(Admin { front, plane, listeners, registry, stopping: AtomicBool::new(false) })
+        Arc::new(Admin { front, plane, registry, stopping: AtomicBool::new(false) })
     }
 
     /// From here on `/readyz` says no.
@@ -82,13 +81,14 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     let stopping = admin.stopping.load(Ordering::Relaxed);
     let targets = &admin.front.targets;
     let data_plane = admin.plane.as_ref().map(|plane| format!("{:?}", plane.hook()).to_lowercase());
+    let listeners: Vec<SocketAddr> = admin.front.site.load().listeners.iter().map(|l| l.vip).collect();
     let detail = json!({
         "ready": !stopping,
         "stopping": stopping,
-        "listeners": admin.listeners,
+        "listeners": listeners,
         "data_plane": data_plane.unwrap_or_else(|| "none".into()),
         "targets": targets.iter().count(),
-        "targets_up": targets.iter().filter(|(_, target)| target.is_up()).count(),
+        "targets_up": targets.iter().filter(|target| target.is_up()).count(),
     });
     let status = if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(detail)).into_response()

@@ -55,13 +55,13 @@ impl Collector for OfTargets {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Whether the target's agent is connected.";
         let mut up = encoder.encode_descriptor("baton_target_up", help, None, MetricType::Gauge)?;
-        for (_, target) in self.0.iter() {
+        for target in self.0.iter() {
             up.encode_family(&[("target", target.spec.name.as_str())])?
                 .encode_gauge(&i64::from(target.is_up()))?;
         }
         let help = "Live flows on the target.";
         let mut flows = encoder.encode_descriptor("baton_target_flows", help, None, MetricType::Gauge)?;
-        for (_, target) in self.0.iter() {
+        for target in self.0.iter() {
             let live = i64::try_from(target.flows()).unwrap_or(i64::MAX);
             flows.encode_family(&[("target", target.spec.name.as_str())])?.encode_gauge(&live)?;
         }

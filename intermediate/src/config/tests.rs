@@ -33,7 +33,7 @@ fn a_short_file_gets_the_documented_defaults() {
     assert_eq!(limits.head, HeadLimits::default());
     assert_eq!((limits.head_timeout, limits.connections), (Duration::from_secs(10), 10_000));
     assert!(!config.migrates() && config.migration_needs().is_none());
-    assert_eq!(config.listener[0].keepalive, KeepAlive::Pinned);
+    assert_eq!(config.default_keepalive(0, &config.routes()), KeepAlive::Pinned);
     assert!(config.meaning().contains("listener 127.0.0.1:8080: proxies all requests"));
     let handoff = config.handoff_settings(3);
     assert_eq!((handoff.deadline, handoff.freeze), (Duration::from_secs(2), Duration::from_secs(4)));
@@ -88,7 +88,7 @@ fn what_is_appended_wrongly_is_told_with_its_place() {
         ),
         (
             "[[target]]\nname = \"t2\"\nserver = \"127.0.0.1:1\"\nagent = \"127.0.0.1:7400\"\n",
-            "13:9: agent 127.0.0.1:7400 belongs to another target already",
+            "13:9: agent 127.0.0.1:7400 is \"t1\" for target \"t1\" already, and \"t2\" here",
         ),
         ("[limits]\nheader_count = 0\n", "11:16: header_count must be between 1 and 1000, is 0"),
         ("[limits]\nhead_bytes = -1\n", "11:14: "),
@@ -194,7 +194,7 @@ fn workers_are_bounded_and_one_for_each_processor_by_default() {
 fn an_encapsulated_leg_makes_clients_segments_smaller_for_its_family_alone() {
     let config = |more: &str| {
         let mut config = load(&format!("{PROXY}{more}")).unwrap();
-        config.listener[0].mode = Mode::Migrate;
+        config.listener[0].mode = None;
         config
     };
     let (v4, v6): (SocketAddr, SocketAddr) =

@@ -89,7 +89,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         state: FlowState::from_raw(record.state).name(),
         client: entry.client,
         vip: entry.vip,
-        target: target.map(|t| t.spec.name.clone()),
+        target: target.as_ref().map(|t| t.spec.name.clone()),
         server: entry.server,
         agent_lost: target.is_some_and(|t| t.is_lost()),
         request: entry.request.clone(),

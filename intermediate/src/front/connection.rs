@@ -2,12 +2,15 @@
 
 use super::head::{FirstHead, read_head};
 use super::waiting::Place;
-use super::{Accepted, Front, Guards, KeepAlive, ListenerSettings, Mode, Stop, answer_and_close};
+use super::{Accepted, Front, Guards, Stop, answer_and_close};
 use crate::handoff::{Candidate, Migrator, Outcome, Subject};
+use crate::pools::PickFacts;
 use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
+use crate::site::{Decision, Denial};
 use crate::targets::TargetId;
 use baton_shared::http::{RequestHead, with_connection_close};
 use baton_shared::reason::{CloseReason, ProxyReason};
+use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,14 +21,14 @@ fn is_link_local(client: SocketAddr) -> bool {
     matches!(client.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-/// A connection of which no request is known.
-fn unheard(accepted: &Accepted, listener: &ListenerSettings) -> Subject {
+/// For a record of a connection that no target got.
+fn subject(accepted: &Accepted, request: String) -> Subject {
     Subject {
         flow_id: None,
         client: accepted.client,
-        vip: listener.vip,
+        vip: accepted.vip,
         target: String::new(),
-        request: String::new(),
+        request,
         started: accepted.started,
     }
 }
@@ -34,50 +37,61 @@ impl Front {
     pub(super) async fn on_connection(
         self: &Arc<Self>,
         mut accepted: Accepted,
-        listener: ListenerSettings,
         stop: &mut Stop,
         guards: Guards,
         mut place: Place,
     ) {
-        let limits = &self.limits;
+        let limits = accepted.site.limits;
         let head = read_head(&mut accepted.stream, &limits.head, limits.head_timeout, stop, &mut place).await;
         drop(place);
         match head {
             FirstHead::Complete(bytes, head) => {
-                self.on_request(accepted, listener, stop, guards, bytes, head).await;
+                self.on_request(accepted, stop, guards, bytes, head).await;
             }
             FirstHead::Refused(verdict) => {
                 tracing::debug!(client = %accepted.client, rule = verdict.rule.name(), "{}", verdict.detail);
                 self.metrics.on_gate_refused(&verdict);
-                self.migration.history().record_refused(unheard(&accepted, &listener), &verdict);
+                self.migration.history().record_refused(subject(&accepted, String::new()), &verdict);
                 answer_and_close(accepted.stream, verdict.status, verdict.detail).await;
             }
             FirstHead::Timeout { partial } => {
-                self.close(&accepted, listener, CloseReason::HeadTimeout);
+                self.close(&accepted, String::new(), CloseReason::HeadTimeout);
                 if partial {
                     answer_and_close(accepted.stream, 408, "no complete request head in time").await;
                 }
             }
-            FirstHead::Gone => self.close(&accepted, listener, CloseReason::ClientGone),
-            FirstHead::GivenUp => self.close(&accepted, listener, CloseReason::ConnectionLimit),
-            FirstHead::Stopped => self.close(&accepted, listener, CloseReason::Shutdown),
+            FirstHead::Gone => self.close(&accepted, String::new(), CloseReason::ClientGone),
+            FirstHead::GivenUp => self.close(&accepted, String::new(), CloseReason::ConnectionLimit),
+            FirstHead::Stopped => self.close(&accepted, String::new(), CloseReason::Shutdown),
         }
     }
 
     async fn on_request(
         self: &Arc<Self>,
         accepted: Accepted,
-        listener: ListenerSettings,
         stop: &mut Stop,
         guards: Guards,
         bytes: Vec<u8>,
         head: RequestHead,
     ) {
-        let peer = Peer { client: accepted.client, vip: listener.vip, started: accepted.started };
-        let (stream, bytes, entry) = match self.choose(&listener, peer.client, &head) {
+        let decision = match accepted.site.decide(accepted.listener, &head, &bytes) {
+            Ok(decision) => decision,
+            Err(denial) => {
+                let request_line = head.request_line(&bytes);
+                return self.deny(accepted, denial, request_line).await;
+            }
+        };
+        let peer = Peer {
+            client: accepted.client,
+            vip: accepted.vip,
+            listener: accepted.listener,
+            started: accepted.started,
+        };
+        let site = Arc::clone(&accepted.site);
+        let (stream, bytes, entry) = match self.choose(&decision, &peer, &head, &bytes) {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
             Ok((migrator, target)) => {
-                match self.migrate(migrator, target, accepted, listener, bytes, &head).await {
+                match self.migrate(migrator, target, accepted, &decision, bytes, &head).await {
                     Some(to_proxy) => to_proxy,
                     None => return,
                 }
@@ -85,7 +99,8 @@ impl Front {
         };
         let front = Arc::clone(self);
         let stream = ClientStream::Plain(stream);
-        crate::proxy::serve(ProxyJob { front, stop: stop.clone(), peer, stream, bytes, entry }, guards).await;
+        crate::proxy::serve(ProxyJob { front, site, stop: stop.clone(), peer, stream, bytes, entry }, guards)
+            .await;
     }
 
     /// `None` if nothing is left to do; else what the proxy needs.
@@ -94,15 +109,15 @@ impl Front {
         migrator: &Migrator,
         target: TargetId,
         accepted: Accepted,
-        listener: ListenerSettings,
+        decision: &Decision,
         bytes: Vec<u8>,
         head: &RequestHead,
     ) -> Option<(TcpStream, Vec<u8>, Entry)> {
         let request_line = head.request_line(&bytes);
         // The proxy decides for itself what `Connection` says to the server: it gets the head as it came.
-        let (request, original) = match listener.keepalive {
+        let (request, original) = match decision.keepalive {
             KeepAlive::Pinned => (bytes, None),
-            KeepAlive::Single => {
+            KeepAlive::Single | KeepAlive::Tracked => {
                 let mut request = with_connection_close(&bytes, head);
                 request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
                 (request, Some(bytes))
@@ -111,7 +126,7 @@ impl Front {
         let candidate = Candidate {
             stream: accepted.stream,
             client: accepted.client,
-            vip: listener.vip,
+            vip: accepted.vip,
             target,
             request,
             request_line,
@@ -138,27 +153,36 @@ impl Front {
     /// The target to migrate to, or why the request is proxied.
     fn choose(
         &self,
-        listener: &ListenerSettings,
-        client: SocketAddr,
+        decision: &Decision,
+        peer: &Peer,
         head: &RequestHead,
-    ) -> Result<(&Migrator, TargetId), ProxyReason> {
-        let migrator = match (self.migration.migrator(), listener.mode) {
+        bytes: &[u8],
+    ) -> Result<(&Arc<Migrator>, TargetId), ProxyReason> {
+        let migrator = match (self.migration.migrator(), decision.mode) {
             (Some(migrator), Mode::Migrate) => migrator,
             _ => return Err(ProxyReason::Disabled),
         };
-        if is_link_local(client) {
+        if is_link_local(peer.client) {
             return Err(ProxyReason::AddressFamily);
         }
         head.migration()?;
-        let target = self.targets.pick_connected(listener.vip)?;
+        let lines = HeadLines::new(bytes, head);
+        let request = RequestFacts::of_head(peer.listener, head, bytes, &lines);
+        let target = decision.pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, &[])?;
         Ok((migrator, target))
     }
 
-    fn close(&self, accepted: &Accepted, listener: ListenerSettings, reason: CloseReason) {
+    async fn deny(&self, accepted: Accepted, denial: Denial, request_line: String) {
+        tracing::debug!(client = %accepted.client, reason = denial.reason.name(), "{}", denial.detail);
+        self.close(&accepted, request_line, denial.reason);
+        answer_and_close(accepted.stream, denial.status, denial.detail).await;
+    }
+
+    fn close(&self, accepted: &Accepted, request: String, reason: CloseReason) {
         self.metrics.on_closed(reason);
         // A client that connects and leaves says nothing worth a place in the history.
         if !matches!(reason, CloseReason::ClientGone | CloseReason::Shutdown) {
-            self.migration.history().record_closed(unheard(accepted, &listener), reason);
+            self.migration.history().record_closed(subject(accepted, request), reason);
         }
     }
 }

@@ -15,43 +15,14 @@ pub use waiting::Waiting;
 use crate::handoff::{History, Migrator};
 use crate::metrics::{Metrics, OpenConnection};
 use crate::proxy::Upstreams;
+use crate::site::Site;
 use crate::targets::Targets;
+use arc_swap::ArcSwap;
 use baton_shared::http::HeadLimits;
 use baton_shared::reason::CloseReason;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-
-/// How a listener's connections are kept alive once a target has them (DESIGN, "Keep-alive").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeepAlive {
-    /// The connection stays with the target that got its first request.
-    Pinned,
-    /// The server is told to close after its first answer.
-    Single,
-}
-
-/// What a listener does with a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Give the connection to a target; proxy what cannot be given.
-    Migrate,
-    /// Proxy everything.
-    Proxy,
-}
-
-/// A listener as the front needs it.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenerSettings {
-    /// The address and port clients connect to.
-    pub vip: SocketAddr,
-    /// See there.
-    pub keepalive: KeepAlive,
-    /// See there.
-    pub mode: Mode,
-}
 
 /// What the front allows.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +40,6 @@ pub struct FrontLimits {
 }
 
 /// All a connection needs to know of the rest.
-#[derive(Clone)]
 pub struct Front {
     /// Where requests can go.
     pub targets: Arc<Targets>,
@@ -78,8 +48,8 @@ pub struct Front {
     /// Who gives connections away, or, if no listener migrates, the history there is without him. Then there is
     /// no data plane either.
     pub migration: Migration,
-    /// See there.
-    pub limits: FrontLimits,
+    /// The site as it is served now.
+    pub site: ArcSwap<Site>,
     /// Connections whose first head is awaited.
     pub waiting: Waiting,
     /// Kept connections to the servers.
@@ -122,14 +92,18 @@ struct Accepted {
     client: SocketAddr,
     at: Instant,
     started: SystemTime,
+    /// The site as it was at that moment, and the listener's place in it.
+    site: Arc<Site>,
+    listener: usize,
+    vip: SocketAddr,
 }
 
 impl Front {
     /// Accepts on `listener` until told to stop; each connection gets its own task.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, settings: ListenerSettings, stop: Stop) {
+    pub async fn run(self: Arc<Self>, listener: TcpListener, vip: SocketAddr, stop: Stop) {
         let listener = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => listener,
-            Err(e) => return tracing::error!(vip = %settings.vip, "cannot listen: {e}"),
+            Err(e) => return tracing::error!(%vip, "cannot listen: {e}"),
         };
         let mut stop = stop;
         loop {
@@ -138,10 +112,10 @@ impl Front {
                 () = stop.wait() => return,
             };
             match accepted {
-                Ok((stream, client)) => self.on_accepted(stream, client, settings, &stop),
+                Ok((stream, client)) => self.on_accepted(stream, client, vip, &stop),
                 Err(e) => {
                     // Out of file descriptors or memory: accepting at once again would burn the processor.
-                    tracing::warn!(vip = %settings.vip, "accept: {e}");
+                    tracing::warn!(%vip, "accept: {e}");
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
@@ -152,15 +126,18 @@ impl Front {
         self: &Arc<Self>,
         stream: tokio::net::TcpStream,
         client: SocketAddr,
-        settings: ListenerSettings,
+        vip: SocketAddr,
         stop: &Stop,
     ) {
         if let Some(migrator) = self.migration.migrator() {
             // Before anything is read: the ended flow's record must not catch the new connection's packets.
-            migrator.forget_superseded(client, settings.vip);
+            migrator.forget_superseded(client, vip);
         }
+        let site = self.site.load_full();
+        // A listener that was taken out of the configuration while this connection waited in its queue.
+        let Some((listener, _)) = site.listener(vip) else { return };
         let open = self.metrics.connection();
-        if usize::try_from(self.metrics.open_connections()).unwrap_or(0) > self.limits.connections {
+        if usize::try_from(self.metrics.open_connections()).unwrap_or(0) > site.limits.connections {
             // Nobody waits for a head: all are being served. Else that one's place is this one's.
             if !self.waiting.give_up_oldest() {
                 self.metrics.on_closed(CloseReason::ConnectionLimit);
@@ -168,13 +145,14 @@ impl Front {
             }
         }
         let place = self.waiting.enter();
-        let accepted = Accepted { stream, client, at: Instant::now(), started: SystemTime::now() };
+        let accepted =
+            Accepted { stream, client, at: Instant::now(), started: SystemTime::now(), site, listener, vip };
         let front = Arc::clone(self);
         let mut stop = stop.clone();
         let busy = stop.busy();
         tokio::spawn(async move {
             let guards = (open, busy);
-            front.on_connection(accepted, settings, &mut stop, guards, place).await;
+            front.on_connection(accepted, &mut stop, guards, place).await;
         });
     }
 }

@@ -2,13 +2,14 @@
 
 use super::{AgentEvent, Migrator};
 use crate::hold::PacketSink;
-use crate::targets::{AgentLink, NotSent, TargetId};
+use crate::targets::{AgentId, AgentLink, NotSent};
 use baton_daemon::control::{ChannelEvent, Client, ClientSpec, ControlError, SendError};
 use baton_daemon::tls::TlsFiles;
 use baton_daemon::tun::Tun;
 use baton_shared::control::{Hello, Message, Role};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The longest packet read from the TUN: an IP packet's length is 16 bits.
 const PACKET_BYTES: usize = 65_536;
@@ -43,31 +44,40 @@ impl Migrator {
         if taken + removed > 0 {
             tracing::info!(taken, removed, "flows of an earlier run: taken over, and removed as unfinished");
         }
-        for (id, target) in self.targets.iter() {
-            let spec = ClientSpec {
-                addr: target.spec.agent,
-                expect: (Role::Agent, target.spec.name.clone()),
-                tls,
-                hello: hello.clone(),
-            };
-            // The channel must not keep its migrator alive.
-            let migrator = Arc::downgrade(self);
-            let on_event = move |event| {
-                if let Some(migrator) = migrator.upgrade() {
-                    migrator.on_channel_event(id, event);
-                }
-            };
-            self.targets.set_link(id, Arc::new(Client::spawn(spec, Arc::new(on_event))?));
-        }
-        for (id, _) in self.targets.iter() {
-            tokio::spawn(self.clone().watch_target(id));
-        }
+        self.connect(tls, hello)?;
         tokio::spawn(self.clone().run_sweeps());
         tokio::spawn(self.clone().run_hold(tun));
         Ok(())
     }
 
-    fn on_channel_event(&self, id: TargetId, event: ChannelEvent) {
+    /// Opens a channel to each agent that has none, and begins to look after each target that is new. In a tokio
+    /// runtime. On an error nothing is begun that was not before.
+    pub fn connect(self: &Arc<Self>, tls: &TlsFiles, hello: &Hello) -> Result<(), ControlError> {
+        for agent in self.targets.agents().into_iter().filter(|agent| !agent.has_link()) {
+            let spec = ClientSpec {
+                addr: agent.addr,
+                expect: (Role::Agent, agent.name.clone()),
+                tls,
+                hello: hello.clone(),
+            };
+            // The channel must not keep its migrator alive.
+            let (migrator, id) = (Arc::downgrade(self), agent.id);
+            let on_event = move |event| {
+                if let Some(migrator) = migrator.upgrade() {
+                    migrator.on_channel_event(id, event);
+                }
+            };
+            agent.set_link(Arc::new(Client::spawn(spec, Arc::new(on_event))?));
+        }
+        let all = self.targets.all();
+        let watched = self.watched.swap(all.len(), Ordering::Relaxed);
+        for target in all.iter().skip(watched) {
+            tokio::spawn(self.clone().watch_target(target.id));
+        }
+        Ok(())
+    }
+
+    fn on_channel_event(&self, id: AgentId, event: ChannelEvent) {
         let event = match event {
             ChannelEvent::Up { same_instance, .. } => AgentEvent::Up { same_instance },
             ChannelEvent::Down { undelivered, .. } => AgentEvent::Down { undelivered },

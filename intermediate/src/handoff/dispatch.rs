@@ -2,10 +2,10 @@
 
 use super::Migrator;
 use super::pending::Told;
-use crate::targets::TargetId;
+use crate::targets::{Agent, AgentId, TargetId};
 use baton_shared::control::{FlowRef, Message};
 use baton_shared::state::handoff::HandoffEvent;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const SWEEP: Duration = Duration::from_millis(50);
 /// How often, in sweeps, idle flows are looked for.
 const SWEEPS_PER_IDLE_SWEEP: u32 = 100;
 
-/// What happens on a target's control channel.
+/// What happens on an agent's control channel.
 #[derive(Clone, Debug)]
 pub enum AgentEvent {
     /// Connected.
@@ -33,30 +33,33 @@ pub enum AgentEvent {
 }
 
 impl Migrator {
-    /// Takes in what happened on a target's control channel. In order, per target.
-    pub fn on_agent_event(&self, target: TargetId, event: AgentEvent) {
+    /// Takes in what happened on an agent's control channel. In order, per agent.
+    pub fn on_agent_event(&self, id: AgentId, event: AgentEvent) {
+        let Some(agent) = self.targets.agent(id) else { return };
+        let ids = || self.targets.of_agent(id).iter().map(|target| target.id).collect::<Vec<_>>();
         match event {
-            AgentEvent::Message(message) => self.on_message(target, message),
+            AgentEvent::Message(message) => self.on_message(&agent, message),
             AgentEvent::Up { same_instance } => {
-                if let Some(found) = self.targets.get(target) {
-                    found.set_lost(false);
-                }
-                self.pending.tell_all(target, |_| HandoffEvent::ChannelUp { same_instance });
-                self.ask_after_lost(target);
-                if !same_instance {
-                    self.ask_after_flows(target);
+                agent.set_lost(false);
+                let targets = ids();
+                self.pending.tell_all(&targets, |_| HandoffEvent::ChannelUp { same_instance });
+                for target in targets {
+                    self.ask_after_lost(target);
+                    if !same_instance {
+                        self.ask_after_flows(target);
+                    }
                 }
             }
             AgentEvent::Down { undelivered } => {
                 let undelivered: HashSet<FlowRef> = undelivered.into_iter().collect();
-                self.pending.tell_all(target, |flow| HandoffEvent::ChannelDown {
+                self.pending.tell_all(&ids(), |flow| HandoffEvent::ChannelDown {
                     delivered: !undelivered.contains(&flow),
                 });
             }
         }
     }
 
-    fn on_message(&self, target: TargetId, message: Message) {
+    fn on_message(&self, agent: &Agent, message: Message) {
         match message {
             Message::Migrated(answer) => {
                 let told = self.pending.tell(answer.flow, Told::Migrated(answer));
@@ -76,17 +79,17 @@ impl Migrator {
                 }
                 if self.flows.is_committed(answer.flow) {
                     // The answer to `ask_after_flows`: a restarted agent does not have this flow any more.
-                    self.disowned.add(target, answer.flow);
+                    if let Some(target) = self.flows.target_of(answer.flow) {
+                        self.disowned.add(target, answer.flow);
+                    }
                 } else {
                     self.stray_answers.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Message::Ended(report) => {
                 self.flows.on_end(report);
-                if let Some(target) = self.targets.get(target) {
-                    // If it cannot be sent the agent repeats its report.
-                    let _ = target.send(Message::EndSeen(report.flow));
-                }
+                // If it cannot be sent the agent repeats its report.
+                let _ = agent.send(Message::EndSeen(report.flow));
             }
             // Pings are the channel's business; the rest goes the other way.
             Message::Hello(_)
@@ -124,7 +127,7 @@ impl Migrator {
     pub async fn run_sweeps(self: Arc<Self>) {
         let mut interval = tokio::time::interval(SWEEP);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut down_since: Vec<Option<Instant>> = self.targets.iter().map(|_| None).collect();
+        let mut down_since: HashMap<AgentId, Instant> = HashMap::new();
         let mut sweeps = 0u32;
         loop {
             interval.tick().await;
@@ -133,12 +136,12 @@ impl Migrator {
             if sweeps.is_multiple_of(SWEEPS_PER_IDLE_SWEEP) {
                 self.flows.sweep_idle();
             }
-            for ((_, target), since) in self.targets.iter().zip(&mut down_since) {
-                if target.is_up() {
-                    *since = None;
+            for agent in self.targets.agents() {
+                if agent.is_up() {
+                    down_since.remove(&agent.id);
                 } else {
-                    let since = *since.get_or_insert_with(Instant::now);
-                    target.set_lost(since.elapsed() > self.settings.agent_lost);
+                    let since = *down_since.entry(agent.id).or_insert_with(Instant::now);
+                    agent.set_lost(since.elapsed() > self.settings.agent_lost);
                 }
             }
         }

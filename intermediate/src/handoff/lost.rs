@@ -52,7 +52,7 @@ impl Migrator {
                 continue;
             }
             let asked_ns = monotonic_ns();
-            match ask(target).await {
+            match ask(&target).await {
                 Host::Answers => silent_since = None,
                 Host::Silent => silent_since = silent_since.or(Some(asked_ns)),
                 Host::Unknown => {}

@@ -37,7 +37,7 @@ use pending::Pending;
 use resolve::Resolved;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use unresolved::{Disowned, Unresolved};
 
@@ -56,6 +56,8 @@ pub struct Migrator {
     resetter: Resetter,
     unresolved: Unresolved,
     disowned: Disowned,
+    /// How many targets are looked after; the first of all.
+    watched: AtomicUsize,
     late: AtomicU64,
     prefetched: AtomicU64,
     stray_answers: AtomicU64,
@@ -80,6 +82,7 @@ impl Migrator {
             resetter: Resetter::new(),
             unresolved: Unresolved::default(),
             disowned: Disowned::default(),
+            watched: AtomicUsize::new(0),
             late: AtomicU64::new(0),
             prefetched: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),

@@ -53,9 +53,9 @@ impl Pending {
         }
     }
 
-    /// Tells all that wait for this target's agent.
-    pub(super) fn tell_all(&self, target: TargetId, what: impl Fn(FlowRef) -> HandoffEvent) {
-        for waiting in self.by_id().values().filter(|w| w.target == target) {
+    /// Tells all that wait for the agent of these targets.
+    pub(super) fn tell_all(&self, targets: &[TargetId], what: impl Fn(FlowRef) -> HandoffEvent) {
+        for waiting in self.by_id().values().filter(|w| targets.contains(&w.target)) {
             let _ = waiting.tell.send(Told::Event(what(waiting.flow)));
         }
     }

@@ -19,6 +19,8 @@ const READ_BYTES: usize = 16 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct GatedRequest {
     pub(super) head: RequestHead,
+    /// Those the head was parsed from.
+    pub(super) bytes: Vec<u8>,
     pub(super) request_line: String,
 }
 
@@ -184,7 +186,8 @@ impl GatedIo {
             Step::Head(head) => {
                 self.pass = head.head_len;
                 let request_line = head.request_line(bytes);
-                inner.heads.push_back(Ok(GatedRequest { head, request_line }));
+                let bytes = bytes.get(..head.head_len).unwrap_or_default().to_vec();
+                inner.heads.push_back(Ok(GatedRequest { head, bytes, request_line }));
             }
             Step::Wait => {
                 inner.waker = Some(cx.waker().clone());

@@ -17,6 +17,7 @@ pub use stream::ClientStream;
 
 use crate::front::{Front, Guards, Stop, close_lingering};
 use crate::handoff::Subject;
+use crate::site::Site;
 use crate::targets::TargetId;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use gated::{GatedIo, gate};
@@ -36,6 +37,8 @@ pub struct Peer {
     pub client: SocketAddr,
     /// The address and port it connected to.
     pub vip: SocketAddr,
+    /// The listener's place in the site.
+    pub listener: usize,
     /// When the connection was accepted.
     pub started: SystemTime,
 }
@@ -63,6 +66,7 @@ impl Entry {
 /// A connection to proxy.
 pub(crate) struct ProxyJob {
     pub(crate) front: Arc<Front>,
+    pub(crate) site: Arc<Site>,
     pub(crate) stop: Stop,
     pub(crate) peer: Peer,
     pub(crate) stream: ClientStream,
@@ -82,8 +86,8 @@ const BUFFER_BYTES: usize = 512 * 1024;
 
 /// Serves the connection's requests until its end.
 pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
-    let ProxyJob { front, mut stop, peer, stream, bytes, entry } = job;
-    let limits = front.limits;
+    let ProxyJob { front, site, mut stop, peer, stream, bytes, entry } = job;
+    let limits = site.limits;
     // The kernel's clock: it knows what a client has acknowledged, and stops one that keeps its window shut too
     // (`tcp_probe_timer` in `net/ipv4/tcp_timer.c`).
     if let Err(e) = SockRef::from(stream.socket()).set_tcp_user_timeout(Some(limits.client_timeout)) {
@@ -92,7 +96,7 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
     let (gate, requests) = gate(limits.head);
     let io = GatedIo::new(stream, bytes, gate);
     let metrics = front.metrics.clone();
-    let session = Arc::new(Session::new(front, peer, entry, requests.clone(), stop.clone(), guards));
+    let session = Arc::new(Session::new(front, site, peer, entry, requests.clone(), stop.clone(), guards));
     let service = service_fn(move |request| Arc::clone(&session).serve(request));
     let mut builder = http1::Builder::new();
     builder

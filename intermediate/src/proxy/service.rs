@@ -10,9 +10,12 @@ use super::pool::Lease;
 use super::upstream::{Answered, UpstreamError, connect, may_repeat};
 use super::{Entry, Peer, tunnel};
 use crate::front::{Front, Guards, Stop, text};
+use crate::pools::{PickFacts, Pool};
+use crate::site::{Denial, Site};
 use crate::targets::TargetId;
 use baton_shared::http::{Framing, GateRule, RequestHead, Switch, Verdict};
 use baton_shared::reason::{CloseReason, ProxyReason};
+use baton_shared::route::{HeadLines, RequestFacts};
 use http::header::{self, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -21,6 +24,7 @@ use hyper::body::{Bytes, Incoming};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// How many 103 responses to one request may wait to be passed on.
@@ -29,6 +33,7 @@ const EARLY_HINTS: usize = 4;
 /// What a connection's requests have in common.
 pub(super) struct Session {
     front: Arc<Front>,
+    site: Arc<Site>,
     peer: Peer,
     requests: Requests,
     /// How the first request came here; none once it was taken.
@@ -43,6 +48,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(
         front: Arc<Front>,
+        site: Arc<Site>,
         peer: Peer,
         entry: Entry,
         requests: Requests,
@@ -51,6 +57,7 @@ impl Session {
     ) -> Self {
         Session {
             front,
+            site,
             peer,
             requests,
             target: Mutex::new(entry.target),
@@ -80,15 +87,23 @@ impl Session {
             Some(entry) => (entry.reason, entry.refusal, entry.recorded),
             None => (ProxyReason::LaterRequest, None, false),
         };
+        // Each request by itself: what an earlier one on this connection was allowed says nothing about this one.
+        let decision = match self.site.decide(self.peer.listener, &gated.head, &gated.bytes) {
+            Ok(decision) => decision,
+            Err(denial) => return self.deny(denial, gated.request_line),
+        };
         self.front.metrics.on_proxied(reason, refusal);
-        let limit = self.front.limits.upstream_timeout;
+        let limit = decision.upstream_timeout;
         let tunnelled =
             gated.head.connect || (gated.head.may_switch() && asks_for_websocket(request.headers()));
         if !tunnelled {
             self.requests.on_switch(Switch::Stayed);
         }
         let upstreams = &self.front.upstreams;
-        let connected = connect(upstreams, self.servers(), tunnelled, limit).await;
+        let lines = HeadLines::new(&gated.bytes, &gated.head);
+        let facts = RequestFacts::of_head(self.peer.listener, &gated.head, &gated.bytes, &lines);
+        let facts = PickFacts { client: self.peer.client, vip: self.peer.vip, request: facts };
+        let connected = connect(upstreams, self.servers(&decision.pool, &facts), tunnelled, limit).await;
         let target = connected.as_ref().ok().map(|c| c.target);
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
         if !recorded {
@@ -132,7 +147,7 @@ impl Session {
                 } else if tunnelled {
                     self.requests.on_switch(Switch::Stayed);
                 }
-                self.incoming(response, lease, switched)
+                self.incoming(response, lease, switched, limit)
             }
             Err(e) => {
                 if tunnelled {
@@ -143,14 +158,22 @@ impl Session {
         }
     }
 
-    /// Where the request may go: to the target that took the one before, else to the next ones.
-    fn servers(&self) -> impl Iterator<Item = (TargetId, SocketAddr)> {
-        let targets = &self.front.targets;
+    /// Where the request may go: to the target that took the one before if it is one of the pool, else to the pool's
+    /// choice; then to the others of the pool. A target of another pool must not see it.
+    fn servers<'a>(
+        &self,
+        pool: &'a Pool,
+        facts: &'a PickFacts<'a>,
+    ) -> impl Iterator<Item = (TargetId, SocketAddr)> + use<'a> {
         let last = *self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = last.or_else(|| targets.pick_any()).unwrap_or(TargetId(0));
-        let all = || targets.iter().flat_map(|(id, t)| t.spec.servers.iter().map(move |server| (id, server)));
-        let after = all().filter(move |(id, _)| *id >= first);
-        after.chain(all().filter(move |(id, _)| *id < first))
+        let mut first = last.filter(|target| pool.has(*target));
+        let mut tried = Vec::new();
+        std::iter::from_fn(move || {
+            let id = first.take().or_else(|| pool.pick_any(facts, &tried))?;
+            tried.push(id);
+            pool.members().iter().find(|member| member.target.id == id)
+        })
+        .flat_map(|member| member.target.spec.servers.iter().map(|server| (member.target.id, server)))
     }
 
     /// Where the server's 103 responses to this request come; none if the client cannot take them.
@@ -223,7 +246,13 @@ impl Session {
     }
 
     /// The response as the client gets it.
-    fn incoming(&self, response: Response<Incoming>, lease: Lease, switched: bool) -> Response<AnswerBody> {
+    fn incoming(
+        &self,
+        response: Response<Incoming>,
+        lease: Lease,
+        switched: bool,
+        limit: Duration,
+    ) -> Response<AnswerBody> {
         let (mut parts, body) = response.into_parts();
         let protocol = parts.headers.get(header::UPGRADE).cloned();
         strip_hop_by_hop(&mut parts.headers);
@@ -231,7 +260,7 @@ impl Session {
             put_upgrade(&mut parts.headers, protocol);
         }
         let lease = (!switched).then(|| (self.front.upstreams.clone(), lease));
-        let body = ResponseBody::new(body, self.front.limits.upstream_timeout, lease);
+        let body = ResponseBody::new(body, limit, lease);
         Response::from_parts(parts, Either::Left(body))
     }
 
@@ -249,6 +278,12 @@ impl Session {
         self.front.migration.history().record_refused(subject, &verdict);
         self.front.metrics.on_gate_refused(&verdict);
         answer(verdict.status, verdict.detail)
+    }
+
+    fn deny(&self, denial: Denial, request_line: String) -> Response<AnswerBody> {
+        let subject = self.peer.subject(String::new(), request_line);
+        self.front.migration.history().record_closed(subject, denial.reason);
+        self.fail(denial.reason, denial.status, denial.detail)
     }
 
     fn fail(&self, reason: CloseReason, status: u16, detail: &str) -> Response<AnswerBody> {

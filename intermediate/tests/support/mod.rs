@@ -8,6 +8,8 @@
     reason = "a test's panic is its report"
 )]
 
+use arc_swap::ArcSwap;
+use baton_shared::route::{KeepAlive, Mode, PoolId, Route, RouteTable};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
@@ -15,12 +17,13 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use intermediate::front::{
-    Front, FrontLimits, KeepAlive, ListenerSettings, Migration, Mode, StopControl, Waiting, listen,
-};
+use intermediate::config::Protocol;
+use intermediate::front::{Front, FrontLimits, Migration, StopControl, Waiting, listen};
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
+use intermediate::pools::{Member, Pool};
 use intermediate::proxy::Upstreams;
+use intermediate::site::{Site, SiteListener};
 use intermediate::targets::{Servers, TargetSpec, Targets};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -49,26 +52,48 @@ pub struct Bed {
 }
 
 impl Bed {
+    /// All servers in one pool.
     pub fn start(limits: FrontLimits, servers: &[SocketAddr]) -> Bed {
+        Bed::with_routes(limits, &[servers], Vec::new())
+    }
+
+    /// A pool of each list of servers, the first for what no route takes.
+    pub fn with_routes(limits: FrontLimits, pools: &[&[SocketAddr]], routes: Vec<Route>) -> Bed {
         let spec = |(n, server): (usize, &SocketAddr)| TargetSpec {
             name: format!("target{n}"),
             servers: Servers::new([*server]),
             agent: "127.0.0.1:1".parse().unwrap(),
+            agent_name: "host".into(),
             leg: baton_shared::translate::Leg::Rewrite,
         };
+        let targets = Arc::new(Targets::new(pools.iter().copied().flatten().enumerate().map(spec)));
+        let mut all = targets.iter();
+        let pool = |(n, servers): (usize, &&[SocketAddr])| {
+            let members = all.by_ref().take(servers.len()).map(|target| Member { target, weight: 1 });
+            Arc::new(Pool::new(&format!("pool{n}"), members.collect()))
+        };
+        let pools = pools.iter().enumerate().map(pool).collect();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let vip = listener.local_addr().unwrap();
+        let listeners = vec![SiteListener {
+            name: "web".into(),
+            vip,
+            protocol: Protocol::Http,
+            keepalive: KeepAlive::Pinned,
+            mode: Mode::Proxy,
+            pool: Some(PoolId(0)),
+        }];
+        let site = Site { listeners, pools, table: RouteTable::new(routes), limits };
         let front = Arc::new(Front {
-            targets: Arc::new(Targets::new(servers.iter().enumerate().map(spec))),
+            targets,
             metrics: Metrics::default(),
             migration: Migration::Off(Arc::new(History::new(100))),
-            limits,
+            site: ArcSwap::from_pointee(site),
             waiting: Waiting::default(),
             upstreams: Upstreams::default(),
         });
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let vip = listener.local_addr().unwrap();
         let control = StopControl::default();
-        let settings = ListenerSettings { vip, keepalive: KeepAlive::Pinned, mode: Mode::Proxy };
-        tokio::spawn(Arc::clone(&front).run(listener, settings, control.stop()));
+        tokio::spawn(Arc::clone(&front).run(listener, vip, control.stop()));
         Bed { front, vip, control }
     }
 

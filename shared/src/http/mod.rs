@@ -26,6 +26,13 @@ pub use rule::{GateRule, Verdict};
 pub use scan::HeadScanner;
 pub use stream::{RequestStream, Step, Switch};
 
+use scan::is_token;
+
+/// Whether a text is a token (RFC 9110, section 5.6.2), as methods and header names are.
+pub fn is_token_text(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_token)
+}
+
 /// What a head may be at most, in bytes but for the count, and what it may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {

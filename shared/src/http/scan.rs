@@ -192,7 +192,7 @@ fn line_feed(byte: u8) -> Result<(), GateRule> {
 }
 
 /// RFC 9110, section 5.6.2.
-pub(super) const fn is_token(byte: u8) -> bool {
+pub(crate) const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

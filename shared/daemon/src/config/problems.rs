@@ -20,6 +20,11 @@ impl<'a> Problems<'a> {
         Problems { path, text, found: Vec::new() }
     }
 
+    /// None yet, of the same file; what is put there is not heard of here.
+    pub fn unheard(&self) -> Self {
+        Problems { path: self.path, text: self.text, found: Vec::new() }
+    }
+
     /// Something is wrong at these bytes of the file.
     pub fn at(&mut self, span: Range<usize>, message: impl Display) {
         let (line, column) = place(self.text, span.start);
@@ -50,6 +55,8 @@ impl<'a> Problems<'a> {
 
     pub(super) fn into_error(mut self) -> ConfigError {
         self.found.sort_by_key(|(offset, _)| *offset);
+        // One value may be wrong for several that use it.
+        self.found.dedup();
         ConfigError {
             path: self.path.to_owned(),
             lines: self.found.into_iter().map(|(_, line)| line).collect(),

@@ -1,0 +1,15 @@
+//! `[pool.health]`.
+
+use baton_daemon::config::{Problems, Spanned};
+use serde::Deserialize;
+
+/// `[pool.health]`: how the servers of a pool are checked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {}
+
+impl Health {
+    pub(super) fn validate(health: &Spanned<Health>, problems: &mut Problems<'_>) {
+        problems.with(health, "[pool.health] is not built yet");
+    }
+}

@@ -1,0 +1,112 @@
+//! `[[listener]]`.
+
+use super::certificate::Certificate;
+use super::{Config, check_address};
+use baton_daemon::config::{Problems, Spanned};
+use baton_shared::route::{KeepAlive, Mode};
+use serde::Deserialize;
+use std::net::SocketAddr;
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1 in the clear.
+    #[default]
+    Http,
+    /// HTTP over TLS that ends here.
+    Https,
+    /// TLS that passes through to the target: routed by SNI and ALPN.
+    Tls,
+    /// Anything in which the client speaks first.
+    Tcp,
+}
+
+impl Protocol {
+    /// Whether requests are read here.
+    pub fn is_http(self) -> bool {
+        matches!(self, Protocol::Http | Protocol::Https)
+    }
+}
+
+/// `[[listener]]`: an address clients connect to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// What routes call it; the vip's text if it is not given.
+    pub name: Option<Spanned<String>>,
+    /// The address and port clients connect to.
+    pub vip: Spanned<SocketAddr>,
+    /// What is spoken there.
+    pub protocol: Option<Spanned<Protocol>>,
+    /// What its routes have if they say nothing else; `pinned` where that is provably safe, else `single`.
+    pub keepalive: Option<Spanned<KeepAlive>>,
+    /// What its routes have if they say nothing else.
+    pub mode: Option<Spanned<Mode>>,
+    /// The pool of requests that no route takes.
+    pub pool: Option<Spanned<String>>,
+    /// For protocol "https".
+    #[serde(default)]
+    pub certificate: Vec<Certificate>,
+}
+
+impl Listener {
+    /// What routes call it.
+    pub fn name(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.vip.get_ref().to_string(), |name| name.get_ref().clone())
+    }
+
+    /// What is spoken there.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol.as_ref().map(|p| *p.get_ref()).unwrap_or_default()
+    }
+
+    /// What its routes have if they say nothing else.
+    pub fn mode(&self) -> Mode {
+        self.mode.as_ref().map_or(Mode::Migrate, |mode| *mode.get_ref())
+    }
+}
+
+impl Config {
+    pub(super) fn validate_listeners(&self, problems: &mut Problems<'_>) {
+        for (n, listener) in self.listener.iter().enumerate() {
+            let before = || self.listener.iter().take(n);
+            let vip = *listener.vip.get_ref();
+            check_address(&listener.vip, "vip", problems);
+            if before().any(|other| *other.vip.get_ref() == vip) {
+                problems.with(&listener.vip, format!("vip {vip} is listed twice"));
+            }
+            if let Some(name) = &listener.name {
+                let is = name.get_ref();
+                problems.require(name, !is.is_empty(), "a listener's name must not be empty");
+                if before().any(|other| other.name() == *is) {
+                    problems.with(name, format!("listener {is:?} is listed twice; name them differently"));
+                }
+            }
+            self.validate_protocol(listener, problems);
+            self.validate_default_pool(listener, problems);
+            self.validate_keepalive(n, listener, problems);
+        }
+    }
+
+    fn validate_protocol(&self, listener: &Listener, problems: &mut Problems<'_>) {
+        if let Some(protocol) = &listener.protocol {
+            let built = *protocol.get_ref() == Protocol::Http;
+            problems.require(protocol, built, "this protocol is not built yet; protocol \"http\" is");
+        }
+        for certificate in &listener.certificate {
+            certificate.validate(problems);
+            problems.require(
+                &certificate.cert,
+                listener.protocol() == Protocol::Https,
+                "a [[listener.certificate]] means something only where TLS ends here: protocol = \"https\"",
+            );
+        }
+    }
+
+    fn validate_default_pool(&self, listener: &Listener, problems: &mut Problems<'_>) {
+        if let Some(pool) = &listener.pool {
+            self.require_pool(pool, problems);
+        }
+    }
+}

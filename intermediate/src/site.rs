@@ -1,0 +1,162 @@
+//! The site as it is served now: one immutable snapshot of what the configuration says about listeners, routes, pools
+//! and limits. A connection finishes with the snapshot it began with.
+
+use crate::config::{Config, DEFAULT_POOL, Protocol};
+use crate::front::FrontLimits;
+use crate::pools::{Member, Pool};
+use crate::targets::{Target, Targets};
+use baton_shared::http::RequestHead;
+use baton_shared::reason::CloseReason;
+use baton_shared::route::{HeadLines, KeepAlive, Mode, PoolId, RequestFacts, Route, RouteTable};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A listener as requests meet it.
+#[derive(Clone, Debug)]
+pub struct SiteListener {
+    /// What routes call it.
+    pub name: String,
+    /// The address and port clients connect to.
+    pub vip: SocketAddr,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// What its routes have if they say nothing else.
+    pub keepalive: KeepAlive,
+    /// What its routes have if they say nothing else.
+    pub mode: Mode,
+    /// The pool of requests that no route takes.
+    pub pool: Option<PoolId>,
+}
+
+/// The snapshot.
+#[derive(Debug)]
+pub struct Site {
+    /// In the order of the file; routes know them by their place.
+    pub listeners: Vec<SiteListener>,
+    /// In the order of the file; routes know them by their place.
+    pub pools: Vec<Arc<Pool>>,
+    /// The routes.
+    pub table: RouteTable,
+    /// What a client may ask of us.
+    pub limits: FrontLimits,
+}
+
+/// What is to be done with a request.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The route that took it; `None`: the listener's own pool.
+    pub route: Option<String>,
+    /// Where it goes.
+    pub pool: Arc<Pool>,
+    /// What becomes of its connection afterwards, if it migrates.
+    pub keepalive: KeepAlive,
+    /// Whether it may migrate.
+    pub mode: Mode,
+    /// Without progress on the way to a server or from it, if it is proxied.
+    pub upstream_timeout: Duration,
+}
+
+/// Why a request that passed the gate goes nowhere, and what it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The status code of the answer.
+    pub status: u16,
+    /// Under what it is counted.
+    pub reason: CloseReason,
+    /// For the answer's body and the log.
+    pub detail: &'static str,
+}
+
+const NO_ROUTE: Denial = Denial {
+    status: 404,
+    reason: CloseReason::NoRoute,
+    detail: "nothing is served under this name and path",
+};
+const AMBIGUOUS: Denial = Denial {
+    status: 400,
+    reason: CloseReason::AmbiguousPath,
+    detail: "the path can be read in two ways that lead to different places",
+};
+
+impl Site {
+    /// Of a configuration that was validated. Its targets are in `targets` from here on; pools that are the same as
+    /// in `before` go on.
+    pub fn new(config: &Config, targets: &Targets, before: Option<&Site>) -> Self {
+        let all = targets.update(config.targets());
+        let same = |pool: Pool| {
+            let before = before.and_then(|site| site.pools.iter().find(|other| other.spec == pool.spec));
+            before.map_or_else(|| Arc::new(pool), Arc::clone)
+        };
+        let routes = config.routes();
+        Site {
+            listeners: config.site_listeners(&routes),
+            pools: pools(config, &all).into_iter().map(same).collect(),
+            table: RouteTable::new(routes),
+            limits: config.front_limits(),
+        }
+    }
+
+    /// The listener on this address, and its place.
+    pub fn listener(&self, vip: SocketAddr) -> Option<(usize, &SiteListener)> {
+        self.listeners.iter().enumerate().find(|(_, listener)| listener.vip == vip)
+    }
+
+    /// What is to be done with a request whose head passed the gate; `bytes` are those it was parsed from. The error
+    /// is to be answered.
+    pub fn decide(&self, listener: usize, head: &RequestHead, bytes: &[u8]) -> Result<Decision, Denial> {
+        let lines = HeadLines::new(bytes, head);
+        self.decide_on(&RequestFacts::of_head(listener, head, bytes, &lines))
+    }
+
+    /// As [`Site::decide`], of whatever can be said of a connection or request.
+    pub fn decide_on(&self, facts: &RequestFacts<'_>) -> Result<Decision, Denial> {
+        let route = self.table.find(facts).map_err(|_| AMBIGUOUS)?;
+        let listener = self.listeners.get(facts.listener).ok_or(NO_ROUTE)?;
+        let pool = route.map_or(listener.pool, |route| Some(route.pool)).ok_or(NO_ROUTE)?;
+        Ok(Decision {
+            route: route.map(|route| route.name.clone()),
+            pool: Arc::clone(self.pools.get(pool.0).ok_or(NO_ROUTE)?),
+            keepalive: route.and_then(|route| route.keepalive).unwrap_or(listener.keepalive),
+            mode: route.and_then(|route| route.mode).unwrap_or(listener.mode),
+            upstream_timeout: route.and_then(|r| r.upstream_timeout).unwrap_or(self.limits.upstream_timeout),
+        })
+    }
+}
+
+/// The pools of the file, or the one there is without.
+fn pools(config: &Config, targets: &[Arc<Target>]) -> Vec<Pool> {
+    if !config.has_pools() {
+        let member = |target: &Arc<Target>| Member { target: Arc::clone(target), weight: 1 };
+        return vec![Pool::new(DEFAULT_POOL, targets.iter().map(member).collect())];
+    }
+    let named = |name: &str| targets.iter().find(|target| target.spec.name == name);
+    config
+        .pool
+        .iter()
+        .map(|pool| {
+            let members = pool.targets.iter().filter_map(|member| {
+                let member = member.get_ref();
+                Some(Member { target: Arc::clone(named(&member.target)?), weight: member.weight })
+            });
+            Pool::new(pool.name.get_ref(), members.collect())
+        })
+        .collect()
+}
+
+impl Config {
+    fn site_listeners(&self, routes: &[Route]) -> Vec<SiteListener> {
+        let listener = |(n, entry): (usize, &crate::config::Listener)| SiteListener {
+            name: entry.name(),
+            vip: *entry.vip.get_ref(),
+            protocol: entry.protocol(),
+            keepalive: entry
+                .keepalive
+                .as_ref()
+                .map_or_else(|| self.default_keepalive(n, routes), |k| *k.get_ref()),
+            mode: entry.mode(),
+            pool: self.default_pool(entry),
+        };
+        self.listener.iter().enumerate().map(listener).collect()
+    }
+}

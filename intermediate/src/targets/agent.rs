@@ -1,0 +1,83 @@
+//! The agents: one control channel for each, however many targets are on its host.
+
+use baton_shared::control::Message;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Names an agent for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AgentId(pub usize);
+
+/// Why a message did not go on its way to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSent {
+    /// The agent is not connected.
+    Down,
+    /// Its queue is full.
+    Busy,
+}
+
+/// A control channel as the handoff uses it: `baton_daemon::control::Client`, or a test's stand-in.
+pub trait AgentLink: Send + Sync {
+    /// Queues a message without waiting.
+    fn send(&self, message: Message) -> Result<(), NotSent>;
+    /// Whether the agent is connected now.
+    fn is_up(&self) -> bool;
+}
+
+/// One agent.
+pub struct Agent {
+    /// Its number.
+    pub id: AgentId,
+    /// Its control address and port.
+    pub addr: SocketAddr,
+    /// The name in its certificate.
+    pub name: String,
+    /// Set once; without it the agent counts as not connected.
+    link: OnceLock<Arc<dyn AgentLink>>,
+    /// Gone for longer than `handoff.agent_lost_ms`.
+    lost: AtomicBool,
+}
+
+impl Agent {
+    pub(super) fn new(id: AgentId, addr: SocketAddr, name: &str) -> Self {
+        Agent { id, addr, name: name.to_owned(), link: OnceLock::new(), lost: AtomicBool::new(false) }
+    }
+
+    /// Gives it its control channel; once.
+    pub fn set_link(&self, link: Arc<dyn AgentLink>) {
+        let _ = self.link.set(link);
+    }
+
+    /// Whether it has one, connected or not.
+    pub fn has_link(&self) -> bool {
+        self.link.get().is_some()
+    }
+
+    /// Whether it is connected.
+    pub fn is_up(&self) -> bool {
+        self.link.get().is_some_and(|link| link.is_up())
+    }
+
+    /// Sends it a message.
+    pub fn send(&self, message: Message) -> Result<(), NotSent> {
+        self.link.get().ok_or(NotSent::Down)?.send(message)
+    }
+
+    pub(crate) fn set_lost(&self, lost: bool) {
+        self.lost.store(lost, Ordering::Relaxed);
+    }
+
+    /// Whether it has been gone for longer than `handoff.agent_lost_ms`.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let up = self.is_up();
+        f.debug_struct("Agent").field("name", &self.name).field("up", &up).finish_non_exhaustive()
+    }
+}
