@@ -311,7 +311,7 @@ impl Flows {
 
     /// Ends a flow whose agent will not report its end.
     pub fn end_unreported(&self, flow: FlowRef, reason: EndReason) {
-        self.on_end(EndReport { flow, reason, packets: 0, bytes: 0, duration_ms: 0 });
+        self.on_end(EndReport::unreported(flow, reason));
     }
 
     /// A connection was accepted on these addresses: what an ended flow left there goes.

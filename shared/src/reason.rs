@@ -150,6 +150,10 @@ reasons! {
         UpstreamTimeout = 12, "upstream_timeout", "The server did not answer in limits.upstream_timeout_ms: answered 504.";
         NoRoute = 13, "no_route", "No route takes the request, and its listener has no pool of its own: answered 404.";
         AmbiguousPath = 14, "ambiguous_path", "The path can be read in two ways (encoded slash, backslash, path parameters) that lead to different routes: answered 400.";
+        SourceLimit = 25, "source_limit", "More connections from one source (limits.source_prefix_v4 or _v6) than limits.connections_per_source: closed without a word.";
+        SlowBody = 26, "slow_body", "A proxied request's body came slower than limits.body_min_rate for longer than limits.body_grace_ms: answered 408.";
+        SlowReader = 27, "slow_reader", "The client took a proxied response in slower than limits.response_min_rate for longer than limits.body_grace_ms: the connection was closed.";
+        IdleTimeout = 28, "idle_timeout", "A kept connection made no further request within limits.idle_timeout_ms: closed.";
     }
 }
 

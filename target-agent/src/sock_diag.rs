@@ -3,7 +3,7 @@
 //! About one connection by its 4-tuple: one request, one answer, a few microseconds. Of listening sockets alone there is
 //! a dump, see [`listeners`].
 
-mod info;
+pub(crate) mod info;
 pub(crate) mod listeners;
 mod sys;
 
@@ -46,19 +46,7 @@ impl SockDiag {
         let mut answer = [0u8; 512];
         let question = Question::about(SOCK_DIAG_BY_FAMILY, server, client);
         let length = self.ask(&question, &mut answer)?;
-        match answer.get(..length).unwrap_or_default() {
-            message if message_type(message) == Some(NLMSG_ERROR) => match error_code(message) {
-                libc::ENOENT => Ok(SocketState::Gone),
-                errno => Err(io::Error::from_raw_os_error(errno)),
-            },
-            // struct inet_diag_msg: family, state, ...
-            message => match message.get(HEADER_BYTES + 1) {
-                Some(&TCP_TIME_WAIT) => Ok(SocketState::TimeWait),
-                Some(&(TCP_LISTEN | TCP_CLOSE | TCP_SYN_RECV)) => Ok(SocketState::Gone),
-                Some(_) => Ok(SocketState::Alive),
-                None => Err(io::ErrorKind::InvalidData.into()),
-            },
-        }
+        state(answer.get(..length).unwrap_or_default()).map(|(state, _)| state)
     }
 
     /// Ends the server's socket (`SOCK_DESTROY`; needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).
@@ -87,6 +75,23 @@ impl SockDiag {
     fn send(&mut self, question: &Question) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         sys::send(&self.socket, &question.encode(self.sequence))
+    }
+}
+
+/// What an answer about one connection says: its state, and the kernel's own name for it (`TCP_*`, 0 for none).
+fn state(message: &[u8]) -> io::Result<(SocketState, u8)> {
+    if message_type(message) == Some(NLMSG_ERROR) {
+        return match error_code(message) {
+            libc::ENOENT => Ok((SocketState::Gone, 0)),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        };
+    }
+    // struct inet_diag_msg: family, state, ...
+    match message.get(HEADER_BYTES + 1) {
+        Some(&TCP_TIME_WAIT) => Ok((SocketState::TimeWait, TCP_TIME_WAIT)),
+        Some(&(TCP_LISTEN | TCP_CLOSE | TCP_SYN_RECV)) => Ok((SocketState::Gone, 0)),
+        Some(&other) => Ok((SocketState::Alive, other)),
+        None => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

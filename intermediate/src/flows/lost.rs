@@ -73,8 +73,7 @@ impl Flows {
         let mut table = self.table();
         let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) else { return };
         if entry.end.is_none() {
-            entry.end =
-                Some(EndReport { flow, reason: EndReason::AgentLost, packets: 0, bytes: 0, duration_ms: 0 });
+            entry.end = Some(EndReport::unreported(flow, EndReason::AgentLost));
             let target = entry.target;
             self.count_ended(target);
         }

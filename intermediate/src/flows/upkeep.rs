@@ -52,13 +52,10 @@ impl Flows {
             began_ns: monotonic_ns(),
             committed: true,
             // How it ended was told to the process before this one.
-            end: ended.then_some(EndReport {
-                flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
-                reason: EndReason::AgentLost,
-                packets: 0,
-                bytes: 0,
-                duration_ms: 0,
-            }),
+            end: ended.then_some(EndReport::unreported(
+                FlowRef { flow_id: record.flow_id, generation: record.generation },
+                EndReason::AgentLost,
+            )),
         };
         if let Some(target) = target.filter(|_| !ended).and_then(|t| self.targets.get(t)) {
             target.flow_began(false);

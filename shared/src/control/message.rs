@@ -112,6 +112,61 @@ pub struct EndReport {
     pub bytes: u64,
     /// Milliseconds from handoff to end.
     pub duration_ms: u64,
+    /// Of `bytes`, those that had been sent before.
+    pub retransmitted_bytes: u64,
+    /// Who ended the connection first, as far as the target could see.
+    pub closed_by: Option<Closer>,
+    /// What the server's kernel last told of the way to the client; nothing if the connection was too short to be
+    /// looked at.
+    pub way: Option<WayReport>,
+}
+
+impl EndReport {
+    /// The end of a flow of which the agent tells nothing.
+    pub const fn unreported(flow: FlowRef, reason: EndReason) -> Self {
+        EndReport {
+            flow,
+            reason,
+            packets: 0,
+            bytes: 0,
+            duration_ms: 0,
+            retransmitted_bytes: 0,
+            closed_by: None,
+            way: None,
+        }
+    }
+}
+
+/// An end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Closer {
+    /// The client.
+    Client,
+    /// The server.
+    Server,
+}
+
+impl Closer {
+    /// Its name in the access log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Closer::Client => "client",
+            Closer::Server => "server",
+        }
+    }
+}
+
+/// The way from the server to the client, from `TCP_INFO` of the server's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayReport {
+    /// Smoothed round-trip time, microseconds.
+    pub rtt_us: u32,
+    /// The smallest there was, microseconds.
+    pub min_rtt_us: u32,
+    /// Segments sent again, from the handshake on.
+    pub retransmitted_segments: u32,
+    /// How long before the end the kernel was asked, milliseconds.
+    pub age_ms: u64,
 }
 
 /// All there is to say.

@@ -10,5 +10,6 @@ mod message;
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, encode_into};
 pub use load::ServerLoad;
 pub use message::{
-    EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, RefusedAnswer, Role,
+    Closer, EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, RefusedAnswer,
+    Role, WayReport,
 };

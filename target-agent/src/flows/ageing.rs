@@ -6,7 +6,8 @@ use crate::serve::packet::Ends;
 use baton_shared::control::{EndReport, Message};
 use baton_shared::reason::EndReason;
 use baton_shared::record::{FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST};
-use baton_shared::state::ending::{SocketState, judge};
+use baton_shared::state::ending::{SocketState, judge, retransmitted};
+use baton_shared::state::replay::Answer;
 
 /// How long a flow may be quiet before the kernel is asked whether its socket is still there, ns.
 pub(crate) const QUIET_NS: u64 = 5_000_000_000;
@@ -35,16 +36,24 @@ impl Engine {
             if !self.is_due(table, slot, now) {
                 continue;
             }
-            let Some(ends) = table.get(slot).map(|flow| flow.ends) else { continue };
-            match self.diag.socket(ends.server(), ends.client()) {
-                Ok(socket) => self.judge(table, slot, socket, now),
-                Err(e) => tracing::error!("sock_diag: {e}"),
-            }
+            self.look(table, slot, now);
             questions += 1;
             if questions >= QUESTIONS {
                 self.scan_from = (slot + 1) % count;
                 return;
             }
+        }
+    }
+
+    /// Asks the kernel about a flow's socket, and judges.
+    pub(crate) fn look(&mut self, table: &mut Table, slot: u32, now: u64) {
+        let Some(flow) = table.get_mut(slot) else { return };
+        match self.diag.look(flow.ends.server(), flow.ends.client()) {
+            Ok(looked) => {
+                flow.way.note(&looked, now);
+                self.judge(table, slot, looked.state, now);
+            }
+            Err(e) => tracing::error!("sock_diag: {e}"),
         }
     }
 
@@ -54,6 +63,7 @@ impl Engine {
         if flow.end.is_some() || flow.replay.is_some() {
             return false;
         }
+        let way_is_due = flow.way.is_due(flow.received_ns, now);
         let slots = self.shared.plane.slots();
         // The listener's SYN-ACK: the socket is gone without a word of its own (the client reset it) and the client uses
         // its port again, waiting for us to notice.
@@ -73,14 +83,14 @@ impl Engine {
             }
         }
         if flow.ask_at_ns > now {
-            return false;
+            return way_is_due;
         }
         if !flow.closing {
             let quiet = now.saturating_sub(slots.read(slot).last_seen_ns);
             if quiet < QUIET_NS {
                 flow.ask_again_ns = QUIET_NS;
                 flow.ask_at_ns = now.saturating_add(QUIET_NS - quiet);
-                return false;
+                return way_is_due;
             }
         }
         flow.ask_at_ns = now.saturating_add(flow.ask_again_ns);
@@ -123,6 +133,11 @@ impl Engine {
         }
         flow.end = Some(reason);
         let (who, received_ns, server) = (flow.who, flow.received_ns, flow.ends.server());
+        let (way, closed_by) = (flow.way.report(now), flow.way.closed_by(reason));
+        let first = match flow.answer {
+            Some(Answer::Migrated(answer)) => Some(answer.server_snd_nxt.raw()),
+            _ => None,
+        };
         let slots = self.shared.plane.slots();
         slots.set_state(slot, FlowState::Ended);
         let record = slots.read(slot);
@@ -132,6 +147,12 @@ impl Engine {
             packets: record.packets,
             bytes: record.bytes,
             duration_ms: now.saturating_sub(received_ns) / 1_000_000,
+            retransmitted_bytes: first.map_or(0, |first| {
+                let fin = record.note_flags & NOTE_FIN != 0;
+                retransmitted(record.bytes, first, record.note_seq_end, fin)
+            }),
+            closed_by,
+            way,
         };
         self.shared.metrics.ended(reason);
         table.loads.on_end(server, reason);

@@ -115,13 +115,7 @@ mod tests {
     #[test]
     fn reports_go_when_seen_and_are_bounded() {
         let mut reports = Reports::default();
-        let report = |n| EndReport {
-            flow: who(n).1,
-            reason: EndReason::Finished,
-            packets: 1,
-            bytes: 2,
-            duration_ms: 3,
-        };
+        let report = |n| EndReport { bytes: 2, ..EndReport::unreported(who(n).1, EndReason::Finished) };
         for n in 0..u64::try_from(CAPACITY).unwrap() * 3 {
             reports.keep(who(n), report(n));
             if n % 2 == 0 {

@@ -4,3 +4,4 @@ pub(crate) mod ageing;
 pub(crate) mod memory;
 pub(crate) mod recovery;
 pub(crate) mod table;
+pub(crate) mod way;

@@ -55,6 +55,7 @@ impl Engine {
                     ask_again_ns: super::ageing::QUIET_NS,
                     closing: false,
                     last_seen: 0,
+                    way: Default::default(),
                     end: None,
                     sampled: crate::load::Sampled::default(),
                 }),

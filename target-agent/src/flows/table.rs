@@ -1,6 +1,7 @@
 //! The flows of this host: what the agent knows beside the map's records.
 
 use super::memory::{Memory, Reports};
+use super::way::Way;
 use crate::load::{Loads, Sampled};
 use crate::serve::packet::Ends;
 use baton_shared::control::FlowRef;
@@ -45,6 +46,8 @@ pub(crate) struct Flow {
     pub(crate) closing: bool,
     /// Low half of the record's time of the last packet when a scan last looked, once it closes.
     pub(crate) last_seen: u32,
+    /// What the kernel told of its way to the client.
+    pub(crate) way: Way,
     /// How it ended; lingers since.
     pub(crate) end: Option<EndReason>,
     /// What its socket had counted when it was last looked at.

@@ -89,7 +89,7 @@ impl Engine {
         let plane = std::sync::Arc::clone(&self.shared.plane);
         plane.slots().write(slot, &record);
         let mut inserted = plane.insert(&key, slot);
-        if matches!(inserted, Err(InsertError::Exists)) && self.make_room(table, ends, &key, now) {
+        if matches!(inserted, Err(InsertError::Exists)) && self.make_room(table, &key, now) {
             inserted = plane.insert(&key, slot);
         }
         if let Err(e) = inserted {
@@ -117,6 +117,7 @@ impl Engine {
                 ask_again_ns: crate::flows::ageing::QUIET_NS,
                 closing: false,
                 last_seen: 0,
+                way: Default::default(),
                 end: None,
                 sampled: crate::load::Sampled::default(),
             }),
@@ -138,7 +139,7 @@ impl Engine {
 
     /// The client used its port again before the end of the flow before it was noticed, or while it lingers: that
     /// one goes, if it has ended.
-    fn make_room(&mut self, table: &mut Table, ends: Ends, key: &FlowKey, now: u64) -> bool {
+    fn make_room(&mut self, table: &mut Table, key: &FlowKey, now: u64) -> bool {
         let Some(old) = table.slot_under(key) else {
             // A key without a flow: left by an earlier run.
             return self.shared.plane.remove(key).is_ok();
@@ -148,10 +149,7 @@ impl Engine {
             return false;
         }
         if flow.end.is_none() {
-            match self.diag.socket(ends.server(), ends.client()) {
-                Ok(socket) => self.judge(table, old, socket, now),
-                Err(e) => tracing::error!("sock_diag: {e}"),
-            }
+            self.look(table, old, now);
         }
         if table.get(old).is_some_and(|flow| flow.end.is_none()) {
             return false;

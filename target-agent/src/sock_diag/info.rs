@@ -1,6 +1,9 @@
 //! What a connection's socket has counted (`struct tcp_info`, `linux/tcp.h`).
 
-use super::{HEADER_BYTES, NLMSG_ERROR, Question, SOCK_DIAG_BY_FAMILY, SockDiag, message_type, number_at};
+use super::{
+    HEADER_BYTES, NLMSG_ERROR, Question, SOCK_DIAG_BY_FAMILY, SockDiag, message_type, number_at, state,
+};
+use baton_shared::state::ending::SocketState;
 use std::io;
 use std::net::SocketAddr;
 
@@ -13,13 +16,42 @@ const INET_DIAG_INFO: u16 = 2;
 pub(crate) struct TcpInfo {
     /// Smoothed round-trip time, microseconds.
     pub(crate) rtt_us: u32,
+    /// The smallest round-trip time there was, microseconds.
+    pub(crate) min_rtt_us: u32,
     /// Segments with data sent, those sent again included.
     pub(crate) segments: u32,
     /// Segments sent again.
     pub(crate) retransmitted: u32,
 }
 
+/// A connection's socket, looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Looked {
+    /// Whether it is in use.
+    pub(crate) state: SocketState,
+    /// `TCP_*` of `net/tcp_states.h`; 0 if there is no socket.
+    pub(crate) tcp_state: u8,
+    /// Its counts, while it is a whole socket.
+    pub(crate) info: Option<TcpInfo>,
+}
+
 impl SockDiag {
+    /// The server's socket for this connection: its state and its counts.
+    pub(crate) fn look(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<Looked> {
+        let mut answer = [0u8; 1024];
+        let question = Question {
+            attributes: 1 << (INET_DIAG_INFO - 1),
+            ..Question::about(SOCK_DIAG_BY_FAMILY, server, client)
+        };
+        let length = self.ask(&question, &mut answer)?;
+        let message = answer.get(..length).unwrap_or_default();
+        let (state, tcp_state) = state(message)?;
+        // What answers for a connection that is gone, a listener, has counts of its own.
+        let alive = state == SocketState::Alive;
+        let info = alive.then(|| attribute(message, INET_DIAG_INFO)).flatten().and_then(parse);
+        Ok(Looked { state, tcp_state, info })
+    }
+
     /// Of the server's socket for this connection, if it is there and has such counts (in TIME_WAIT it has none).
     pub(crate) fn tcp_info(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<Option<TcpInfo>> {
         let mut answer = [0u8; 1024];
@@ -39,6 +71,7 @@ impl SockDiag {
 fn parse(info: &[u8]) -> Option<TcpInfo> {
     Some(TcpInfo {
         rtt_us: number_at(info, 68)?,
+        min_rtt_us: number_at(info, 148)?,
         segments: number_at(info, 156)?,
         retransmitted: number_at(info, 100)?,
     })
@@ -79,6 +112,12 @@ mod tests {
         let info = diag.tcp_info(s, c).unwrap().unwrap();
         assert_eq!((info.segments, info.retransmitted), (3, 0));
         assert!((1..1_000_000).contains(&info.rtt_us), "{info:?}");
+        let looked = diag.look(s, c).unwrap();
+        assert_eq!((looked.state, looked.tcp_state), (SocketState::Alive, 1));
+        assert_eq!(looked.info, Some(info));
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(diag.look(s, c).unwrap().tcp_state, 8, "CLOSE_WAIT");
         drop((server, client, listener));
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert_eq!(diag.tcp_info(s, c).unwrap(), None, "it is gone or in TIME_WAIT");
