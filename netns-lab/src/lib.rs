@@ -28,6 +28,7 @@ mod prepare;
 mod process;
 mod remove;
 pub mod rootless;
+mod server_cert;
 pub mod spec;
 mod state;
 mod steer;

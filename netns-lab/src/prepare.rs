@@ -3,7 +3,7 @@
 use crate::lab::patiently;
 use crate::spec::Balancer;
 use crate::steer::Program;
-use crate::{Lab, command, config, content, interrupt, plan};
+use crate::{Lab, command, config, content, interrupt, plan, server_cert};
 use anyhow::{Context, Result};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +24,7 @@ impl Lab {
             let uploads = plan::data_dir(&self.spec().name).join(name);
             let text = config::nginx::target(name, addresses, &self.node_dir(name), &www, &uploads);
             fs::write(self.config(name, Program::Server), text)?;
+            server_cert::write(&self.node_dir(name), name, addresses)?;
         }
         let path = self.config(plan::INTERMEDIATE, Program::Balancer);
         match self.spec().balancer {

@@ -32,13 +32,16 @@ const SHOWN_HEADERS: [&str; 24] = [
     "X-Test",
 ];
 
-/// nginx.conf for a target. `run` is the node's run directory, `www` has the files, `uploads` takes what is PUT.
+/// nginx.conf for a target, which serves the same in the clear and with TLS. `run` is the node's run directory, `www` has the files, `uploads` takes what is PUT.
 pub(crate) fn target(name: &str, addresses: &[IpAddr], run: &Path, www: &Path, uploads: &Path) -> String {
     let (run, www, uploads) = (run.display(), www.display(), uploads.display());
     let sink = plan::SINK;
     // A user namespace with one user has none to change to.
     let single = if crate::rootless::has_one_user() { "master_process off;\n" } else { "" };
-    let listen = |a: &IpAddr| format!("        listen {} backlog=4096;\n", SocketAddr::new(*a, 80));
+    let listen = |a: &IpAddr| {
+        let (plain, tls) = (SocketAddr::new(*a, 80), SocketAddr::new(*a, 443));
+        format!("        listen {plain} backlog=4096;\n        listen {tls} ssl http2 backlog=4096;\n")
+    };
     let listens: String = addresses.iter().map(listen).collect();
     let mut maps = String::new();
     let mut lines = String::new();
@@ -72,6 +75,9 @@ http {{
 {maps}
     server {{
 {listens}        server_name {name};
+        ssl_certificate {run}/server.pem;
+        ssl_certificate_key {run}/server.key;
+        ssl_protocols TLSv1.2 TLSv1.3;
         root {www};
         client_max_body_size 2g;
         add_header X-Served-By {name} always;
