@@ -15,7 +15,7 @@ use crate::targets::{TargetId, Targets};
 use baton_loader::{InsertError, Plane, monotonic_ns};
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
-use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -265,6 +265,7 @@ impl Flows {
         let now = Instant::now();
         let mut committed = *record;
         committed.state = FlowState::Committed as u32;
+        committed.drain_end = self.plane.slots().accounts(slot).0.wrapping_add(DRAIN_BYTES);
         self.plane.slots().set_notes(slot, record.note_ack, record.note_seq_end);
         self.plane.slots().write(slot, &committed);
         let Some(entry) = table.by_id.get_mut(&record.flow_id) else { return };

@@ -5,6 +5,7 @@
 //! stack gets them). Packets of flows that are not frozen, which the program still diverts so that nothing
 //! overtakes what is held, are written back at once.
 
+use baton_daemon::tun::Offload;
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::record::FlowKey;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -18,8 +19,8 @@ use tokio::sync::Notify;
 
 /// Where packets are written back to: the TUN device, or a test's stand-in.
 pub trait PacketSink: Send + Sync {
-    /// Writes one raw IP packet.
-    fn send(&self, packet: &[u8]) -> io::Result<()>;
+    /// Writes one raw IP packet, with what of it the kernel leaves to hardware.
+    fn send(&self, packet: &[u8], offload: Offload) -> io::Result<()>;
 }
 
 /// How much may be held.
@@ -84,7 +85,7 @@ pub(crate) fn facts(packet: &[u8]) -> Option<HeldFacts> {
 
 #[derive(Debug, Default)]
 struct Queue {
-    packets: VecDeque<Vec<u8>>,
+    packets: VecDeque<(Vec<u8>, Offload)>,
     bytes: usize,
     newest_ack: Option<u32>,
     /// No longer frozen: nothing is queued any more.
@@ -171,10 +172,10 @@ impl Hold {
             // A packet of the flow that comes in meanwhile waits here and is written behind them.
             let mut queue = flow.queue();
             for packet in first {
-                self.write_back(packet);
+                self.write_back(packet, Offload::default());
             }
-            for packet in std::mem::take(&mut queue.packets) {
-                self.write_back(&packet);
+            for (packet, offload) in std::mem::take(&mut queue.packets) {
+                self.write_back(&packet, offload);
                 self.packets.fetch_sub(1, Ordering::Relaxed);
             }
             self.empty(&mut queue);
@@ -208,18 +209,18 @@ impl Hold {
     }
 
     /// A packet came from the TUN. Only one task may call this: order rests on it.
-    pub fn on_packet(&self, packet: &[u8]) {
+    pub fn on_packet(&self, packet: &[u8], offload: Offload) {
         let Some(facts) = facts(packet) else {
             self.dropped_malformed.fetch_add(1, Ordering::Relaxed);
             return;
         };
         let flow = self.flows().get(&facts.key).cloned();
-        let Some(flow) = flow else { return self.write_back(packet) };
+        let Some(flow) = flow else { return self.write_back(packet, offload) };
         {
             let mut queue = flow.queue();
             if queue.released {
                 drop(queue);
-                return self.write_back(packet);
+                return self.write_back(packet, offload);
             }
             if let Some(ack) = facts.ack {
                 let newer = |newest| baton_shared::seq::before(newest, ack);
@@ -238,14 +239,14 @@ impl Hold {
                 self.bytes.fetch_add(size, Ordering::Relaxed);
                 self.packets.fetch_add(1, Ordering::Relaxed);
                 self.held.fetch_add(1, Ordering::Relaxed);
-                queue.packets.push_back(packet.to_vec());
+                queue.packets.push_back((packet.to_vec(), offload));
             }
         }
         flow.arrived.notify_one();
     }
 
-    fn write_back(&self, packet: &[u8]) {
-        match self.sink.send(packet) {
+    fn write_back(&self, packet: &[u8], offload: Offload) {
+        match self.sink.send(packet, offload) {
             Ok(()) => self.written_back.fetch_add(1, Ordering::Relaxed),
             Err(e) => {
                 tracing::debug!(error = %e, "a held packet could not be written back");
@@ -276,7 +277,7 @@ mod tests {
     #[derive(Default)]
     struct Written(Mutex<Vec<Vec<u8>>>);
     impl PacketSink for Written {
-        fn send(&self, packet: &[u8]) -> io::Result<()> {
+        fn send(&self, packet: &[u8], _: Offload) -> io::Result<()> {
             self.0.lock().unwrap().push(packet.to_vec());
             Ok(())
         }
@@ -299,15 +300,15 @@ mod tests {
         let (hold, sink) = hold(10_000, 10_000);
         let first = packet(1000, 1, 5);
         let flow = hold.begin(facts(&first).unwrap().key);
-        hold.on_packet(&first);
-        hold.on_packet(&packet(1000, 5, 9));
-        hold.on_packet(&packet(2000, 1, 1));
+        hold.on_packet(&first, Offload::default());
+        hold.on_packet(&packet(1000, 5, 9), Offload::default());
+        hold.on_packet(&packet(2000, 1, 1), Offload::default());
         assert_eq!(sink.0.lock().unwrap().len(), 1, "another flow's packet goes back at once");
         assert_eq!(flow.newest_ack(), Some(9));
         assert_eq!((hold.stats().packets, hold.stats().held), (2, 2));
         let extra = packet(1000, 0, 0);
         hold.release(&flow, std::slice::from_ref(&extra));
-        hold.on_packet(&packet(1000, 9, 9));
+        hold.on_packet(&packet(1000, 9, 9), Offload::default());
         let written = sink.0.lock().unwrap().clone();
         assert_eq!(written[1..], [extra, first, packet(1000, 5, 9), packet(1000, 9, 9)]);
         let stats = hold.stats();
@@ -321,8 +322,8 @@ mod tests {
         let one = hold.begin(facts(&packet(1000, 1, 1)).unwrap().key);
         let two = hold.begin(facts(&packet(2000, 1, 1)).unwrap().key);
         for _ in 0..3 {
-            hold.on_packet(&packet(1000, 1, 1));
-            hold.on_packet(&packet(2000, 1, 1));
+            hold.on_packet(&packet(1000, 1, 1), Offload::default());
+            hold.on_packet(&packet(2000, 1, 1), Offload::default());
         }
         assert_eq!((hold.stats().packets, hold.stats().dropped_full), (3, 3));
         hold.discard(&one);
@@ -337,10 +338,10 @@ mod tests {
         let (hold, _) = hold(0, 0);
         let flow = hold.begin(facts(&packet(1000, 1, 1)).unwrap().key);
         for ack in [u32::MAX - 1, 3, u32::MAX] {
-            hold.on_packet(&packet(1000, 1, ack));
+            hold.on_packet(&packet(1000, 1, ack), Offload::default());
         }
         assert_eq!(flow.newest_ack(), Some(3));
-        hold.on_packet(b"garbage");
+        hold.on_packet(b"garbage", Offload::default());
         assert_eq!(hold.stats().dropped_malformed, 1);
     }
 
@@ -351,7 +352,7 @@ mod tests {
         let old = hold.begin(key);
         let new = hold.begin(key);
         hold.release(&old, &[]);
-        hold.on_packet(&packet(1000, 1, 1));
+        hold.on_packet(&packet(1000, 1, 1), Offload::default());
         assert!(sink.0.lock().unwrap().is_empty());
         hold.release(&new, &[]);
         assert_eq!(sink.0.lock().unwrap().len(), 1);

@@ -268,10 +268,13 @@ fn start_migrator(
 ) -> Result<Arc<Migrator>, StartError> {
     let OpenedPlane { plane, uplink, tls } = opened;
     let name = config.plane.tun.get_ref();
-    let tun = Tun::open(name).map_err(|source| StartError::Tun { name: name.clone(), source })?;
-    if let Some(carrier) = plane.carrier() {
+    let fail = |source| StartError::Tun { name: name.clone(), source };
+    let carrier = plane.carrier();
+    // A carrier rewrites packets, and so needs whole ones.
+    let tun = if carrier.is_some() { Tun::open(name) } else { Tun::open_offloading(name) }.map_err(fail)?;
+    if let Some(carrier) = carrier {
         let uplink = config.uplink.as_ref().map_or("", |u| u.get_ref());
-        tun.copy_mtu_of(uplink).map_err(|source| StartError::Tun { name: name.clone(), source })?;
+        tun.copy_mtu_of(uplink).map_err(fail)?;
         tun.carry_by(carrier);
     }
     let tun = Arc::new(tun);

@@ -1,6 +1,7 @@
 //! Uploads: handed off as soon as the head is there; the body goes from client to target by the kernels alone.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+use baton_shared::record::DRAIN_BYTES;
 use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::plan::INTERMEDIATE;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// What the daemon may have taken in before the freeze: the default of `limits.prefetch_bytes`.
 const PREFETCH: u64 = 262_144;
+/// What a flow's hold queue takes: the default of `limits.hold_bytes_per_flow`.
+const HELD: u64 = 4_194_304;
 /// Sent in blocks, each one different.
 const BLOCK: usize = 1 << 16;
 
@@ -84,12 +87,24 @@ fn number(flow: &Value, field: &str) -> u64 {
     flow.get(field).and_then(Value::as_u64).unwrap()
 }
 
-/// Bytes of clients' streams read by the daemon itself so far, and bytes of the last flow that were held.
-fn through_user_space(t: &TestLab) -> (u64, u64) {
+/// What the intermediate's user space has seen of clients' streams.
+struct Seen {
+    /// Of all flows so far, read by the daemon before the handoff.
+    drained: u64,
+    /// Of the last flow, held until the commit.
+    held: u64,
+    /// Of the last flow, queued behind it afterwards.
+    queued: u64,
+}
+
+fn through_user_space(t: &TestLab) -> Seen {
     let flows = t.flows(INTERMEDIATE);
     let flow = flows.last().unwrap();
-    assert_eq!(number(flow, "diverted"), number(flow, "released"), "held bytes were not released: {flow}");
-    (t.metric(INTERMEDIATE, "baton_prefetched_bytes_total"), number(flow, "diverted"))
+    let diverted = number(flow, "diverted");
+    assert_eq!(diverted, number(flow, "released"), "held bytes were not released: {flow}");
+    let held = number(flow, "diverted_at_commit");
+    let drained = t.metric(INTERMEDIATE, "baton_prefetched_bytes_total");
+    Seen { drained, held, queued: diverted - held }
 }
 
 /// A counter of /proc/net/snmp's Tcp lines in client1's namespace.
@@ -126,17 +141,25 @@ fn a_gigabyte_is_put_and_posted_and_almost_none_of_it_enters_the_intermediates_u
         let took = started.elapsed();
         assert!((200..300).contains(&status), "{method}: status {status}");
         let resent = tcp(&t, "RetransSegs") - resent;
-        let (drained, held) = through_user_space(&t);
+        let Seen { drained, held, queued } = through_user_space(&t);
         let drained = drained - prefetched;
         let read = read_by_intermediate(&t) - before;
         println!(
-            "{method}: {took:?}, {drained} bytes drained, {held} held, {read} read, {resent} segments resent"
+            "{method}: {took:?}, {drained} bytes drained, {held} held in the freeze, {queued} queued behind them, {read} \
+             read from the device, {resent} segments resent"
         );
         assert!(drained <= PREFETCH, "{method}: {drained} bytes were drained");
-        // Data queues behind held packets until the hold queue has been empty once. A sender at the speed of veth keeps a
-        // busy daemon at that for up to some 100 ms (7 MB were seen); nothing bounds it yet. Measured here: under 2%.
-        assert!(held <= bytes / 50, "{method}: {held} bytes were held");
-        assert!(read <= held + (4 << 20), "{method}: the intermediate read {read} bytes, {held} were held");
+        // Nothing acknowledges what comes in a freeze: the client's window bounds it, and so does the hold queue.
+        assert!(held <= HELD, "{method}: {held} bytes were held");
+        // One super-packet may be under way on each of a few CPUs when the limit is reached.
+        assert!(
+            queued <= u64::from(DRAIN_BYTES) + (4 << 16),
+            "{method}: {queued} bytes were queued after the freeze"
+        );
+        assert!(read <= held + queued + (1 << 20), "{method}: the intermediate read {read} bytes");
+        // Where the queue's end meets what goes directly, on two CPUs, packets can overtake each other, and the client
+        // then sends some in vain.
+        assert!(resent <= 5_000, "{method}: {resent} of 690 000 segments were sent again");
         // nginx logs what it received of the request, head and body.
         t.eventually("the log", Duration::from_secs(5), |t| {
             t.access_log("target1").iter().any(|l| l.contains(method) && l.ends_with(&format!(" {sent}")))
@@ -163,9 +186,9 @@ fn expect_100_continue_is_answered_by_the_server_and_the_body_follows() {
     }
     // The server's "100 Continue" may be there before the commit, so that the body's first bytes are held; none of it
     // is there before the freeze.
-    let (read, held) = through_user_space(&t);
-    println!("{read} bytes of five heads, {held} bytes held of the last body");
-    assert!(read < 5 * 300, "{read} bytes were read");
+    let Seen { drained, held, queued } = through_user_space(&t);
+    println!("{drained} bytes of five heads, {held} bytes held of the last body, {queued} queued");
+    assert!(drained < 5 * 300, "{drained} bytes were read");
     t.expect_requests(5, 0);
 }
 

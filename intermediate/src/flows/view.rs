@@ -3,7 +3,7 @@
 use super::Entry;
 use crate::handoff::flow_id_text;
 use crate::targets::Targets;
-use baton_shared::record::{FlowRecord, FlowState};
+use baton_shared::record::{DRAIN_BYTES, FlowRecord, FlowState};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 use std::time::UNIX_EPOCH;
@@ -37,7 +37,9 @@ pub struct FlowView {
     pub bytes: u64,
     /// Payload bytes that went through the hold queue, modulo 2^32; a FIN counts one.
     pub diverted: u32,
-    /// Of those, come back; modulo 2^32.
+    /// Of those, what had arrived at the commit; modulo 2^32. 0 before it.
+    pub diverted_at_commit: u32,
+    /// Of those that went, come back; modulo 2^32.
     pub released: u32,
     /// How it ended, if it has.
     pub end: Option<EndView>,
@@ -97,6 +99,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         packets: record.packets,
         bytes: record.bytes,
         diverted: record.diverted,
+        diverted_at_commit: if entry.committed { record.drain_end.wrapping_sub(DRAIN_BYTES) } else { 0 },
         released: record.released,
         end: entry.end.map(|end| EndView {
             reason: end.reason.name(),
@@ -126,6 +129,7 @@ mod tests {
             packets: 0,
             bytes: 0,
             diverted: 0,
+            diverted_at_commit: 0,
             released: 0,
             end: None,
         }

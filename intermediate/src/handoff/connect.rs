@@ -5,7 +5,7 @@ use crate::hold::PacketSink;
 use crate::targets::{AgentId, AgentLink, NotSent};
 use baton_daemon::control::{ChannelEvent, Client, ClientSpec, ControlError, SendError};
 use baton_daemon::tls::TlsFiles;
-use baton_daemon::tun::Tun;
+use baton_daemon::tun::{Offload, Tun};
 use baton_shared::control::{Hello, Message, Role};
 use std::io;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ impl AgentLink for Client {
 }
 
 impl PacketSink for Tun {
-    fn send(&self, packet: &[u8]) -> io::Result<()> {
-        Tun::send(self, packet).map(drop)
+    fn send(&self, packet: &[u8], offload: Offload) -> io::Result<()> {
+        Tun::send_back(self, packet, offload).map(drop)
     }
 }
 
@@ -90,7 +90,8 @@ impl Migrator {
     async fn run_hold(self: Arc<Self>, tun: Arc<Tun>) {
         let mut buffer = vec![0; PACKET_BYTES];
         loop {
-            if let Err(e) = tun.recv_burst(&mut buffer, BURST, |packet| self.hold.on_packet(packet)).await {
+            let take = |packet: &[u8], offload| self.hold.on_packet(packet, offload);
+            if let Err(e) = tun.recv_burst(&mut buffer, BURST, take).await {
                 tracing::error!(error = %e, "the hold device cannot be read");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }

@@ -1,24 +1,98 @@
 //! The system calls that the standard library has no safe form of.
 
-use std::io;
+use crate::tun::Offload;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use tokio::io::unix::AsyncFd;
 use tun_tap::Iface;
 
+/// An open TUN device.
+#[derive(Debug)]
+pub(crate) enum Device {
+    /// Packets as they are on the wire.
+    Plain(Iface),
+    /// Each packet with an [`Offload`] in front.
+    Offloading(File),
+}
+
+impl Device {
+    /// Creates a device whose packets have an [`Offload`] in front, and its name; `%d` in `name` becomes a number. (tun-tap
+    /// has no flag for that.)
+    pub(crate) fn offloading(name: &str) -> io::Result<(Self, String)> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open("/dev/net/tun")?;
+        let mut request = request(name)?;
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        request.ifr_ifru.ifru_flags =
+            libc::c_short::try_from(flags).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives during the call.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, std::ptr::from_mut(&mut request)) })?;
+        let size = libc::c_int::try_from(size_of::<Offload>()).unwrap_or(0);
+        // SAFETY: TUNSETVNETHDRSZ reads one int, which lives during the call.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, std::ptr::from_ref(&size)) })?;
+        let offloads = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        // SAFETY: TUNSETOFFLOAD takes a number, no pointer.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) })?;
+        let given =
+            request.ifr_name.iter().map(|c| u8::from_ne_bytes(c.to_ne_bytes())).take_while(|b| *b != 0);
+        let name = String::from_utf8_lossy(&given.collect::<Vec<u8>>()).into_owned();
+        Ok((Device::Offloading(file), name))
+    }
+
+    /// Reads one packet: its length, and what is offloaded of it.
+    pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<(usize, Offload)> {
+        match self {
+            Device::Plain(iface) => iface.recv(buffer).map(|length| (length, Offload::default())),
+            Device::Offloading(file) => {
+                let mut offload = Offload::default();
+                let mut parts = [IoSliceMut::new(&mut offload.0), IoSliceMut::new(buffer)];
+                let length = (&mut &*file).read_vectored(&mut parts)?;
+                Ok((length.saturating_sub(size_of::<Offload>()), offload))
+            }
+        }
+    }
+
+    /// Writes one packet.
+    pub(crate) fn send(&self, packet: &[u8], offload: Offload) -> io::Result<usize> {
+        match self {
+            Device::Plain(iface) => iface.send(packet),
+            Device::Offloading(file) => {
+                let length =
+                    (&mut &*file).write_vectored(&[IoSlice::new(&offload.0), IoSlice::new(packet)])?;
+                Ok(length.saturating_sub(size_of::<Offload>()))
+            }
+        }
+    }
+}
+
+impl AsRawFd for Device {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Device::Plain(iface) => iface.as_raw_fd(),
+            Device::Offloading(file) => file.as_raw_fd(),
+        }
+    }
+}
+
 /// A TUN device registered with tokio's reactor.
 #[derive(Debug)]
-pub(crate) struct AsyncTun(AsyncFd<Iface>);
+pub(crate) struct AsyncTun(AsyncFd<Device>);
 
 impl AsyncTun {
-    pub(crate) fn register(iface: Iface) -> io::Result<Self> {
-        // SAFETY: `register` asks that the descriptor stay open and the same while it is registered. `Iface` owns
-        // its file, gives it away only by value (`into_raw_fd`), and is not taken out of the `AsyncFd` here.
-        let fd = unsafe { AsyncFd::register(iface) }.map_err(|e| e.into_parts().1)?;
+    pub(crate) fn register(device: Device) -> io::Result<Self> {
+        // SAFETY: `register` asks that the descriptor stay open and the same while it is registered. `Device` owns its
+        // file, gives it away only by value, and is not taken out of the `AsyncFd` here.
+        let fd = unsafe { AsyncFd::register(device) }.map_err(|e| e.into_parts().1)?;
         Ok(AsyncTun(fd))
     }
 
-    pub(crate) fn iface(&self) -> &Iface {
+    pub(crate) fn device(&self) -> &Device {
         self.0.get_ref()
     }
 
@@ -26,7 +100,7 @@ impl AsyncTun {
         loop {
             let mut ready = self.0.readable().await?;
             if let Ok(done) = ready.try_io(|fd| fd.get_ref().recv(buffer)) {
-                return done;
+                return done.map(|(length, _)| length);
             }
         }
     }
@@ -35,16 +109,21 @@ impl AsyncTun {
         &self,
         buffer: &mut [u8],
         most: usize,
-        mut take: impl FnMut(&mut [u8]),
+        mut take: impl FnMut(&mut [u8], Offload),
     ) -> io::Result<()> {
         let mut ready = self.0.readable().await?;
         for _ in 0..most {
             // Finding nothing clears the readiness: the next call waits without a system call.
             let Ok(received) = ready.try_io(|fd| fd.get_ref().recv(buffer)) else { return Ok(()) };
-            take(buffer.get_mut(..received?).unwrap_or_default());
+            let (length, offload) = received?;
+            take(buffer.get_mut(..length).unwrap_or_default(), offload);
         }
         Ok(())
     }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn control_socket() -> io::Result<OwnedFd> {
@@ -73,10 +152,7 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
 fn interface_ioctl(code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
     let socket = control_socket()?;
     // SAFETY: all codes used here read or write one `ifreq`, which lives during the call.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), code, std::ptr::from_mut(request)) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), code, std::ptr::from_mut(request)) })
 }
 
 pub(crate) fn set_interface_mtu(name: &str, mtu: u32) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The TUN device: raw IP packets to and from the kernel, without packet information or vnet header.
+//! The TUN device: raw IP packets to and from the kernel.
 //!
 //! It has no address and needs none: packets come to it by the TC programs' redirection, and what is written to it
 //! is taken over by the program `tun_reinject` on its ingress.
@@ -6,7 +6,7 @@
 //! With the data plane in user space policy routing leads packets to it, and a [`Carrier`] says what becomes of each:
 //! the daemon is given only those that are its own.
 
-use crate::sys::{self, AsyncTun};
+use crate::sys::{self, AsyncTun, Device};
 use baton_userspace::{Carrier, Fate};
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -18,6 +18,11 @@ pub const DEFAULT_MTU: u32 = 1500;
 const QUEUE_PACKETS: u32 = 10_000;
 /// Packets carried before other tasks get their turn.
 const BURST: u32 = 64;
+
+/// What the kernel leaves to a network device's hardware of a packet: its segmentation, its checksum. The bytes of
+/// `struct virtio_net_hdr` (linux/virtio_net.h), to be given back with the packet as they came. The default: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload(pub(crate) [u8; 10]);
 
 /// An open TUN device; it vanishes when this is dropped.
 #[derive(Debug)]
@@ -34,17 +39,29 @@ impl Tun {
         Self::open_with_mtu(name, DEFAULT_MTU)
     }
 
+    /// As [`Tun::open`], but packets pass as the kernel has them: up to 64 kB in one, with their checksums yet to be made
+    /// where a device is to do that. They can be held and given back with their [`Offload`], not changed. One system call
+    /// then moves what would take forty.
+    pub fn open_offloading(name: &str) -> io::Result<Self> {
+        let (device, name) = Device::offloading(name)?;
+        Self::prepare(device, name, DEFAULT_MTU)
+    }
+
     /// As [`Tun::open`] with an MTU in bytes. It should be no smaller than the uplink's.
     pub fn open_with_mtu(name: &str, mtu: u32) -> io::Result<Self> {
         let iface = Iface::without_packet_info(name, Mode::Tun)?;
         iface.set_non_blocking()?;
         let name = iface.name().to_owned();
+        Self::prepare(Device::Plain(iface), name, mtu)
+    }
+
+    fn prepare(device: Device, name: String, mtu: u32) -> io::Result<Self> {
         disable_ipv6(&name);
         sys::set_interface_mtu(&name, mtu)?;
         let ifindex = sys::interface_index(&name)?;
         baton_userspace::set_queue_length(ifindex, QUEUE_PACKETS)?;
         sys::set_interface_up(&name)?;
-        Ok(Tun { device: AsyncTun::register(iface)?, name, ifindex, carrier: OnceLock::new() })
+        Ok(Tun { device: AsyncTun::register(device)?, name, ifindex, carrier: OnceLock::new() })
     }
 
     /// The device's name.
@@ -89,13 +106,13 @@ impl Tun {
         &self,
         buffer: &mut [u8],
         most: usize,
-        mut take: impl FnMut(&[u8]),
+        mut take: impl FnMut(&[u8], Offload),
     ) -> io::Result<()> {
         self.device
-            .recv_burst(buffer, most, |packet| {
+            .recv_burst(buffer, most, |packet, offload| {
                 let kept = self.carrier.get().is_none_or(|carrier| self.is_kept(carrier, packet));
                 if kept {
-                    take(packet);
+                    take(packet, offload);
                 }
             })
             .await
@@ -104,9 +121,10 @@ impl Tun {
     /// The next packet for the daemon if one is waiting, else `WouldBlock`; that also if others were in its way for
     /// long.
     pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(carrier) = self.carrier.get() else { return self.device.iface().recv(buffer) };
+        let receive = |buffer: &mut [u8]| self.device.device().recv(buffer).map(|(length, _)| length);
+        let Some(carrier) = self.carrier.get() else { return receive(buffer) };
         for _ in 0..BURST {
-            let length = self.device.iface().recv(buffer)?;
+            let length = receive(buffer)?;
             if self.is_kept(carrier, buffer.get_mut(..length).unwrap_or_default()) {
                 return Ok(length);
             }
@@ -121,7 +139,7 @@ impl Tun {
             Fate::Drop => {}
             Fate::Write => {
                 // As a full queue on any hop: the sender sends it again.
-                if let Err(e) = self.device.iface().send(packet) {
+                if let Err(e) = self.device.device().send(packet, Offload::default()) {
                     tracing::debug!(error = %e, bytes = packet.len(), "a packet was not taken back by the kernel");
                 }
             }
@@ -131,10 +149,16 @@ impl Tun {
 
     /// Writes one packet: the kernel sees it arrive on the device. One system call, never waits.
     pub fn send(&self, packet: &[u8]) -> io::Result<usize> {
-        let Some(carrier) = self.carrier.get() else { return self.device.iface().send(packet) };
+        self.send_back(packet, Offload::default())
+    }
+
+    /// As [`Tun::send`], for a packet that came from this device with this [`Offload`].
+    pub fn send_back(&self, packet: &[u8], offload: Offload) -> io::Result<usize> {
+        let device = self.device.device();
+        let Some(carrier) = self.carrier.get() else { return device.send(packet, offload) };
         let mut copy = packet.to_vec();
         match carrier.on_written(&mut copy) {
-            Fate::Write => self.device.iface().send(&copy),
+            Fate::Write => device.send(&copy, offload),
             Fate::Drop => Ok(packet.len()),
             // Held by a record that nobody holds packets for: it ends at its deadline.
             Fate::Keep => Err(io::Error::new(io::ErrorKind::WouldBlock, "the packet's flow is still frozen")),
@@ -185,5 +209,22 @@ mod tests {
         assert_eq!(tun.try_recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let wait = tokio::time::timeout(std::time::Duration::from_millis(300), tun.recv(&mut buffer)).await;
         assert!(wait.is_err(), "the kernel sent something by itself: {wait:?}");
+    }
+
+    #[tokio::test]
+    async fn an_offloading_device_takes_packets_as_any_other() {
+        let tun = match Tun::open_offloading("batontest%d") {
+            Ok(tun) => tun,
+            Err(e) => return crate::skipped(&format!("no TUN device: {e}")),
+        };
+        // To nowhere. The kernel must not take the offload's bytes in front for the packet's.
+        let mut packet = [0; 21];
+        (packet[0], packet[3], packet[8], packet[9]) = (0x45, 21, 9, 17);
+        assert_eq!(tun.send(&packet).unwrap(), packet.len());
+        let path = format!("/sys/class/net/{}/statistics/", tun.name());
+        let count = |what: &str| std::fs::read_to_string(format!("{path}{what}")).unwrap().trim().to_owned();
+        assert_eq!((count("rx_packets"), count("rx_bytes")), ("1".into(), packet.len().to_string()));
+        let mut buffer = [0; 2048];
+        assert_eq!(tun.try_recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

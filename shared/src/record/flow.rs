@@ -100,6 +100,11 @@ pub const NOTE_SYN_ACK: u32 = 4;
 /// the server's socket is gone; or it was the replay's own, late.
 pub const NOTE_LISTENER: u32 = 8;
 
+/// Bytes of one flow that go through the hold queue after its commit, at most, and what other CPUs have in hand at that
+/// moment. The queue of a sender that is as fast as the daemon need not run empty by itself. Behind the limit new data
+/// overtakes what is still queued, at most this much: TCP takes some of that for lost and sends it in vain.
+pub const DRAIN_BYTES: u32 = 1 << 20;
+
 /// One direction of one flow on one host: from the client, on the intermediate's ingress; from the server, on
 /// the target's egress.
 ///
@@ -144,6 +149,9 @@ pub struct FlowRecord {
     pub ack_floor: u32,
     /// I: the device through which the target is reached (`bpf_redirect_neigh`).
     pub out_ifindex: u32,
+    /// I: at which [`FlowRecord::diverted`] new data stops to queue behind held data that has not come back yet: what
+    /// stood there at the commit, and [`DRAIN_BYTES`].
+    pub drain_end: u32,
 
     // --- hold accounts (I): payload bytes (FIN counts one), wrapping ---
     /// I: sent to the hold TUN. Written by the program. T: no account; the client's `snd_nxt` at the handoff, for
@@ -165,6 +173,8 @@ pub struct FlowRecord {
     pub note_seq_end: u32,
     /// `NOTE_*`.
     pub note_flags: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 
     // --- statistics, by the program ---
     /// CLOCK_MONOTONIC, ns, of the last packet seen.
@@ -175,8 +185,8 @@ pub struct FlowRecord {
     pub bytes: u64,
 }
 
-const _: () = assert!(size_of::<FlowRecord>() == 160);
+const _: () = assert!(size_of::<FlowRecord>() == 168);
 const _: () = assert!(core::mem::offset_of!(FlowRecord, state) == 56);
 const _: () = assert!(core::mem::offset_of!(FlowRecord, new_addr) == 64);
-const _: () = assert!(core::mem::offset_of!(FlowRecord, diverted) == 108);
-const _: () = assert!(core::mem::offset_of!(FlowRecord, last_seen_ns) == 136);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, diverted) == 112);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, last_seen_ns) == 144);

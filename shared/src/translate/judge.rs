@@ -77,8 +77,7 @@ pub fn judge_ingress(
             if marked {
                 patch.account.released = length;
                 patch.account.also = PacketCounter::Released.code();
-            } else if length != 0 && before(record.released, record.diverted) {
-                // Held data of the flow is still on its way through the daemon: new data queues behind it.
+            } else if length != 0 && is_draining(record) {
                 patch.account.diverted = length;
                 return Verdict::new(Action::Divert, PacketCounter::Diverted);
             }
@@ -92,6 +91,12 @@ pub fn judge_ingress(
         // The target's states do not occur here.
         FlowState::Free | FlowState::Replaying | FlowState::Fenced => Verdict::pass(),
     }
+}
+
+/// Whether held data of the flow is still on its way through the daemon, so that new data queues behind it; not for ever.
+#[inline(always)]
+fn is_draining(record: &FlowRecord) -> bool {
+    before(record.released, record.diverted) && before(record.diverted, record.drain_end)
 }
 
 /// On the target's egress: a packet from the server's kernel to the client.

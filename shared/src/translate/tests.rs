@@ -333,7 +333,7 @@ fn the_hold_accounts() {
     judge_ingress(&record, &of(ACK, 10), true, 0, &mut patch);
     assert_eq!((patch.account.diverted, patch.account.released), (10, 10));
     record.state = FlowState::Committed as u32;
-    (record.diverted, record.released) = (3, u32::MAX);
+    (record.diverted, record.released, record.drain_end) = (3, u32::MAX, 4);
     let verdict = judge_ingress(&record, &of(ACK, 1), false, 0, &mut patch);
     assert_eq!((verdict.action, patch.account.diverted), (Action::Divert, 1));
     let verdict = judge_ingress(&record, &of(ACK, 0), false, 0, &mut patch);
@@ -344,6 +344,27 @@ fn the_hold_accounts() {
     for released in [3, 4] {
         record.released = released;
         assert_eq!(judge_ingress(&record, &of(ACK, 1), false, 0, &mut patch).action, Action::Translate);
+    }
+}
+
+#[test]
+fn data_queues_behind_held_data_only_until_the_drains_end() {
+    let mut patch = Patch::default();
+    let mut record = at(FlowState::Committed);
+    // However much is still on its way: on a fast path the hold queue need not run empty by itself.
+    for (released, diverted, drain_end, action) in [
+        (u32::MAX, 3, 4, Action::Divert),
+        (u32::MAX, 3, 3, Action::Translate),
+        (u32::MAX, 3, 2, Action::Translate),
+        (u32::MAX - 9, u32::MAX - 1, 2, Action::Divert),
+        (7, 7, 8, Action::Translate),
+    ] {
+        (record.released, record.diverted, record.drain_end) = (released, diverted, drain_end);
+        let verdict = judge_ingress(&record, &of(ACK, 1), false, 0, &mut patch);
+        assert_eq!(verdict.action, action, "{released} {diverted} {drain_end}");
+        // What comes back is still accounted for.
+        judge_ingress(&record, &of(ACK, 1), true, 0, &mut patch);
+        assert_eq!((patch.account.released, patch.account.diverted), (1, 0));
     }
 }
 

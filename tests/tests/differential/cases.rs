@@ -213,10 +213,13 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
         (r.diverted, r.released) = (300, 100);
     });
     add("data queues behind held data", Ingress, &[C::Diverted], &|r, _| {
-        (r.diverted, r.released) = (5, u32::MAX)
+        (r.diverted, r.released, r.drain_end) = (5, u32::MAX, 6)
+    });
+    add("but not for ever", Ingress, &[C::Translated], &|r, _| {
+        (r.diverted, r.released, r.drain_end) = (5, u32::MAX, 5)
     });
     add("a pure acknowledgement does not queue", Ingress, &[C::Translated], &|r, f| {
-        (r.diverted, r.released) = (300, 100);
+        (r.diverted, r.released, r.drain_end) = (300, 100, 1000);
         f.payload.clear();
     });
     add("a SYN on a live flow is translated", Ingress, &[C::Translated], &|r, f| {

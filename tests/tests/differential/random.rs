@@ -117,6 +117,7 @@ impl Random {
             tsecr_delta: self.word(),
             ack_floor: self.word(),
             out_ifindex: 1,
+            drain_end: diverted.wrapping_add(self.pick(&[0, 1, u32::MAX])),
             diverted,
             released: if self.chance(4) { self.word() } else { diverted },
             note_ack: self.word(),
