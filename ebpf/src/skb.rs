@@ -6,8 +6,8 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-    bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use baton_shared::record::FlowRecord;
 use core::arch::asm;
@@ -101,6 +101,14 @@ impl Skb {
         let flags = u64::from(BPF_F_PSEUDO_HDR);
         // SAFETY: a helper call on the context.
         unsafe { bpf_l4_csum_replace(self.0.cast(), offset, 0, u64::from(change), flags) == 0 }
+    }
+
+    /// Sends a copy of the packet, as it is now, out of a device; false if the kernel has no memory for it, or there is
+    /// no such device.
+    #[inline(always)]
+    pub(crate) fn copy_to(self, ifindex: u32) -> bool {
+        // SAFETY: a helper call on the context.
+        ifindex != 0 && unsafe { bpf_clone_redirect(self.0, ifindex, 0) == 0 }
     }
 
     /// Corrects the TCP checksum at `offset` for a change of the segment by this one's complement sum.

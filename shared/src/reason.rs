@@ -60,6 +60,9 @@ reasons! {
         IcmpTranslated = 10, "icmp_translated", "An ICMP error about a packet the target sent in the VIP's name was rewritten, inside and out, and sent to the target. Many mean a link with a smaller MTU or an unreachable client.";
         LegStripped = 11, "leg_stripped", "An intermediate's encapsulated packet for a migrated flow was taken out of its outer header.";
         LegUnknown = 12, "leg_unknown", "An encapsulated packet of an intermediate holds nothing of a flow of this target; it passed to the ordinary stack. A few are late packets of flows that have ended.";
+        LaterRequest = 15, "later_request", "Data behind the end of the request under way on a tracked connection went to the intermediate to be read: the start of a later request, or the client's end.";
+        ResponseCopied = 16, "response_copied", "A packet with a part of a response that its agent must read, to know where the response ends, was copied to the agent.";
+        CopyFailed = 17, "copy_failed", "The kernel could not copy a part of a response to the agent: the end of that response will not be known. Out of memory.";
         DropTtlExpired = 32, "drop_ttl_expired", "The packet's TTL or hop limit was used up on the way to the target: look for a routing loop.";
         DropMalformed = 33, "drop_malformed", "A packet of a migrated flow whose headers are cut short or contradict themselves.";
         DropFragment = 34, "drop_fragment", "An IP fragment of a migrated flow. Path-MTU discovery avoids fragments; look for a link with a smaller MTU that clears DF.";
@@ -102,6 +105,10 @@ reasons! {
         Unsupported = 11, "unsupported", "The state asks for what this agent cannot carry (address family, version).";
         Internal = 12, "internal", "The agent could not write to its device or maps; its log says why.";
         Duplicate = 13, "duplicate", "A flow with the same client and server addresses is still alive on the target.";
+        ServerClosed = 15, "server_closed", "To a recall: the server has closed or reset the connection. The client sees that too.";
+        FramingUnknown = 16, "framing_unknown", "To a recall: where the server's response ends cannot be known, and the server has long been silent.";
+        NotTracked = 17, "not_tracked", "To a recall: the agent did not follow the responses of this flow, since it was restarted meanwhile.";
+        FlowGone = 18, "flow_gone", "To a recall: the flow has ended on the target, or never was there.";
     }
 }
 
@@ -150,6 +157,8 @@ reasons! {
         UpstreamTimeout = 12, "upstream_timeout", "The server did not answer in limits.upstream_timeout_ms: answered 504.";
         NoRoute = 13, "no_route", "No route takes the request, and its listener has no pool of its own: answered 404.";
         AmbiguousPath = 14, "ambiguous_path", "The path can be read in two ways (encoded slash, backslash, path parameters) that lead to different routes: answered 400.";
+        RecallRefused = 18, "recall_refused", "A later request belonged elsewhere and the agent could not give its connection back: the client got a reset. The refusal's own reason is counted beside this.";
+        RestoreFailed = 19, "restore_failed", "A connection was taken back from its target and no socket could be made for it: the client got a reset. The log has the call and its errno.";
         SourceLimit = 25, "source_limit", "More connections from one source (limits.source_prefix_v4 or _v6) than limits.connections_per_source: closed without a word.";
         SlowBody = 26, "slow_body", "A proxied request's body came slower than limits.body_min_rate for longer than limits.body_grace_ms: answered 408.";
         SlowReader = 27, "slow_reader", "The client took a proxied response in slower than limits.response_min_rate for longer than limits.body_grace_ms: the connection was closed.";
@@ -166,6 +175,7 @@ reasons! {
         Idle = 4, "idle", "Nothing passed for plane.idle_ms; the agent ended the flow.";
         AgentLost = 5, "agent_lost", "The agent was gone for longer than handoff.agent_lost_ms; the flow's end is not known.";
         Aborted = 6, "aborted", "Ended on request.";
+        Recalled = 7, "recalled", "The intermediate took the connection back, for a later request that belongs elsewhere.";
     }
 }
 

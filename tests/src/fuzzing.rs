@@ -162,6 +162,8 @@ impl Flows for EveryFlow {
 
     fn book(&self, _slot: u32, _handled: &Handled<'_>) {}
 
+    fn copy(&self, _: &[u8]) {}
+
     fn count(&self, _code: u32) {}
 }
 

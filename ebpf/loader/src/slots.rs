@@ -120,6 +120,16 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, flags)).store(flags, Ordering::Release);
     }
 
+    /// Stores [`FlowRecord::read_from`] (release): what was done by the number before is done.
+    pub fn set_read_from(&self, slot: u32, read_from: u32) {
+        self.mapped.field(slot, offset_of!(FlowRecord, read_from)).store(read_from, Ordering::Release);
+    }
+
+    /// Adds payload bytes to [`FlowRecord::released`] that were diverted and will not come back.
+    pub fn add_released(&self, slot: u32, bytes: u32) {
+        self.mapped.field(slot, offset_of!(FlowRecord, released)).fetch_add(bytes, Ordering::AcqRel);
+    }
+
     /// Reconciles the hold accounts: payload bytes come back from the hold TUN, as [`FlowRecord::released`].
     pub fn set_released(&self, slot: u32, released: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, released)).store(released, Ordering::Release);

@@ -6,6 +6,7 @@ use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::{Action, Direction};
 use baton_userspace::{Carrier, Fate, Flows, Handled, Lead, Steering, carry};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -110,8 +111,9 @@ impl Userspace {
     }
 
     fn fate(&self, packet: &mut [u8], marked: bool) -> Fate {
-        match carry(self, self.direction(), packet, marked, sys::monotonic_ns()) {
-            Action::Pass | Action::Translate => Fate::Write,
+        let judging = Judging { plane: self, copy: RefCell::default() };
+        match carry(&judging, self.direction(), packet, marked, sys::monotonic_ns()) {
+            Action::Pass | Action::Translate => judging.copy.take().map_or(Fate::Write, Fate::WriteAndShow),
             Action::Divert => Fate::Keep,
             Action::Drop => Fate::Drop,
         }
@@ -134,15 +136,21 @@ impl Carrier for Userspace {
     }
 }
 
-impl Flows for Userspace {
+/// One packet in hand.
+struct Judging<'a> {
+    plane: &'a Userspace,
+    copy: RefCell<Option<Vec<u8>>>,
+}
+
+impl Flows for Judging<'_> {
     fn find(&self, key: &FlowKey) -> Option<(u32, FlowRecord)> {
         // The slot may be freed meanwhile, or be another flow's: as with the programs, its state says so.
-        let slot = self.lookup(key)?;
-        Some((slot, self.slots.read(slot)))
+        let slot = self.plane.lookup(key)?;
+        Some((slot, self.plane.slots.read(slot)))
     }
 
     fn book(&self, slot: u32, handled: &Handled<'_>) {
-        let memory = self.slots.memory();
+        let memory = self.plane.slots.memory();
         let word = |offset| memory.field(slot, offset);
         let wide = |offset| memory.wide_field(slot, offset);
         let account = handled.account;
@@ -173,6 +181,16 @@ impl Flows for Userspace {
         }
     }
 
+    fn copy(&self, packet: &[u8]) {
+        self.copy.replace(Some(packet.to_vec()));
+    }
+
+    fn count(&self, code: u32) {
+        self.plane.count(code);
+    }
+}
+
+impl Userspace {
     fn count(&self, code: u32) {
         if let Some(counter) = self.counters.get(code as usize) {
             counter.fetch_add(1, Ordering::Relaxed);

@@ -110,6 +110,14 @@ fn act(
     }
     if let Some(counter) = verdict.counter {
         if verdict.action == Action::Translate {
+            if scratch.patch.account.copy != 0 {
+                let copied = skb.copy_to(settings.tun_ifindex);
+                count(if copied {
+                    PacketCounter::ResponseCopied.code()
+                } else {
+                    PacketCounter::CopyFailed.code()
+                });
+            }
             translate(&scratch.record, &scratch.segment, direction, &mut scratch.patch);
             if !store(skb, direction, tcp_at, skb::opaque(scratch)) {
                 count(PacketCounter::DropStoreFailed.code());

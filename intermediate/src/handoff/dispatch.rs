@@ -91,6 +91,10 @@ impl Migrator {
                 // If it cannot be sent the agent repeats its report.
                 let _ = agent.send(Message::EndSeen(report.flow));
             }
+            // Nothing is recalled yet.
+            Message::Recalled(_) | Message::RecallRefused(_) => {
+                self.stray_answers.fetch_add(1, Ordering::Relaxed);
+            }
             // Pings are the channel's business; the rest goes the other way.
             Message::Hello(_)
             | Message::Handoff(_)
@@ -98,6 +102,7 @@ impl Migrator {
             | Message::Cancel(_)
             | Message::EndSeen(_)
             | Message::Load(_)
+            | Message::Recall(_)
             | Message::Ping(_)
             | Message::Pong(_) => {}
         }

@@ -69,6 +69,8 @@ impl Migrator {
             deadline_ms: u32::try_from(self.settings.deadline.as_millis()).unwrap_or(u32::MAX),
             server,
             connection: captured.connection.clone(),
+            acknowledged: captured.connection.rcv_nxt,
+            tracked: None,
             // Kept here too: if the agent refuses, it is proxied.
             request: request.clone(),
         }));

@@ -135,16 +135,28 @@ impl Tun {
     /// Does with a packet from the kernel what the carrier says; whether it is the daemon's.
     fn is_kept(&self, carrier: &Arc<dyn Carrier>, packet: &mut [u8]) -> bool {
         match carrier.on_received(packet) {
-            Fate::Keep => return true,
-            Fate::Drop => {}
+            Fate::Keep => true,
+            Fate::Drop => false,
             Fate::Write => {
-                // As a full queue on any hop: the sender sends it again.
-                if let Err(e) = self.device.device().send(packet, Offload::default()) {
-                    tracing::debug!(error = %e, bytes = packet.len(), "a packet was not taken back by the kernel");
+                self.carry_on(packet);
+                false
+            }
+            Fate::WriteAndShow(before) => {
+                self.carry_on(packet);
+                // No translation changes a packet's length.
+                if before.len() == packet.len() {
+                    packet.copy_from_slice(&before);
                 }
+                true
             }
         }
-        false
+    }
+
+    fn carry_on(&self, packet: &[u8]) {
+        // As a full queue on any hop: the sender sends it again.
+        if let Err(e) = self.device.device().send(packet, Offload::default()) {
+            tracing::debug!(error = %e, bytes = packet.len(), "a packet was not taken back by the kernel");
+        }
     }
 
     /// Writes one packet: the kernel sees it arrive on the device. One system call, never waits.
@@ -158,7 +170,8 @@ impl Tun {
         let Some(carrier) = self.carrier.get() else { return device.send(packet, offload) };
         let mut copy = packet.to_vec();
         match carrier.on_written(&mut copy) {
-            Fate::Write => device.send(&copy, offload),
+            // What the daemon writes it has seen.
+            Fate::Write | Fate::WriteAndShow(_) => device.send(&copy, offload),
             Fate::Drop => Ok(packet.len()),
             // Held by a record that nobody holds packets for: it ends at its deadline.
             Fate::Keep => Err(io::Error::new(io::ErrorKind::WouldBlock, "the packet's flow is still frozen")),

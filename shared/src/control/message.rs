@@ -66,9 +66,51 @@ pub struct Handoff {
     pub server: SocketAddr,
     /// The connection.
     pub connection: CapturedConnection,
+    /// The client was told that its bytes before this arrived; not before `connection.rcv_nxt`.
+    #[serde(with = "seq_serde")]
+    pub acknowledged: Seq<Client>,
+    /// Later requests on this connection are read by the intermediate, which may recall the flow.
+    pub tracked: Option<TrackedRequest>,
     /// What to feed to the server: the request head as it shall see it and all body bytes that had arrived.
     /// Its last byte is the one before `rcv_nxt` (before the FIN if there is one), whatever its length.
     pub request: Vec<u8>,
+}
+
+/// What the agent must know of a request to find the end of its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackedRequest {
+    /// The method is HEAD: the response has no body, whatever its head says (RFC 9112, section 6.3).
+    pub head: bool,
+}
+
+/// Give a flow back once its last response is complete and the client has all of it. Answered by `Recalled` or
+/// `RecallRefused`, at once or later; nothing is changed on the target before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecallRequest {
+    /// Which handoff.
+    pub flow: FlowRef,
+    /// How many requests the server was given since the handoff, the handed-off one included.
+    pub requests: u32,
+    /// The client's number after the last byte of the last of them.
+    #[serde(with = "seq_serde")]
+    pub request_end: Seq<Client>,
+    /// The newest acknowledgement known from the client.
+    #[serde(with = "seq_serde")]
+    pub client_ack: Seq<Client>,
+}
+
+/// The server's socket is gone without a word to the client; the flow is the intermediate's again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecalledAnswer {
+    /// Which handoff.
+    pub flow: FlowRef,
+    /// The next sequence number to be sent to the client. It has acknowledged all before.
+    #[serde(with = "seq_serde")]
+    pub snd_nxt: Seq<Client>,
+    /// The largest timestamp value the client was sent, 0 without timestamps.
+    pub vip_tsval: u32,
+    /// The window last promised to the client, bytes beyond `RecallRequest::request_end`.
+    pub rcv_wnd: u32,
 }
 
 /// The server has the connection and the request; the target's record is in force.
@@ -192,6 +234,12 @@ pub enum Message {
     Ended(EndReport),
     /// To the intermediate, about once a second for each server whose numbers changed.
     Load(Box<ServerLoad>),
+    /// To the agent.
+    Recall(RecallRequest),
+    /// To the intermediate.
+    Recalled(RecalledAnswer),
+    /// To the intermediate: the flow stays as it is.
+    RecallRefused(RefusedAnswer),
     /// Both ways: are you alive? The number comes back.
     Ping(u64),
     /// The answer.

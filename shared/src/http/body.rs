@@ -90,6 +90,30 @@ impl BodyScanner {
         self.0 == State::Done
     }
 
+    /// How many bytes from here on are plain content that [`BodyScanner::skip`] may pass over unseen.
+    pub fn skippable(&self) -> u64 {
+        match self.0 {
+            State::Length(left) | State::Chunked { at: Chunk::Data, left, .. } => left,
+            _ => 0,
+        }
+    }
+
+    /// Passes over so many bytes of content that are not shown, at most [`BodyScanner::skippable`].
+    pub fn skip(&mut self, bytes: u64) {
+        match self.0 {
+            State::Length(left) => {
+                let left = left.saturating_sub(bytes);
+                self.0 = if left == 0 { State::Done } else { State::Length(left) };
+            }
+            State::Chunked { at: Chunk::Data, left, .. } => {
+                let left = left.saturating_sub(bytes);
+                let at = if left == 0 { Chunk::DataCr } else { Chunk::Data };
+                self.0 = State::Chunked { at, left, count: 0 };
+            }
+            _ => {}
+        }
+    }
+
     /// How many of `bytes`, from their start, belong to the body. Fewer than all only if the body ends there.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, GateRule> {
         match self.0 {

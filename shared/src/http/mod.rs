@@ -7,11 +7,13 @@
 //!   that the verdict does not depend on how the bytes were cut into segments;
 //! - [`RequestHead`] is what is known of a complete, accepted head;
 //! - [`RequestStream`] follows a whole connection: head, body, head, ...
+//! - [`ResponseStream`] follows what the server answers, to know where each response ends.
 
 mod body;
 mod downgrade;
 mod gate;
 mod head;
+mod response;
 mod rewrite;
 mod rule;
 mod scan;
@@ -21,6 +23,7 @@ mod target;
 pub use body::BodyScanner;
 pub use downgrade::{Http2Head, to_http11};
 pub use head::{ConnectionOptions, Framing, HeadStatus, RequestHead, Version, parse};
+pub use response::{ResponseStream, Standing};
 pub use rewrite::with_connection_close;
 pub use rule::{GateRule, Verdict};
 pub use scan::HeadScanner;

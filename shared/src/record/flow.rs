@@ -90,6 +90,9 @@ pub const FLAG_LEG_IPIP: u32 = 4;
 /// [`FlowRecord::flags`], I: packets go to the target inside IP and UDP.
 pub const FLAG_LEG_UDP: u32 = 8;
 
+/// [`FlowRecord::flags`]: later requests are read before they go on, [`FlowRecord::read_from`] counts.
+pub const FLAG_TRACKED: u32 = 16;
+
 /// [`FlowRecord::note_flags`]: the server sent a FIN.
 pub const NOTE_FIN: u32 = 1;
 /// [`FlowRecord::note_flags`]: the server sent an RST.
@@ -152,6 +155,10 @@ pub struct FlowRecord {
     /// I: at which [`FlowRecord::diverted`] new data stops to queue behind held data that has not come back yet: what
     /// stood there at the commit, and [`DRAIN_BYTES`].
     pub drain_end: u32,
+    /// With `FLAG_TRACKED`, in the space of this direction's sender as it arrives: payload from here on is the daemon's
+    /// to read. I: the end of the request under way, what reaches beyond it is diverted to the hold TUN. T: where the
+    /// agent needs the server's stream next, what reaches beyond it is copied to the agent's TUN. By the daemon.
+    pub read_from: u32,
 
     // --- hold accounts (I): payload bytes (FIN counts one), wrapping ---
     /// I: sent to the hold TUN. Written by the program. T: no account; the client's `snd_nxt` at the handoff, for
@@ -173,8 +180,6 @@ pub struct FlowRecord {
     pub note_seq_end: u32,
     /// `NOTE_*`.
     pub note_flags: u32,
-    /// Explicit padding.
-    pub reserved: u32,
 
     // --- statistics, by the program ---
     /// CLOCK_MONOTONIC, ns, of the last packet seen.
@@ -188,5 +193,5 @@ pub struct FlowRecord {
 const _: () = assert!(size_of::<FlowRecord>() == 168);
 const _: () = assert!(core::mem::offset_of!(FlowRecord, state) == 56);
 const _: () = assert!(core::mem::offset_of!(FlowRecord, new_addr) == 64);
-const _: () = assert!(core::mem::offset_of!(FlowRecord, diverted) == 112);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, diverted) == 116);
 const _: () = assert!(core::mem::offset_of!(FlowRecord, last_seen_ns) == 144);

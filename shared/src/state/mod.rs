@@ -2,5 +2,8 @@
 
 pub mod ending;
 pub mod handoff;
+pub mod later;
 pub mod lost;
+pub mod recall;
 pub mod replay;
+pub mod responses;

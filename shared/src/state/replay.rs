@@ -222,7 +222,7 @@ impl Replay {
             return None;
         }
         self.handshake_ns = now_ns.saturating_sub(self.received_ns).max(1);
-        let Some(translation) = Translation::between(&self.handoff.connection, reply) else {
+        let Some(translation) = Translation::between(&self.handoff, reply) else {
             self.reset_due = Some(first);
             self.enter(Phase::Refused(Refusal::OptionsMismatch), now_ns);
             return None;

@@ -2,7 +2,7 @@
 
 use super::{Account, Direction, Patch};
 use crate::reason::PacketCounter;
-use crate::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK};
+use crate::record::{FLAG_TRACKED, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK};
 use crate::seq::before;
 use crate::wire::{ACK, FIN, RST, SYN, Segment};
 
@@ -80,6 +80,9 @@ pub fn judge_ingress(
             } else if length != 0 && is_draining(record) {
                 patch.account.diverted = length;
                 return Verdict::new(Action::Divert, PacketCounter::Diverted);
+            } else if matches!(state, FlowState::Committed) && starts_later(record, segment, length) {
+                patch.account.diverted = length;
+                return Verdict::new(Action::Divert, PacketCounter::LaterRequest);
             }
             if segment.ttl <= 1 {
                 return Verdict::new(Action::Drop, PacketCounter::DropTtlExpired);
@@ -99,6 +102,16 @@ fn is_draining(record: &FlowRecord) -> bool {
     before(record.released, record.diverted) && before(record.diverted, record.drain_end)
 }
 
+/// Whether data or FIN of a tracked flow reaches beyond the request under way. A reset is the server's, whatever it
+/// carries: it ends the flow and starts nothing.
+#[inline(always)]
+fn starts_later(record: &FlowRecord, segment: &Segment, length: u32) -> bool {
+    record.flags & FLAG_TRACKED != 0
+        && length != 0
+        && !segment.has(RST)
+        && before(record.read_from, segment.seq.wrapping_add(length))
+}
+
 /// On the target's egress: a packet from the server's kernel to the client.
 #[inline(always)]
 pub fn judge_egress(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -> Verdict {
@@ -116,6 +129,11 @@ pub fn judge_egress(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -
                 return Verdict::new(Action::Drop, PacketCounter::DropLateSynAck);
             }
             note(record, segment, &mut patch.account);
+            let read = matches!(FlowState::from_raw(record.state), FlowState::Committed)
+                && record.flags & FLAG_TRACKED != 0
+                && segment.payload != 0
+                && before(record.read_from, segment.seq.wrapping_add(segment.payload));
+            patch.account.copy = read as u32;
             Verdict::new(Action::Translate, PacketCounter::Translated)
         }
         // The intermediate's states do not occur here.

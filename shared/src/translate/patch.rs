@@ -67,4 +67,6 @@ pub struct Account {
     pub note_flags: u32,
     /// A second counter to count, beside the verdict's; 0: none.
     pub also: u32,
+    /// 1 if the daemon gets a copy of the packet as it came.
+    pub copy: u32,
 }

@@ -1,10 +1,12 @@
 //! What a data plane in user space is to whoever reads and writes the TUN device.
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It is written into the TUN, as it is now: the kernel delivers or forwards it.
     Write,
+    /// As [`Fate::Write`]; and this, what it was before, is the daemon's to read.
+    WriteAndShow(Vec<u8>),
     /// It is the daemon's, unchanged: held, or an answer to a replayed handshake.
     Keep,
     /// Nothing becomes of it.

@@ -42,6 +42,9 @@ pub trait Flows {
     /// Writes the account into a slot's record. The daemon and other threads may write to it at the same time.
     fn book(&self, slot: u32, handled: &Handled<'_>);
 
+    /// The daemon is to have a copy of this packet, which is not rewritten yet.
+    fn copy(&self, packet: &[u8]);
+
     /// Counts one packet, by a [`PacketCounter`]'s code.
     fn count(&self, code: u32);
 }
@@ -90,6 +93,10 @@ pub fn carry(
     let Verdict { action, counter: Some(counter) } = verdict else { return verdict.action };
     let translates = action == Action::Translate;
     if translates {
+        if patch.account.copy != 0 {
+            flows.copy(packet);
+            flows.count(PacketCounter::ResponseCopied.code());
+        }
         translate(&record, &segment, direction, &mut patch);
         if store(packet, direction, &ip, &segment, &patch).is_none() {
             flows.count(PacketCounter::DropStoreFailed.code());
@@ -274,6 +281,8 @@ mod tests {
         fn book(&self, _: u32, _: &Handled<'_>) {
             self.booked.set(self.booked.get() + 1);
         }
+
+        fn copy(&self, _: &[u8]) {}
 
         fn count(&self, _: u32) {
             self.counted.set(self.counted.get() + 1);

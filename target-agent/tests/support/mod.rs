@@ -330,6 +330,8 @@ pub(crate) fn handoff(flow_id: u64, port: u16, request: &[u8], options: Negotiat
         flow: FlowRef { flow_id, generation: 1 },
         deadline_ms: 2000,
         server: SERVER.parse().unwrap(),
+        acknowledged: Seq::new(50),
+        tracked: None,
         connection: CapturedConnection {
             client: format!("{CLIENT_IP}:{port}").parse().unwrap(),
             vip: VIP.parse().unwrap(),

@@ -7,7 +7,7 @@ use crate::packet::Frame;
 use crate::{Case, Hook, Outcome};
 use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
-use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{FLAG_TRACKED, FlowKey, FlowRecord, FlowState};
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
@@ -263,6 +263,8 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
         f.tcp.fin = true;
     });
 
+    tracked_entries(&mut add);
+
     // Broken by hand: bytes of the TCP header and of the IP header's length.
     let (offset_at, length_at) = match version {
         Version::V4 => (46, 17),
@@ -285,6 +287,70 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
     broken("cut short behind the ports", malformed, &|b| b.truncate(offset_at - 8));
     broken("cut short in the ports", None, &|b| b.truncate(offset_at - 9));
     all
+}
+
+type Add<'a> = dyn FnMut(&'static str, Hook, &[C], &dyn Fn(&mut FlowRecord, &mut Frame)) + 'a;
+
+/// Tracked flows: the frame's 100 bytes are those from 1000 on.
+fn tracked_entries(add: &mut Add<'_>) {
+    use Hook::{Egress, Ingress};
+    let ends_at = |read_from| {
+        move |r: &mut FlowRecord| {
+            r.flags = FLAG_TRACKED;
+            r.read_from = read_from;
+        }
+    };
+    let inside = ends_at(1100);
+    add("tracked: the last byte of the request under way", Ingress, &[C::Translated], &|r, _| inside(r));
+    let beyond = ends_at(1099);
+    add("tracked: a segment over the end of the request", Ingress, &[C::LaterRequest], &|r, _| beyond(r));
+    add("tracked: a FIN behind the request counts one", Ingress, &[C::LaterRequest], &|r, f| {
+        inside(r);
+        f.tcp.fin = true;
+    });
+    add("tracked: a bare FIN behind the request", Ingress, &[C::LaterRequest], &|r, f| {
+        ends_at(1000)(r);
+        f.payload.clear();
+        f.tcp.fin = true;
+    });
+    add("tracked: an acknowledgement behind the request", Ingress, &[C::Translated], &|r, f| {
+        ends_at(0)(r);
+        f.payload.clear();
+    });
+    add("tracked: a reset behind the request", Ingress, &[C::Translated], &|r, f| {
+        ends_at(0)(r);
+        f.tcp.rst = true;
+    });
+    add("tracked: across the wrap", Ingress, &[C::LaterRequest], &|r, f| {
+        ends_at(5)(r);
+        f.tcp.sequence_number = u32::MAX - 93;
+    });
+    add("tracked: within, across the wrap", Ingress, &[C::Translated], &|r, f| {
+        ends_at(6)(r);
+        f.tcp.sequence_number = u32::MAX - 93;
+    });
+    add("marked: read and released", Ingress, &[C::Translated, C::Released], &|r, _| beyond(r));
+    add("not tracked: the end is nothing", Ingress, &[C::Translated], &|r, _| r.read_from = 0);
+    add("tracked and ended: nobody reads", Ingress, &[C::Translated], &|r, _| {
+        beyond(r);
+        r.state = FlowState::Ended as u32;
+    });
+    add("tracked: content that need not be read", Egress, &[C::Translated], &|r, _| inside(r));
+    let copied = &[C::Translated, C::ResponseCopied];
+    add("tracked: the start of a response is copied", Egress, copied, &|r, _| ends_at(1000)(r));
+    add("tracked: a response begins in mid-packet", Egress, copied, &|r, _| beyond(r));
+    add("tracked: a server's acknowledgement is not copied", Egress, &[C::Translated], &|r, f| {
+        ends_at(0)(r);
+        f.payload.clear();
+    });
+    add("tracked and fenced", Egress, &[C::DropFenced], &|r, _| {
+        beyond(r);
+        r.state = FlowState::Fenced as u32;
+    });
+    add("tracked and ended: not copied", Egress, &[C::Translated], &|r, _| {
+        beyond(r);
+        r.state = FlowState::Ended as u32;
+    });
 }
 
 /// Cases for the target whose packet finds the same record again after its translation.

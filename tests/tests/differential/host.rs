@@ -258,6 +258,7 @@ fn book(
         if account.also != 0 {
             outcome.counters[account.also as usize] += 1;
         }
+        outcome.counters[PacketCounter::ResponseCopied.code() as usize] += u64::from(account.copy);
         record.last_seen_ns = 1;
     }
     record.diverted = record.diverted.wrapping_add(account.diverted);

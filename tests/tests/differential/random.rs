@@ -3,7 +3,7 @@
 use crate::cases::Version;
 use crate::packet::Frame;
 use crate::{Case, Hook, cases};
-use baton_shared::record::FlowRecord;
+use baton_shared::record::{FLAG_TRACKED, FlowRecord};
 
 /// xorshift64*: the same cases on every machine.
 pub(crate) struct Random(u64);
@@ -118,6 +118,8 @@ impl Random {
             ack_floor: self.word(),
             out_ifindex: 1,
             drain_end: diverted.wrapping_add(self.pick(&[0, 1, u32::MAX])),
+            flags: if self.chance(3) { FLAG_TRACKED } else { 0 },
+            read_from: self.word(),
             diverted,
             released: if self.chance(4) { self.word() } else { diverted },
             note_ack: self.word(),
@@ -190,6 +192,11 @@ impl Random {
         } else {
             self.word()
         };
+        // Around the end of the request, or of what was read of a response, as often as anywhere.
+        if record.flags != 0 && self.chance(2) {
+            let around = self.pick(&[0, 1, 2, 3, 99, 100, 101, 1400]);
+            frame.tcp.sequence_number = record.read_from.wrapping_sub(around);
+        }
         frame.tcp.window_size = self.half();
         frame.tcp.urgent_pointer = self.half();
         frame.tcp.ack = !self.chance(8);

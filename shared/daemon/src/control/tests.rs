@@ -104,6 +104,8 @@ fn handoff(flow_id: u64, bytes: usize) -> Message {
             rtt_us: 5,
             client_fin: false,
         },
+        acknowledged: Seq::new(1),
+        tracked: None,
         request: vec![b'x'; bytes],
     }))
 }

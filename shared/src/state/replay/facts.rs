@@ -1,8 +1,8 @@
 //! What goes into and comes out of a [`Replay`](super::Replay): values of headers, not bytes.
 
 use crate::capture::CapturedConnection;
-use crate::control::{MigratedAnswer, RefusedAnswer};
-use crate::record::{FLAG_TIMESTAMPS, FlowRecord};
+use crate::control::{Handoff, MigratedAnswer, RefusedAnswer};
+use crate::record::{FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
 use crate::seq::{Client, Seq, Server};
 
 /// Control bits of the TCP header's 14th byte (RFC 9293, section 3.1).
@@ -131,11 +131,14 @@ pub struct Translation {
     pub window_shift_out: u8,
     /// Whether the connection has timestamps.
     pub timestamps: bool,
+    /// Where the server's first response begins, if the flow is tracked: the agent reads from there.
+    pub read_from: Option<Seq<Server>>,
 }
 
 impl Translation {
     /// From the server's SYN-ACK; `None` if the server does not offer just the options the client uses.
-    pub(super) fn between(connection: &CapturedConnection, reply: &ServerReply) -> Option<Self> {
+    pub(super) fn between(handoff: &Handoff, reply: &ServerReply) -> Option<Self> {
+        let connection = &handoff.connection;
         let options = &connection.options;
         let scales = match (options.window_scale, reply.window_scale) {
             (Some(client), Some(server)) if server <= 14 => Some((server, client.promised)),
@@ -155,10 +158,11 @@ impl Translation {
         Some(Translation {
             seq_delta: reply.seq.plus(1).delta_to(connection.snd_nxt).0,
             tsval_delta,
-            ack_floor: connection.rcv_nxt,
+            ack_floor: handoff.acknowledged,
             window_shift_in: scales.map_or(0, |(server, _)| server),
             window_shift_out: scales.map_or(0, |(_, promised)| promised),
             timestamps: options.timestamps,
+            read_from: handoff.tracked.map(|_| reply.seq.plus(1)),
         })
     }
 
@@ -172,6 +176,10 @@ impl Translation {
         record.window_shift_in = self.window_shift_in;
         record.window_shift_out = self.window_shift_out;
         record.flags = if self.timestamps { FLAG_TIMESTAMPS } else { 0 };
+        if let Some(read_from) = self.read_from {
+            record.flags |= FLAG_TRACKED;
+            record.read_from = read_from.raw();
+        }
     }
 }
 

@@ -34,6 +34,8 @@ fn handoff(request: Vec<u8>, rcv_nxt: u32, options: NegotiatedOptions, client_fi
             rtt_us: 0,
             client_fin,
         },
+        acknowledged: Seq::new(rcv_nxt),
+        tracked: None,
         request,
     })
 }

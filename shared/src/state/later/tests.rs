@@ -1,0 +1,202 @@
+//! The naive oracle: the client's stream written down whole, cut anyhow, sent anyhow.
+
+use super::*;
+use proptest::prelude::*;
+
+const MOST: u32 = 1 << 20;
+
+fn get(path: &str, head_bytes: usize) -> Vec<u8> {
+    let mut bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Fill: ").into_bytes();
+    bytes.resize(bytes.len() + head_bytes, b'f');
+    bytes.extend(b"\r\n\r\n");
+    bytes
+}
+
+fn put(path: &str, body: usize) -> Vec<u8> {
+    let mut bytes = format!("PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {body}\r\n\r\n").into_bytes();
+    bytes.resize(bytes.len() + body, b'b');
+    bytes
+}
+
+fn request() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        (0usize..3000).prop_map(|fill| get("/g", fill)),
+        (0usize..3000).prop_map(|body| put("/p", body)),
+    ]
+}
+
+/// Segments of a stream, cut at `cuts`, with `extra` of them repeated, in an order made of `seed`.
+fn segments(stream: &[u8], cuts: &[usize], extra: usize, seed: u64) -> Vec<(usize, usize)> {
+    let mut all = Vec::new();
+    let mut at = 0;
+    let mut sizes = cuts.iter().copied().cycle();
+    while at < stream.len() {
+        let end = (at + sizes.next().unwrap_or(1)).min(stream.len());
+        all.push((at, end));
+        at = end;
+    }
+    for n in 0..extra {
+        // Overlaps that begin and end elsewhere.
+        let (from, to) = all[n % all.len()];
+        all.push((from.saturating_sub(n), (to + n).min(stream.len())));
+    }
+    let mut state = seed;
+    for at in (1..all.len()).rev() {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let other = usize::try_from(state >> 33).unwrap() % (at + 1);
+        all.swap(at, other);
+    }
+    all
+}
+
+fn number(start: u32, at: usize) -> Seq<Client> {
+    Seq::new(start.wrapping_add(u32::try_from(at).unwrap()))
+}
+
+proptest! {
+    #[test]
+    fn requests_come_out_whole_and_in_order_however_they_came_in(
+        all in proptest::collection::vec(request(), 1..5),
+        cuts in proptest::collection::vec(200usize..1500, 1..8),
+        extra in 0usize..8,
+        seed in any::<u64>(),
+        start in prop_oneof![Just(0u32), Just(u32::MAX - 300), any::<u32>()],
+        take in any::<bool>(),
+    ) {
+        let stream = all.concat();
+        let mut later = LaterRequests::new(Seq::new(start), MOST);
+        let (mut seen, mut ends) = (Vec::new(), vec![Seq::new(start)]);
+        let parts = segments(&stream, &cuts, extra, seed);
+        let last = parts.len() - 1;
+        for (n, (from, to)) in parts.into_iter().enumerate() {
+            // What is not kept was passed on before.
+            let _ = later.on_segment(number(start, from), &stream[from..to], to == stream.len() && n == last);
+            // All of a request is waited for here, so that it can be compared.
+            while let Later::Request(head) = later.next(&HeadLimits::default()) {
+                let whole = usize::try_from(request_length(&head).unwrap()).unwrap();
+                if later.bytes().len() < whole {
+                    break;
+                }
+                seen.extend_from_slice(&later.bytes()[..whole]);
+                if take {
+                    let taken = later.take(&head).unwrap();
+                    prop_assert_eq!(taken.bytes.len(), whole);
+                } else {
+                    later.pass(&head).unwrap();
+                }
+                ends.push(later.end());
+            }
+        }
+        prop_assert_eq!(&seen, &stream);
+        prop_assert_eq!(ends.len(), all.len() + 1);
+    }
+
+    #[test]
+    fn nothing_passes_before_a_whole_head_was_seen(cut in 0usize..300) {
+        let whole = get("/x", 200);
+        let cut = cut.min(whole.len() - 1);
+        let mut later = LaterRequests::new(Seq::new(9), MOST);
+        let _ = later.on_segment(Seq::new(9), &whole[..cut], false);
+        let next = later.next(&HeadLimits::default());
+        prop_assert!(matches!(next, Later::Nothing | Later::Partial), "{:?}", next);
+        prop_assert_eq!(later.end(), Seq::new(9));
+    }
+
+    #[test]
+    fn no_segments_panic(
+        parts in proptest::collection::vec(
+            (any::<u32>(), proptest::collection::vec(any::<u8>(), 0..40), any::<bool>()), 0..40,
+        ),
+        end in any::<u32>(),
+    ) {
+        let mut later = LaterRequests::new(Seq::new(end), 4096);
+        for (seq, payload, fin) in parts {
+            let near = end.wrapping_add(seq % 5000).wrapping_sub(500);
+            let _ = later.on_segment(Seq::new(near), &payload, fin);
+            let _ = later.on_segment(Seq::new(seq), &payload, fin);
+            match later.next(&HeadLimits::default()) {
+                Later::Request(head) => drop(later.take(&head)),
+                Later::Fin => drop(later.pass_fin()),
+                _ => {}
+            }
+            prop_assert!(later.bytes().len() <= 4096);
+        }
+    }
+}
+
+#[test]
+fn a_segment_over_the_end_counts_from_the_end_on() {
+    let next = get("/next", 0);
+    let mut later = LaterRequests::new(Seq::new(3), MOST);
+    let straddling = [b"body", &next[..]].concat();
+    later.on_segment(Seq::new(u32::MAX), &straddling, false).unwrap();
+    assert_eq!(later.bytes(), next);
+    assert_eq!(later.on_segment(Seq::new(u32::MAX), b"body", false), Err(NotKept::Old));
+    assert_eq!(later.on_segment(Seq::new(3).plus(MOST), b"x", false), Err(NotKept::TooFar));
+}
+
+#[test]
+fn a_body_under_way_is_passed_with_its_head_and_what_follows_it_is_read() {
+    let (request, next) = (put("/p", 1000), get("/n", 0));
+    let stream = [&request[..], &next[..]].concat();
+    let mut later = LaterRequests::new(Seq::new(0), MOST);
+    later.on_segment(Seq::new(0), &stream[..200], false).unwrap();
+    let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("no head") };
+    let taken = later.take(&head).unwrap();
+    assert_eq!((taken.bytes.len(), taken.taken_end), (200, Seq::new(200)));
+    assert_eq!(later.end(), number(0, request.len()));
+    assert_eq!(later.next(&HeadLimits::default()), Later::Nothing);
+    let straddle = request.len() - 10;
+    later.on_segment(number(0, straddle), &stream[straddle..], true).unwrap();
+    let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("no head") };
+    let taken = later.take(&head).unwrap();
+    assert!(taken.fin);
+    assert_eq!((taken.bytes, taken.taken_end), (next, number(0, stream.len() + 1)));
+    assert_eq!(later.next(&HeadLimits::default()), Later::Nothing);
+}
+
+#[test]
+fn the_clients_end_is_told_apart() {
+    let limits = HeadLimits::default();
+    let mut later = LaterRequests::new(Seq::new(5), MOST);
+    later.on_segment(Seq::new(5), b"", true).unwrap();
+    assert_eq!(later.next(&limits), Later::Fin);
+    assert_eq!(later.pass_fin(), Seq::new(6));
+    assert_eq!(later.next(&limits), Later::Nothing);
+
+    let mut later = LaterRequests::new(Seq::new(5), MOST);
+    later.on_segment(Seq::new(5), b"GET /", true).unwrap();
+    assert_eq!(later.next(&limits), Later::CutShort);
+
+    let mut later = LaterRequests::new(Seq::new(5), MOST);
+    later.on_segment(Seq::new(5), b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", false).unwrap();
+    assert!(matches!(later.next(&limits), Later::Bad(_)));
+}
+
+#[test]
+fn what_the_client_was_told_arrived_must_be_delivered_by_us() {
+    let both = [get("/a", 0), get("/b", 0)];
+    let mut later = LaterRequests::new(Seq::new(100), MOST);
+    assert!(!later.owes());
+    later.on_acknowledged(&both.concat(), true);
+    for one in &both {
+        assert!(later.owes());
+        let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("no head") };
+        assert_eq!(later.take(&head).unwrap().bytes, *one);
+    }
+    assert!(!later.owes());
+    assert_eq!(later.acknowledged(), later.end());
+}
+
+#[test]
+fn chunked_and_endless_bodies_are_not_followed() {
+    let chunked = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    let long = format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", BODY_BYTES + 1);
+    for request in [chunked, long.into_bytes()] {
+        let mut later = LaterRequests::new(Seq::new(0), MOST);
+        later.on_segment(Seq::new(0), &request, false).unwrap();
+        let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("no head") };
+        assert_eq!(later.pass(&head), None);
+        assert_eq!(later.take(&head), None);
+    }
+}
