@@ -3,6 +3,7 @@
 //! The way of a connection: [`front`] accepts it and reads its head, the handoff half migrates it, [`proxy`]
 //! serves what cannot migrate.
 
+pub mod access_log;
 pub mod admin;
 pub mod config;
 pub mod doctor;

@@ -30,4 +30,6 @@ pub mod route;
 #[cfg(feature = "std")]
 pub mod state;
 #[cfg(feature = "std")]
+pub mod termination;
+#[cfg(feature = "std")]
 pub mod tls;

@@ -1,0 +1,145 @@
+//! The log as its users see it: halves joined, rotation without loss, a bounded queue.
+
+use super::*;
+use baton_shared::control::FlowRef;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn front(flow_id: u64, request_no: u32) -> MigratedRecord {
+    let asked = Asked {
+        client: "192.0.2.7:40000".parse().unwrap(),
+        vip: "192.0.2.100:80".parse().unwrap(),
+        listener: "web".into(),
+        at: UNIX_EPOCH,
+        request: None,
+        request_no,
+    };
+    MigratedRecord { asked, placed: Placed::default(), flow_id, stages: None }
+}
+
+fn report(flow_id: u64) -> EndReport {
+    let flow = FlowRef { flow_id, generation: 1 };
+    EndReport { bytes: flow_id, ..EndReport::unreported(flow, EndReason::Finished) }
+}
+
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn log() -> (tempfile::TempDir, std::path::PathBuf, AccessLog) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let log = AccessLog::open(Format::Json, Destination::File(path.clone())).unwrap();
+    (dir, path, log)
+}
+
+#[test]
+fn halves_are_joined_in_whichever_order_they_come_and_once() {
+    let (_dir, path, log) = log();
+    log.migrated(front(1, 1));
+    log.ended(&report(1));
+    log.ended(&report(1));
+    log.ended(&report(2));
+    log.migrated(front(2, 1));
+    log.migrated(front(3, 1));
+    log.unreported(3, EndReason::AgentLost);
+    assert_eq!(log.waiting(), 0);
+    log.migrated(front(4, 1));
+    log.finish(LIMIT);
+    let told: Vec<_> =
+        lines(&path).iter().map(|l| (l["agent_half"].clone(), l.get("bytes").cloned())).collect();
+    let expected =
+        [("joined", Some(1)), ("joined", Some(2)), ("missing", None), ("stopped_before_end", None)];
+    assert_eq!(told, expected.map(|(half, bytes)| (half.into(), bytes.map(Into::into))));
+    assert_eq!(log.counts(), (4, 0));
+}
+
+#[test]
+fn later_requests_on_a_flow_have_lines_of_their_own() {
+    let (_dir, path, log) = log();
+    for n in 1..=3 {
+        log.migrated(front(9, n));
+    }
+    log.ended(&report(9));
+    log.finish(LIMIT);
+    let told: Vec<_> =
+        lines(&path).iter().map(|l| (l["request_no"].clone(), l["agent_half"].clone())).collect();
+    let expected = [(1, "with_later_request"), (2, "with_later_request"), (3, "joined")];
+    assert_eq!(told, expected.map(|(n, half)| (n.into(), half.into())));
+}
+
+#[test]
+fn reports_nobody_waits_for_are_bounded() {
+    let (_dir, _path, log) = log();
+    for flow in 0..100_000 {
+        log.ended(&report(flow));
+    }
+    // Those that came last are still known.
+    log.migrated(front(99_999, 1));
+    assert_eq!(log.waiting(), 0);
+    log.migrated(front(1, 1));
+    assert_eq!(log.waiting(), 1);
+}
+
+#[test]
+fn rotation_under_load_loses_no_line() {
+    let (dir, path, log) = log();
+    let writers: Vec<_> = (0..4u64)
+        .map(|n| {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                for i in 0..2000 {
+                    log.migrated(front(n << 32 | i, 1));
+                    log.ended(&report(n << 32 | i));
+                    if i % 50 == 0 {
+                        std::thread::sleep(Duration::from_micros(300));
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut files = vec![path.clone()];
+    for n in 0..20 {
+        std::thread::sleep(Duration::from_millis(2));
+        let old = dir.path().join(format!("access.log.{n}"));
+        if std::fs::rename(&path, &old).is_ok() {
+            files.push(old);
+            log.reopen();
+        }
+        // Until the new file is there, a rename would have nothing to rename.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    writers.into_iter().for_each(|w| w.join().unwrap());
+    log.finish(LIMIT);
+    let (written, dropped) = log.counts();
+    let total: usize = files.iter().filter(|f| f.exists()).map(|f| lines(f).len()).sum();
+    assert!(files.len() > 5, "only {} files", files.len());
+    assert_eq!((total as u64, written + dropped), (written, 8000), "{dropped} dropped");
+    assert_eq!(dropped, 0);
+}
+
+#[test]
+fn a_full_disk_drops_lines_and_blocks_nobody() {
+    let log = AccessLog::open(Format::Json, Destination::File("/dev/full".into())).unwrap();
+    let started = std::time::Instant::now();
+    for flow in 0..50_000 {
+        log.migrated(front(flow, 1));
+        log.ended(&report(flow));
+    }
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    log.finish(LIMIT);
+    let (written, dropped) = log.counts();
+    assert_eq!((written, dropped), (0, 50_000));
+}
+
+#[test]
+fn without_a_log_nothing_is_kept() {
+    let log = AccessLog::default();
+    log.migrated(front(1, 1));
+    log.ended(&report(1));
+    assert!(!log.is_on());
+    assert_eq!((log.waiting(), log.counts()), (0, (0, 0)));
+}
