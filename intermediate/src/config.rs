@@ -9,6 +9,7 @@ mod listener;
 mod pool;
 mod route;
 mod similar;
+mod stream;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use limits::{HandoffTimes, Limits};
 pub use listener::{Listener, Protocol};
 pub use pool::{Balance, DEFAULT_POOL, PoolEntry, PoolTarget, Sticky};
 pub use route::{Pairs, RouteEntry};
+pub use stream::StreamTimes;
 pub use target::TargetEntry;
 
 use crate::front::FrontLimits;

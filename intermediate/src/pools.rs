@@ -93,6 +93,23 @@ impl Pool {
     }
 }
 
+/// The servers of a pool in the order in which they are tried: those of `first` if it is one of the pool, then those of
+/// the pool's choice, then the others'. A target of another pool is never among them.
+pub fn servers<'a>(
+    pool: &'a Pool,
+    facts: &'a PickFacts<'a>,
+    first: Option<TargetId>,
+) -> impl Iterator<Item = (TargetId, SocketAddr)> + use<'a> {
+    let mut first = first.filter(|target| pool.has(*target));
+    let mut tried = Vec::new();
+    std::iter::from_fn(move || {
+        let id = first.take().or_else(|| pool.pick_any(facts, &tried))?;
+        tried.push(id);
+        pool.members().iter().find(|member| member.target.id == id)
+    })
+    .flat_map(|member| member.target.spec.servers.iter().map(|server| (member.target.id, server)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

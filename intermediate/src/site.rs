@@ -1,7 +1,7 @@
 //! The site as it is served now: one immutable snapshot of what the configuration says about listeners, routes, pools
 //! and limits. A connection finishes with the snapshot it began with.
 
-use crate::config::{Config, DEFAULT_POOL, Protocol};
+use crate::config::{Config, DEFAULT_POOL, Protocol, StreamTimes};
 use crate::front::FrontLimits;
 use crate::pools::{Member, Pool};
 use crate::targets::{Target, Targets};
@@ -27,6 +27,8 @@ pub struct SiteListener {
     pub mode: Mode,
     /// The pool of requests that no route takes.
     pub pool: Option<PoolId>,
+    /// Of connections that are relayed.
+    pub times: StreamTimes,
 }
 
 /// The snapshot.
@@ -156,6 +158,7 @@ impl Config {
                 .map_or_else(|| self.default_keepalive(n, routes), |k| *k.get_ref()),
             mode: entry.mode(),
             pool: self.default_pool(entry),
+            times: entry.times(),
         };
         self.listener.iter().enumerate().map(listener).collect()
     }

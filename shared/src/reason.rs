@@ -137,6 +137,8 @@ reasons! {
         Disabled = 13, "disabled", "The configuration says mode = \"proxy\".";
         AddressFamily = 14, "address_family", "No connected target has a server address of the VIP's family, or the client's address is link-local.";
         SynCookie = 15, "syn_cookie", "The connection was accepted by a SYN cookie and uses timestamps: the kernel kept no SYN and tells the client's clock nowhere else, and without it the server would drop the client's packets.";
+        TlsTerminated = 27, "tls_terminated", "TLS ends at the listener (protocol https): its keys cannot go with the connection.";
+        ClientSilent = 28, "client_silent", "The client of a listener of protocol tcp said nothing for the listener's silence_ms: the server may be the one that speaks first.";
     }
 }
 
@@ -159,6 +161,10 @@ reasons! {
         AmbiguousPath = 14, "ambiguous_path", "The path can be read in two ways (encoded slash, backslash, path parameters) that lead to different routes: answered 400.";
         RecallRefused = 18, "recall_refused", "A later request belonged elsewhere and the agent could not give its connection back: the client got a reset. The refusal's own reason is counted beside this.";
         RestoreFailed = 19, "restore_failed", "A connection was taken back from its target and no socket could be made for it: the client got a reset. The log has the call and its errno.";
+        NotTls = 21, "not_tls", "The first bytes on a listener of protocol tls or https were no TLS handshake: closed without a word.";
+        BadClientHello = 22, "bad_client_hello", "A ClientHello that contradicts itself, names two servers, or is over 16384 bytes: answered with the alert decode_error.";
+        TlsHandshake = 23, "tls_handshake", "The TLS handshake on a listener of protocol https failed or took longer than limits.head_timeout_ms: no common version or cipher, a client that does not trust the certificate, or no client at all.";
+        RelayIdle = 24, "relay_idle", "Nothing passed on a relayed connection or tunnel for the listener's idle_ms: closed.";
         SourceLimit = 25, "source_limit", "More connections from one source (limits.source_prefix_v4 or _v6) than limits.connections_per_source: closed without a word.";
         SlowBody = 26, "slow_body", "A proxied request's body came slower than limits.body_min_rate for longer than limits.body_grace_ms: answered 408.";
         SlowReader = 27, "slow_reader", "The client took a proxied response in slower than limits.response_min_rate for longer than limits.body_grace_ms: the connection was closed.";

@@ -110,7 +110,7 @@ impl HandoffTimes {
     }
 }
 
-fn within<T: PartialOrd + Display + Copy>(
+pub(super) fn within<T: PartialOrd + Display + Copy>(
     problems: &mut Problems<'_>,
     key: &str,
     value: &Spanned<T>,

@@ -45,6 +45,11 @@ pub struct Listener {
     pub mode: Option<Spanned<Mode>>,
     /// The pool of requests that no route takes.
     pub pool: Option<Spanned<String>>,
+    /// Milliseconds a client of protocol "tcp" may say nothing before its connection is relayed, so that the server can
+    /// speak; 1000.
+    pub silence_ms: Option<Spanned<u64>>,
+    /// Milliseconds for which nothing may pass on a relayed connection or tunnel; 3600000.
+    pub idle_ms: Option<Spanned<u64>>,
     /// For protocol "https".
     #[serde(default)]
     pub certificate: Vec<Certificate>,
@@ -63,6 +68,9 @@ impl Listener {
 
     /// What its routes have if they say nothing else.
     pub fn mode(&self) -> Mode {
+        if self.protocol() == Protocol::Https {
+            return Mode::Proxy;
+        }
         self.mode.as_ref().map_or(Mode::Migrate, |mode| *mode.get_ref())
     }
 }
@@ -84,6 +92,7 @@ impl Config {
                 }
             }
             self.validate_protocol(listener, problems);
+            listener.validate_stream(problems);
             self.validate_default_pool(listener, problems);
             self.validate_keepalive(n, listener, problems);
         }
@@ -91,8 +100,8 @@ impl Config {
 
     fn validate_protocol(&self, listener: &Listener, problems: &mut Problems<'_>) {
         if let Some(protocol) = &listener.protocol {
-            let built = *protocol.get_ref() == Protocol::Http;
-            problems.require(protocol, built, "this protocol is not built yet; protocol \"http\" is");
+            let built = *protocol.get_ref() != Protocol::Https;
+            problems.require(protocol, built, "this protocol is not built yet");
         }
         for certificate in &listener.certificate {
             certificate.validate(problems);

@@ -3,6 +3,7 @@
 use super::head::{FirstHead, read_head};
 use super::waiting::Place;
 use super::{Accepted, Front, Guards, Stop, answer_and_close};
+use crate::config::Protocol;
 use crate::handoff::{Candidate, Migrator, Outcome, Subject};
 use crate::pools::PickFacts;
 use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
@@ -35,6 +36,20 @@ fn subject(accepted: &Accepted, request: String) -> Subject {
 
 impl Front {
     pub(super) async fn on_connection(
+        self: &Arc<Self>,
+        accepted: Accepted,
+        stop: &mut Stop,
+        guards: Guards,
+        place: Place,
+    ) {
+        match accepted.spoken().0 {
+            Protocol::Http | Protocol::Https => self.on_http(accepted, stop, guards, place).await,
+            Protocol::Tls => self.on_tls(accepted, stop, guards, place).await,
+            Protocol::Tcp => self.on_tcp(accepted, stop, guards, place).await,
+        }
+    }
+
+    async fn on_http(
         self: &Arc<Self>,
         mut accepted: Accepted,
         stop: &mut Stop,
@@ -81,14 +96,12 @@ impl Front {
                 return self.deny(accepted, denial, request_line).await;
             }
         };
-        let peer = Peer {
-            client: accepted.client,
-            vip: accepted.vip,
-            listener: accepted.listener,
-            started: accepted.started,
-        };
+        let peer = accepted.peer();
+        let lines = HeadLines::new(&bytes, &head);
+        let facts = RequestFacts::of_head(peer.listener, &head, &bytes, &lines);
+        let chosen = head.migration().and_then(|()| self.choose(&decision, &peer, facts));
         let site = Arc::clone(&accepted.site);
-        let (stream, bytes, entry) = match self.choose(&decision, &peer, &head, &bytes) {
+        let (stream, bytes, entry) = match chosen {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
             Ok((migrator, target)) => {
                 match self.migrate(migrator, target, accepted, &decision, bytes, &head).await {
@@ -151,12 +164,11 @@ impl Front {
     }
 
     /// The target to migrate to, or why the request is proxied.
-    fn choose(
+    pub(super) fn choose(
         &self,
         decision: &Decision,
         peer: &Peer,
-        head: &RequestHead,
-        bytes: &[u8],
+        request: RequestFacts<'_>,
     ) -> Result<(&Arc<Migrator>, TargetId), ProxyReason> {
         let migrator = match (self.migration.migrator(), decision.mode) {
             (Some(migrator), Mode::Migrate) => migrator,
@@ -165,9 +177,6 @@ impl Front {
         if is_link_local(peer.client) {
             return Err(ProxyReason::AddressFamily);
         }
-        head.migration()?;
-        let lines = HeadLines::new(bytes, head);
-        let request = RequestFacts::of_head(peer.listener, head, bytes, &lines);
         let target = decision.pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, &[])?;
         Ok((migrator, target))
     }
@@ -178,7 +187,7 @@ impl Front {
         answer_and_close(accepted.stream, denial.status, denial.detail).await;
     }
 
-    fn close(&self, accepted: &Accepted, request: String, reason: CloseReason) {
+    pub(super) fn close(&self, accepted: &Accepted, request: String, reason: CloseReason) {
         self.metrics.on_closed(reason);
         // A client that connects and leaves says nothing worth a place in the history.
         if !matches!(reason, CloseReason::ClientGone | CloseReason::Shutdown) {

@@ -4,6 +4,8 @@ mod answer;
 mod connection;
 mod head;
 mod listen;
+mod opening;
+mod passthrough;
 mod stop;
 mod waiting;
 
@@ -12,9 +14,10 @@ pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
 pub use waiting::Waiting;
 
+use crate::config::{Protocol, StreamTimes};
 use crate::handoff::{History, Migrator};
 use crate::metrics::{Metrics, OpenConnection};
-use crate::proxy::Upstreams;
+use crate::proxy::{Peer, Upstreams};
 use crate::site::Site;
 use crate::targets::Targets;
 use arc_swap::ArcSwap;
@@ -96,6 +99,18 @@ struct Accepted {
     site: Arc<Site>,
     listener: usize,
     vip: SocketAddr,
+}
+
+impl Accepted {
+    fn peer(&self) -> Peer {
+        Peer { client: self.client, vip: self.vip, listener: self.listener, started: self.started }
+    }
+
+    /// What is spoken there, and its times.
+    fn spoken(&self) -> (Protocol, StreamTimes) {
+        let listener = self.site.listeners.get(self.listener);
+        listener.map_or_else(Default::default, |l| (l.protocol, l.times))
+    }
 }
 
 impl Front {

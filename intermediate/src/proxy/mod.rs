@@ -76,7 +76,7 @@ pub(crate) struct ProxyJob {
 }
 
 impl Peer {
-    fn subject(&self, target: String, request: String) -> Subject {
+    pub(crate) fn subject(&self, target: String, request: String) -> Subject {
         Subject { flow_id: None, client: self.client, vip: self.vip, target, request, started: self.started }
     }
 }

@@ -10,7 +10,7 @@ use super::pool::Lease;
 use super::upstream::{Answered, UpstreamError, connect, may_repeat};
 use super::{Entry, Peer, tunnel};
 use crate::front::{Front, Guards, Stop, text};
-use crate::pools::{PickFacts, Pool};
+use crate::pools::{PickFacts, servers};
 use crate::site::{Denial, Site};
 use crate::targets::TargetId;
 use baton_shared::http::{Framing, GateRule, RequestHead, Switch, Verdict};
@@ -22,7 +22,6 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -103,7 +102,9 @@ impl Session {
         let lines = HeadLines::new(&gated.bytes, &gated.head);
         let facts = RequestFacts::of_head(self.peer.listener, &gated.head, &gated.bytes, &lines);
         let facts = PickFacts { client: self.peer.client, vip: self.peer.vip, request: facts };
-        let connected = connect(upstreams, self.servers(&decision.pool, &facts), tunnelled, limit).await;
+        let last = *self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let servers = servers(&decision.pool, &facts, last);
+        let connected = connect(upstreams, servers, tunnelled, limit).await;
         let target = connected.as_ref().ok().map(|c| c.target);
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
         if !recorded {
@@ -156,24 +157,6 @@ impl Session {
                 self.on_error(e, gated)
             }
         }
-    }
-
-    /// Where the request may go: to the target that took the one before if it is one of the pool, else to the pool's
-    /// choice; then to the others of the pool. A target of another pool must not see it.
-    fn servers<'a>(
-        &self,
-        pool: &'a Pool,
-        facts: &'a PickFacts<'a>,
-    ) -> impl Iterator<Item = (TargetId, SocketAddr)> + use<'a> {
-        let last = *self.target.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut first = last.filter(|target| pool.has(*target));
-        let mut tried = Vec::new();
-        std::iter::from_fn(move || {
-            let id = first.take().or_else(|| pool.pick_any(facts, &tried))?;
-            tried.push(id);
-            pool.members().iter().find(|member| member.target.id == id)
-        })
-        .flat_map(|member| member.target.spec.servers.iter().map(|server| (member.target.id, server)))
     }
 
     /// Where the server's 103 responses to this request come; none if the client cannot take them.

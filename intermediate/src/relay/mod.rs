@@ -5,6 +5,7 @@
 
 mod watched;
 
+use crate::front::Stop;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,6 +17,11 @@ use watched::Watched;
 /// How long a connection to a server may take to be made, before the next one is tried.
 const CONNECT: Duration = Duration::from_secs(3);
 
+/// For which nothing may pass on a connection, where no configuration says otherwise.
+pub const IDLE: Duration = Duration::from_secs(3600);
+/// For which nothing may pass once we are told to stop.
+const STOP_IDLE: Duration = Duration::from_millis(300);
+
 /// How a relayed connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelayEnd {
@@ -25,6 +31,8 @@ pub enum RelayEnd {
     Broken,
     /// Nothing moved for the time allowed.
     Idle,
+    /// We were told to stop.
+    Stopped,
 }
 
 /// What passed.
@@ -46,7 +54,13 @@ pub async fn connect(server: SocketAddr, limit: Duration) -> io::Result<TcpStrea
 }
 
 /// Relays until the end. `bytes` were read from the client already.
-pub async fn relay(client: TcpStream, bytes: &[u8], mut server: TcpStream, idle: Duration) -> Relayed {
+pub async fn relay(
+    client: TcpStream,
+    bytes: &[u8],
+    mut server: TcpStream,
+    idle: Duration,
+    stop: &mut Stop,
+) -> Relayed {
     let read = bytes.len() as u64;
     let (mut client, watch) = Watched::new(client);
     let both = async {
@@ -63,6 +77,7 @@ pub async fn relay(client: TcpStream, bytes: &[u8], mut server: TcpStream, idle:
             }
         },
         () = watch.idle(idle) => RelayEnd::Idle,
+        () = async { stop.wait().await; watch.idle(STOP_IDLE).await } => RelayEnd::Stopped,
     };
     let moved = watch.moved();
     Relayed { end, from_client: read + moved.read, to_client: moved.written }
@@ -71,6 +86,7 @@ pub async fn relay(client: TcpStream, bytes: &[u8], mut server: TcpStream, idle:
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::front::StopControl;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
@@ -83,7 +99,10 @@ mod tests {
     #[tokio::test]
     async fn each_end_may_close_its_direction_and_read_on() {
         let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
-        let relaying = tokio::spawn(async move { relay(near, b"early ", far, Duration::from_secs(5)).await });
+        let control = StopControl::default();
+        let mut stop = control.stop();
+        let relaying =
+            tokio::spawn(async move { relay(near, b"early ", far, Duration::from_secs(5), &mut stop).await });
         client.write_all(b"request").await.unwrap();
         client.shutdown().await.unwrap();
         let mut all = String::new();
@@ -102,7 +121,9 @@ mod tests {
     async fn silence_ends_it_and_a_byte_now_and_then_does_not() {
         let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
         let limit = Duration::from_millis(200);
-        let relaying = tokio::spawn(async move { relay(near, b"", far, limit).await });
+        let control = StopControl::default();
+        let mut stop = control.stop();
+        let relaying = tokio::spawn(async move { relay(near, b"", far, limit, &mut stop).await });
         for _ in 0..6 {
             tokio::time::sleep(limit / 2).await;
             server.write_all(b"x").await.unwrap();
@@ -116,7 +137,10 @@ mod tests {
     #[tokio::test]
     async fn a_reset_at_one_end_ends_the_other() {
         let ((mut client, near), (far, server)) = (pair().await, pair().await);
-        let relaying = tokio::spawn(async move { relay(near, b"", far, Duration::from_secs(5)).await });
+        let control = StopControl::default();
+        let mut stop = control.stop();
+        let relaying =
+            tokio::spawn(async move { relay(near, b"", far, Duration::from_secs(5), &mut stop).await });
         client.write_all(b"x").await.unwrap();
         socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
         drop(server);

@@ -17,7 +17,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use intermediate::config::Protocol;
+use intermediate::config::{Protocol, StreamTimes};
 use intermediate::front::{Front, FrontLimits, Migration, StopControl, Waiting, listen};
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
@@ -59,6 +59,16 @@ impl Bed {
 
     /// A pool of each list of servers, the first for what no route takes.
     pub fn with_routes(limits: FrontLimits, pools: &[&[SocketAddr]], routes: Vec<Route>) -> Bed {
+        Bed::with_listener(limits, pools, routes, |listener| listener)
+    }
+
+    /// As [`Bed::with_routes`], with another listener.
+    pub fn with_listener(
+        limits: FrontLimits,
+        pools: &[&[SocketAddr]],
+        routes: Vec<Route>,
+        order: impl FnOnce(SiteListener) -> SiteListener,
+    ) -> Bed {
         let spec = |(n, server): (usize, &SocketAddr)| TargetSpec {
             name: format!("target{n}"),
             servers: Servers::new([*server]),
@@ -75,14 +85,15 @@ impl Bed {
         let pools = pools.iter().enumerate().map(pool).collect();
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let vip = listener.local_addr().unwrap();
-        let listeners = vec![SiteListener {
+        let listeners = vec![order(SiteListener {
             name: "web".into(),
             vip,
             protocol: Protocol::Http,
             keepalive: KeepAlive::Pinned,
             mode: Mode::Proxy,
             pool: Some(PoolId(0)),
-        }];
+            times: StreamTimes::default(),
+        })];
         let site = Site { listeners, pools, table: RouteTable::new(routes), limits };
         let front = Arc::new(Front {
             targets,

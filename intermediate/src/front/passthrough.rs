@@ -1,0 +1,204 @@
+//! Listeners that read no requests: TLS that passes through to the target, by the name in its ClientHello, and plain TCP.
+//! The whole connection goes to a target with the bytes that have come; what cannot is relayed.
+
+use super::opening::{FirstBytes, Opening, read_first, read_hello};
+use super::waiting::Place;
+use super::{Accepted, Front, Guards, Stop};
+use crate::handoff::{Candidate, Outcome};
+use crate::pools::{PickFacts, servers};
+use crate::proxy::{Entry, Peer};
+use crate::relay::{self, RelayEnd};
+use crate::site::Decision;
+use baton_shared::reason::{CloseReason, ProxyReason};
+use baton_shared::route::{NoHeaders, RequestFacts};
+use baton_shared::tls::{Alert, ClientHello};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// What is known of a connection that is no request.
+struct Known<'a> {
+    /// What the records call it.
+    label: String,
+    server_name: Option<&'a str>,
+    alpn: &'a [&'a str],
+}
+
+impl Known<'_> {
+    fn facts(&self, listener: usize) -> RequestFacts<'_> {
+        RequestFacts {
+            host: self.server_name,
+            path: "",
+            alpn: self.alpn,
+            ..RequestFacts::new(listener, "", "", &NoHeaders)
+        }
+    }
+}
+
+impl Front {
+    pub(super) async fn on_tls(
+        self: &Arc<Self>,
+        mut accepted: Accepted,
+        stop: &mut Stop,
+        guards: Guards,
+        mut place: Place,
+    ) {
+        let limit = accepted.site.limits.head_timeout;
+        let opening = read_hello(&mut accepted.stream, limit, stop, &mut place).await;
+        drop(place);
+        match opening {
+            Opening::Hello(bytes, hello) => self.on_hello(accepted, stop, guards, bytes, &hello).await,
+            Opening::Bad(fault) => {
+                tracing::debug!(client = %accepted.client, "{}", fault.detail());
+                let alert = fault.alert();
+                let reason = if alert.is_none() { CloseReason::NotTls } else { CloseReason::BadClientHello };
+                self.close(&accepted, String::new(), reason);
+                if let Some(alert) = alert {
+                    say(accepted.stream, alert).await;
+                }
+            }
+            Opening::Over(reason) => self.close(&accepted, String::new(), reason),
+        }
+    }
+
+    async fn on_hello(
+        self: &Arc<Self>,
+        accepted: Accepted,
+        stop: &mut Stop,
+        guards: Guards,
+        bytes: Vec<u8>,
+        hello: &ClientHello,
+    ) {
+        let server_name = hello.server_name.as_deref();
+        let alpn: Vec<&str> = hello.alpn.iter().filter_map(|p| std::str::from_utf8(p).ok()).collect();
+        let label = format!("TLS {}", server_name.unwrap_or("-"));
+        let known = Known { label, server_name, alpn: &alpn };
+        match accepted.site.decide_on(&known.facts(accepted.listener)) {
+            Ok(decision) => self.pass(accepted, &known, &decision, bytes, stop, guards).await,
+            Err(denial) => {
+                self.close(&accepted, known.label, denial.reason);
+                say(accepted.stream, Alert::UnrecognizedName).await;
+            }
+        }
+    }
+
+    pub(super) async fn on_tcp(
+        self: &Arc<Self>,
+        mut accepted: Accepted,
+        stop: &mut Stop,
+        guards: Guards,
+        mut place: Place,
+    ) {
+        let known = Known { label: "TCP".to_owned(), server_name: None, alpn: &[] };
+        let decision = match accepted.site.decide_on(&known.facts(accepted.listener)) {
+            Ok(decision) => decision,
+            Err(denial) => return self.close(&accepted, known.label, denial.reason),
+        };
+        let silence = accepted.spoken().1.silence;
+        let first = read_first(&mut accepted.stream, silence, stop, &mut place).await;
+        drop(place);
+        match first {
+            FirstBytes::Some(bytes) => self.pass(accepted, &known, &decision, bytes, stop, guards).await,
+            FirstBytes::Silent => {
+                // The server may be the one that speaks first.
+                let entry = Entry::decided_by_front(ProxyReason::ClientSilent);
+                let peer = accepted.peer();
+                let site = Arc::clone(&accepted.site);
+                let job = Relaying { front: self, peer, known: &known, decision: &decision, site: &site };
+                job.relay(accepted.stream, Vec::new(), entry, stop, guards).await;
+            }
+            FirstBytes::Over(reason) => self.close(&accepted, known.label, reason),
+        }
+    }
+
+    /// To a target, by migration or by relay.
+    async fn pass(
+        self: &Arc<Self>,
+        accepted: Accepted,
+        known: &Known<'_>,
+        decision: &Decision,
+        bytes: Vec<u8>,
+        stop: &mut Stop,
+        guards: Guards,
+    ) {
+        let (peer, site) = (accepted.peer(), Arc::clone(&accepted.site));
+        let (stream, bytes, entry) = match self.choose(decision, &peer, known.facts(peer.listener)) {
+            Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
+            Ok((migrator, target)) => {
+                let candidate = Candidate {
+                    stream: accepted.stream,
+                    client: accepted.client,
+                    vip: accepted.vip,
+                    target,
+                    request: bytes,
+                    request_line: known.label.clone(),
+                    accepted_at: accepted.at,
+                    head_at: Instant::now(),
+                };
+                match migrator.migrate(candidate).await {
+                    Outcome::Migrated(times) => return self.metrics.on_migrated(&times),
+                    Outcome::Closed(reason) => return self.metrics.on_closed(reason),
+                    Outcome::NotMigrated { stream, extra, mut request, reason, refusal } => {
+                        request.extend_from_slice(&extra);
+                        (stream, request, Entry { reason, refusal, target: Some(target), recorded: true })
+                    }
+                }
+            }
+        };
+        let job = Relaying { front: self, peer, known, decision, site: &site };
+        job.relay(stream, bytes, entry, stop, guards).await;
+    }
+}
+
+/// A connection to relay.
+struct Relaying<'a> {
+    front: &'a Front,
+    peer: Peer,
+    known: &'a Known<'a>,
+    decision: &'a Decision,
+    site: &'a crate::site::Site,
+}
+
+impl Relaying<'_> {
+    async fn relay(self, client: TcpStream, bytes: Vec<u8>, entry: Entry, stop: &mut Stop, _guards: Guards) {
+        let Entry { reason, refusal, target, recorded } = entry;
+        let (front, peer) = (self.front, self.peer);
+        front.metrics.on_proxied(reason, refusal);
+        let request = self.known.facts(peer.listener);
+        let facts = PickFacts { client: peer.client, vip: peer.vip, request };
+        let mut server = None;
+        for (id, address) in servers(&self.decision.pool, &facts, target) {
+            match relay::connect(address, self.decision.upstream_timeout).await {
+                Ok(stream) => {
+                    server = Some((id, stream));
+                    break;
+                }
+                Err(e) => tracing::debug!(server = %address, "cannot reach the server: {e}"),
+            }
+        }
+        let target = server.as_ref().and_then(|(id, _)| front.targets.get(*id));
+        let name = target.map(|t| t.spec.name.clone()).unwrap_or_default();
+        let subject = || peer.subject(name.clone(), self.known.label.clone());
+        if !recorded {
+            front.migration.history().record_proxied(subject(), reason, refusal);
+        }
+        let Some((_, server)) = server else {
+            front.metrics.on_closed(CloseReason::NoTarget);
+            return front.migration.history().record_closed(subject(), CloseReason::NoTarget);
+        };
+        let idle = self.site.listeners.get(peer.listener).map_or(relay::IDLE, |l| l.times.idle);
+        let relayed = relay::relay(client, &bytes, server, idle, stop).await;
+        tracing::debug!(client = %peer.client, target = name, ?relayed, "relayed");
+        if relayed.end == RelayEnd::Idle {
+            front.metrics.on_closed(CloseReason::RelayIdle);
+        }
+    }
+}
+
+/// Tells the client why it is closed.
+async fn say(mut stream: TcpStream, alert: Alert) {
+    if stream.write_all(&alert.record()).await.is_ok() {
+        super::close_lingering(stream).await;
+    }
+}
