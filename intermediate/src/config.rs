@@ -2,6 +2,7 @@
 
 mod access_log;
 mod certificate;
+mod headers;
 mod health;
 mod keepalive;
 mod limits;
@@ -16,6 +17,7 @@ mod tests;
 
 pub use access_log::AccessLog;
 pub use certificate::Certificate;
+pub use headers::RequestHeaders;
 pub use health::Health;
 pub use limits::{HandoffTimes, Limits};
 pub use listener::{Listener, Protocol};

@@ -20,4 +20,5 @@ pub mod run;
 pub mod site;
 pub mod targets;
 pub mod tls;
+mod trace;
 mod workers;

@@ -5,7 +5,7 @@ use crate::config::{Config, DEFAULT_POOL, Protocol, StreamTimes};
 use crate::front::FrontLimits;
 use crate::pools::{Member, Pool};
 use crate::targets::{Target, Targets};
-use baton_shared::http::RequestHead;
+use baton_shared::http::{HeaderChanges, RequestHead};
 use baton_shared::reason::CloseReason;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, PoolId, RequestFacts, Route, RouteTable};
 use std::net::SocketAddr;
@@ -57,6 +57,10 @@ pub struct Decision {
     pub mode: Mode,
     /// Without progress on the way to a server or from it, if it is proxied.
     pub upstream_timeout: Duration,
+    /// What is changed in its head on the way to the server.
+    pub headers: Arc<HeaderChanges>,
+    /// It came over TLS that ended here.
+    pub secure: bool,
 }
 
 /// Why a request that passed the gate goes nowhere, and what it is answered.
@@ -121,6 +125,8 @@ impl Site {
             pool: Arc::clone(self.pools.get(pool.0).ok_or(NO_ROUTE)?),
             keepalive: route.and_then(|route| route.keepalive).unwrap_or(listener.keepalive),
             mode: route.and_then(|route| route.mode).unwrap_or(listener.mode),
+            secure: listener.protocol == Protocol::Https,
+            headers: route.map(|route| Arc::clone(&route.headers)).unwrap_or_default(),
             upstream_timeout: route.and_then(|r| r.upstream_timeout).unwrap_or(self.limits.upstream_timeout),
         })
     }

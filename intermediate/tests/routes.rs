@@ -4,6 +4,7 @@
 
 mod support;
 
+use baton_shared::http::{Forwarded, HeaderChanges};
 use baton_shared::reason::CloseReason;
 use baton_shared::route::{HostRule, PathRule, PoolId, Route, Rules};
 use std::sync::atomic::Ordering;
@@ -97,4 +98,31 @@ async fn what_no_route_takes_is_404_and_what_can_be_read_in_two_ways_400() {
     }
     assert_eq!(bed.front.metrics.closed(CloseReason::AmbiguousPath), 1);
     assert_eq!(taken_a.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_routes_changes_reach_the_server_and_the_clients_own_lines_of_that_name_do_not() {
+    let (a, _) = server().await;
+    let mut route = for_host("h", 0);
+    let pair = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    route.headers = std::sync::Arc::new(HeaderChanges {
+        set: pair("X-Env", "prod"),
+        remove: vec!["X-Debug".into()],
+        forwarded: Forwarded::Forwarded,
+        traceparent: true,
+        ..HeaderChanges::default()
+    });
+    let bed = Bed::with_routes(limits(), &[&[a]], vec![route]);
+    let request =
+        b"GET /headers HTTP/1.1\r\nHost: h:80\r\nx-env: evil\r\nX-Debug: 1\r\nConnection: close\r\n\r\n";
+    let answer = bed.exchange(request).await;
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    assert!(body.contains("x-env: prod\n") && !body.contains("evil") && !body.contains("x-debug"), "{body}");
+    assert!(body.contains("forwarded: for=127.0.0.1;proto=http;host=\"h:80\"\n"), "{body}");
+    let trace = body.split_once("traceparent: 00-").unwrap().1;
+    assert_eq!(
+        trace.find("\n"),
+        Some("4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".len()),
+        "{body}"
+    );
 }

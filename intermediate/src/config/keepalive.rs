@@ -23,6 +23,9 @@ impl Config {
         let mut takes_all = false;
         for route in routes.iter().filter(|route| route.rules.apply_to(listener)) {
             let fate = Fate { pool: Some(route.pool), mode: route.mode.unwrap_or(entry.mode()) };
+            if !route.headers.is_empty() {
+                return Err(format!("route {:?} changes headers, of the first request only", route.name));
+            }
             fates.push((format!("route {:?}", route.name), fate));
             if route.rules.are_always_fulfilled() {
                 takes_all = true;
@@ -37,7 +40,7 @@ impl Config {
         let Some((first, fate)) = fates.next() else { return Ok(()) };
         match fates.find(|(_, other)| *other != fate) {
             None => Ok(()),
-            Some((other, _)) => Err(format!("{first} and {other} differ")),
+            Some((other, _)) => Err(format!("{first} and {other} differ in what they do with requests")),
         }
     }
 
@@ -66,8 +69,8 @@ impl Config {
                 (KeepAlive::Pinned, Err(why)) => problems.with(
                     keepalive,
                     format!(
-                        "keepalive \"pinned\" gives all later requests of a connection to the target of the first, and on \
-                         listener {:?} not all requests are to go the same way: {why}; use \"single\"",
+                        "keepalive \"pinned\" gives all later requests of a connection to the target of the first, \
+                         unread, and on listener {:?} not all are to be treated alike: {why}; use \"single\"",
                         listener.name()
                     ),
                 ),

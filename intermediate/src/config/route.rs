@@ -1,6 +1,7 @@
 //! `[[route]]`.
 
 use super::Config;
+use super::headers::RequestHeaders;
 use super::listener::Protocol;
 use super::similar::did_you_mean;
 use baton_daemon::config::{Problems, Spanned};
@@ -8,6 +9,7 @@ use baton_shared::http::is_token_text;
 use baton_shared::route::{HostRule, KeepAlive, Mode, PathRule, PoolId, Route, RuleError, Rules, ValueRule};
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Names and values, as the file has them.
@@ -54,6 +56,9 @@ pub struct RouteEntry {
     pub mode: Option<Spanned<Mode>>,
     /// Milliseconds without progress before a proxied request is given up; as `limits.upstream_timeout_ms`.
     pub upstream_timeout_ms: Option<Spanned<u64>>,
+    /// What is changed in a request's head.
+    #[serde(default)]
+    pub request_headers: RequestHeaders,
 }
 
 /// Puts a rule that cannot be among the problems.
@@ -135,6 +140,7 @@ impl Config {
                     .upstream_timeout_ms
                     .as_ref()
                     .map(|ms| Duration::from_millis(*ms.get_ref())),
+                headers: Arc::new(entry.request_headers.changes()),
                 ..Route::new(&name, PoolId(number), rules)
             }
         };
@@ -172,6 +178,7 @@ impl Config {
                     format!("upstream_timeout_ms must be between 1 and 86400000, is {is}"),
                 );
             }
+            route.request_headers.validate(problems);
             self.validate_reach(n, route, &compiled, problems);
             self.validate_route_protocol(n, route, &compiled, problems);
         }

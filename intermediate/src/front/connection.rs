@@ -9,7 +9,8 @@ use crate::pools::PickFacts;
 use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
 use crate::site::{Decision, Denial};
 use crate::targets::TargetId;
-use baton_shared::http::{RequestHead, with_connection_close};
+use crate::trace::trace_ids;
+use baton_shared::http::{Edits, Origin, RequestHead, canonical};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +33,29 @@ fn subject(accepted: &Accepted, request: String) -> Subject {
         request,
         started: accepted.started,
     }
+}
+
+/// The head to feed to a target's server.
+fn as_the_server_sees_it(
+    accepted: &Accepted,
+    decision: &Decision,
+    bytes: &[u8],
+    head: &RequestHead,
+) -> Vec<u8> {
+    let close = match decision.keepalive {
+        KeepAlive::Pinned => false,
+        KeepAlive::Single | KeepAlive::Tracked => true,
+    };
+    let edits = if decision.headers.is_empty() {
+        Edits::default()
+    } else {
+        let lines = HeadLines::new(bytes, head);
+        let facts = RequestFacts::of_head(accepted.listener, head, bytes, &lines);
+        let origin =
+            Origin { client: accepted.client.ip(), secure: decision.secure, authority: facts.authority };
+        decision.headers.edits(&lines, &origin, trace_ids())
+    };
+    canonical(bytes, head, &edits, close)
 }
 
 impl Front {
@@ -127,15 +151,8 @@ impl Front {
         head: &RequestHead,
     ) -> Option<(TcpStream, Vec<u8>, Entry)> {
         let request_line = head.request_line(&bytes);
-        // The proxy decides for itself what `Connection` says to the server: it gets the head as it came.
-        let (request, original) = match decision.keepalive {
-            KeepAlive::Pinned => (bytes, None),
-            KeepAlive::Single | KeepAlive::Tracked => {
-                let mut request = with_connection_close(&bytes, head);
-                request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
-                (request, Some(bytes))
-            }
-        };
+        let mut request = as_the_server_sees_it(&accepted, decision, &bytes, head);
+        request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
         let candidate = Candidate {
             stream: accepted.stream,
             client: accepted.client,
@@ -155,8 +172,9 @@ impl Front {
                 self.metrics.on_closed(reason);
                 None
             }
-            Outcome::NotMigrated { stream, extra, request, reason, refusal } => {
-                let mut bytes = original.unwrap_or(request);
+            Outcome::NotMigrated { stream, extra, reason, refusal, .. } => {
+                // The proxy makes its own changes: it gets the request as it came.
+                let mut bytes = bytes;
                 bytes.extend_from_slice(&extra);
                 Some((stream, bytes, Entry { reason, refusal, target: Some(target), recorded: true }))
             }

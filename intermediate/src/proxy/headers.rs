@@ -1,5 +1,6 @@
 //! What of a message is for the next hop only, and what a proxy adds.
 
+use baton_shared::http::Edits;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
@@ -74,6 +75,18 @@ pub(super) fn add_forwarded_for(headers: &mut HeaderMap, client: IpAddr) {
     list.push_str(&client.to_string());
     if let Ok(value) = HeaderValue::from_str(&list) {
         headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
+/// Makes a route's changes.
+pub(super) fn change(headers: &mut HeaderMap, edits: &Edits) {
+    for name in &edits.remove {
+        headers.remove(name.as_str());
+    }
+    for (name, value) in &edits.append {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::bodies::{AnswerBody, Progress, RequestBody, ResponseBody};
 use super::gated::{GatedRequest, Requests};
 use super::headers::{
-    add_forwarded_for, asks_for_websocket, interim, put_upgrade, strip_hop_by_hop, take_trailers,
+    add_forwarded_for, asks_for_websocket, change, interim, put_upgrade, strip_hop_by_hop, take_trailers,
     takes_trailers,
 };
 use super::pool::Lease;
@@ -13,7 +13,8 @@ use crate::front::{Front, Guards, Stop, text};
 use crate::pools::{PickFacts, servers};
 use crate::site::{Denial, Site};
 use crate::targets::TargetId;
-use baton_shared::http::{Framing, GateRule, RequestHead, Switch, Verdict};
+use crate::trace::trace_ids;
+use baton_shared::http::{Edits, Framing, GateRule, Origin, RequestHead, Switch, Verdict};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, RequestFacts};
 use http::header::{self, HeaderValue};
@@ -101,6 +102,9 @@ impl Session {
         let upstreams = &self.front.upstreams;
         let lines = HeadLines::new(&gated.bytes, &gated.head);
         let facts = RequestFacts::of_head(self.peer.listener, &gated.head, &gated.bytes, &lines);
+        let origin =
+            Origin { client: self.peer.client.ip(), secure: decision.secure, authority: facts.authority };
+        let edits = decision.headers.edits(&lines, &origin, trace_ids());
         let facts = PickFacts { client: self.peer.client, vip: self.peer.vip, request: facts };
         let last = *self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let servers = servers(&decision.pool, &facts, last);
@@ -115,7 +119,7 @@ impl Session {
         let sent = match connected {
             Ok(connected) => {
                 let progress = Progress::new();
-                match self.outgoing(request, &gated, tunnelled, &progress) {
+                match self.outgoing(request, &gated, &edits, tunnelled, &progress) {
                     Ok(mut request) => {
                         let hints = self.early_hints(&mut request, &gated.head);
                         let again =
@@ -195,6 +199,7 @@ impl Session {
         &self,
         request: Request<Incoming>,
         gated: &GatedRequest,
+        edits: &Edits,
         tunnelled: bool,
         progress: &Progress,
     ) -> Result<Request<RequestBody>, Verdict> {
@@ -208,6 +213,7 @@ impl Session {
         // hyper answers it to the client itself as soon as the body is asked for.
         parts.headers.remove(header::EXPECT);
         add_forwarded_for(&mut parts.headers, self.peer.client.ip());
+        change(&mut parts.headers, edits);
         if let (true, false, Some(protocol)) = (tunnelled, gated.head.connect, protocol) {
             put_upgrade(&mut parts.headers, protocol);
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Request headers `/whoami` shows, if the request had them. nginx has no variable for all of them.
-const SHOWN_HEADERS: [&str; 24] = [
+const SHOWN_HEADERS: [&str; 27] = [
     "Host",
     "User-Agent",
     "Accept",
@@ -29,6 +29,9 @@ const SHOWN_HEADERS: [&str; 24] = [
     "X-Forwarded-For",
     "X-Forwarded-Proto",
     "X-Request-Id",
+    "Traceparent",
+    "X-Debug",
+    "X-Env",
     "X-Test",
 ];
 

@@ -10,6 +10,7 @@
 //! - [`ResponseStream`] follows what the server answers, to know where each response ends.
 
 mod body;
+mod changes;
 mod downgrade;
 mod gate;
 mod head;
@@ -21,10 +22,11 @@ mod stream;
 mod target;
 
 pub use body::BodyScanner;
+pub use changes::{Edits, Forwarded, HeaderChanges, Origin, TraceIds, check_change};
 pub use downgrade::{Http2Head, to_http11};
 pub use head::{ConnectionOptions, Framing, HeadStatus, RequestHead, Version, parse};
 pub use response::{ResponseStream, Standing};
-pub use rewrite::with_connection_close;
+pub use rewrite::canonical;
 pub use rule::{GateRule, Verdict};
 pub use scan::HeadScanner;
 pub use stream::{RequestStream, Step, Switch};

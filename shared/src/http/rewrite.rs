@@ -1,41 +1,95 @@
 //! A head as the server shall see it.
 
-use super::RequestHead;
+use super::{Edits, RequestHead};
 
-/// The head with `Connection: close`, so that the server ends the connection after its answer (keepalive =
-/// "single"). Whatever else `Connection` named stays named, `keep-alive` and the headers that go with it go;
-/// every other line stays byte for byte. `bytes` are those `head` was parsed from; what follows the head is not
-/// copied.
-pub fn with_connection_close(bytes: &[u8], head: &RequestHead) -> Vec<u8> {
+/// The head in canonical form with these changes: what the gate reads from it is what it read before but for them.
+///
+/// - The target is in origin form; an absolute one's authority becomes `Host` where there was none.
+/// - `Connection` is one line of what is still to be said: `close` if `close` is given or the client said so, and what
+///   else the client named. `Keep-Alive` and `Proxy-Connection` go.
+/// - Every other line stays byte for byte, in its place; what is put in comes at the end.
+///
+/// `bytes` are those `head` was parsed from; what follows the head is not copied.
+pub fn canonical(bytes: &[u8], head: &RequestHead, edits: &Edits, close: bool) -> Vec<u8> {
     let whole = bytes.get(head.start..head.head_len).unwrap_or_default();
+    let mut out = Vec::with_capacity(whole.len() + 256);
     let mut lines = whole.split_inclusive(|b| *b == b'\n');
-    let mut out = Vec::with_capacity(whole.len() + 24);
+    let request_line = lines.next().unwrap_or_default();
+    let target = bytes.get(head.target.clone()).unwrap_or_default();
+    let authority = put_request_line(&mut out, bytes, head, target, request_line);
+
+    let mut options: Vec<&[u8]> = if close || head.connection.close { vec![b"close"] } else { Vec::new() };
     let mut kept: Vec<&[u8]> = Vec::new();
-    let mut rest: Vec<&[u8]> = Vec::new();
-    out.extend_from_slice(lines.next().unwrap_or_default());
+    let mut hosts = 0;
     for line in lines {
         let (name, value) = line.split_at(line.iter().position(|b| *b == b':').unwrap_or(0));
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         if is("connection") {
-            let options = value.get(1..).unwrap_or_default().split(|b| *b == b',');
-            kept.extend(options.map(<[u8]>::trim_ascii).filter(|option| !ours(option)));
-        } else if !is("keep-alive") && !is("proxy-connection") {
-            rest.push(line);
+            let named = value.get(1..).unwrap_or_default().split(|b| *b == b',');
+            options.extend(named.map(<[u8]>::trim_ascii).filter(|option| !ours(option)));
+        } else if is("keep-alive") || is("proxy-connection") || edits.remove.iter().any(|other| is(other)) {
+            // Gone. The empty line at the end has no name and stays for the last.
+        } else if !name.is_empty() {
+            hosts += usize::from(is("host"));
+            kept.push(line);
         }
     }
-    out.extend_from_slice(b"Connection: close");
-    for option in kept {
-        out.extend_from_slice(b", ");
-        out.extend_from_slice(option);
+    if !options.is_empty() {
+        put_line(&mut out, b"Connection", &options.join(&b", "[..]));
     }
-    out.extend_from_slice(b"\r\n");
-    for line in rest {
+    let sets_host = edits.append.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
+    if let (0, false, Some(authority)) = (hosts, sets_host, authority) {
+        put_line(&mut out, b"Host", authority);
+    }
+    for line in kept {
         out.extend_from_slice(line);
     }
+    for (name, value) in &edits.append {
+        put_line(&mut out, name.as_bytes(), value);
+    }
+    out.extend_from_slice(b"\r\n");
     out
 }
 
-/// Options that `close` replaces.
+/// Gives the authority of an absolute target.
+fn put_request_line<'a>(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    head: &RequestHead,
+    target: &'a [u8],
+    line: &[u8],
+) -> Option<&'a [u8]> {
+    const SCHEME: &[u8] = b"http://";
+    let absolute = target.get(..SCHEME.len()).is_some_and(|start| start.eq_ignore_ascii_case(SCHEME));
+    if !absolute || head.connect {
+        out.extend_from_slice(line);
+        return None;
+    }
+    let rest = target.get(SCHEME.len()..).unwrap_or_default();
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, b""));
+    let method = bytes.get(head.method.clone()).unwrap_or_default();
+    out.extend_from_slice(method);
+    out.push(b' ');
+    match path.first() {
+        // RFC 9112, section 3.2.4.
+        None if method == b"OPTIONS" => out.push(b'*'),
+        None | Some(b'?') => out.push(b'/'),
+        Some(_) => {}
+    }
+    out.extend_from_slice(path);
+    out.extend_from_slice(bytes.get(head.target.end..head.start + line.len()).unwrap_or_default());
+    Some(authority)
+}
+
+fn put_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Options that are said by us, or to nobody.
 fn ours(option: &[u8]) -> bool {
     option.is_empty()
         || option.eq_ignore_ascii_case(b"close")

@@ -51,6 +51,8 @@ pub struct RequestFacts<'a> {
     pub listener: usize,
     /// The host as [`host_name`] gives it, of a TLS listener the SNI; `None` if the client named none.
     pub host: Option<&'a str>,
+    /// The host as it was said, with its port.
+    pub authority: Option<&'a str>,
     /// The path as it came, without the query; empty for CONNECT, `*` for `OPTIONS *`.
     pub path: &'a str,
     /// The query as it came, without the question mark.
@@ -67,7 +69,7 @@ impl<'a> RequestFacts<'a> {
     /// Of an origin-form target, without a host.
     pub fn new(listener: usize, method: &'a str, target: &'a str, headers: &'a dyn HeaderLines) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        RequestFacts { listener, host: None, path, query, method, headers, alpn: &[] }
+        RequestFacts { listener, host: None, authority: None, path, query, method, headers, alpn: &[] }
     }
 
     /// Of a head that passed the gate; `bytes` are those it was parsed from and `lines` theirs.
@@ -98,6 +100,7 @@ impl<'a> RequestFacts<'a> {
             // `http://host?query` asks for the root.
             facts.path = "/";
         }
+        facts.authority = authority.filter(|authority| !authority.is_empty());
         facts.host = authority.map(host_name).filter(|name| !name.is_empty());
         facts
     }

@@ -3,7 +3,9 @@
 use super::facts::RequestFacts;
 use super::path;
 use super::rules::{Mismatch, Rules};
+use crate::http::HeaderChanges;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a connection is kept alive once a target has it (DESIGN, "Keep-alive").
@@ -66,6 +68,8 @@ pub struct Route {
     pub mode: Option<Mode>,
     /// Without progress on the way to a server or from it; `None`: the limit for all.
     pub upstream_timeout: Option<Duration>,
+    /// What is changed in a request's head on its way to the server.
+    pub headers: Arc<HeaderChanges>,
     /// Which requests it takes.
     pub rules: Rules,
 }
@@ -73,7 +77,15 @@ pub struct Route {
 impl Route {
     /// One that has all the rest from its listener.
     pub fn new(name: &str, pool: PoolId, rules: Rules) -> Self {
-        Route { name: name.to_owned(), pool, keepalive: None, mode: None, upstream_timeout: None, rules }
+        Route {
+            name: name.to_owned(),
+            pool,
+            keepalive: None,
+            mode: None,
+            upstream_timeout: None,
+            headers: Arc::default(),
+            rules,
+        }
     }
 }
 

@@ -203,22 +203,3 @@ fn tunnels_and_old_keep_alive_are_not_migrated() {
         assert_eq!(head.migration(), expected, "{:?}", String::from_utf8_lossy(bytes));
     }
 }
-
-#[test]
-fn single_puts_close_in_and_leaves_the_rest() {
-    let table: &[(&str, &str)] = &[
-        ("GET / HTTP/1.1\r\nHost: a\r\n\r\nbody", "GET / HTTP/1.1\r\nConnection: close\r\nHost: a\r\n\r\n"),
-        (
-            "\r\nGET / HTTP/1.1\r\nHost: a\r\nconnection: Keep-Alive\r\nKeep-Alive: 5\r\nX:  y \r\n\r\n",
-            "GET / HTTP/1.1\r\nConnection: close\r\nHost: a\r\nX:  y \r\n\r\n",
-        ),
-        (
-            "GET / HTTP/1.1\r\nConnection: TE, keep-alive\r\nTE: trailers\r\nConnection: close\r\nHost: a\r\n\r\n",
-            "GET / HTTP/1.1\r\nConnection: close, TE\r\nTE: trailers\r\nHost: a\r\n\r\n",
-        ),
-    ];
-    for (before, after) in table {
-        let out = with_connection_close(before.as_bytes(), &accepted(before.as_bytes()));
-        assert_eq!(String::from_utf8(out).unwrap(), *after);
-    }
-}

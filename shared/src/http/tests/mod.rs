@@ -2,6 +2,7 @@
 
 mod gate;
 mod properties;
+mod rewrite;
 mod streams;
 
 use super::*;
