@@ -1,0 +1,113 @@
+//! A plain TCP listener: any protocol in which the client speaks first is migrated, the others are relayed.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab};
+use netns_lab::LabSpec;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+const VIP: &str = "10.90.1.100:7000";
+const SERVER: &str = "10.90.101.2:7000";
+
+fn site(spec: LabSpec) -> LabSpec {
+    spec.targets(1)
+        .intermediate_with("listener", "pool", "plain")
+        .intermediate_also(
+            r#"
+[[listener]]
+name = "tcp"
+vip = "10.90.1.100:7000"
+protocol = "tcp"
+pool = "tcp"
+silence_ms = 300
+[[target]]
+name = "tcp1"
+server = "10.90.101.2:7000"
+agent = "10.90.101.2:7400"
+agent_name = "target1"
+[[pool]]
+name = "plain"
+targets = ["target1"]
+[[pool]]
+name = "tcp"
+targets = ["tcp1"]
+"#,
+        )
+        .agents_also(
+            "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:7000\"\nserver = \"ADDRESS:7000\"\n",
+        )
+}
+
+/// A server on the target that greets (or not), then answers each line with the peer's address and the line.
+fn serve(t: &TestLab, greeting: &'static str) {
+    let listener = t.lab.inside("target1", || TcpListener::bind(SERVER)).unwrap().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let peer = stream.peer_addr().unwrap();
+                stream.write_all(greeting.as_bytes()).unwrap();
+                let mut bytes = [0; 65_536];
+                while let Ok(n) = stream.read(&mut bytes)
+                    && n > 0
+                {
+                    let _ = stream.write_all(format!("{peer} said ").as_bytes());
+                    let _ = stream.write_all(&bytes[..n]);
+                }
+                let _ = stream.write_all(b"bye\n");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_protocol_whose_client_speaks_first_is_migrated_and_both_ends_may_close_first() {
+    let Some(t) = lab::up("tcp", site) else { return };
+    serve(&t, "");
+    let vip: SocketAddr = VIP.parse().unwrap();
+    for n in 0..20 {
+        let (mine, said) = t.client(move || {
+            let mut socket = std::net::TcpStream::connect(vip).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            // Bytes that are no text, in two writes.
+            socket.write_all(&[0, 255, n]).unwrap();
+            let mut piece = [0; 256];
+            let length = socket.read(&mut piece).unwrap();
+            socket.write_all(b"more").unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut said = piece[..length].to_vec();
+            socket.read_to_end(&mut said).unwrap();
+            (socket.local_addr().unwrap(), said)
+        });
+        let expected =
+            [format!("{mine} said ").as_bytes(), &[0, 255, n], format!("{mine} said morebye\n").as_bytes()]
+                .concat();
+        assert_eq!(said, expected, "the server saw the client's own address");
+    }
+    t.expect_requests(20, 0);
+    assert_eq!(t.admin("intermediate", "/v1/migrations")["migrations"][0]["request"], "TCP");
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_through_the_relay() {
+    let Some(t) = lab::up("tcpgreets", site) else { return };
+    serve(&t, "220 ready\n");
+    let vip: SocketAddr = VIP.parse().unwrap();
+    let said = t.client(move || {
+        let mut connection = Connection::open(vip).unwrap();
+        let mut socket = connection.socket().try_clone().unwrap();
+        let mut greeting = [0; 10];
+        socket.read_exact(&mut greeting).unwrap();
+        connection.send(b"QUIT").unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut rest = String::new();
+        socket.read_to_string(&mut rest).unwrap();
+        String::from_utf8_lossy(&greeting).into_owned() + &rest
+    });
+    assert!(said.starts_with("220 ready\n10.90.1.2:") && said.ends_with(" said QUITbye\n"), "{said}");
+    t.expect_requests(0, 1);
+    assert_eq!(t.proxied("client_silent"), 1);
+}
