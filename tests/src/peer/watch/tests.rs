@@ -233,3 +233,19 @@ fn probes_and_long_segments_are_allowed_when_told_and_no_further() {
     watch.received_packet(&long).unwrap();
     refused(&mut watch, &packet(fed(200, &[0; 101])), "outside the window");
 }
+
+#[test]
+fn no_echo_must_be_allowed_and_ends_with_the_first_echo() {
+    let echoing = |seq, echo| {
+        let mut segment = data(seq, b"");
+        segment.options.timestamps = Some((MS, echo));
+        packet(segment)
+    };
+    refused(&mut connection(), &echoing(0, 0), "echo of a timestamp that was not sent");
+    let mut watch = connection();
+    watch.allow_no_echo();
+    for echo in [8, 0, 0, 8] {
+        watch.received_packet(&echoing(0, echo)).unwrap();
+    }
+    refused(&mut watch, &echoing(0, 0), "echo of a timestamp that was not sent");
+}
