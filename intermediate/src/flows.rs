@@ -11,6 +11,7 @@ mod view;
 pub use lost::Taken;
 pub use view::{EndView, FlowFilter, FlowView};
 
+use crate::access_log::AccessLog;
 use crate::targets::{TargetId, Targets};
 use baton_loader::{InsertError, Plane, monotonic_ns};
 use baton_shared::control::{EndReport, FlowRef};
@@ -19,7 +20,7 @@ use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a flow is, for its entry.
@@ -109,7 +110,11 @@ pub struct Flows {
     next_id: AtomicU64,
     reconciled: AtomicU64,
     cut: AtomicU64,
+    access_log: OnceLock<AccessLog>,
 }
+
+/// Where flows' ends go if nobody wants them.
+static NO_LOG: AccessLog = AccessLog::off();
 
 /// The map's key for a connection at the intermediate.
 pub fn flow_key(client: SocketAddr, vip: SocketAddr) -> FlowKey {
@@ -137,7 +142,18 @@ impl Flows {
             next_id: AtomicU64::new(first),
             reconciled: AtomicU64::new(0),
             cut: AtomicU64::new(0),
+            access_log: OnceLock::new(),
         }
+    }
+
+    /// Where ends of flows are told from here on. The first call counts.
+    pub fn tell_ends_to(&self, log: AccessLog) {
+        let _ = self.access_log.set(log);
+    }
+
+    /// Where ends of flows are told.
+    pub fn access_log(&self) -> &AccessLog {
+        self.access_log.get().unwrap_or(&NO_LOG)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -291,13 +307,29 @@ impl Flows {
 
     /// A target's agent reports a flow's end. Whether the flow was known; to be answered `EndSeen` either way.
     pub fn on_end(&self, report: EndReport) -> bool {
+        let (known, first) = self.take_end(report);
+        if first {
+            self.access_log().ended(&report);
+        }
+        known
+    }
+
+    /// Ends a flow whose agent will not report its end.
+    pub fn end_unreported(&self, flow: FlowRef, reason: EndReason) {
+        if self.take_end(EndReport::unreported(flow, reason)).1 {
+            self.access_log().unreported(flow.flow_id, reason);
+        }
+    }
+
+    /// Whether the flow is known, and whether this is the first word of its end.
+    fn take_end(&self, report: EndReport) -> (bool, bool) {
         let mut table = self.table();
-        let Some(entry) = table.by_id.get_mut(&report.flow.flow_id) else { return false };
+        let Some(entry) = table.by_id.get_mut(&report.flow.flow_id) else { return (false, false) };
         if entry.flow != report.flow {
-            return false;
+            return (false, false);
         }
         if entry.end.is_some() {
-            return true;
+            return (true, false);
         }
         entry.end = Some(report);
         // Before the commit the report only waits: the commit sees it.
@@ -307,12 +339,7 @@ impl Flows {
             self.count_ended(target);
             table.lingering.push_back((Instant::now() + self.linger, report.flow.flow_id));
         }
-        true
-    }
-
-    /// Ends a flow whose agent will not report its end.
-    pub fn end_unreported(&self, flow: FlowRef, reason: EndReason) {
-        self.on_end(EndReport::unreported(flow, reason));
+        (true, true)
     }
 
     /// A connection was accepted on these addresses: what an ended flow left there goes.

@@ -1,5 +1,6 @@
 //! The daemon's life: what needs privileges, then the runtime, then the end.
 
+use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::front::{Front, Migration, StopControl, Waiting, listen_shared};
@@ -30,6 +31,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const REINJECT_MARK: u32 = 0x4241;
 /// How long tasks get to notice that the runtime ends.
 const RUNTIME_END: Duration = Duration::from_millis(200);
+/// How long the access log gets to be written to its end.
+const ACCESS_LOG_END: Duration = Duration::from_secs(2);
 
 /// Where no uplink is named.
 const ETHERNET_MTU: u32 = 1500;
@@ -74,6 +77,14 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The access log.
+    #[error("access log {path}: {source}")]
+    AccessLog {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The control channels.
     #[error("control channel: {0}")]
     Control(#[from] ControlError),
@@ -108,6 +119,7 @@ struct Opened {
     /// For each worker.
     listeners: Vec<Listeners>,
     migration: Option<OpenedPlane>,
+    access_log: AccessLog,
 }
 
 /// The data plane, and what the migrator needs with it.
@@ -165,7 +177,27 @@ fn open(config: &Config) -> Result<Opened, StartError> {
             Some(OpenedPlane { plane: Arc::new(plane), uplink, tls: needs.tls.clone() })
         }
     };
-    Ok(Opened { listeners, migration })
+    let access_log = open_access_log(config)?;
+    Ok(Opened { listeners, migration, access_log })
+}
+
+fn open_access_log(config: &Config) -> Result<AccessLog, StartError> {
+    let Some(log) = &config.access_log else { return Ok(AccessLog::off()) };
+    let log = log.get_ref();
+    AccessLog::open(log.format, log.destination())
+        .map_err(|source| StartError::AccessLog { path: log.path.get_ref().clone(), source })
+}
+
+/// Opens the access log anew at each SIGUSR1, for ever. Without a log the signal is taken all the same: by default it
+/// would end the process.
+fn reopen_on_signal(log: AccessLog) -> io::Result<()> {
+    let mut signals = signal(SignalKind::user_defined1())?;
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            log.reopen();
+        }
+    });
+    Ok(())
 }
 
 /// The sources of outer headers: those in the configuration, else what the kernel would send with to a target.
@@ -216,6 +248,8 @@ fn open_plane(config: &Config, uplink: &str) -> Result<Plane, PlaneError> {
 async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), StartError> {
     // Before anything begins: a signal from here on stops in good order.
     let mut signals = Signals::new()?;
+    let access_log = opened.access_log;
+    reopen_on_signal(access_log.clone())?;
     let targets = Arc::new(Targets::default());
     let site = Site::new(config, &targets, None);
     let plane = opened.migration.as_ref().map(|m| Arc::clone(&m.plane));
@@ -230,7 +264,11 @@ async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), St
         site: ArcSwap::from_pointee(site),
         waiting: Waiting::default(),
         upstreams: Upstreams::default(),
+        access_log: access_log.clone(),
     });
+    if let Some(migrator) = front.migration.migrator() {
+        migrator.flows().tell_ends_to(access_log.clone());
+    }
     let admin = Admin::new(Arc::clone(&front), plane);
     let (settings, router) = (config.admin.clone(), Arc::clone(&admin).router());
     let endpoint = aside.spawn(async move { baton_daemon::admin::serve(&settings, router).await });
@@ -257,6 +295,7 @@ async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), St
     }
     drop(workers);
     drop(endpoint);
+    access_log.finish(ACCESS_LOG_END);
     tracing::info!("stopped; connections given to targets go on by the data plane");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The site as it is served now: one immutable snapshot of what the configuration says about listeners, routes, pools
 //! and limits. A connection finishes with the snapshot it began with.
 
+use crate::access_log::Placed;
 use crate::config::{Config, DEFAULT_POOL, Protocol, StreamTimes};
 use crate::front::FrontLimits;
 use crate::pools::{Member, Pool};
@@ -63,6 +64,13 @@ pub struct Decision {
     pub secure: bool,
 }
 
+impl Decision {
+    /// For the access log: where a request goes, before there is a target.
+    pub fn placed(&self) -> Placed {
+        Placed { route: self.route.clone(), pool: self.pool.name().to_owned(), target: String::new() }
+    }
+}
+
 /// Why a request that passed the gate goes nowhere, and what it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -106,6 +114,11 @@ impl Site {
     /// The listener on this address, and its place.
     pub fn listener(&self, vip: SocketAddr) -> Option<(usize, &SiteListener)> {
         self.listeners.iter().enumerate().find(|(_, listener)| listener.vip == vip)
+    }
+
+    /// What a listener is called.
+    pub fn listener_name(&self, place: usize) -> String {
+        self.listeners.get(place).map(|listener| listener.name.clone()).unwrap_or_default()
     }
 
     /// What is to be done with a request whose head passed the gate; `bytes` are those it was parsed from. The error

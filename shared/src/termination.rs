@@ -40,10 +40,11 @@ codes! {
     SilentBeforeHead = "sH", "The server did not answer in time.";
     ServerInData = "SD", "The server broke off, or reset, within its response.";
     SilentInData = "sD", "The server fell silent within its response.";
-    IdleInData = "iD", "Nothing passed for the idle time on a connection given to a target.";
+    BrokenInData = "BD", "One end of a relayed connection broke off; which one is not known.";
+    IdleInData = "iD", "Nothing passed for the idle time on a connection given to a target, or relayed.";
     KilledBeforeRequest = "KR", "The intermediate was stopping.";
     KilledInData = "KD", "A flow was ended on request.";
-    LostInHandoff = "IM", "A handoff got no answer: the client was reset, since where its request ran cannot be known.";
+    LostInHandoff = "IM", "A handoff got no answer, so that where its request ran cannot be known, or a recall failed: the client was reset.";
     LostInData = "ID", "The target's agent was gone for too long: the flow was given up.";
     Unknown = "??", "The end is not known: the record was written before there was one.";
 }
@@ -65,6 +66,8 @@ pub enum ProxiedEnd {
     ServerBroke,
     /// The server fell silent within it.
     ServerSilent,
+    /// One end broke off, it is not known which.
+    Broken,
     /// The intermediate answered by itself, or gave up, for this reason.
     Closed(CloseReason),
 }
@@ -77,6 +80,7 @@ impl ProxiedEnd {
             ProxiedEnd::ClientGone => Termination::ClientInData,
             ProxiedEnd::ServerBroke => Termination::ServerInData,
             ProxiedEnd::ServerSilent => Termination::SilentInData,
+            ProxiedEnd::Broken => Termination::BrokenInData,
             ProxiedEnd::Closed(reason) => Termination::of_close(reason),
         }
     }
@@ -93,7 +97,10 @@ impl Termination {
             CloseReason::NoTarget => Termination::ServerUnreachable,
             CloseReason::UpstreamFailed => Termination::ServerBeforeHead,
             CloseReason::UpstreamTimeout => Termination::SilentBeforeHead,
-            CloseReason::Unresolved => Termination::LostInHandoff,
+            CloseReason::RelayIdle => Termination::IdleInData,
+            CloseReason::Unresolved | CloseReason::RecallRefused | CloseReason::RestoreFailed => {
+                Termination::LostInHandoff
+            }
             CloseReason::Shutdown => Termination::KilledBeforeRequest,
             // What the gate, the routes, and whoever else judges requests refuse.
             _ => Termination::RefusedRequest,
@@ -140,8 +147,10 @@ mod tests {
         assert_eq!(ProxiedEnd::Closed(CloseReason::UpstreamTimeout).termination(), T::SilentBeforeHead);
         let of_close = CloseReason::ALL.iter().map(|r| T::of_close(*r));
         let of_end = EndReason::ALL.iter().map(|r| T::of_end(*r));
-        let reached: Vec<T> =
-            of_close.chain(of_end).chain([T::ClientInData, T::SilentInData, T::Unknown]).collect();
+        let reached: Vec<T> = of_close
+            .chain(of_end)
+            .chain([T::ClientInData, T::SilentInData, T::BrokenInData, T::Unknown])
+            .collect();
         let missing: Vec<_> = T::ALL.iter().filter(|t| !reached.contains(t)).collect();
         assert!(missing.is_empty(), "nothing leads to {missing:?}");
     }

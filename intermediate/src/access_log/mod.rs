@@ -32,21 +32,26 @@ use writer::{Counts, Writer};
 struct Inner {
     join: Mutex<Join>,
     writer: Writer,
+    counts: Counts,
 }
 
 /// The log. Cheap to clone; switched off unless opened.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLog {
     inner: Option<Arc<Inner>>,
-    counts: Counts,
 }
 
 impl AccessLog {
+    /// None.
+    pub const fn off() -> Self {
+        AccessLog { inner: None }
+    }
+
     /// Opens it.
     pub fn open(format: Format, to: Destination) -> io::Result<Self> {
         let counts = Counts::default();
         let writer = Writer::start(format, to, counts.clone())?;
-        Ok(AccessLog { inner: Some(Arc::new(Inner { join: Mutex::default(), writer })), counts })
+        Ok(AccessLog { inner: Some(Arc::new(Inner { join: Mutex::default(), writer, counts })) })
     }
 
     /// Whether there is one; without it records need not be made.
@@ -98,7 +103,8 @@ impl AccessLog {
 
     /// Lines written and records dropped.
     pub fn counts(&self) -> (u64, u64) {
-        (self.counts.written.get(), self.counts.dropped.get())
+        let counts = self.inner.as_ref().map(|inner| &inner.counts);
+        counts.map_or((0, 0), |counts| (counts.written.get(), counts.dropped.get()))
     }
 
     /// Front halves that wait for their agent's.
@@ -106,13 +112,14 @@ impl AccessLog {
         self.inner.as_ref().map_or(0, |inner| inner.join().waiting())
     }
 
-    /// Puts its counts into a registry.
+    /// Puts its counts into a registry, if there is a log.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("baton_access_log_lines", "Access log lines written", self.counts.written.clone());
+        let Some(counts) = self.inner.as_ref().map(|inner| &inner.counts) else { return };
+        registry.register("baton_access_log_lines", "Access log lines written", counts.written.clone());
         registry.register(
             "baton_access_log_dropped",
             "Access log records dropped because the queue was full or the file could not be written",
-            self.counts.dropped.clone(),
+            counts.dropped.clone(),
         );
     }
 

@@ -35,6 +35,7 @@ impl Admin {
         let mut registry = Registry::default();
         baton_daemon::metrics::register_build_info(&mut registry, "intermediate", env!("CARGO_PKG_VERSION"));
         front.metrics.register(&mut registry);
+        front.access_log.register(&mut registry);
         front.upstreams.register(&mut registry);
         scrape::register(&mut registry, &front, plane.as_ref());
         Arc::new(Admin { front, plane, registry, stopping: AtomicBool::new(false) })

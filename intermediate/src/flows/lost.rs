@@ -74,6 +74,7 @@ impl Flows {
         let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) else { return };
         if entry.end.is_none() {
             entry.end = Some(EndReport::unreported(flow, EndReason::AgentLost));
+            self.access_log().unreported(flow.flow_id, EndReason::AgentLost);
             let target = entry.target;
             self.count_ended(target);
         }

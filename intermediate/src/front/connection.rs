@@ -3,6 +3,7 @@
 use super::head::{FirstHead, read_head};
 use super::waiting::Place;
 use super::{Accepted, Front, Guards, Stop, answer_and_close};
+use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
 use crate::config::Protocol;
 use crate::handoff::{Candidate, Migrator, Outcome, Subject};
 use crate::pools::PickFacts;
@@ -10,17 +11,31 @@ use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
 use crate::site::{Decision, Denial};
 use crate::targets::TargetId;
 use crate::trace::trace_ids;
-use baton_shared::http::{Edits, Origin, RequestHead, canonical};
+use baton_shared::http::{Edits, GateRule, Origin, RequestHead, canonical};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tokio::net::TcpStream;
 
 /// An address that means nothing without a link's name: the target could not answer it.
 fn is_link_local(client: SocketAddr) -> bool {
     matches!(client.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+impl Accepted {
+    /// For the access log: who asks, and what was understood of it.
+    pub(super) fn asked(&self, request: Option<RequestText>) -> Asked {
+        Asked {
+            client: self.client,
+            vip: self.vip,
+            listener: self.site.listener_name(self.listener),
+            at: if request.is_some() { SystemTime::now() } else { self.started },
+            request,
+            request_no: 1,
+        }
+    }
 }
 
 /// For a record of a connection that no target got.
@@ -91,10 +106,12 @@ impl Front {
                 tracing::debug!(client = %accepted.client, rule = verdict.rule.name(), "{}", verdict.detail);
                 self.metrics.on_gate_refused(&verdict);
                 self.migration.history().record_refused(subject(&accepted, String::new()), &verdict);
+                self.log_closed(&accepted, None, verdict.reason, Some(verdict.rule), Some(verdict.status));
                 answer_and_close(accepted.stream, verdict.status, verdict.detail).await;
             }
             FirstHead::Timeout { partial } => {
-                self.close(&accepted, String::new(), CloseReason::HeadTimeout);
+                self.count_closed(&accepted, String::new(), CloseReason::HeadTimeout);
+                self.log_closed(&accepted, None, CloseReason::HeadTimeout, None, partial.then_some(408));
                 if partial {
                     answer_and_close(accepted.stream, 408, "no complete request head in time").await;
                 }
@@ -117,6 +134,9 @@ impl Front {
             Ok(decision) => decision,
             Err(denial) => {
                 let request_line = head.request_line(&bytes);
+                let text = RequestText::of_head(&head, &bytes);
+                let status = Some(denial.status);
+                self.log_closed(&accepted, Some(text), denial.reason, None, status);
                 return self.deny(accepted, denial, request_line).await;
             }
         };
@@ -151,6 +171,10 @@ impl Front {
         head: &RequestHead,
     ) -> Option<(TcpStream, Vec<u8>, Entry)> {
         let request_line = head.request_line(&bytes);
+        let noted = self.access_log.is_on().then(|| {
+            let asked = accepted.asked(Some(RequestText::of_head(head, &bytes)));
+            (asked, decision.placed())
+        });
         let mut request = as_the_server_sees_it(&accepted, decision, &bytes, head);
         request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
         let candidate = Candidate {
@@ -160,6 +184,7 @@ impl Front {
             target,
             request,
             request_line,
+            noted,
             accepted_at: accepted.at,
             head_at: Instant::now(),
         };
@@ -201,11 +226,35 @@ impl Front {
 
     async fn deny(&self, accepted: Accepted, denial: Denial, request_line: String) {
         tracing::debug!(client = %accepted.client, reason = denial.reason.name(), "{}", denial.detail);
-        self.close(&accepted, request_line, denial.reason);
+        self.count_closed(&accepted, request_line, denial.reason);
         answer_and_close(accepted.stream, denial.status, denial.detail).await;
     }
 
+    /// Nothing was answered.
     pub(super) fn close(&self, accepted: &Accepted, request: String, reason: CloseReason) {
+        // Nor is it worth a line.
+        if !matches!(reason, CloseReason::ClientGone | CloseReason::Shutdown) {
+            self.log_closed(accepted, None, reason, None, None);
+        }
+        self.count_closed(accepted, request, reason);
+    }
+
+    fn log_closed(
+        &self,
+        accepted: &Accepted,
+        request: Option<RequestText>,
+        reason: CloseReason,
+        rule: Option<GateRule>,
+        status: Option<u16>,
+    ) {
+        if self.access_log.is_on() {
+            let asked = accepted.asked(request);
+            let placed = Placed::default();
+            self.access_log.closed(ClosedRecord { asked, placed, reason, rule, status, flow_id: None });
+        }
+    }
+
+    fn count_closed(&self, accepted: &Accepted, request: String, reason: CloseReason) {
         self.metrics.on_closed(reason);
         // A client that connects and leaves says nothing worth a place in the history.
         if !matches!(reason, CloseReason::ClientGone | CloseReason::Shutdown) {

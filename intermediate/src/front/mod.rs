@@ -14,6 +14,7 @@ pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
 pub use waiting::Waiting;
 
+use crate::access_log::AccessLog;
 use crate::config::{Protocol, StreamTimes};
 use crate::handoff::{History, Migrator};
 use crate::metrics::{Metrics, OpenConnection};
@@ -57,6 +58,8 @@ pub struct Front {
     pub waiting: Waiting,
     /// Kept connections to the servers.
     pub upstreams: Upstreams,
+    /// A line for each request.
+    pub access_log: AccessLog,
 }
 
 /// The handoff half, if there is one.

@@ -4,16 +4,18 @@
 use super::opening::{FirstBytes, Opening, read_first, read_hello};
 use super::waiting::Place;
 use super::{Accepted, Front, Guards, Stop};
+use crate::access_log::{Asked, RequestText};
 use crate::handoff::{Candidate, Outcome};
 use crate::pools::{PickFacts, servers};
-use crate::proxy::{Entry, Peer};
+use crate::proxy::{Entry, Peer, Recorder};
 use crate::relay::{self, RelayEnd};
 use crate::site::Decision;
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{NoHeaders, RequestFacts};
+use baton_shared::termination::ProxiedEnd;
 use baton_shared::tls::{Alert, ClientHello};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -26,6 +28,12 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
+    /// For the access log: the host, if the client named one.
+    fn text(&self) -> Option<RequestText> {
+        let host = self.server_name?.as_bytes().to_vec();
+        Some(RequestText { host, version: "", ..RequestText::default() })
+    }
+
     fn facts(&self, listener: usize) -> RequestFacts<'_> {
         RequestFacts {
             host: self.server_name,
@@ -123,6 +131,7 @@ impl Front {
         guards: Guards,
     ) {
         let (peer, site) = (accepted.peer(), Arc::clone(&accepted.site));
+        let noted = self.access_log.is_on().then(|| (accepted.asked(known.text()), decision.placed()));
         let (stream, bytes, entry) = match self.choose(decision, &peer, known.facts(peer.listener)) {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
             Ok((migrator, target)) => {
@@ -133,6 +142,7 @@ impl Front {
                     target,
                     request: bytes,
                     request_line: known.label.clone(),
+                    noted,
                     accepted_at: accepted.at,
                     head_at: Instant::now(),
                 };
@@ -165,6 +175,16 @@ impl Relaying<'_> {
         let Entry { reason, refusal, target, recorded } = entry;
         let (front, peer) = (self.front, self.peer);
         front.metrics.on_proxied(reason, refusal);
+        let asked = || Asked {
+            client: peer.client,
+            vip: peer.vip,
+            listener: self.site.listener_name(peer.listener),
+            at: SystemTime::now(),
+            request: self.known.text(),
+            request_no: 1,
+        };
+        let placed = || self.decision.placed();
+        let mut recorder = Recorder::begin(&front.access_log, asked, placed, reason, refusal);
         let request = self.known.facts(peer.listener);
         let facts = PickFacts { client: peer.client, vip: peer.vip, request };
         let mut server = None;
@@ -184,12 +204,21 @@ impl Relaying<'_> {
             front.migration.history().record_proxied(subject(), reason, refusal);
         }
         let Some((_, server)) = server else {
+            recorder.end(ProxiedEnd::Closed(CloseReason::NoTarget));
             front.metrics.on_closed(CloseReason::NoTarget);
             return front.migration.history().record_closed(subject(), CloseReason::NoTarget);
         };
+        recorder.on_connected(|| name.clone());
         let idle = self.site.listeners.get(peer.listener).map_or(relay::IDLE, |l| l.times.idle);
         let relayed = relay::relay(client, &bytes, server, idle, stop).await;
         tracing::debug!(client = %peer.client, target = name, ?relayed, "relayed");
+        recorder.on_tunnelled((relayed.from_client, relayed.to_client));
+        recorder.end(match relayed.end {
+            RelayEnd::Closed => ProxiedEnd::Finished,
+            RelayEnd::Broken => ProxiedEnd::Broken,
+            RelayEnd::Idle => ProxiedEnd::Closed(CloseReason::RelayIdle),
+            RelayEnd::Stopped => ProxiedEnd::Closed(CloseReason::Shutdown),
+        });
         if relayed.end == RelayEnd::Idle {
             front.metrics.on_closed(CloseReason::RelayIdle);
         }

@@ -1,5 +1,6 @@
 //! What the front gives to [`Migrator::migrate`](super::Migrator::migrate), and what it gets back.
 
+use crate::access_log::{Asked, Placed};
 use crate::targets::TargetId;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use std::net::SocketAddr;
@@ -23,6 +24,8 @@ pub struct Candidate {
     pub request: Vec<u8>,
     /// Method and path, for the record of migrations; the migrator does not read it.
     pub request_line: String,
+    /// For the access log, if there is one; its target is filled in.
+    pub noted: Option<(Asked, Placed)>,
     /// When the connection was accepted.
     pub accepted_at: Instant,
     /// When the request head was complete.

@@ -26,6 +26,7 @@ pub use history::{History, HistoryOutcome, MigrationRecord, Subject, flow_id_tex
 pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener};
 pub use settings::{HandoffSettings, MigratorStats};
 
+use crate::access_log::{Asked, ClosedRecord, MigratedRecord, Placed};
 use crate::flows::Flows;
 use crate::hold::{Hold, PacketSink};
 use crate::reset::Resetter;
@@ -133,7 +134,7 @@ impl Migrator {
     /// Tries to give a connection with its request to a target. Records the outcome in the history, whatever it
     /// is. Run it to its end: a migration dropped in mid-flight cuts the client off.
     pub async fn migrate(&self, candidate: Candidate) -> Outcome {
-        let Candidate { stream, client, vip, target, mut request, request_line, accepted_at, head_at } =
+        let Candidate { stream, client, vip, target, mut request, request_line, noted, accepted_at, head_at } =
             candidate;
         let start = Instant::now();
         let given = request.len();
@@ -155,10 +156,12 @@ impl Migrator {
             {
                 Ok((flight, told)) => match self.resolve(flight, told, target, &mut times, start).await {
                     Resolved::Migrated => {
+                        self.log_migrated(noted, &subject, times);
                         self.history.record_migrated(subject, &times);
                         return Outcome::Migrated(times);
                     }
                     Resolved::Reset => {
+                        self.log_closed(noted, &subject, CloseReason::Unresolved);
                         self.history.record_closed(subject, CloseReason::Unresolved);
                         return Outcome::Closed(CloseReason::Unresolved);
                     }
@@ -167,11 +170,28 @@ impl Migrator {
                 Err(kept) => kept,
             };
         let Kept { stream: Some(stream), reason, refusal } = kept else {
+            self.log_closed(noted, &subject, CloseReason::ClientGone);
             self.history.record_closed(subject, CloseReason::ClientGone);
             return Outcome::Closed(CloseReason::ClientGone);
         };
         self.history.record_proxied(subject, reason, refusal);
         let extra = request.split_off(given);
         Outcome::NotMigrated { stream, extra, request, reason, refusal }
+    }
+
+    /// The front's half of the access log's line.
+    fn log_migrated(&self, noted: Option<(Asked, Placed)>, subject: &Subject, times: StageTimes) {
+        let (Some((asked, placed)), Some(flow_id)) = (noted, subject.flow_id) else { return };
+        let placed = Placed { target: subject.target.clone(), ..placed };
+        let record = MigratedRecord { asked, placed, flow_id, stages: Some(times) };
+        self.flows.access_log().migrated(record);
+    }
+
+    fn log_closed(&self, noted: Option<(Asked, Placed)>, subject: &Subject, reason: CloseReason) {
+        let Some((asked, placed)) = noted else { return };
+        let placed = Placed { target: subject.target.clone(), ..placed };
+        let flow_id = subject.flow_id;
+        let record = ClosedRecord { asked, placed, reason, rule: None, status: None, flow_id };
+        self.flows.access_log().closed(record);
     }
 }

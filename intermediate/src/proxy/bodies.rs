@@ -1,6 +1,8 @@
 //! Bodies on their way: progress noted, silence limited.
 
 use super::pool::{Lease, Upstreams};
+use super::recorder::Recorder;
+use baton_shared::termination::ProxiedEnd;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::error::Error;
@@ -32,6 +34,11 @@ impl Progress {
         let mut inner = self.lock();
         inner.0 = Instant::now();
         inner.1 += bytes as u64;
+    }
+
+    /// How many bytes of the body have moved.
+    pub(super) fn bytes(&self) -> u64 {
+        self.lock().1
     }
 
     /// Until nothing has moved for `limit`.
@@ -102,11 +109,17 @@ pub(super) struct ResponseBody {
     silence: Option<Pin<Box<Sleep>>>,
     lease: Option<(Upstreams, Lease)>,
     ended: bool,
+    recorder: Recorder,
 }
 
 impl ResponseBody {
-    pub(super) fn new(inner: Incoming, limit: Duration, lease: Option<(Upstreams, Lease)>) -> Self {
-        ResponseBody { inner, limit, silence: None, lease, ended: false }
+    pub(super) fn new(
+        inner: Incoming,
+        limit: Duration,
+        lease: Option<(Upstreams, Lease)>,
+        recorder: Recorder,
+    ) -> Self {
+        ResponseBody { inner, limit, silence: None, lease, ended: false, recorder }
     }
 }
 
@@ -122,8 +135,11 @@ impl Body for ResponseBody {
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             this.silence = None;
             match &frame {
-                Some(Err(_)) => this.lease = None,
-                Some(Ok(_)) => {}
+                Some(Err(_)) => {
+                    this.lease = None;
+                    this.recorder.end(ProxiedEnd::ServerBroke);
+                }
+                Some(Ok(frame)) => this.recorder.add(frame.data_ref().map_or(0, Bytes::len)),
                 None => this.ended = true,
             }
             return Poll::Ready(frame.map(|f| f.map_err(Into::into)));
@@ -133,6 +149,7 @@ impl Body for ResponseBody {
         match silence.as_mut().poll(cx) {
             Poll::Ready(()) => {
                 this.lease = None;
+                this.recorder.end(ProxiedEnd::ServerSilent);
                 Poll::Ready(Some(Err("the server fell silent in mid-response".into())))
             }
             Poll::Pending => Poll::Pending,
@@ -151,9 +168,11 @@ impl Body for ResponseBody {
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // A body known to have ended is not polled for its end.
-        if (self.ended || self.inner.is_end_stream())
-            && let Some((upstreams, lease)) = self.lease.take()
-        {
+        if !self.ended && !self.inner.is_end_stream() {
+            return;
+        }
+        self.recorder.end(ProxiedEnd::Finished);
+        if let Some((upstreams, lease)) = self.lease.take() {
             upstreams.put(lease.server, lease.sender);
         }
     }

@@ -7,12 +7,14 @@ mod bodies;
 mod gated;
 mod headers;
 mod pool;
+mod recorder;
 mod service;
 mod stream;
 mod tunnel;
 mod upstream;
 
 pub use pool::Upstreams;
+pub(crate) use recorder::Recorder;
 pub use stream::ClientStream;
 
 use crate::front::{Front, Guards, Stop, close_lingering};

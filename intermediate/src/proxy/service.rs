@@ -7,8 +7,10 @@ use super::headers::{
     takes_trailers,
 };
 use super::pool::Lease;
+use super::recorder::Recorder;
 use super::upstream::{Answered, UpstreamError, connect, may_repeat};
 use super::{Entry, Peer, tunnel};
+use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
 use crate::front::{Front, Guards, Stop, text};
 use crate::pools::{PickFacts, servers};
 use crate::site::{Denial, Site};
@@ -23,8 +25,9 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 /// How many 103 responses to one request may wait to be passed on.
@@ -40,6 +43,8 @@ pub(super) struct Session {
     entry: Mutex<Option<Entry>>,
     /// The target that took the request before.
     target: Mutex<Option<TargetId>>,
+    /// How many requests have come.
+    count: AtomicU32,
     stop: Stop,
     /// Held by the session, and by the tunnel that it may become.
     guards: Arc<Guards>,
@@ -62,6 +67,7 @@ impl Session {
             requests,
             target: Mutex::new(entry.target),
             entry: Mutex::new(Some(entry)),
+            count: AtomicU32::new(0),
             stop,
             guards: Arc::new(guards),
         }
@@ -72,11 +78,12 @@ impl Session {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<AnswerBody>, Infallible> {
+        self.count.fetch_add(1, Ordering::Relaxed);
         let gated = match self.requests.next() {
             Some(Ok(gated)) => gated,
-            Some(Err(verdict)) => return Ok(self.refuse(verdict, String::new())),
+            Some(Err(verdict)) => return Ok(self.refuse_head(verdict)),
             // Every head hyper sees went through the gate; if it counts otherwise, nothing can be trusted.
-            None => return Ok(self.refuse(GateRule::OutOfStep.into(), String::new())),
+            None => return Ok(self.refuse_head(GateRule::OutOfStep.into())),
         };
         Ok(self.forward(request, gated).await)
     }
@@ -90,9 +97,12 @@ impl Session {
         // Each request by itself: what an earlier one on this connection was allowed says nothing about this one.
         let decision = match self.site.decide(self.peer.listener, &gated.head, &gated.bytes) {
             Ok(decision) => decision,
-            Err(denial) => return self.deny(denial, gated.request_line),
+            Err(denial) => return self.deny(denial, &gated),
         };
         self.front.metrics.on_proxied(reason, refusal);
+        let asked = || self.asked(Some(&gated));
+        let placed = || decision.placed();
+        let mut recorder = Recorder::begin(&self.front.access_log, asked, placed, reason, refusal);
         let limit = decision.upstream_timeout;
         let tunnelled =
             gated.head.connect || (gated.head.may_switch() && asks_for_websocket(request.headers()));
@@ -111,6 +121,9 @@ impl Session {
         let connected = connect(upstreams, servers, tunnelled, limit).await;
         let target = connected.as_ref().ok().map(|c| c.target);
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+        if connected.is_ok() {
+            recorder.on_connected(|| self.target_name(target));
+        }
         if !recorded {
             let subject = self.peer.subject(self.target_name(target), gated.request_line.clone());
             self.front.migration.history().record_proxied(subject, reason, refusal);
@@ -119,6 +132,7 @@ impl Session {
         let sent = match connected {
             Ok(connected) => {
                 let progress = Progress::new();
+                recorder.set_progress(&progress);
                 match self.outgoing(request, &gated, &edits, tunnelled, &progress) {
                     Ok(mut request) => {
                         let hints = self.early_hints(&mut request, &gated.head);
@@ -127,7 +141,7 @@ impl Session {
                         let sending = connected.send(upstreams, request, again, &progress, limit);
                         self.with_hints(sending, hints).await
                     }
-                    Err(verdict) => return self.refuse(verdict, gated.request_line),
+                    Err(verdict) => return self.refuse(verdict, gated.request_line, recorder),
                 }
             }
             Err(e) => Err(e),
@@ -139,26 +153,30 @@ impl Session {
                     status => gated.head.connect && status.is_success(),
                 };
                 if !switched && response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    recorder.answered(502, CloseReason::UpstreamFailed, None);
                     return self.fail(
                         CloseReason::UpstreamFailed,
                         502,
                         "the server changed the protocol unasked",
                     );
                 }
+                recorder.on_head(response.status().as_u16());
                 if let (true, Some(client_end)) = (switched, client_end) {
                     let server_end = hyper::upgrade::on(&mut response);
                     self.requests.on_switch(Switch::Tunnel);
-                    tunnel::join(client_end, server_end, self.stop.clone(), Arc::clone(&self.guards));
+                    let held = Arc::clone(&self.guards);
+                    tunnel::join(client_end, server_end, self.stop.clone(), held, recorder);
+                    recorder = Recorder::none();
                 } else if tunnelled {
                     self.requests.on_switch(Switch::Stayed);
                 }
-                self.incoming(response, lease, switched, limit)
+                self.incoming(response, lease, switched, limit, recorder)
             }
             Err(e) => {
                 if tunnelled {
                     self.requests.on_switch(Switch::Stayed);
                 }
-                self.on_error(e, gated)
+                self.on_error(e, gated, recorder)
             }
         }
     }
@@ -241,6 +259,7 @@ impl Session {
         lease: Lease,
         switched: bool,
         limit: Duration,
+        recorder: Recorder,
     ) -> Response<AnswerBody> {
         let (mut parts, body) = response.into_parts();
         let protocol = parts.headers.get(header::UPGRADE).cloned();
@@ -249,28 +268,73 @@ impl Session {
             put_upgrade(&mut parts.headers, protocol);
         }
         let lease = (!switched).then(|| (self.front.upstreams.clone(), lease));
-        let body = ResponseBody::new(body, limit, lease);
+        let body = ResponseBody::new(body, limit, lease, recorder);
         Response::from_parts(parts, Either::Left(body))
     }
 
-    fn on_error(&self, error: UpstreamError, gated: GatedRequest) -> Response<AnswerBody> {
+    fn on_error(
+        &self,
+        error: UpstreamError,
+        gated: GatedRequest,
+        recorder: Recorder,
+    ) -> Response<AnswerBody> {
         if let Some(verdict) = self.requests.broken_body() {
-            return self.refuse(verdict, gated.request_line);
+            return self.refuse(verdict, gated.request_line, recorder);
         }
         let (status, reason, detail) = error.answer();
+        recorder.answered(status, reason, None);
         tracing::warn!(client = %self.peer.client, request = gated.request_line, "{error}");
         self.fail(reason, status, detail)
     }
 
-    fn refuse(&self, verdict: Verdict, request_line: String) -> Response<AnswerBody> {
+    /// For the access log: who asks, and what was understood of it.
+    fn asked(&self, gated: Option<&GatedRequest>) -> Asked {
+        Asked {
+            client: self.peer.client,
+            vip: self.peer.vip,
+            listener: self.site.listener_name(self.peer.listener),
+            at: SystemTime::now(),
+            request: gated.map(|gated| RequestText::of_head(&gated.head, &gated.bytes)),
+            request_no: self.count.load(Ordering::Relaxed),
+        }
+    }
+
+    fn log_closed(
+        &self,
+        gated: Option<&GatedRequest>,
+        reason: CloseReason,
+        rule: Option<GateRule>,
+        status: u16,
+    ) {
+        if self.front.access_log.is_on() {
+            self.front.access_log.closed(ClosedRecord {
+                asked: self.asked(gated),
+                placed: Placed::default(),
+                reason,
+                rule,
+                status: Some(status),
+                flow_id: None,
+            });
+        }
+    }
+
+    /// No request can be made out.
+    fn refuse_head(&self, verdict: Verdict) -> Response<AnswerBody> {
+        self.log_closed(None, verdict.reason, Some(verdict.rule), verdict.status);
+        self.refuse(verdict, String::new(), Recorder::none())
+    }
+
+    fn refuse(&self, verdict: Verdict, request_line: String, recorder: Recorder) -> Response<AnswerBody> {
+        recorder.answered(verdict.status, verdict.reason, Some(verdict.rule));
         let subject = self.peer.subject(String::new(), request_line);
         self.front.migration.history().record_refused(subject, &verdict);
         self.front.metrics.on_gate_refused(&verdict);
         answer(verdict.status, verdict.detail)
     }
 
-    fn deny(&self, denial: Denial, request_line: String) -> Response<AnswerBody> {
-        let subject = self.peer.subject(String::new(), request_line);
+    fn deny(&self, denial: Denial, gated: &GatedRequest) -> Response<AnswerBody> {
+        self.log_closed(Some(gated), denial.reason, None, denial.status);
+        let subject = self.peer.subject(String::new(), gated.request_line.clone());
         self.front.migration.history().record_closed(subject, denial.reason);
         self.fail(denial.reason, denial.status, denial.detail)
     }

@@ -17,6 +17,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use intermediate::access_log::AccessLog;
 use intermediate::config::{Protocol, StreamTimes};
 use intermediate::front::{Front, FrontLimits, Migration, StopControl, Waiting, listen};
 use intermediate::handoff::History;
@@ -69,6 +70,17 @@ impl Bed {
         routes: Vec<Route>,
         order: impl FnOnce(SiteListener) -> SiteListener,
     ) -> Bed {
+        Bed::with_log(limits, pools, routes, order, AccessLog::off())
+    }
+
+    /// As [`Bed::with_listener`], with an access log.
+    pub fn with_log(
+        limits: FrontLimits,
+        pools: &[&[SocketAddr]],
+        routes: Vec<Route>,
+        order: impl FnOnce(SiteListener) -> SiteListener,
+        access_log: AccessLog,
+    ) -> Bed {
         let spec = |(n, server): (usize, &SocketAddr)| TargetSpec {
             name: format!("target{n}"),
             servers: Servers::new([*server]),
@@ -102,6 +114,7 @@ impl Bed {
             site: ArcSwap::from_pointee(site),
             waiting: Waiting::default(),
             upstreams: Upstreams::default(),
+            access_log,
         });
         let control = StopControl::default();
         tokio::spawn(Arc::clone(&front).run(listener, vip, control.stop()));

@@ -1,0 +1,119 @@
+//! One proxied request's line in the access log: filled in on its way, written when it is over.
+
+use super::bodies::Progress;
+use crate::access_log::{AccessLog, Asked, Placed, ProxiedRecord};
+use baton_shared::http::GateRule;
+use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
+use baton_shared::termination::ProxiedEnd;
+use tokio::time::Instant;
+
+#[derive(Debug)]
+struct Open {
+    log: AccessLog,
+    record: ProxiedRecord,
+    began: Instant,
+    progress: Option<Progress>,
+}
+
+/// The record in the making; nothing if there is no log. Dropped without a word of how the request ended, the client
+/// was gone: whoever serves it was not let come to its end.
+#[derive(Debug)]
+pub(crate) struct Recorder(Option<Box<Open>>);
+
+impl Recorder {
+    /// Of nothing.
+    pub(crate) const fn none() -> Self {
+        Recorder(None)
+    }
+
+    /// Of a request whose head is complete. `asked` is called only if there is a log.
+    pub(crate) fn begin(
+        log: &AccessLog,
+        asked: impl FnOnce() -> Asked,
+        placed: impl FnOnce() -> Placed,
+        reason: ProxyReason,
+        refusal: Option<Refusal>,
+    ) -> Self {
+        Recorder(log.is_on().then(|| {
+            let record = ProxiedRecord {
+                asked: asked(),
+                placed: placed(),
+                flow_id: None,
+                reason,
+                refusal,
+                status: None,
+                request_bytes: 0,
+                bytes: 0,
+                connect: None,
+                first_byte: None,
+                total: std::time::Duration::ZERO,
+                end: ProxiedEnd::ClientGone,
+                rule: None,
+            };
+            Box::new(Open { log: log.clone(), record, began: Instant::now(), progress: None })
+        }))
+    }
+
+    /// There is a connection to this target.
+    pub(crate) fn on_connected(&mut self, target: impl FnOnce() -> String) {
+        if let Some(open) = &mut self.0 {
+            open.record.placed.target = target();
+            open.record.connect = Some(open.began.elapsed());
+        }
+    }
+
+    /// The request's body is counted here.
+    pub(super) fn set_progress(&mut self, progress: &Progress) {
+        if let Some(open) = &mut self.0 {
+            open.progress = Some(progress.clone());
+        }
+    }
+
+    /// The server's response has this status.
+    pub(crate) fn on_head(&mut self, status: u16) {
+        if let Some(open) = &mut self.0 {
+            open.record.status = Some(status);
+            open.record.first_byte = Some(open.began.elapsed());
+        }
+    }
+
+    /// So much of the response's body was passed on.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        if let Some(open) = &mut self.0 {
+            open.record.bytes += bytes as u64;
+        }
+    }
+
+    /// What a tunnel carried, client to server and server to client.
+    pub(crate) fn on_tunnelled(&mut self, (up, down): (u64, u64)) {
+        if let Some(open) = &mut self.0 {
+            open.record.request_bytes += up;
+            open.record.bytes += down;
+        }
+    }
+
+    /// It is over; written.
+    pub(crate) fn end(&mut self, end: ProxiedEnd) {
+        if let Some(mut open) = self.0.take() {
+            open.record.end = end;
+            open.record.total = open.began.elapsed();
+            open.record.request_bytes += open.progress.as_ref().map_or(0, Progress::bytes);
+            open.log.proxied(open.record);
+        }
+    }
+
+    /// The intermediate answers by itself.
+    pub(crate) fn answered(mut self, status: u16, reason: CloseReason, rule: Option<GateRule>) {
+        if let Some(open) = &mut self.0 {
+            open.record.status = Some(status);
+            open.record.rule = rule;
+        }
+        self.end(ProxiedEnd::Closed(reason));
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.end(ProxiedEnd::ClientGone);
+    }
+}
