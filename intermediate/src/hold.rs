@@ -6,13 +6,11 @@
 //! overtakes what is held, are written back at once.
 
 use baton_daemon::tun::Offload;
-use baton_shared::addr::{IpWords, PortWord};
+use baton_shared::packet::held::facts;
 use baton_shared::record::FlowKey;
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -49,38 +47,6 @@ pub struct HoldStats {
     pub dropped_malformed: u64,
     /// Packets that could not be written back.
     pub dropped_write_failed: u64,
-}
-
-/// What the daemon needs to know of a held packet. Numbers in the client's space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HeldFacts {
-    pub(crate) key: FlowKey,
-    /// Its acknowledgement number, if it has one.
-    pub(crate) ack: Option<u32>,
-}
-
-/// Reads a raw IP packet; `None` if it is no whole TCP packet.
-pub(crate) fn facts(packet: &[u8]) -> Option<HeldFacts> {
-    let sliced = SlicedPacket::from_ip(packet).ok()?;
-    let (source, destination) = match sliced.net? {
-        NetSlice::Ipv4(ip) => {
-            (IpAddr::V4(ip.header().source_addr()), IpAddr::V4(ip.header().destination_addr()))
-        }
-        NetSlice::Ipv6(ip) => {
-            (IpAddr::V6(ip.header().source_addr()), IpAddr::V6(ip.header().destination_addr()))
-        }
-        NetSlice::Arp(_) => return None,
-    };
-    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
-    Some(HeldFacts {
-        key: FlowKey {
-            remote: IpWords::from(source),
-            local: IpWords::from(destination),
-            remote_port: PortWord::new(tcp.source_port()),
-            local_port: PortWord::new(tcp.destination_port()),
-        },
-        ack: tcp.ack().then(|| tcp.acknowledgment_number()),
-    })
 }
 
 #[derive(Debug, Default)]

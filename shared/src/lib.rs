@@ -26,6 +26,8 @@ pub mod health;
 #[cfg(feature = "std")]
 pub mod http;
 #[cfg(feature = "std")]
+pub mod packet;
+#[cfg(feature = "std")]
 pub mod route;
 #[cfg(feature = "std")]
 pub mod state;

@@ -3,6 +3,12 @@
 //! `tests/fuzz` calls them from libFuzzer; `tests/tests/corpora.rs` replays the committed corpora through them, so that
 //! what was once found stays found without a fuzzer.
 
+mod daemons;
+mod front;
+
+pub use daemons::daemon_packets;
+pub use front::{client_hello, http2_heads};
+
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{FrameReader, encode};
 use baton_shared::http::{HeadLimits, RequestStream, Step};
@@ -17,11 +23,14 @@ use std::net::IpAddr;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 7] = [
     ("http_requests", http_requests),
     ("control_frames", control_frames),
     ("tcp_options", tcp_options),
     ("packets", packets),
+    ("daemon_packets", daemon_packets),
+    ("client_hello", client_hello),
+    ("http2_heads", http2_heads),
 ];
 
 /// How a connection's bytes were judged: the lengths of the heads that passed, the bytes passed on, the refusal's status.

@@ -16,7 +16,6 @@ mod repair;
 mod resolve;
 mod send_off;
 mod settings;
-mod syn;
 mod sys;
 mod unresolved;
 

@@ -104,7 +104,7 @@ impl Live {
     pub fn new(stream: TcpStream) -> Self {
         let mut syn = [0u8; 256];
         let length = sys::saved_syn(stream.as_fd(), &mut syn).unwrap_or(0);
-        let syn_tsval = syn.get(..length).and_then(super::syn::timestamp_value);
+        let syn_tsval = syn.get(..length).and_then(baton_shared::packet::syn::timestamp_value);
         Live { stream, syn_tsval }
     }
 

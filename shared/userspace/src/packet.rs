@@ -3,18 +3,14 @@
 
 use crate::report;
 use baton_shared::addr::IpWords;
+use baton_shared::packet::headers::{NoUpper, key, load_ip, load_segment};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::{
     Account, Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_unreadable,
     judge_unwalked, translate,
 };
-use baton_shared::wire::{
-    EXTENSIONS_MAX, Fragment, IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, PROTOCOL_TCP, Segment, Sum,
-    TcpWords,
-};
-use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
-use zerocopy::FromBytes;
+use baton_shared::wire::{Fragment, IpFacts, PROTOCOL_TCP, Segment, Sum};
 
 /// Offset of the checksum in a TCP header, bytes.
 const TCP_CHECKSUM: usize = 16;
@@ -119,93 +115,6 @@ fn unwalked(flows: &impl Flows, direction: Direction) -> Action {
         flows.count(counter.code());
     }
     verdict.action
-}
-
-/// Why no upper-layer header was found.
-enum NoUpper {
-    /// Not IP, cut short, or on a way that does not end here.
-    NotOurs,
-    /// More extension headers than are walked, or a first fragment that ends within them.
-    TooFar,
-}
-
-/// Loads the IP header of either version, and walks over what stands between it and the upper layer's.
-fn load_ip(packet: &[u8]) -> Result<IpFacts, NoUpper> {
-    let mut ip = IpFacts::default();
-    match packet.first().map(|first| first >> 4) {
-        Some(4) => {
-            let header = Ipv4HeaderSlice::from_slice(packet).map_err(|_| NoUpper::NotOurs)?;
-            let (words, _) = Ipv4Words::read_from_prefix(header.slice()).map_err(|_| NoUpper::NotOurs)?;
-            if !words.is_sane() {
-                return Err(NoUpper::NotOurs);
-            }
-            ip.load_v4(&words);
-            Ok(ip)
-        }
-        Some(6) => {
-            let header = Ipv6HeaderSlice::from_slice(packet).map_err(|_| NoUpper::NotOurs)?;
-            let (words, _) = Ipv6Words::read_from_prefix(header.slice()).map_err(|_| NoUpper::NotOurs)?;
-            if !words.is_sane() {
-                return Err(NoUpper::NotOurs);
-            }
-            ip.load_v6(&words);
-            for _ in 0..EXTENSIONS_MAX {
-                if !ip.at_extension() {
-                    return Ok(ip);
-                }
-                let there = packet.get(ip.upper_at as usize..).unwrap_or_default();
-                let Ok((first, _)) = <[u32; 2]>::read_from_prefix(there) else {
-                    return Err(if ip.hides_upper() { NoUpper::TooFar } else { NoUpper::NotOurs });
-                };
-                if !ip.walk(&first) {
-                    return Err(NoUpper::NotOurs);
-                }
-            }
-            if ip.at_extension() { Err(NoUpper::TooFar) } else { Ok(ip) }
-        }
-        _ => Err(NoUpper::NotOurs),
-    }
-}
-
-/// The flow's key. Of a TCP header cut short the ports are enough.
-fn key(direction: Direction, ip: &IpFacts, raw_tcp: &[u8]) -> Option<FlowKey> {
-    let (ports, _) = u32::read_from_prefix(raw_tcp).ok()?;
-    let ports = TcpWords([ports, 0, 0, 0, 0]);
-    let (source, destination) = ((ip.source, ports.source()), (ip.destination, ports.destination()));
-    let (remote, local) = match direction {
-        Direction::FromClient => (source, destination),
-        Direction::ToClient => (destination, source),
-    };
-    Some(FlowKey { remote: remote.0, local: local.0, remote_port: remote.1, local_port: local.1 })
-}
-
-/// Loads a known flow's segment, or says why it cannot be read. `there` is the packet's length, bytes.
-fn load_segment(
-    ip: &IpFacts,
-    there: usize,
-    raw_tcp: &[u8],
-    segment: &mut Segment,
-) -> Result<(), PacketCounter> {
-    if ip.fragment() != Fragment::No {
-        return Err(PacketCounter::DropFragment);
-    }
-    let malformed = PacketCounter::DropMalformed;
-    let tcp = TcpHeaderSlice::from_slice(raw_tcp).map_err(|_| malformed)?;
-    let there = u32::try_from(there).map_err(|_| malformed)?;
-    let headers = ip.upper_at + u32::from(tcp.data_offset()) * 4;
-    // A super-packet over 64 kB has no total length.
-    let total = if ip.total == 0 { there } else { ip.total };
-    if total < headers || total > there {
-        return Err(malformed);
-    }
-    let (words, _) = TcpWords::read_from_prefix(tcp.slice()).map_err(|_| malformed)?;
-    segment.load(ip, &words, total - headers);
-    let mut options = [0; OPTION_BUFFER];
-    let length = tcp.options().len();
-    options.get_mut(..length).ok_or(malformed)?.copy_from_slice(tcp.options());
-    segment.options.places.find(&options, u32::try_from(length).map_err(|_| malformed)?);
-    segment.options.load(&options);
-    Ok(())
 }
 
 /// Writes bytes at an offset; `None` if they do not fit.

@@ -1,10 +1,8 @@
 //! Segments to bytes and back: IP packets as the TUN carries them.
 
-use baton_shared::seq::Seq;
+use baton_shared::packet::reply;
 use baton_shared::state::replay::{SegmentOptions, SegmentToSend, ServerReply, flag};
-use etherparse::{
-    IpNumber, IpSlice, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, TcpOptionElement, TcpSlice,
-};
+use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, TcpOptionElement};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -113,52 +111,16 @@ fn set_options(tcp: &mut TcpHeader, options: SegmentOptions) -> io::Result<()> {
 /// Reads what the server's kernel sent to a client: who, and the facts of the segment. `None` if it is not a
 /// whole TCP segment.
 pub(crate) fn parse(packet: &[u8]) -> Option<(Ends, ServerReply)> {
-    let ip = IpSlice::from_slice(packet).ok()?;
-    let carried = ip.payload();
-    if carried.ip_number != IpNumber::TCP || carried.fragmented {
-        return None;
-    }
-    let tcp = TcpSlice::from_slice(carried.payload).ok()?;
-    let mut reply = ServerReply {
-        seq: Seq::new(tcp.sequence_number()),
-        ack: Seq::new(tcp.acknowledgment_number()),
-        window: tcp.window_size(),
-        ..ServerReply::default()
-    };
-    for (set, bit) in [
-        (tcp.fin(), flag::FIN),
-        (tcp.syn(), flag::SYN),
-        (tcp.rst(), flag::RST),
-        (tcp.psh(), flag::PSH),
-        (tcp.ack(), flag::ACK),
-        (tcp.ece(), flag::ECE),
-        (tcp.cwr(), flag::CWR),
-    ] {
-        if set {
-            reply.flags |= bit;
-        }
-    }
-    for option in tcp.options_iterator() {
-        match option {
-            Ok(TcpOptionElement::MaximumSegmentSize(mss)) => reply.mss = Some(mss),
-            Ok(TcpOptionElement::WindowScale(shift)) => reply.window_scale = Some(shift),
-            Ok(TcpOptionElement::SelectiveAcknowledgementPermitted) => reply.sack_permitted = true,
-            Ok(TcpOptionElement::Timestamp(value, echo)) => reply.timestamps = Some((value, echo)),
-            Ok(_) => {}
-            // An option this parser does not know ends the walk; what matters stands before it.
-            Err(_) => break,
-        }
-    }
-    let ends = Ends {
-        client: SocketAddr::new(ip.destination_addr(), tcp.destination_port()),
-        server: SocketAddr::new(ip.source_addr(), tcp.source_port()),
-    };
-    Some((ends, reply))
+    let (key, reply) = reply::read(packet)?;
+    let (client, server) = (key.remote.socket_addr(key.remote_port), key.local.socket_addr(key.local_port));
+    Some((Ends::new(client, server)?, reply))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use baton_shared::seq::Seq;
+    use etherparse::{IpSlice, TcpSlice};
 
     fn ends() -> [Ends; 2] {
         let pair =

@@ -1,33 +1,23 @@
 //! The client's timestamp from its saved SYN.
 
+use crate::wire::{OPTION_BUFFER, OptionPlaces, OptionValues};
 use etherparse::{SlicedPacket, TransportSlice};
 
-/// Option kinds (RFC 9293, section 3.1; RFC 7323, section 3.2).
-const END: u8 = 0;
-const NOP: u8 = 1;
-const TIMESTAMPS: u8 = 8;
-
-/// The TSval (RFC 7323, section 3.2) of a SYN that begins with its IP header.
-pub(super) fn timestamp_value(syn: &[u8]) -> Option<u32> {
+/// The TSval (RFC 7323, section 3.2) of a SYN that begins with its IP header, as `TCP_SAVED_SYN` gives it; `None` if it has
+/// none or cannot be read.
+pub fn timestamp_value(syn: &[u8]) -> Option<u32> {
     let packet = SlicedPacket::from_ip(syn).ok()?;
     let Some(TransportSlice::Tcp(tcp)) = packet.transport else { return None };
-    // By hand: etherparse's walk ends at the first option it does not know, such as multipath TCP's.
-    let mut rest = tcp.options();
-    while let Some((kind, tail)) = rest.split_first() {
-        match *kind {
-            END => return None,
-            NOP => rest = tail,
-            kind => {
-                let length = usize::from(*tail.first()?);
-                let option = rest.get(..length).filter(|option| option.len() >= 2)?;
-                if let (TIMESTAMPS, [_, _, a, b, c, d, _, _, _, _]) = (kind, option) {
-                    return Some(u32::from_be_bytes([*a, *b, *c, *d]));
-                }
-                rest = rest.get(length..)?;
-            }
-        }
-    }
-    None
+    // As the kernel and the programs walk them: etherparse's walk ends at the first option it does not know, such as
+    // multipath TCP's.
+    let options = tcp.options();
+    let mut buffer = [0; OPTION_BUFFER];
+    buffer.get_mut(..options.len())?.copy_from_slice(options);
+    let mut places = OptionPlaces::default();
+    places.find(&buffer, u32::try_from(options.len()).ok()?);
+    let mut values = OptionValues { places, ..OptionValues::default() };
+    values.load(&buffer);
+    (places.timestamps != 0).then_some(values.tsval)
 }
 
 #[cfg(test)]
@@ -67,6 +57,18 @@ mod tests {
             assert_eq!(timestamp_value(&whole[..cut]), None);
         }
         assert_eq!(timestamp_value(&[]), None);
+    }
+
+    #[test]
+    fn of_two_timestamps_the_last_counts_as_to_the_kernel() {
+        let options = [TcpOptionElement::Timestamp(1, 0), TcpOptionElement::Timestamp(2, 0)];
+        assert_eq!(timestamp_value(&syn(&options)), Some(2));
+        // And what stands in front of broken options counts (`tcp_parse_options()` in net/ipv4/tcp_input.c).
+        let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1000, 80, 7, 64_000).syn();
+        let mut bytes = Vec::new();
+        let broken = [8, 10, 0, 0, 0, 3, 0, 0, 0, 0, 99, 1];
+        builder.options_raw(&broken).unwrap().write(&mut bytes, &[]).unwrap();
+        assert_eq!(timestamp_value(&bytes), Some(3));
     }
 
     #[test]

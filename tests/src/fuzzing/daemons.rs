@@ -1,0 +1,70 @@
+//! Packets as the daemons read them: what was diverted to them is read as the data plane read it.
+
+use super::EveryFlow;
+use baton_shared::packet::{held, reply, syn};
+use baton_shared::record::{FlowKey, FlowState};
+use baton_shared::translate::{Action, Direction};
+use baton_shared::wire::{OptionPlaces, OptionValues};
+use baton_userspace::carry;
+use std::cell::Cell;
+
+/// The packet's flow, if the plane diverts it while its flow is in this state.
+fn diverted(packet: &[u8], direction: Direction, state: FlowState) -> Option<FlowKey> {
+    let flows = EveryFlow { state: state as u32, asked: Cell::new(None) };
+    let action = carry(&flows, direction, &mut packet.to_vec(), false, 0);
+    flows.asked.take().filter(|_| action == Action::Divert)
+}
+
+/// The first byte says which: a client's packet that is held, one of the server's in the replayed handshake, a saved SYN, or
+/// the options of one.
+///
+/// # Panics
+/// When a diverted packet is not read, or read as another flow's; when the timestamp in a SYN's options is not the one that
+/// the programs find there.
+#[expect(clippy::expect_used, reason = "a fuzz target's panic is its report")]
+pub fn daemon_packets(bytes: &[u8]) {
+    let Some((which, bytes)) = bytes.split_first() else { return };
+    match which & 3 {
+        0 => {
+            let facts = held::facts(bytes);
+            if let Some(key) = diverted(bytes, Direction::FromClient, FlowState::Frozen) {
+                assert_eq!(facts.expect("what is diverted is read").key, key);
+            }
+        }
+        1 => {
+            let read = reply::read(bytes);
+            if let Some(key) = diverted(bytes, Direction::ToClient, FlowState::Replaying) {
+                assert_eq!(read.expect("what is diverted is read").0, key);
+            }
+        }
+        2 => drop(syn::timestamp_value(bytes)),
+        _ => {
+            let length = bytes.len().min(40) / 4 * 4;
+            let options = bytes.get(..length).unwrap_or_default();
+            let mut buffer = [0; 64];
+            buffer.get_mut(..length).expect("at most 40").copy_from_slice(options);
+            let mut places = OptionPlaces::default();
+            places.find(&buffer, u32::try_from(length).expect("at most 40"));
+            let mut values = OptionValues { places, ..OptionValues::default() };
+            values.load(&buffer);
+            let expected = (places.timestamps != 0).then_some(values.tsval);
+            for v6 in [false, true] {
+                assert_eq!(syn::timestamp_value(&syn_with(options, v6)), expected, "IPv6: {v6}");
+            }
+        }
+    }
+}
+
+/// A SYN with these options, whole words.
+#[expect(clippy::expect_used, reason = "a fuzz target's panic is its report")]
+fn syn_with(options: &[u8], v6: bool) -> Vec<u8> {
+    let ip = if v6 {
+        etherparse::PacketBuilder::ipv6([1; 16], [2; 16], 64)
+    } else {
+        etherparse::PacketBuilder::ipv4([1; 4], [2; 4], 64)
+    };
+    let mut packet = Vec::new();
+    let builder = ip.tcp(1000, 80, 7, 64_000).syn().options_raw(options).expect("at most 40 bytes");
+    builder.write(&mut packet, &[]).expect("a vector takes it");
+    packet
+}
