@@ -9,6 +9,7 @@ use crate::targets::{Target, Targets};
 use baton_shared::http::{HeaderChanges, RequestHead};
 use baton_shared::reason::CloseReason;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, PoolId, RequestFacts, Route, RouteTable};
+use rustls::server::ServerConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct SiteListener {
     pub pool: Option<PoolId>,
     /// Of connections that are relayed.
     pub times: StreamTimes,
+    /// What clients get to see in the handshake, where TLS ends here.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// The snapshot.
@@ -178,6 +181,7 @@ impl Config {
             mode: entry.mode(),
             pool: self.default_pool(entry),
             times: entry.times(),
+            tls: entry.server_config(),
         };
         self.listener.iter().enumerate().map(listener).collect()
     }

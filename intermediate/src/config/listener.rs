@@ -4,8 +4,10 @@ use super::certificate::Certificate;
 use super::{Config, check_address};
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::route::{KeepAlive, Mode};
+use rustls::server::ServerConfig;
 use serde::Deserialize;
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 
 /// What is spoken on a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -53,6 +55,9 @@ pub struct Listener {
     /// For protocol "https".
     #[serde(default)]
     pub certificate: Vec<Certificate>,
+    /// Of the certificates, once they were validated.
+    #[serde(skip)]
+    pub(super) server_config: OnceLock<Arc<ServerConfig>>,
 }
 
 impl Listener {
@@ -99,12 +104,8 @@ impl Config {
     }
 
     fn validate_protocol(&self, listener: &Listener, problems: &mut Problems<'_>) {
-        if let Some(protocol) = &listener.protocol {
-            let built = *protocol.get_ref() != Protocol::Https;
-            problems.require(protocol, built, "this protocol is not built yet");
-        }
+        listener.validate_certificates(problems);
         for certificate in &listener.certificate {
-            certificate.validate(problems);
             problems.require(
                 &certificate.cert,
                 listener.protocol() == Protocol::Https,

@@ -219,3 +219,55 @@ fn legs_that_cannot_be_are_told_with_their_place() {
     let twice = PROXY.replace("name = \"lb\"", "name = \"lb\"\nleg_source = [\"10.0.0.1\", \"10.0.0.2\"]");
     assert!(problems(&twice)[0].starts_with("3:27: leg_source has one address of each family"));
 }
+
+#[test]
+fn a_listener_where_tls_ends_says_what_is_wrong_with_its_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |file: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![format!("{file}.example")]).unwrap();
+        let chain = params.self_signed(&key).unwrap().pem();
+        std::fs::write(dir.path().join(format!("{file}.pem")), chain).unwrap();
+        std::fs::write(dir.path().join(format!("{file}.key")), key.serialize_pem()).unwrap();
+    };
+    write("a");
+    write("b");
+    let at = dir.path().display();
+    let with = |lines: &str| PROXY.replace("mode = \"proxy\"", &lines.replace("DIR", &at.to_string()));
+    let one = |cert: &str, key: &str| {
+        with(&format!(
+            "protocol = \"https\"\n[[listener.certificate]]\ncert = \"DIR/{cert}\"\nkey = \"DIR/{key}\""
+        ))
+    };
+    let config = load(&one("a.pem", "a.key")).unwrap();
+    assert!(
+        config.listener[0].server_config().is_some() && !config.migrates(),
+        "nothing migrates from there"
+    );
+    for (text, expected) in [
+        (with("protocol = \"https\""), "5:12: protocol \"https\" needs a [[listener.certificate]]"),
+        (one("none.pem", "a.key"), "7:8: "),
+        (one("a.pem", "none.key"), "8:7: "),
+        (one("a.pem", "b.key"), "8:7: the key does not belong to the certificate"),
+        (one("a.key", "a.key"), "7:8: "),
+        (
+            one("a.pem", "a.key").replace("https", "http"),
+            "7:8: a [[listener.certificate]] means something only",
+        ),
+        (
+            one("a.pem", "a.key").replace("protocol", "mode = \"migrate\"\nprotocol"),
+            "5:8: what comes over TLS that ends here is proxied",
+        ),
+        (
+            with("protocol = \"tls\"\nmode = \"proxy\"\nkeepalive = \"single\""),
+            "7:13: keepalive is about requests",
+        ),
+        (with("mode = \"proxy\"\nsilence_ms = 5"), "6:14: silence_ms means something only"),
+        (with("protocol = \"tcp\"\nmode = \"proxy\"\nsilence_ms = 0"), "7:14: silence_ms must be between"),
+        (with("protocol = \"tcp\"\nmode = \"proxy\"\nidle_ms = 0"), "7:11: idle_ms must be between"),
+        (with("protocol = \"quic\""), "5:12: unknown variant `quic`"),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected}: {found:?}");
+    }
+}

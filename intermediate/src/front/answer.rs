@@ -3,7 +3,6 @@
 use http::StatusCode;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 /// How long what a client still sends is read and thrown away after an answer.
@@ -21,7 +20,7 @@ fn phrase(status: u16) -> &'static str {
 }
 
 /// Writes the answer and closes.
-pub async fn answer_and_close(mut stream: TcpStream, status: u16, detail: &str) {
+pub async fn answer_and_close(mut stream: impl AsyncRead + AsyncWrite + Unpin, status: u16, detail: &str) {
     let body = text(status, detail);
     let answer = format!(
         "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",

@@ -17,6 +17,7 @@ use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// An address that means nothing without a link's name: the target could not answer it.
@@ -24,7 +25,7 @@ fn is_link_local(client: SocketAddr) -> bool {
     matches!(client.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-impl Accepted {
+impl<S> Accepted<S> {
     /// For the access log: who asks, and what was understood of it.
     pub(super) fn asked(&self, request: Option<RequestText>) -> Asked {
         Asked {
@@ -39,7 +40,7 @@ impl Accepted {
 }
 
 /// For a record of a connection that no target got.
-fn subject(accepted: &Accepted, request: String) -> Subject {
+fn subject<S>(accepted: &Accepted<S>, request: String) -> Subject {
     Subject {
         flow_id: None,
         client: accepted.client,
@@ -82,7 +83,8 @@ impl Front {
         place: Place,
     ) {
         match accepted.spoken().0 {
-            Protocol::Http | Protocol::Https => self.on_http(accepted, stop, guards, place).await,
+            Protocol::Http => self.on_http(accepted, stop, guards, place).await,
+            Protocol::Https => self.on_https(accepted, stop, guards, place).await,
             Protocol::Tls => self.on_tls(accepted, stop, guards, place).await,
             Protocol::Tcp => self.on_tcp(accepted, stop, guards, place).await,
         }
@@ -102,6 +104,18 @@ impl Front {
             FirstHead::Complete(bytes, head) => {
                 self.on_request(accepted, stop, guards, bytes, head).await;
             }
+            other => self.on_no_request(accepted, other).await,
+        }
+    }
+
+    /// There is nothing to route.
+    pub(super) async fn on_no_request<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        accepted: Accepted<S>,
+        head: FirstHead,
+    ) {
+        match head {
+            FirstHead::Complete(..) => {}
             FirstHead::Refused(verdict) => {
                 tracing::debug!(client = %accepted.client, rule = verdict.rule.name(), "{}", verdict.detail);
                 self.metrics.on_gate_refused(&verdict);
@@ -231,7 +245,7 @@ impl Front {
     }
 
     /// Nothing was answered.
-    pub(super) fn close(&self, accepted: &Accepted, request: String, reason: CloseReason) {
+    pub(super) fn close<S>(&self, accepted: &Accepted<S>, request: String, reason: CloseReason) {
         // Nor is it worth a line.
         if !matches!(reason, CloseReason::ClientGone | CloseReason::Shutdown) {
             self.log_closed(accepted, None, reason, None, None);
@@ -239,9 +253,9 @@ impl Front {
         self.count_closed(accepted, request, reason);
     }
 
-    fn log_closed(
+    fn log_closed<S>(
         &self,
-        accepted: &Accepted,
+        accepted: &Accepted<S>,
         request: Option<RequestText>,
         reason: CloseReason,
         rule: Option<GateRule>,
@@ -254,7 +268,7 @@ impl Front {
         }
     }
 
-    fn count_closed(&self, accepted: &Accepted, request: String, reason: CloseReason) {
+    fn count_closed<S>(&self, accepted: &Accepted<S>, request: String, reason: CloseReason) {
         self.metrics.on_closed(reason);
         // A client that connects and leaves says nothing worth a place in the history.
         if !matches!(reason, CloseReason::ClientGone | CloseReason::Shutdown) {

@@ -4,8 +4,7 @@ use super::Stop;
 use super::waiting::Place;
 use baton_shared::http::{BodyScanner, HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict, parse};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
 /// What came of it.
@@ -30,7 +29,7 @@ pub(super) enum FirstHead {
 
 /// Reads until a head is complete, refused, or `limit` is over.
 pub(super) async fn read_head(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + Unpin),
     limits: &HeadLimits,
     limit: Duration,
     stop: &mut Stop,

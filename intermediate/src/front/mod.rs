@@ -3,6 +3,7 @@
 mod answer;
 mod connection;
 mod head;
+mod https;
 mod listen;
 mod opening;
 mod passthrough;
@@ -12,6 +13,7 @@ mod waiting;
 pub use answer::{answer_and_close, close_lingering, text};
 pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
+pub(crate) use waiting::Place;
 pub use waiting::Waiting;
 
 use crate::access_log::AccessLog;
@@ -93,8 +95,8 @@ impl Migration {
 pub(crate) type Guards = (OpenConnection, Busy);
 
 /// A connection that was just accepted.
-struct Accepted {
-    stream: tokio::net::TcpStream,
+struct Accepted<S = tokio::net::TcpStream> {
+    stream: S,
     client: SocketAddr,
     at: Instant,
     started: SystemTime,
@@ -104,7 +106,19 @@ struct Accepted {
     vip: SocketAddr,
 }
 
-impl Accepted {
+impl<S> Accepted<S> {
+    /// Without its stream, and that.
+    fn take(self) -> (Accepted<()>, S) {
+        let Accepted { stream, client, at, started, site, listener, vip } = self;
+        (Accepted { stream: (), client, at, started, site, listener, vip }, stream)
+    }
+
+    /// With another stream.
+    fn with<T>(self, stream: T) -> Accepted<T> {
+        let Accepted { client, at, started, site, listener, vip, .. } = self;
+        Accepted { stream, client, at, started, site, listener, vip }
+    }
+
     fn peer(&self) -> Peer {
         Peer { client: self.client, vip: self.vip, listener: self.listener, started: self.started }
     }

@@ -18,7 +18,7 @@ pub struct Waiting(Arc<Mutex<Inner>>);
 
 /// One connection's place among them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     waiting: Waiting,
     number: u64,
     given_up: oneshot::Receiver<()>,
@@ -54,7 +54,7 @@ impl Waiting {
 
 impl Place {
     /// Until the connection is given up.
-    pub(super) async fn given_up(&mut self) {
+    pub(crate) async fn given_up(&mut self) {
         // The sender goes only after it was used, or with this place.
         let _ = (&mut self.given_up).await;
     }

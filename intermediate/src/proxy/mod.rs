@@ -6,6 +6,7 @@
 mod bodies;
 mod gated;
 mod headers;
+mod http2;
 mod pool;
 mod recorder;
 mod service;
@@ -13,11 +14,12 @@ mod stream;
 mod tunnel;
 mod upstream;
 
+pub(crate) use http2::serve as serve_http2;
 pub use pool::Upstreams;
 pub(crate) use recorder::Recorder;
 pub use stream::ClientStream;
 
-use crate::front::{Front, Guards, Stop, close_lingering};
+use crate::front::{Front, FrontLimits, Guards, Stop, close_lingering};
 use crate::handoff::Subject;
 use crate::site::Site;
 use crate::targets::TargetId;
@@ -26,7 +28,7 @@ use gated::{GatedIo, gate};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use service::Session;
+use service::{Channel, Session};
 use socket2::SockRef;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -86,19 +88,25 @@ impl Peer {
 /// hyper's own limits must never be the narrower ones: what the gate lets pass it must take.
 const BUFFER_BYTES: usize = 512 * 1024;
 
+/// The kernel's clock: it knows what a client has acknowledged, and stops one that keeps its window shut too
+/// (`tcp_probe_timer` in `net/ipv4/tcp_timer.c`).
+fn limit_client(stream: &ClientStream, limits: &FrontLimits, client: SocketAddr) {
+    if let Err(e) = SockRef::from(stream.socket()).set_tcp_user_timeout(Some(limits.client_timeout)) {
+        tracing::debug!(%client, "TCP_USER_TIMEOUT: {e}");
+    }
+}
+
 /// Serves the connection's requests until its end.
 pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
     let ProxyJob { front, site, mut stop, peer, stream, bytes, entry } = job;
     let limits = site.limits;
-    // The kernel's clock: it knows what a client has acknowledged, and stops one that keeps its window shut too
-    // (`tcp_probe_timer` in `net/ipv4/tcp_timer.c`).
-    if let Err(e) = SockRef::from(stream.socket()).set_tcp_user_timeout(Some(limits.client_timeout)) {
-        tracing::debug!(client = %peer.client, "TCP_USER_TIMEOUT: {e}");
-    }
+    limit_client(&stream, &limits, peer.client);
+    let channel = if stream.is_tls() { Channel::Tls } else { Channel::Plain };
     let (gate, requests) = gate(limits.head);
     let io = GatedIo::new(stream, bytes, gate);
     let metrics = front.metrics.clone();
-    let session = Arc::new(Session::new(front, site, peer, entry, requests.clone(), stop.clone(), guards));
+    let session =
+        Arc::new(Session::new(front, site, peer, entry, requests.clone(), stop.clone(), guards, channel));
     let service = service_fn(move |request| Arc::clone(&session).serve(request));
     let mut builder = http1::Builder::new();
     builder

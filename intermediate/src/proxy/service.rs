@@ -11,7 +11,7 @@ use super::recorder::Recorder;
 use super::upstream::{Answered, UpstreamError, connect, may_repeat};
 use super::{Entry, Peer, tunnel};
 use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
-use crate::front::{Front, Guards, Stop, text};
+use crate::front::{Front, FrontLimits, Guards, Stop, text};
 use crate::pools::{PickFacts, servers};
 use crate::site::{Denial, Site};
 use crate::targets::TargetId;
@@ -33,8 +33,20 @@ use tokio::sync::mpsc;
 /// How many 103 responses to one request may wait to be passed on.
 const EARLY_HINTS: usize = 4;
 
+/// What the requests come over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Channel {
+    /// HTTP/1 in the clear.
+    Plain,
+    /// HTTP/1 in TLS.
+    Tls,
+    /// HTTP/2 in TLS: several requests at a time.
+    Http2,
+}
+
 /// What a connection's requests have in common.
 pub(super) struct Session {
+    channel: Channel,
     front: Arc<Front>,
     site: Arc<Site>,
     peer: Peer,
@@ -59,8 +71,10 @@ impl Session {
         requests: Requests,
         stop: Stop,
         guards: Guards,
+        channel: Channel,
     ) -> Self {
         Session {
+            channel,
             front,
             site,
             peer,
@@ -71,6 +85,11 @@ impl Session {
             stop,
             guards: Arc::new(guards),
         }
+    }
+
+    /// As they were when the connection was accepted.
+    pub(super) fn limits(&self) -> &FrontLimits {
+        &self.site.limits
     }
 
     /// What hyper calls, one request after the other.
@@ -88,11 +107,17 @@ impl Session {
         Ok(self.forward(request, gated).await)
     }
 
-    async fn forward(&self, mut request: Request<Incoming>, gated: GatedRequest) -> Response<AnswerBody> {
+    /// Sends a request that passed the gate to a server, and gives its answer.
+    pub(super) async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        gated: GatedRequest,
+    ) -> Response<AnswerBody> {
         let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (reason, refusal, recorded) = match entry {
             Some(entry) => (entry.reason, entry.refusal, entry.recorded),
-            None => (ProxyReason::LaterRequest, None, false),
+            None if self.channel == Channel::Plain => (ProxyReason::LaterRequest, None, false),
+            None => (ProxyReason::TlsTerminated, None, false),
         };
         // Each request by itself: what an earlier one on this connection was allowed says nothing about this one.
         let decision = match self.site.decide(self.peer.listener, &gated.head, &gated.bytes) {
@@ -116,7 +141,11 @@ impl Session {
             Origin { client: self.peer.client.ip(), secure: decision.secure, authority: facts.authority };
         let edits = decision.headers.edits(&lines, &origin, trace_ids());
         let facts = PickFacts { client: self.peer.client, vip: self.peer.vip, request: facts };
-        let last = *self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        // Requests at a time are better spread.
+        let last = match self.channel {
+            Channel::Http2 => None,
+            Channel::Plain | Channel::Tls => *self.target.lock().unwrap_or_else(PoisonError::into_inner),
+        };
         let servers = servers(&decision.pool, &facts, last);
         let connected = connect(upstreams, servers, tunnelled, limit).await;
         let target = connected.as_ref().ok().map(|c| c.target);
@@ -184,7 +213,8 @@ impl Session {
     /// Where the server's 103 responses to this request come; none if the client cannot take them.
     fn early_hints(&self, request: &mut Request<RequestBody>, head: &RequestHead) -> mpsc::Receiver<Vec<u8>> {
         let (hint, hints) = mpsc::channel(EARLY_HINTS);
-        if head.version == baton_shared::http::Version::Http11 {
+        // hyper's HTTP/2 server cannot send any.
+        if head.version == baton_shared::http::Version::Http11 && self.channel != Channel::Http2 {
             hyper::ext::on_informational(request, move |response| {
                 if response.status() == StatusCode::EARLY_HINTS {
                     // Whoever sends very many is not heard in all.
@@ -319,7 +349,7 @@ impl Session {
     }
 
     /// No request can be made out.
-    fn refuse_head(&self, verdict: Verdict) -> Response<AnswerBody> {
+    pub(super) fn refuse_head(&self, verdict: Verdict) -> Response<AnswerBody> {
         self.log_closed(None, verdict.reason, Some(verdict.rule), verdict.status);
         self.refuse(verdict, String::new(), Recorder::none())
     }
@@ -346,7 +376,7 @@ impl Session {
 }
 
 /// An answer of our own, after which the connection closes.
-fn answer(status: u16, detail: &str) -> Response<AnswerBody> {
+pub(super) fn answer(status: u16, detail: &str) -> Response<AnswerBody> {
     let body = Full::new(Bytes::from(text(status, detail)));
     let mut response = Response::new(Either::Right(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);

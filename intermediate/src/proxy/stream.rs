@@ -24,6 +24,11 @@ impl ClientStream {
             ClientStream::Tls(tls) => tls.get_ref().0,
         }
     }
+
+    /// Whether TLS ends here.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, ClientStream::Tls(_))
+    }
 }
 
 /// Calls the same of whichever it is.

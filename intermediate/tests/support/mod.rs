@@ -105,6 +105,7 @@ impl Bed {
             mode: Mode::Proxy,
             pool: Some(PoolId(0)),
             times: StreamTimes::default(),
+            tls: None,
         })];
         let site = Site { listeners, pools, table: RouteTable::new(routes), limits };
         let front = Arc::new(Front {
