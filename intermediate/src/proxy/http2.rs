@@ -151,13 +151,14 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
     let metrics = front.metrics.clone();
     // Nothing goes through this gate: each head is judged when hyper has it.
     let (_, requests) = gate(limits.head);
-    let session =
-        Arc::new(Session::new(front, site, peer, entry, requests, stop.clone(), guards, Channel::Http2));
+    let session = Session::new(front, site, peer, entry, requests, stop.clone(), guards);
+    let session = Arc::new(session.over(Channel::Http2));
     let streams = Streams::new();
     let service = {
         let (streams, session) = (streams.clone(), Arc::downgrade(&session));
         service_fn(move |request| {
             let (stream, session) = (streams.open(), session.upgrade());
+            session.iter().for_each(|session| session.count_request());
             async move { Ok::<_, Infallible>(answer(session, request, stream).await) }
         })
     };

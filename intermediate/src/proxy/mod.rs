@@ -105,8 +105,8 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
     let (gate, requests) = gate(limits.head);
     let io = GatedIo::new(stream, bytes, gate);
     let metrics = front.metrics.clone();
-    let session =
-        Arc::new(Session::new(front, site, peer, entry, requests.clone(), stop.clone(), guards, channel));
+    let session = Session::new(front, site, peer, entry, requests.clone(), stop.clone(), guards);
+    let session = Arc::new(session.over(channel));
     let service = service_fn(move |request| Arc::clone(&session).serve(request));
     let mut builder = http1::Builder::new();
     builder

@@ -71,10 +71,9 @@ impl Session {
         requests: Requests,
         stop: Stop,
         guards: Guards,
-        channel: Channel,
     ) -> Self {
         Session {
-            channel,
+            channel: Channel::Plain,
             front,
             site,
             peer,
@@ -87,9 +86,20 @@ impl Session {
         }
     }
 
+    /// The same over another channel.
+    pub(super) fn over(mut self, channel: Channel) -> Self {
+        self.channel = channel;
+        self
+    }
+
     /// As they were when the connection was accepted.
     pub(super) fn limits(&self) -> &FrontLimits {
         &self.site.limits
+    }
+
+    /// Another one has come.
+    pub(super) fn count_request(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What hyper calls, one request after the other.
@@ -97,7 +107,7 @@ impl Session {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<AnswerBody>, Infallible> {
-        self.count.fetch_add(1, Ordering::Relaxed);
+        self.count_request();
         let gated = match self.requests.next() {
             Some(Ok(gated)) => gated,
             Some(Err(verdict)) => return Ok(self.refuse_head(verdict)),
@@ -324,9 +334,15 @@ impl Session {
             vip: self.peer.vip,
             listener: self.site.listener_name(self.peer.listener),
             at: SystemTime::now(),
-            request: gated.map(|gated| RequestText::of_head(&gated.head, &gated.bytes)),
+            request: gated.map(|gated| self.text(gated)),
             request_no: self.count.load(Ordering::Relaxed),
         }
+    }
+
+    fn text(&self, gated: &GatedRequest) -> RequestText {
+        let text = RequestText::of_head(&gated.head, &gated.bytes);
+        // Judged as one of HTTP/1.1, it came as another.
+        if self.channel == Channel::Http2 { RequestText { version: "HTTP/2.0", ..text } } else { text }
     }
 
     fn log_closed(

@@ -117,7 +117,7 @@ impl Http2 {
         let text = |t: &str| [&[u8::try_from(t.len()).unwrap()], t.as_bytes()].concat();
         let block: Vec<u8> =
             headers.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect();
-        self.frame(HEADERS, END_HEADERS | u8::from(end) * END_STREAM, stream, &block).await;
+        self.frame(HEADERS, END_HEADERS | (u8::from(end) * END_STREAM), stream, &block).await;
     }
 
     pub(crate) async fn data(&mut self, stream: u32, bytes: &[u8], end: bool) {
@@ -144,7 +144,7 @@ impl Http2 {
     async fn read(&mut self) -> Option<Got> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head).await.ok()?;
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let length = (usize::from(head[0]) << 16) | (usize::from(head[1]) << 8) | usize::from(head[2]);
         let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload).await.ok()?;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
@@ -200,8 +200,8 @@ fn read_status(block: &[u8]) -> u16 {
 
 /// The digits 0, 1 and 2 have five bits, 3 to 9 six (RFC 7541, appendix B).
 fn huffman_digits(bytes: &[u8]) -> u16 {
-    let bits: Vec<bool> = bytes.iter().flat_map(|b| (0..8).rev().map(move |n| b >> n & 1 == 1)).collect();
-    let value = |range: &[bool]| range.iter().fold(0u16, |v, b| v << 1 | u16::from(*b));
+    let bits: Vec<bool> = bytes.iter().flat_map(|b| (0..8).rev().map(move |n| (b >> n) & 1 == 1)).collect();
+    let value = |range: &[bool]| range.iter().fold(0u16, |v, b| (v << 1) | u16::from(*b));
     let (mut at, mut number) = (0, 0);
     for _ in 0..3 {
         let five = value(&bits[at..at + 5]);
