@@ -39,7 +39,7 @@ use baton_shared::control::Role;
 use baton_shared::http::HeadLimits;
 use baton_shared::route::{KeepAlive, Mode, Route};
 use baton_shared::translate::Leg;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -55,7 +55,7 @@ const IDLE_BACKSTOP: Duration = Duration::from_secs(4 * 3600);
 const WORKERS_MAX: usize = 256;
 
 /// The whole file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// This node's name, as in its certificate.
@@ -201,6 +201,23 @@ impl Config {
     /// The routes, compiled, of a file that was validated.
     pub fn routes(&self) -> Vec<Route> {
         self.compile_routes(&mut Problems::new(Path::new(""), ""))
+    }
+
+    /// The keys that are read at the start alone, and their values.
+    pub fn static_keys(&self) -> Vec<(&'static str, serde_json::Value)> {
+        fn value(of: &impl Serialize) -> serde_json::Value {
+            serde_json::to_value(of).unwrap_or_default()
+        }
+        vec![
+            ("name", value(&self.name)),
+            ("uplink", value(&self.uplink)),
+            ("workers", value(&self.workers)),
+            ("leg_source", value(&self.leg_source)),
+            ("[tls]", value(&self.tls)),
+            ("[plane]", value(&self.plane)),
+            ("[admin]", value(&self.admin)),
+            ("[access_log]", value(&self.access_log)),
+        ]
     }
 
     /// What the file means, for `check`.

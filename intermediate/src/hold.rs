@@ -5,6 +5,7 @@
 //! stack gets them). Packets of flows that are not frozen, which the program still diverts so that nothing
 //! overtakes what is held, are written back at once.
 
+use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
 use baton_shared::packet::held::facts;
 use baton_shared::record::FlowKey;
@@ -86,7 +87,7 @@ impl HeldFlow {
 /// All held packets.
 pub struct Hold {
     sink: Arc<dyn PacketSink>,
-    limits: HoldLimits,
+    limits: ArcSwap<HoldLimits>,
     flows: Mutex<HashMap<FlowKey, Arc<HeldFlow>>>,
     bytes: AtomicUsize,
     packets: AtomicU64,
@@ -108,7 +109,7 @@ impl Hold {
     pub fn new(sink: Arc<dyn PacketSink>, limits: HoldLimits) -> Self {
         Hold {
             sink,
-            limits,
+            limits: ArcSwap::from_pointee(limits),
             flows: Mutex::default(),
             bytes: AtomicUsize::new(0),
             packets: AtomicU64::new(0),
@@ -118,6 +119,11 @@ impl Hold {
             dropped_malformed: AtomicU64::new(0),
             dropped_write_failed: AtomicU64::new(0),
         }
+    }
+
+    /// From here on; what is held already stays.
+    pub fn set_limits(&self, limits: HoldLimits) {
+        self.limits.store(Arc::new(limits));
     }
 
     fn flows(&self) -> MutexGuard<'_, HashMap<FlowKey, Arc<HeldFlow>>> {
@@ -196,8 +202,8 @@ impl Hold {
             }
             let size = packet.len();
             let total = self.bytes.load(Ordering::Relaxed);
-            if queue.bytes.saturating_add(size) > self.limits.per_flow
-                || total.saturating_add(size) > self.limits.total
+            let limits = self.limits.load();
+            if queue.bytes.saturating_add(size) > limits.per_flow || total.saturating_add(size) > limits.total
             {
                 self.dropped_full.fetch_add(1, Ordering::Relaxed);
             } else {

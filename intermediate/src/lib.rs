@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod pools;
 pub mod proxy;
 pub mod relay;
+pub mod reload;
 pub mod reset;
 pub mod run;
 pub mod site;

@@ -38,7 +38,7 @@ struct ConfigArgs {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run(args) => with_config(&args, |config| match run::run(&config) {
+        Command::Run(args) => with_config(&args, |config| match run::run(&config, &args.config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => failed(&e),
         }),

@@ -14,10 +14,10 @@ use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The label of requests.
+/// The label of requests and reloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
-    /// `migrated`, `proxied` or `closed`.
+    /// Of requests `migrated`, `proxied` or `closed`; of reloads `applied` or `refused`.
     pub outcome: &'static str,
 }
 
@@ -38,6 +38,7 @@ pub struct Metrics {
     refused: Arc<ReasonCounters<Refusal>>,
     closed: Arc<ReasonCounters<CloseReason>>,
     gate: Arc<ReasonCounters<GateRule>>,
+    reloads: Family<OutcomeLabel, Counter>,
     accepted: Counter,
     connections: Gauge,
     stages: Stages,
@@ -56,6 +57,7 @@ impl Default for Metrics {
             refused: Arc::default(),
             closed: Arc::default(),
             gate: Arc::default(),
+            reloads: Family::default(),
             accepted: Counter::default(),
             connections: Gauge::default(),
             stages: Family::new_with_constructor(stage_histogram),
@@ -63,6 +65,9 @@ impl Default for Metrics {
         // There from the start with 0, so that a rate is right from its first event.
         for outcome in ["migrated", "proxied", "closed"] {
             drop(metrics.requests.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in ["applied", "refused"] {
+            drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
         }
         metrics
     }
@@ -120,6 +125,12 @@ impl Metrics {
         self.gate.get(rule)
     }
 
+    /// The configuration was read again, and taken into service or refused.
+    pub fn on_reload(&self, applied: bool) {
+        let outcome = if applied { "applied" } else { "refused" };
+        self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
     /// How often a reason was counted.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.closed.get(reason)
@@ -156,6 +167,11 @@ impl Metrics {
             "baton_gate_refused",
             "Requests the gate refused, by the rule they broke (docs/gate.md)",
             &self.gate,
+        );
+        registry.register(
+            "baton_reloads",
+            "Configurations read again while running, taken into service or refused",
+            self.reloads.clone(),
         );
         registry.register("baton_accepted", "Connections accepted", self.accepted.clone());
         registry.register(

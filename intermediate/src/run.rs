@@ -7,21 +7,23 @@ use crate::front::{Front, Migration, StopControl, Waiting, listen_shared};
 use crate::handoff::{History, Migrator};
 use crate::metrics::Metrics;
 use crate::proxy::Upstreams;
+use crate::reload::{ReloadHandle, Reloader};
 use crate::site::Site;
 use crate::targets::Targets;
-use crate::workers::{Listeners, Workers, accept};
+use crate::workers::Workers;
 use arc_swap::ArcSwap;
 use baton_daemon::admin::AdminError;
 use baton_daemon::config::PlaneKind;
 use baton_daemon::control::{ControlError, random_instance};
-use baton_daemon::privileges::PrivilegeError;
+use baton_daemon::privileges::{Capability, PrivilegeError};
 use baton_daemon::tls::TlsFiles;
 use baton_daemon::tun::{Tun, interface_index, interface_mtu};
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use baton_shared::record::LegSettings;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -33,6 +35,12 @@ const REINJECT_MARK: u32 = 0x4241;
 const RUNTIME_END: Duration = Duration::from_millis(200);
 /// How long the access log gets to be written to its end.
 const ACCESS_LOG_END: Duration = Duration::from_secs(2);
+
+/// What this daemon keeps of its capabilities: a reload may bring a listener on a port below 1024.
+const KEPT: [Capability; 5] = {
+    let [a, b, c, d] = baton_daemon::privileges::KEPT;
+    [a, b, c, d, Capability::CAP_NET_BIND_SERVICE]
+};
 
 /// Where no uplink is named.
 const ETHERNET_MTU: u32 = 1500;
@@ -100,7 +108,7 @@ pub enum StartError {
 }
 
 /// What an operator does about it.
-fn hint(error: &io::Error) -> &'static str {
+pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrNotAvailable => "; the address is not on this host (ip address add ...)",
         io::ErrorKind::AddrInUse => "; another process listens there (ss -ltnp shows it)",
@@ -116,8 +124,8 @@ fn hint(error: &io::Error) -> &'static str {
 
 /// What was opened while all privileges were there.
 struct Opened {
-    /// For each worker.
-    listeners: Vec<Listeners>,
+    /// For each vip, a socket for each worker.
+    listeners: Vec<(SocketAddr, Vec<TcpListener>)>,
     migration: Option<OpenedPlane>,
     access_log: AccessLog,
 }
@@ -130,16 +138,16 @@ struct OpenedPlane {
 }
 
 /// Serves until SIGTERM or SIGINT.
-pub fn run(config: &Config) -> Result<(), StartError> {
+pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     baton_daemon::logging::init();
     let opened = open(config)?;
     // Capabilities are a thread's own: those that the runtime starts inherit what is left here.
-    let kept = baton_daemon::privileges::drop_after_start()?;
+    let kept = baton_daemon::privileges::drop_to(&KEPT)?;
     tracing::debug!(?kept, "capabilities dropped");
     // A list of many flows must not hold up handoffs: the admin endpoint has a thread to itself.
     let aside = Builder::new_multi_thread().worker_threads(1).thread_name("admin").enable_all().build()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, opened, aside.handle()));
+    let served = runtime.block_on(serve(config, path, opened, aside.handle()));
     runtime.shutdown_timeout(RUNTIME_END);
     aside.shutdown_timeout(RUNTIME_END);
     served
@@ -153,7 +161,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         }
     }
     let workers = config.workers();
-    let mut listeners: Vec<Listeners> = (0..workers).map(|_| Vec::new()).collect();
+    let mut listeners = Vec::new();
     let mtu = config.migration_needs().map_or(Ok(ETHERNET_MTU), |needs| {
         interface_mtu(needs.uplink)
             .map_err(|source| StartError::Uplink { name: needs.uplink.to_owned(), source })
@@ -162,9 +170,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
         let segment_bytes = config.segment_bytes(vip, mtu);
         let sockets = listen_shared(vip, workers, segment_bytes)
             .map_err(|source| StartError::Listen { vip, source })?;
-        for (socket, set) in sockets.into_iter().zip(&mut listeners) {
-            set.push((socket, vip));
-        }
+        listeners.push((vip, sockets));
     }
     let migration = match config.migration_needs() {
         None => None,
@@ -245,11 +251,12 @@ fn open_plane(config: &Config, uplink: &str) -> Result<Plane, PlaneError> {
     }
 }
 
-async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), StartError> {
+async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> Result<(), StartError> {
     // Before anything begins: a signal from here on stops in good order.
     let mut signals = Signals::new()?;
     let access_log = opened.access_log;
     reopen_on_signal(access_log.clone())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let targets = Arc::new(Targets::default());
     let site = Site::new(config, &targets, None);
     let plane = opened.migration.as_ref().map(|m| Arc::clone(&m.plane));
@@ -269,19 +276,30 @@ async fn serve(config: &Config, opened: Opened, aside: &Handle) -> Result<(), St
     if let Some(migrator) = front.migration.migrator() {
         migrator.flows().tell_ends_to(access_log.clone());
     }
-    let admin = Admin::new(Arc::clone(&front), plane);
+    let (reload, mut reloads) = ReloadHandle::new();
+    let admin = Admin::new(Arc::clone(&front), plane, Some(reload));
     let (settings, router) = (config.admin.clone(), Arc::clone(&admin).router());
     let endpoint = aside.spawn(async move { baton_daemon::admin::serve(&settings, router).await });
     let endpoint = endpoint.await.map_err(io::Error::other)??;
     let control = StopControl::default();
-    let mut sets = opened.listeners.into_iter();
-    accept(&front, sets.next().unwrap_or_default(), &control.stop());
-    let workers = Workers::start(&front, sets, &control)?;
+    let mut workers = Workers::start(&front, config.workers().saturating_sub(1), &control)?;
+    for (vip, sockets) in opened.listeners {
+        workers.listen(vip, sockets);
+    }
     for l in &front.site.load().listeners {
         tracing::info!(vip = %l.vip, mode = l.mode.name(), keepalive = l.keepalive.name(), "listening");
     }
 
-    signals.wait().await;
+    let mut reloader = Reloader { path: path.to_owned(), started: config.clone(), front, workers };
+    loop {
+        tokio::select! {
+            () = signals.wait() => break,
+            _ = hangup.recv() => drop(reloader.reload().await),
+            Some(asked) = reloads.recv() => drop(asked.send(reloader.reload().await)),
+        }
+    }
+    drop(reloads);
+    let workers = reloader.workers;
     tracing::info!("stopping: nothing new is accepted, handoffs under way are waited for");
     admin.set_stopping();
     let patience = config.handoff_settings(0);

@@ -173,6 +173,14 @@ impl Targets {
         now
     }
 
+    /// Makes room for these targets, new ones as removed: [`Targets::update`] will not have to make any.
+    pub fn prepare(&self, specs: impl IntoIterator<Item = TargetSpec>) {
+        let mut registry = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for spec in specs {
+            registry.target(spec);
+        }
+    }
+
     /// The target with this number.
     pub fn get(&self, id: TargetId) -> Option<Arc<Target>> {
         self.read().targets.get(id.0).cloned()
@@ -243,7 +251,7 @@ impl Registry {
             id: TargetId(self.targets.len()),
             agent: self.agent(&spec),
             spec,
-            removed: AtomicBool::new(false),
+            removed: AtomicBool::new(true),
             flows: AtomicU64::new(0),
             migrated: AtomicU64::new(0),
         });

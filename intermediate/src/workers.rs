@@ -5,58 +5,99 @@
 //! one, each has its own socket on every VIP (`SO_REUSEPORT`), and the kernel spreads connections over them.
 
 use crate::front::{Front, StopControl};
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-/// A worker's listening sockets, one for each `[[listener]]`, and its vip.
-pub(crate) type Listeners = Vec<(TcpListener, SocketAddr)>;
+/// A socket to accept on, until the other end of the watch is gone.
+struct Post {
+    socket: TcpListener,
+    vip: SocketAddr,
+    held: watch::Receiver<()>,
+}
 
-/// The workers beside the main thread. Dropping it ends them, with all that runs on them.
-#[derive(Debug)]
+/// All workers, and what they listen on. Dropping it ends those beside the main thread, with all that runs on them.
 pub(crate) struct Workers {
+    front: Arc<Front>,
+    stop: crate::front::Stop,
     threads: Vec<JoinHandle<()>>,
-    running: Option<watch::Sender<()>>,
+    /// To each thread. One that is gone ends its thread.
+    posts: Vec<mpsc::UnboundedSender<Post>>,
+    /// What is listened on; what is dropped is listened on no more.
+    vips: HashMap<SocketAddr, watch::Sender<()>>,
 }
 
 impl Workers {
-    /// Starts one thread for each set of sockets.
-    pub(crate) fn start(
-        front: &Arc<Front>,
-        sets: impl IntoIterator<Item = Listeners>,
-        control: &StopControl,
-    ) -> io::Result<Self> {
-        let (running, ended) = watch::channel(());
-        let mut workers = Workers { threads: Vec::new(), running: Some(running) };
-        for (n, listeners) in sets.into_iter().enumerate() {
+    /// Starts so many threads beside the main one. In its runtime.
+    pub(crate) fn start(front: &Arc<Front>, beside: usize, control: &StopControl) -> io::Result<Self> {
+        let mut workers = Workers {
+            front: Arc::clone(front),
+            stop: control.stop(),
+            threads: Vec::new(),
+            posts: Vec::new(),
+            vips: HashMap::new(),
+        };
+        for n in 0..beside {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let (front, stop, mut ended) = (Arc::clone(front), control.stop(), ended.clone());
+            let (front, stop) = (Arc::clone(front), control.stop());
+            let (post, mut posts) = mpsc::unbounded_channel();
             let thread = std::thread::Builder::new().name(format!("worker{}", n + 2)).spawn(move || {
                 runtime.block_on(async {
-                    accept(&front, listeners, &stop);
-                    // An error: the workers are dropped.
-                    let _ = ended.changed().await;
+                    while let Some(post) = posts.recv().await {
+                        accept(&front, post, &stop);
+                    }
                 });
             })?;
             workers.threads.push(thread);
+            workers.posts.push(post);
         }
         Ok(workers)
     }
+
+    /// Accepts on a VIP's sockets, one for each worker. In the main thread's runtime.
+    pub(crate) fn listen(&mut self, vip: SocketAddr, sockets: Vec<TcpListener>) {
+        let (hold, held) = watch::channel(());
+        let mut sockets = sockets.into_iter();
+        if let Some(socket) = sockets.next() {
+            accept(&self.front, Post { socket, vip, held: held.clone() }, &self.stop);
+        }
+        for (socket, post) in sockets.zip(&self.posts) {
+            let _ = post.send(Post { socket, vip, held: held.clone() });
+        }
+        self.vips.insert(vip, hold);
+    }
+
+    /// Accepts no more on a VIP. Connections that were accepted go on.
+    pub(crate) fn unlisten(&mut self, vip: SocketAddr) {
+        self.vips.remove(&vip);
+    }
+
+    /// The VIPs that are listened on.
+    pub(crate) fn vips(&self) -> impl Iterator<Item = SocketAddr> {
+        self.vips.keys().copied()
+    }
 }
 
-/// Accepts on these sockets, in tasks of the current runtime.
-pub(crate) fn accept(front: &Arc<Front>, listeners: Listeners, stop: &crate::front::Stop) {
-    for (listener, vip) in listeners {
-        tokio::spawn(Arc::clone(front).run(listener, vip, stop.clone()));
-    }
+/// Accepts on this socket, in a task of the current runtime.
+fn accept(front: &Arc<Front>, post: Post, stop: &crate::front::Stop) {
+    let Post { socket, vip, mut held } = post;
+    let run = Arc::clone(front).run(socket, vip, stop.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = run => {}
+            // An error: the other end is gone.
+            _ = held.changed() => {}
+        }
+    });
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        drop(self.running.take());
+        self.posts.clear();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a worker had panicked");

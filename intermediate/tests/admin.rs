@@ -28,7 +28,7 @@ async fn every_path_answers_and_what_was_counted_is_shown() {
     let bed = Bed::start(limits(), &[address]);
     bed.exchange(b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
     bed.exchange(b"\x16garbage").await;
-    let admin = Admin::new(Arc::clone(&bed.front), None);
+    let admin = Admin::new(Arc::clone(&bed.front), None, None);
     let settings =
         AdminSettings { unix: None, tcp: Some(Spanned::new(0..0, "127.0.0.1:0".parse().unwrap())) };
     let running = baton_daemon::admin::serve(&settings, Arc::clone(&admin).router()).await.unwrap();

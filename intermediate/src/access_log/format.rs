@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use time::{Month, OffsetDateTime};
 
 /// How lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One JSON object a line.

@@ -4,10 +4,11 @@ mod scrape;
 
 use crate::flows::FlowFilter;
 use crate::front::{Front, Migration};
+use crate::reload::{ReloadError, ReloadHandle};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use baton_loader::Plane;
 use prometheus_client::registry::Registry;
@@ -26,19 +27,20 @@ pub struct Admin {
     front: Arc<Front>,
     plane: Option<Arc<Plane>>,
     registry: Registry,
+    reload: Option<ReloadHandle>,
     stopping: AtomicBool,
 }
 
 impl Admin {
     /// Over a front whose listeners are bound and whose data plane, if it has one, is attached.
-    pub fn new(front: Arc<Front>, plane: Option<Arc<Plane>>) -> Arc<Self> {
+    pub fn new(front: Arc<Front>, plane: Option<Arc<Plane>>, reload: Option<ReloadHandle>) -> Arc<Self> {
         let mut registry = Registry::default();
         baton_daemon::metrics::register_build_info(&mut registry, "intermediate", env!("CARGO_PKG_VERSION"));
         front.metrics.register(&mut registry);
         front.access_log.register(&mut registry);
         front.upstreams.register(&mut registry);
         scrape::register(&mut registry, &front, plane.as_ref());
-        Arc::new(Admin { front, plane, registry, stopping: AtomicBool::new(false) })
+        Arc::new(Admin { front, plane, registry, reload, stopping: AtomicBool::new(false) })
     }
 
     /// From here on `/readyz` says no.
@@ -55,6 +57,7 @@ impl Admin {
             .route("/v1/flows", get(flows))
             .route("/v1/flows/{id}", get(flow))
             .route("/v1/migrations", get(migrations))
+            .route("/v1/reload", post(reload))
             .route("/metrics", get(metrics))
             .route("/", get(unknown))
             .route("/{*path}", get(unknown))
@@ -154,6 +157,21 @@ async fn migrations(
             Json(BTreeMap::from([("migrations", recent)])).into_response()
         }
         Err(_) => error(StatusCode::BAD_REQUEST, "the query may name limit"),
+    }
+}
+
+/// 200 with what was done; 422 if the file is wrong, 409 if it cannot be taken into service: then nothing was changed.
+async fn reload(State(admin): State<Arc<Admin>>) -> Response {
+    let Some(handle) = &admin.reload else {
+        return error(StatusCode::NOT_IMPLEMENTED, "this process has no configuration file");
+    };
+    match handle.reload().await {
+        Ok(reloaded) => Json(reloaded).into_response(),
+        Err(ReloadError::Config(wrong)) => {
+            let body = json!({ "error": "the configuration is wrong; nothing was changed", "problems": wrong.lines });
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()
+        }
+        Err(e) => error(StatusCode::CONFLICT, &format!("{e}; nothing was changed")),
     }
 }
 

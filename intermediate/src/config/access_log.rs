@@ -2,11 +2,11 @@
 
 use crate::access_log::{Destination, Format};
 use baton_daemon::config::{Problems, Spanned};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// `[access_log]`: one record for each request; none without the section.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessLog {
     /// How lines look: `json` (default), `logfmt` or `common`.

@@ -3,10 +3,10 @@
 use super::route::Pairs;
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::http::{Forwarded, HeaderChanges, check_change};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// `[route.request_headers]`: what is changed in a request's head on its way to the server.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RequestHeaders {
     /// These headers have these values and no other.

@@ -1,10 +1,10 @@
 //! `[pool.health]`.
 
 use baton_daemon::config::{Problems, Spanned};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// `[pool.health]`: how the servers of a pool are checked.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Health {}
 

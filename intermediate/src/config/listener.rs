@@ -5,12 +5,12 @@ use super::{Config, check_address};
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::route::{KeepAlive, Mode};
 use rustls::server::ServerConfig;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 /// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// HTTP/1 in the clear.
@@ -32,7 +32,7 @@ impl Protocol {
 }
 
 /// `[[listener]]`: an address clients connect to.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// What routes call it; the vip's text if it is not given.

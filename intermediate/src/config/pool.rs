@@ -4,16 +4,16 @@ use super::Config;
 use super::health::Health;
 use super::similar::did_you_mean;
 use baton_daemon::config::{Problems, Spanned};
-use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The pool there is if the file names none.
 pub const DEFAULT_POOL: &str = "default";
 
 /// How a pool chooses among its targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Of two taken at random the one with fewer flows.
@@ -30,7 +30,7 @@ pub enum Balance {
 }
 
 /// A target's part in a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PoolTarget {
     /// Its name.
     pub target: String,
@@ -39,7 +39,7 @@ pub struct PoolTarget {
 }
 
 /// `sticky`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sticky {
     /// The cookie's name.
@@ -47,7 +47,7 @@ pub struct Sticky {
 }
 
 /// `[[pool]]`: targets that can serve the same requests.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolEntry {
     /// What routes and listeners call it.

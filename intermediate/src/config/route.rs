@@ -7,7 +7,7 @@ use super::similar::did_you_mean;
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::http::is_token_text;
 use baton_shared::route::{HostRule, KeepAlive, Mode, PathRule, PoolId, Route, RuleError, Rules, ValueRule};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 pub type Pairs = BTreeMap<Spanned<String>, Spanned<String>>;
 
 /// `[[route]]`: which requests go to which pool. The first that takes a request wins.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteEntry {
     /// What logs call it; `route N` if it is not given.

@@ -4,11 +4,11 @@ use super::{Config, check_address};
 use crate::targets::{Servers, TargetSpec};
 use baton_daemon::config::{PlaneKind, Problems, Spanned};
 use baton_shared::translate::Leg;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// `[[target]]`: a server, and the agent on its host.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TargetEntry {
     /// What pools call it.

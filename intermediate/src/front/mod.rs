@@ -131,6 +131,11 @@ impl<S> Accepted<S> {
 }
 
 impl Front {
+    /// Takes a new snapshot of the site into service. Connections under way finish with the one they began with.
+    pub fn install(&self, site: Site) {
+        self.site.store(Arc::new(site));
+    }
+
     /// Accepts on `listener` until told to stop; each connection gets its own task.
     pub async fn run(self: Arc<Self>, listener: TcpListener, vip: SocketAddr, stop: Stop) {
         let listener = match tokio::net::TcpListener::from_std(listener) {

@@ -146,7 +146,7 @@ impl Migrator {
                     down_since.remove(&agent.id);
                 } else {
                     let since = *down_since.entry(agent.id).or_insert_with(Instant::now);
-                    agent.set_lost(since.elapsed() > self.settings.agent_lost);
+                    agent.set_lost(since.elapsed() > self.settings().agent_lost);
                 }
             }
         }

@@ -39,12 +39,17 @@ impl Migrator {
     pub(super) async fn watch_target(self: Arc<Self>, id: TargetId) {
         let mut watched: HashMap<FlowRef, LostFlow> = HashMap::new();
         let mut silent_since = None;
-        let patience = u64::try_from(self.settings.agent_lost.as_nanos()).unwrap_or(u64::MAX);
+        let patience = u64::try_from(self.settings().agent_lost.as_nanos()).unwrap_or(u64::MAX);
         let mut cuts = JoinSet::new();
         loop {
-            tokio::time::sleep(LOOK.min(self.settings.agent_lost)).await;
+            tokio::time::sleep(LOOK.min(self.settings().agent_lost)).await;
             let Some(target) = self.targets.get(id) else { return };
             while cuts.try_join_next().is_some() {}
+            if target.is_removed() && target.flows() == 0 {
+                watched.clear();
+                silent_since = None;
+                continue;
+            }
             if target.is_up() {
                 watched.clear();
                 silent_since = None;

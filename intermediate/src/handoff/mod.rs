@@ -30,6 +30,7 @@ use crate::flows::Flows;
 use crate::hold::{Hold, PacketSink};
 use crate::reset::Resetter;
 use crate::targets::Targets;
+use arc_swap::ArcSwap;
 use baton_loader::Plane;
 use baton_shared::reason::CloseReason;
 use flight::Kept;
@@ -50,7 +51,7 @@ pub struct Migrator {
     flows: Flows,
     hold: Hold,
     targets: Arc<Targets>,
-    settings: HandoffSettings,
+    settings: ArcSwap<HandoffSettings>,
     pending: Pending,
     history: History,
     resetter: Resetter,
@@ -76,7 +77,7 @@ impl Migrator {
             flows: Flows::new(plane, targets.clone(), settings.linger, settings.idle),
             hold: Hold::new(sink, settings.hold),
             targets,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             pending: Pending::default(),
             history: History::new(settings.history),
             resetter: Resetter::new(),
@@ -87,6 +88,20 @@ impl Migrator {
             prefetched: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),
         })
+    }
+
+    fn settings(&self) -> HandoffSettings {
+        **self.settings.load()
+    }
+
+    /// Takes other times and limits: `out_ifindex`, `linger`, `idle` and `history` stay as they are. A migration under
+    /// way may go by both.
+    pub fn change_settings(&self, to: &HandoffSettings) {
+        let HandoffSettings { deadline, freeze, agent_lost, prefetch_bytes, hold, .. } = *to;
+        let changed =
+            HandoffSettings { deadline, freeze, agent_lost, prefetch_bytes, hold, ..self.settings() };
+        self.settings.store(Arc::new(changed));
+        self.hold.set_limits(hold);
     }
 
     /// The flows given away.

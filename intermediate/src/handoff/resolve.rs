@@ -32,9 +32,9 @@ impl Migrator {
     ) -> Resolved {
         let mut machine = Handoff::new();
         let sent = Instant::now();
-        let give_up = self.settings.agent_lost.max(self.settings.deadline + Duration::from_millis(500));
+        let give_up = self.settings().agent_lost.max(self.settings().deadline + Duration::from_millis(500));
         let mut late = false;
-        let timer = tokio::time::sleep(self.settings.deadline);
+        let timer = tokio::time::sleep(self.settings().deadline);
         tokio::pin!(timer);
         loop {
             let mut answer = None;
@@ -108,7 +108,7 @@ impl Migrator {
         record.seq_delta = 0;
         record.tsval_delta = 0;
         record.tsecr_delta = answer.ts_delta.wrapping_neg();
-        record.out_ifindex = self.settings.out_ifindex;
+        record.out_ifindex = self.settings().out_ifindex;
         record.note_ack = captured.connection.snd_nxt.raw();
         record.note_seq_end = captured.connection.rcv_nxt.raw();
         if captured.connection.options.timestamps {

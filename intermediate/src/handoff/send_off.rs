@@ -33,7 +33,7 @@ impl Migrator {
         let Some(server) = target.spec.servers.for_vip(ends.vip) else {
             return Err(keep(stream, ProxyReason::AddressFamily));
         };
-        if request.len() > self.settings.prefetch_bytes {
+        if request.len() > self.settings().prefetch_bytes {
             return Err(keep(stream, ProxyReason::PrefetchTooLarge));
         }
         // Reads the saved SYN, which needs no freeze.
@@ -50,7 +50,7 @@ impl Migrator {
         subject.flow_id = Some(place.flow.flow_id);
         times.freeze = lap.lap();
 
-        let limit = self.settings.prefetch_bytes;
+        let limit = self.settings().prefetch_bytes;
         let drained = live.drain(request, limit);
         times.drain = lap.lap();
         let captured = match drained {
@@ -66,7 +66,7 @@ impl Migrator {
 
         let message = Message::Handoff(Box::new(HandoffMessage {
             flow: place.flow,
-            deadline_ms: u32::try_from(self.settings.deadline.as_millis()).unwrap_or(u32::MAX),
+            deadline_ms: u32::try_from(self.settings().deadline.as_millis()).unwrap_or(u32::MAX),
             server,
             connection: captured.connection.clone(),
             acknowledged: captured.connection.rcv_nxt,
@@ -107,7 +107,7 @@ impl Migrator {
         };
         // Before the key is in force: no diverted packet may find the queue missing.
         let held = self.hold.begin(crate::flows::flow_key(ends.client, ends.vip));
-        let freeze = self.settings.freeze.max(self.settings.deadline + FREEZE_MARGIN / 4);
+        let freeze = self.settings().freeze.max(self.settings().deadline + FREEZE_MARGIN / 4);
         match self.flows.begin(identity, freeze) {
             Ok(place) => Ok((place, held)),
             Err(e) => {

@@ -1,6 +1,7 @@
 //! Gives up what the daemons do not need once they have started.
 
-use caps::{CapSet, Capability, CapsHashSet};
+pub use caps::Capability;
+use caps::{CapSet, CapsHashSet};
 use thiserror::Error;
 
 /// What both daemons keep, as far as they have it: TUN, `TCP_REPAIR` and TC need `CAP_NET_ADMIN`, maps and programs

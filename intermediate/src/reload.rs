@@ -1,0 +1,198 @@
+//! Taking a changed configuration into service: all of it or nothing, and without touching a connection.
+//!
+//! What can fail comes first: the file, the sockets of new listeners, the channels to new agents. Then the new
+//! snapshot of the site is put in the old one's place; connections under way finish with the one they began with.
+
+use crate::config::Config;
+use crate::front::{Front, Migration, listen_shared};
+use crate::run::{hello, hint};
+use crate::site::Site;
+use crate::workers::Workers;
+use baton_daemon::config::{ConfigError, PlaneKind};
+use baton_daemon::control::ControlError;
+use baton_daemon::tun::interface_mtu;
+use baton_shared::route::Mode;
+use serde::Serialize;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Where no uplink is named.
+const ETHERNET_MTU: u32 = 1500;
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A new listener's port.
+    #[error("cannot listen on {vip}: {source}{}", hint(.source))]
+    Listen {
+        /// The address.
+        vip: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The plane in user space was given its addresses at the start.
+    #[error(
+        "a listener on {0} cannot be added without a restart: the plane in user space takes its addresses at the start"
+    )]
+    Addresses(SocketAddr),
+    /// This node's own certificate.
+    #[error("control channel: {0}")]
+    Control(#[from] ControlError),
+    /// The daemon is stopping.
+    #[error("the intermediate is stopping")]
+    Stopping,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// Listeners that are new.
+    pub listeners_added: Vec<SocketAddr>,
+    /// Listeners that are gone; their connections go on.
+    pub listeners_removed: Vec<SocketAddr>,
+    /// Targets that are new.
+    pub targets_added: Vec<String>,
+    /// Targets that are gone; their flows go on.
+    pub targets_removed: Vec<String>,
+    /// Keys that changed and take effect only after a restart.
+    pub needs_restart: Vec<String>,
+}
+
+type Answer = Result<Reloaded, ReloadError>;
+
+/// Asks for a reload from anywhere. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ReloadHandle(mpsc::Sender<oneshot::Sender<Answer>>);
+
+impl ReloadHandle {
+    /// One, and where its requests come.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<oneshot::Sender<Answer>>) {
+        let (ask, asked) = mpsc::channel(4);
+        (ReloadHandle(ask), asked)
+    }
+
+    /// Reads the file again and takes it into service.
+    pub async fn reload(&self) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(answer).await.map_err(|_| ReloadError::Stopping)?;
+        answered.await.map_err(|_| ReloadError::Stopping)?
+    }
+}
+
+/// Does it; there is one, on the main thread.
+pub(crate) struct Reloader {
+    pub(crate) path: PathBuf,
+    /// The file as it was at the start: what of it is static is in force to the end.
+    pub(crate) started: Config,
+    pub(crate) front: Arc<Front>,
+    pub(crate) workers: Workers,
+}
+
+impl Reloader {
+    /// Reads the file again and takes it into service.
+    pub(crate) async fn reload(&mut self) -> Answer {
+        let answer = self.try_reload().await;
+        self.front.metrics.on_reload(answer.is_ok());
+        match &answer {
+            Ok(reloaded) => {
+                tracing::info!(
+                    listeners_added = ?reloaded.listeners_added,
+                    listeners_removed = ?reloaded.listeners_removed,
+                    targets_added = ?reloaded.targets_added,
+                    targets_removed = ?reloaded.targets_removed,
+                    "configuration reloaded"
+                );
+                for key in &reloaded.needs_restart {
+                    tracing::warn!("reload: {key} changed, which takes effect after a restart");
+                }
+            }
+            Err(error) => {
+                for line in error.to_string().lines() {
+                    tracing::error!("reload refused, nothing was changed: {line}");
+                }
+            }
+        }
+        answer
+    }
+
+    async fn try_reload(&mut self) -> Answer {
+        let path = self.path.clone();
+        // Files and certificates are read: not on the thread that serves connections.
+        let loaded = tokio::task::spawn_blocking(move || Config::load(&path)).await;
+        let config = loaded.map_err(|_| ReloadError::Stopping)??;
+        let mut reloaded = Reloaded { needs_restart: self.needs_restart(&config), ..Reloaded::default() };
+
+        let now: Vec<SocketAddr> = self.workers.vips().collect();
+        let wanted = config.vips();
+        let mut sockets = Vec::new();
+        for vip in wanted.iter().filter(|vip| !now.contains(vip)) {
+            sockets.push((*vip, self.bind(*vip, &config)?));
+        }
+        let targets = &self.front.targets;
+        let names = || targets.iter().map(|target| (target.id, target.spec.name.clone())).collect::<Vec<_>>();
+        let before = names();
+        targets.prepare(config.targets());
+        if let (Migration::On(migrator), Some(needs)) =
+            (&self.front.migration, self.started.migration_needs())
+        {
+            migrator.connect(needs.tls, &hello(&self.started))?;
+        }
+
+        // Nothing fails from here on.
+        let old = self.front.site.load_full();
+        self.front.install(Site::new(&config, targets, Some(&old)));
+        if let Migration::On(migrator) = &self.front.migration {
+            migrator.change_settings(&config.handoff_settings(0));
+        }
+        for (vip, sockets) in sockets {
+            self.workers.listen(vip, sockets);
+            reloaded.listeners_added.push(vip);
+        }
+        for vip in now.into_iter().filter(|vip| !wanted.contains(vip)) {
+            self.workers.unlisten(vip);
+            reloaded.listeners_removed.push(vip);
+        }
+        let after = names();
+        let only = |some: &[(_, String)], others: &[(_, String)]| {
+            some.iter().filter(|target| !others.contains(target)).map(|(_, name)| name.clone()).collect()
+        };
+        reloaded.targets_added = only(&after, &before);
+        reloaded.targets_removed = only(&before, &after);
+        Ok(reloaded)
+    }
+
+    fn bind(&self, vip: SocketAddr, config: &Config) -> Result<Vec<TcpListener>, ReloadError> {
+        let migrates = matches!(self.front.migration, Migration::On(_));
+        if migrates && self.started.plane.kind == PlaneKind::Userspace {
+            return Err(ReloadError::Addresses(vip));
+        }
+        let mtu = self.started.migration_needs().and_then(|needs| interface_mtu(needs.uplink).ok());
+        let segment_bytes = config.segment_bytes(vip, mtu.unwrap_or(ETHERNET_MTU));
+        listen_shared(vip, self.started.workers(), segment_bytes)
+            .map_err(|source| ReloadError::Listen { vip, source })
+    }
+
+    /// What changed of the keys that are read at the start alone.
+    fn needs_restart(&self, config: &Config) -> Vec<String> {
+        let (was, is) = (self.started.static_keys(), config.static_keys());
+        let mut keys: Vec<String> = was
+            .iter()
+            .zip(&is)
+            .filter(|(was, is)| was != is)
+            .map(|((key, _), _)| (*key).to_owned())
+            .collect();
+        let wants =
+            config.listener.iter().any(|listener| listener.mode() == Mode::Migrate) || config.migrates();
+        if matches!(self.front.migration, Migration::Off(_)) && wants {
+            keys.push(
+                "mode = \"migrate\" (nothing migrated at the start, so there is no data plane)".to_owned(),
+            );
+        }
+        keys
+    }
+}

@@ -1,0 +1,225 @@
+//! The configuration changes while requests run: all or nothing, and no connection notices.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::{Connection, Response};
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::Program;
+use netns_lab::plan::INTERMEDIATE;
+use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+const POOLS: &str = r#"
+[[pool]]
+name = "one"
+targets = ["target1"]
+[[pool]]
+name = "two"
+targets = ["target2"]
+"#;
+const ROUTE: &str = r#"
+[[route]]
+name = "moved"
+path = "/10k"
+pool = "two"
+"#;
+
+fn site(name: &str) -> Option<TestLab> {
+    lab::up(name, |s| s.intermediate_with("listener", "pool", "one").intermediate_also(POOLS))
+}
+
+/// Writes another configuration in the place of the one there is.
+fn write(t: &TestLab, change: impl FnOnce(String) -> String) {
+    let path = t.lab.config(INTERMEDIATE, Program::Balancer);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, change(text)).unwrap();
+}
+
+/// `POST /v1/reload`: status and body.
+fn reload(t: &TestLab) -> (u16, Value) {
+    let socket =
+        format!("{}/admin.sock", t.lab.config(INTERMEDIATE, Program::Balancer).parent().unwrap().display());
+    let words = [
+        "curl",
+        "-sS",
+        "-X",
+        "POST",
+        "-H",
+        "X-Baton-CSRF: 1",
+        "-w",
+        "\n%{http_code}",
+        "--unix-socket",
+        &socket,
+        "http://localhost/v1/reload",
+    ];
+    let output = t.lab.exec(INTERMEDIATE, &words).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').unwrap_or_else(|| panic!("{text} {:?}", output.stderr));
+    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}")))
+}
+
+fn served_by(response: &Response) -> &str {
+    response.header("x-served-by").unwrap_or_default()
+}
+
+#[test]
+fn a_reload_changes_routes_for_new_requests_and_not_for_connections_under_way() {
+    let Some(t) = site("reload") else { return };
+    assert_eq!(served_by(&t.get("/10k").unwrap()), "target1");
+    // Under way, pinned: nothing differed by request when it began.
+    let mut pinned = t.client(|| {
+        let mut connection = Connection::open(VIP).unwrap();
+        connection.get("/1k").unwrap();
+        connection.response().unwrap();
+        connection
+    });
+    write(&t, |text| text + ROUTE);
+    let (status, said) = reload(&t);
+    assert_eq!((status, &said["needs_restart"]), (200, &serde_json::json!([])), "{said}");
+    assert_eq!(served_by(&t.get("/10k").unwrap()), "target2");
+    assert_eq!(served_by(&t.get("/1k").unwrap()), "target1");
+    let still = t.client(move || {
+        pinned.get("/10k").unwrap();
+        pinned.response().unwrap()
+    });
+    assert_eq!((still.status, served_by(&still)), (200, "target1"), "as it began");
+}
+
+#[test]
+fn a_wrong_file_changes_nothing_and_says_where_it_is_wrong() {
+    let Some(t) = site("reloadbad") else { return };
+    let good = std::fs::read_to_string(t.lab.config(INTERMEDIATE, Program::Balancer)).unwrap();
+    let lines = good.lines().count();
+    write(&t, |text| text + ROUTE + "[[route]]\npool = \"tow\"\npath = \"/\"\n");
+    let (status, said) = reload(&t);
+    assert_eq!(status, 422, "{said}");
+    let problem = said["problems"][0].as_str().unwrap();
+    let place = format!(":{}:8: there is no pool \"tow\"; did you mean \"two\"?", lines + 6 + 1);
+    assert!(problem.contains(&place), "{problem} has not {place}");
+    assert_eq!(served_by(&t.get("/10k").unwrap()), "target1", "nothing was changed");
+    // The same by signal; then a port that is taken; then what is right after all.
+    let pid = t.pid(INTERMEDIATE, Program::Balancer);
+    t.lab.exec(INTERMEDIATE, &["kill", "-HUP", &pid.to_string()]).unwrap();
+    let refused =
+        |n| move |t: &TestLab| t.metric(INTERMEDIATE, "baton_reloads_total{outcome=\"refused\"}") == n;
+    t.eventually("the second refusal", Duration::from_secs(5), refused(2));
+    let log = std::fs::read_to_string(t.lab.log(INTERMEDIATE, Program::Balancer)).unwrap();
+    assert_eq!(log.matches("nothing was changed").count(), 2, "{log}");
+    write(&t, |_| format!("{good}{ROUTE}[[listener]]\nvip = \"10.90.1.99:80\"\npool = \"one\"\n"));
+    let (status, said) = reload(&t);
+    assert_eq!(status, 409, "{said}");
+    assert!(said["error"].as_str().unwrap().contains("cannot listen on 10.90.1.99:80"), "{said}");
+    assert_eq!(served_by(&t.get("/10k").unwrap()), "target1", "nothing was changed");
+    write(&t, |_| good.replace("linger_ms = 3000", "linger_ms = 4000") + ROUTE);
+    t.lab.exec(INTERMEDIATE, &["kill", "-HUP", &pid.to_string()]).unwrap();
+    t.eventually("the reload", Duration::from_secs(5), |t| {
+        t.metric(INTERMEDIATE, "baton_reloads_total{outcome=\"applied\"}") == 1
+    });
+    assert_eq!(served_by(&t.get("/10k").unwrap()), "target2");
+    let log = std::fs::read_to_string(t.lab.log(INTERMEDIATE, Program::Balancer)).unwrap();
+    assert!(log.contains("[plane] changed, which takes effect after a restart"), "{log}");
+}
+
+#[test]
+fn get_changes_nothing_and_a_post_needs_the_header() {
+    let Some(t) = site("reloadcsrf") else { return };
+    let (status, _) = t.lab.admin_text(INTERMEDIATE, "/v1/reload").unwrap();
+    assert_eq!(status, 405);
+    assert_eq!(t.metric(INTERMEDIATE, "baton_reloads_total{outcome=\"applied\"}"), 0);
+}
+
+#[test]
+fn listeners_and_targets_come_and_go_and_connections_go_on() {
+    let Some(t) = site("reloadlisten") else { return };
+    let second = "10.90.1.100:81";
+    let at = |t: &TestLab, port: u16, path: &'static str| {
+        t.client(move || {
+            let mut vip = VIP;
+            vip.set_port(port);
+            let mut connection = Connection::open(vip)?;
+            connection.get(path)?;
+            connection.response().map(|response| (connection, response))
+        })
+    };
+    assert!(at(&t, 81, "/1k").is_err());
+    // A port below 1024, after capabilities were dropped.
+    write(&t, |text| {
+        format!(
+            "{text}[[listener]]\nname = \"second\"\nvip = \"{second}\"\npool = \"two\"\nmode = \"proxy\"\n"
+        )
+    });
+    let (status, said) = reload(&t);
+    assert_eq!((status, &said["listeners_added"]), (200, &serde_json::json!([second])), "{said}");
+    let (mut connection, response) = at(&t, 81, "/1k").unwrap();
+    assert_eq!(served_by(&response), "target2");
+    assert_eq!(served_by(&t.get("/1k").unwrap()), "target1");
+
+    // Gone again, and target1 with it: what is open goes on.
+    let (mut migrated, _) = at(&t, 80, "/1k").unwrap();
+    write(&t, |text| {
+        let (before, _) = text.split_once("[[listener]]\nname = \"second\"").unwrap();
+        let (top, rest) = before.split_once("[[target]]\nname = \"target1\"").unwrap();
+        let rest = rest.split_once("[[target]]").unwrap().1;
+        format!("{top}[[target]]{rest}").replace("targets = [\"target1\"]", "targets = [\"target2\"]")
+    });
+    let (status, said) = reload(&t);
+    assert_eq!((status, &said["listeners_removed"]), (200, &serde_json::json!([second])), "{said}");
+    assert_eq!(said["targets_removed"], serde_json::json!(["target1"]));
+    let (proxied, still) = t.client(move || {
+        connection.get("/1k").unwrap();
+        migrated.get("/100k").unwrap();
+        (connection.response().unwrap(), migrated.response().unwrap())
+    });
+    assert_eq!((proxied.status, served_by(&still)), (200, "target1"));
+    assert!(at(&t, 81, "/1k").is_err(), "nobody listens there any more");
+    assert_eq!(served_by(&t.get("/1k").unwrap()), "target2");
+    let views = t.admin(INTERMEDIATE, "/v1/targets");
+    let removed = views["targets"].as_array().unwrap().iter().filter(|v| v["removed"] == true).count();
+    assert!(removed <= 1, "{views}");
+}
+
+#[test]
+fn a_hundred_reloads_under_load_fail_no_request_and_reach_no_wrong_pool() {
+    let Some(t) = site("reloadload") else { return };
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let good = std::fs::read_to_string(t.lab.config(INTERMEDIATE, Program::Balancer)).unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+            // The first path is target1's before and after every reload.
+            let path = if n % 2 == 0 { "/1k" } else { "/10k" };
+            let work = move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let response =
+                        baton_tests::client::get(VIP, path).unwrap_or_else(|e| panic!("{path}: {e}"));
+                    assert_eq!(response.status, 200, "{path}");
+                    assert!(path == "/10k" || served_by(&response) == "target1", "{path}");
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            };
+            scope.spawn(|| t.client(work));
+        }
+        let stop_at_last = StopAtLast(&stop);
+        for n in 0..100 {
+            write(&t, |_| if n % 2 == 0 { format!("{good}{ROUTE}") } else { good.clone() });
+            let (status, said) = reload(&t);
+            assert_eq!(status, 200, "{said}");
+            // Between two reloads what is asked for goes where the present table says.
+            let expected = if n % 2 == 0 { "target2" } else { "target1" };
+            assert_eq!(served_by(&t.get("/10k").unwrap()), expected, "reload {n}");
+        }
+        drop(stop_at_last);
+    });
+    assert!(done.load(Ordering::Relaxed) > 200, "{done:?} requests");
+    assert_eq!(t.metric(INTERMEDIATE, "baton_reloads_total{outcome=\"applied\"}"), 100);
+}
+
+/// Ends the load, also if the test fails.
+struct StopAtLast<'a>(&'a AtomicBool);
+
+impl Drop for StopAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
