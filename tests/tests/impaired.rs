@@ -7,7 +7,7 @@
 
 use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab};
-use netns_lab::{Family, Impairment, LabSpec, content, plan};
+use netns_lab::{Family, Impairment, LabSpec, Plane, content, plan};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -160,10 +160,16 @@ fn run(
 
 /// All seeds in one lab, on these links: as many seeds at once as there are links.
 fn seeds_on(name: &str, family: Family, vip: SocketAddr, links: &[&str]) {
+    seeds_in(name, family, Plane::Ebpf, vip, links);
+}
+
+/// The same with any data plane.
+fn seeds_in(name: &str, family: Family, plane: Plane, vip: SocketAddr, links: &[&str]) {
     let order = |s: LabSpec| {
         let impair_links = links.iter().map(|link| (*link).to_owned()).collect();
         let clients = u8::try_from(links.len()).unwrap();
-        LabSpec { impair_links, ..s.clients(clients).family(family).impair(Impairment::default()) }
+        let impaired = s.clients(clients).family(family).plane(plane).impair(Impairment::default());
+        LabSpec { impair_links, ..impaired }
     };
     let Some(t) = lab::up(name, order) else { return };
     let files = Files { k10: t.sha256("10k"), k100: t.sha256("100k"), m1: t.sha256("1m") };
@@ -225,6 +231,16 @@ fn a_bad_link_of_the_intermediate_harms_no_more() {
 #[test]
 fn a_bad_link_of_a_target_harms_no_more() {
     seeds_on("badt", Family::Dual, plan::VIP6.into(), &["target1"]);
+}
+
+#[test]
+fn bad_links_harm_no_more_without_ebpf() {
+    seeds_in("badu4", Family::V4, Plane::Userspace, plan::VIP.into(), &CLIENTS);
+}
+
+#[test]
+fn bad_links_harm_no_more_without_ebpf_over_ipv6() {
+    seeds_in("badu6", Family::V6, Plane::Userspace, plan::VIP6.into(), &CLIENTS);
 }
 
 /// Counters of the kernel in a node's namespace: names as nstat(8) has them.

@@ -80,6 +80,27 @@ fn both_versions_of_ip_are_carried() {
     t.expect_requests(4, 0);
 }
 
+/// A server's packets that are of no migrated connection come back from the agent with the host's own address as source.
+#[test]
+fn connections_past_the_vip_and_proxied_ones_go_their_ordinary_way() {
+    let order = |s: netns_lab::LabSpec| {
+        s.targets(1)
+            .plane(Plane::Userspace)
+            .family(Family::Dual)
+            .intermediate_with("listener", "mode", "proxy")
+    };
+    let Some(t) = lab::up("us-past", order) else { return };
+    let servers = plan::target_addrs(Family::Dual, 1).into_iter().map(|ip| SocketAddr::new(ip, 80));
+    let within = Duration::from_secs(20);
+    for to in servers.chain(plan::vips(Family::Dual)) {
+        let started = std::time::Instant::now();
+        let response = t.client(move || client::get(to, "/1m")).unwrap();
+        assert_eq!((response.status, response.sha256), (200, t.sha256("1m")), "{to}");
+        assert!(started.elapsed() < within, "{to} took {:?}", started.elapsed());
+    }
+    t.expect_requests(0, 2);
+}
+
 #[test]
 fn each_host_has_the_plane_it_wants() {
     for (name, carried) in [("us-mixed1", true), ("us-mixed2", false)] {

@@ -107,6 +107,9 @@ impl Steering {
         // Loose: clients are not reached by the TUN. The stricter of `all` and the device does not count, but the
         // larger number, and loose has it.
         self.set(&format!("ipv4/conf/{tun}/rp_filter"), "2")?;
+        // What comes back may have an address of this host's as its source: a server's when nothing was translated, the
+        // VIP on errors that were.
+        self.set(&format!("ipv4/conf/{tun}/accept_local"), "1")?;
         self.netlink
             .add_address(TUN_ADDRESS, lead.tun_ifindex)
             .map_err(routing("adding the TUN's address"))?;
