@@ -173,6 +173,8 @@ impl Config {
                 connect: l.connect,
             },
             head_timeout: Duration::from_millis(*l.head_timeout_ms.get_ref()),
+            slow: l.slow(),
+            sources: l.sources(),
             connections: *l.connections.get_ref(),
             upstream_timeout: Duration::from_millis(*l.upstream_timeout_ms.get_ref()),
             client_timeout: Duration::from_millis(*l.client_timeout_ms.get_ref()),

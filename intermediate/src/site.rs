@@ -6,6 +6,7 @@ use crate::config::{Config, DEFAULT_POOL, Protocol, StreamTimes};
 use crate::front::FrontLimits;
 use crate::pools::{Member, Pool};
 use crate::targets::{Target, Targets};
+use baton_shared::admission::Network;
 use baton_shared::http::{HeaderChanges, RequestHead};
 use baton_shared::reason::CloseReason;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, PoolId, RequestFacts, Route, RouteTable};
@@ -46,6 +47,8 @@ pub struct Site {
     pub table: RouteTable,
     /// What a client may ask of us.
     pub limits: FrontLimits,
+    /// Clients whose source's connections are not counted.
+    pub source_exempt: Vec<Network>,
 }
 
 /// What is to be done with a request.
@@ -111,6 +114,7 @@ impl Site {
             pools: pools(config, &all).into_iter().map(same).collect(),
             table: RouteTable::new(routes),
             limits: config.front_limits(),
+            source_exempt: config.limits.source_exempt(),
         }
     }
 

@@ -177,6 +177,7 @@ async fn a_changed_certificate_is_shown_to_new_connections_and_cuts_no_old_one()
         pools: before.pools.clone(),
         table: baton_shared::route::RouteTable::new(vec![]),
         limits: before.limits,
+        source_exempt: Vec::new(),
     };
     https.bed.front.site.store(Arc::new(site));
     assert!(https.curl("renewed.pem", "first.example", "/a", &[]).await.status.success());

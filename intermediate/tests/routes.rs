@@ -79,6 +79,7 @@ async fn what_no_route_takes_is_404_and_what_can_be_read_in_two_ways_400() {
         pools: bed.front.site.load().pools.clone(),
         table: bed.front.site.load().table.clone(),
         limits: limits(),
+        source_exempt: Vec::new(),
     };
     site.listeners[0].pool = None;
     bed.front.site.store(site.into());

@@ -16,6 +16,8 @@ pub mod translate;
 pub mod wire;
 
 #[cfg(feature = "std")]
+pub mod admission;
+#[cfg(feature = "std")]
 pub mod balance;
 #[cfg(feature = "std")]
 pub mod capture;
@@ -25,6 +27,8 @@ pub mod control;
 pub mod health;
 #[cfg(feature = "std")]
 pub mod http;
+#[cfg(feature = "std")]
+pub mod pace;
 #[cfg(feature = "std")]
 pub mod packet;
 #[cfg(feature = "std")]

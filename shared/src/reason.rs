@@ -167,7 +167,7 @@ reasons! {
         RelayIdle = 24, "relay_idle", "Nothing passed on a relayed connection or tunnel for the listener's idle_ms: closed.";
         SourceLimit = 25, "source_limit", "More connections from one source (limits.source_prefix_v4 or _v6) than limits.connections_per_source: closed without a word.";
         SlowBody = 26, "slow_body", "A proxied request's body came slower than limits.body_min_rate for longer than limits.body_grace_ms: answered 408.";
-        SlowReader = 27, "slow_reader", "The client took a proxied response in slower than limits.response_min_rate for longer than limits.body_grace_ms: the connection was closed.";
+        SlowReader = 27, "slow_reader", "The client took a proxied response in slower than limits.response_min_rate for longer than limits.client_timeout_ms: the connection was closed.";
         IdleTimeout = 28, "idle_timeout", "A kept connection made no further request within limits.idle_timeout_ms: closed.";
     }
 }

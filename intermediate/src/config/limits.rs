@@ -1,10 +1,14 @@
 //! `[limits]` and `[handoff]`.
 
+use crate::front::SlowLimits;
 use baton_daemon::config::{Problems, Spanned};
+use baton_shared::admission::{Network, SourceLimits};
 use baton_shared::control::MAX_FRAME_BYTES;
+use baton_shared::pace::MinRate;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// What the rest of a handoff's frame takes at most.
 const FRAME_ROOM: usize = 4096;
@@ -23,13 +27,30 @@ pub struct Limits {
     pub target_bytes: Spanned<usize>,
     /// Whether CONNECT is passed on like another method; else it is answered 501.
     pub connect: bool,
-    /// Milliseconds from accept to the complete head.
+    /// Milliseconds from accept to the complete head; of later heads, from their first byte.
     pub head_timeout_ms: Spanned<u64>,
+    /// Milliseconds for which a kept connection that is proxied may go without a request.
+    pub idle_timeout_ms: Spanned<u64>,
+    /// Bytes per second that the body of a proxied request must come with while it is waited for; 0: any.
+    pub body_min_rate: Spanned<u64>,
+    /// Milliseconds for which it may be waited for without a byte, or as many bytes too few.
+    pub body_grace_ms: Spanned<u64>,
+    /// Bytes per second that the client of a proxied response must take in while there are any; 0: any. Its grace is
+    /// `client_timeout_ms`.
+    pub response_min_rate: Spanned<u64>,
     /// Bytes of a request that may have arrived before its handoff; with more it is proxied.
     pub prefetch_bytes: Spanned<usize>,
     /// Connections of the intermediate's own sockets. For one more, the one that has waited longest for its first
     /// request head is closed; if none waits, the new one.
     pub connections: Spanned<usize>,
+    /// Connections of the intermediate's own sockets that one source may have; 0: any number.
+    pub connections_per_source: Spanned<u32>,
+    /// How many bits of an IPv4 address are the source.
+    pub source_prefix_v4: Spanned<u8>,
+    /// How many bits of an IPv6 address are the source.
+    pub source_prefix_v6: Spanned<u8>,
+    /// Addresses and networks to which that does not apply: other proxies, monitoring.
+    pub source_exempt: Vec<Spanned<String>>,
     /// Milliseconds without progress before a proxied request is given up.
     pub upstream_timeout_ms: Spanned<u64>,
     /// Milliseconds a client of a proxied response may take in nothing before its connection is given up.
@@ -53,8 +74,16 @@ impl Default for Limits {
             target_bytes: default(8_192),
             connect: false,
             head_timeout_ms: default(10_000),
+            idle_timeout_ms: default(60_000),
+            body_min_rate: default(240),
+            body_grace_ms: default(30_000),
+            response_min_rate: default(240),
             prefetch_bytes: default(262_144),
             connections: default(10_000),
+            connections_per_source: default(0),
+            source_prefix_v4: default(32),
+            source_prefix_v6: default(64),
+            source_exempt: Vec::new(),
             upstream_timeout_ms: default(60_000),
             client_timeout_ms: default(60_000),
             hold_bytes_per_flow: default(4_194_304),
@@ -75,11 +104,52 @@ impl Limits {
         check("hold_bytes_per_flow", &self.hold_bytes_per_flow, 65_536..=1 << 30);
         check("hold_bytes", &self.hold_bytes, 65_536..=1 << 36);
         within(problems, "head_timeout_ms", &self.head_timeout_ms, 1..=HOUR);
+        within(problems, "idle_timeout_ms", &self.idle_timeout_ms, 1..=24 * HOUR);
+        within(problems, "body_min_rate", &self.body_min_rate, 0..=1 << 30);
+        within(problems, "body_grace_ms", &self.body_grace_ms, 1..=HOUR);
+        within(problems, "response_min_rate", &self.response_min_rate, 0..=1 << 30);
+        within(problems, "connections_per_source", &self.connections_per_source, 0..=10_000_000);
+        within(problems, "source_prefix_v4", &self.source_prefix_v4, 1..=32);
+        within(problems, "source_prefix_v6", &self.source_prefix_v6, 1..=128);
+        for network in &self.source_exempt {
+            if let Err(e) = network.get_ref().parse::<Network>() {
+                problems.with(network, format!("source_exempt: {:?} {e}", network.get_ref()));
+            }
+        }
         within(problems, "upstream_timeout_ms", &self.upstream_timeout_ms, 1..=24 * HOUR);
         within(problems, "client_timeout_ms", &self.client_timeout_ms, 1..=24 * HOUR);
         not_over(problems, ("head_bytes", &self.head_bytes), ("prefetch_bytes", &self.prefetch_bytes));
         let per_flow = ("hold_bytes_per_flow", &self.hold_bytes_per_flow);
         not_over(problems, per_flow, ("hold_bytes", &self.hold_bytes));
+    }
+}
+
+impl Limits {
+    /// How slow a client may be.
+    pub fn slow(&self) -> SlowLimits {
+        let rate = |rate: &Spanned<u64>, grace: &Spanned<u64>| MinRate {
+            bytes_per_second: *rate.get_ref(),
+            grace_ns: grace.get_ref().saturating_mul(1_000_000),
+        };
+        SlowLimits {
+            idle: Duration::from_millis(*self.idle_timeout_ms.get_ref()),
+            body: rate(&self.body_min_rate, &self.body_grace_ms),
+            response: rate(&self.response_min_rate, &self.client_timeout_ms),
+        }
+    }
+
+    /// How many connections a source may have.
+    pub fn sources(&self) -> SourceLimits {
+        SourceLimits {
+            connections: *self.connections_per_source.get_ref(),
+            prefix_v4: *self.source_prefix_v4.get_ref(),
+            prefix_v6: *self.source_prefix_v6.get_ref(),
+        }
+    }
+
+    /// The networks to which that does not apply.
+    pub fn source_exempt(&self) -> Vec<Network> {
+        self.source_exempt.iter().filter_map(|network| network.get_ref().parse().ok()).collect()
     }
 }
 

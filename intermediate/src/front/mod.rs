@@ -13,8 +13,8 @@ mod waiting;
 pub use answer::{answer_and_close, close_lingering, text};
 pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
-pub(crate) use waiting::Place;
 pub use waiting::Waiting;
+pub(crate) use waiting::{Place, SourcePlace};
 
 use crate::access_log::AccessLog;
 use crate::config::{Protocol, StreamTimes};
@@ -24,8 +24,9 @@ use crate::proxy::{Peer, Upstreams};
 use crate::site::Site;
 use crate::targets::Targets;
 use arc_swap::ArcSwap;
+use baton_shared::admission::SourceLimits;
 use baton_shared::http::HeadLimits;
-use baton_shared::reason::CloseReason;
+use baton_shared::pace::MinRate;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,14 +36,29 @@ use std::time::{Duration, Instant, SystemTime};
 pub struct FrontLimits {
     /// Of a request head.
     pub head: HeadLimits,
-    /// From accept to the complete first head; and of idleness between requests that are proxied.
+    /// From accept to the complete first head; of later ones, from their first byte.
     pub head_timeout: Duration,
+    /// How slow a client may be.
+    pub slow: SlowLimits,
+    /// How many connections a source may have.
+    pub sources: SourceLimits,
     /// Connections of our own sockets at a time.
     pub connections: usize,
     /// Without progress on the way to a server or from it.
     pub upstream_timeout: Duration,
     /// For which a client of a proxied response may take in nothing.
     pub client_timeout: Duration,
+}
+
+/// How slow a client may be whose requests are proxied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowLimits {
+    /// Between requests.
+    pub idle: Duration,
+    /// With a request's body.
+    pub body: MinRate,
+    /// With a response.
+    pub response: MinRate,
 }
 
 /// All a connection needs to know of the rest.
@@ -92,7 +108,7 @@ impl Migration {
 }
 
 /// What is held as long as a connection's socket is ours.
-pub(crate) type Guards = (OpenConnection, Busy);
+pub(crate) type Guards = (OpenConnection, Busy, Option<SourcePlace>);
 
 /// A connection that was just accepted.
 struct Accepted<S = tokio::net::TcpStream> {
@@ -174,21 +190,29 @@ impl Front {
         // A listener that was taken out of the configuration while this connection waited in its queue.
         let Some((listener, _)) = site.listener(vip) else { return };
         let open = self.metrics.connection();
-        if usize::try_from(self.metrics.open_connections()).unwrap_or(0) > site.limits.connections {
-            // Nobody waits for a head: all are being served. Else that one's place is this one's.
-            if !self.waiting.give_up_oldest() {
-                self.metrics.on_closed(CloseReason::ConnectionLimit);
-                return;
-            }
-        }
-        let place = self.waiting.enter();
+        let exempt = site.source_exempt.iter().any(|network| network.contains(client.ip().to_canonical()));
+        let of_source = if exempt {
+            Ok(None)
+        } else {
+            self.waiting.enter_source(client.ip(), &site.limits.sources).map(Some)
+        };
+        let count = usize::try_from(self.metrics.open_connections()).unwrap_or(0);
+        let places = of_source.and_then(|of_source| {
+            let place = self.waiting.enter(count, site.limits.connections)?;
+            Ok((of_source, place))
+        });
+        let (of_source, place) = match places {
+            Ok(places) => places,
+            // Nothing but a count: whoever opens thousands shall not write thousands of lines.
+            Err(reason) => return self.metrics.on_closed(reason),
+        };
         let accepted =
             Accepted { stream, client, at: Instant::now(), started: SystemTime::now(), site, listener, vip };
         let front = Arc::clone(self);
         let mut stop = stop.clone();
         let busy = stop.busy();
         tokio::spawn(async move {
-            let guards = (open, busy);
+            let guards = (open, busy, of_source);
             front.on_connection(accepted, &mut stop, guards, place).await;
         });
     }

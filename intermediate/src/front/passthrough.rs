@@ -7,7 +7,7 @@ use super::{Accepted, Front, Guards, Stop};
 use crate::access_log::{Asked, RequestText};
 use crate::handoff::{Candidate, Outcome};
 use crate::pools::{PickFacts, servers};
-use crate::proxy::{Entry, Peer, Recorder};
+use crate::proxy::{Entry, Peer, Recorder, TooSlow};
 use crate::relay::{self, RelayEnd};
 use crate::site::Decision;
 use baton_shared::reason::{CloseReason, ProxyReason};
@@ -184,7 +184,8 @@ impl Relaying<'_> {
             request_no: 1,
         };
         let placed = || self.decision.placed();
-        let mut recorder = Recorder::begin(&front.access_log, asked, placed, reason, refusal);
+        let mut recorder =
+            Recorder::begin(&front.access_log, asked, placed, reason, refusal, TooSlow::default());
         let request = self.known.facts(peer.listener);
         let facts = PickFacts { client: peer.client, vip: peer.vip, request };
         let mut server = None;

@@ -1,22 +1,23 @@
-//! Connections whose first request head is not complete, oldest first: when there are too many connections, these are
-//! given up in this order. Who opens connections to hold them open is old before long; who has a request to make is
-//! not, and gets through.
+//! Connections and their places: who waits for its first request head, which source has how many. Who gets a place is
+//! judged by [`baton_shared::admission`]; here is what it is told, and what comes of it.
 
-use std::collections::BTreeMap;
+use baton_shared::admission::{Admission, Network, SourceLimits, Sources, Waiting as ByAge};
+use baton_shared::reason::CloseReason;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 #[derive(Debug, Default)]
 struct Inner {
-    next: u64,
-    by_age: BTreeMap<u64, oneshot::Sender<()>>,
+    by_age: ByAge<oneshot::Sender<()>>,
+    sources: Sources,
 }
 
 /// All of them. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Waiting(Arc<Mutex<Inner>>);
 
-/// One connection's place among them, until it is dropped.
+/// One connection's place among those that wait, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     waiting: Waiting,
@@ -24,31 +25,57 @@ pub(crate) struct Place {
     given_up: oneshot::Receiver<()>,
 }
 
+/// One connection's place among those of its source, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct SourcePlace {
+    waiting: Waiting,
+    source: Network,
+}
+
 impl Waiting {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place behind all others.
-    pub(super) fn enter(&self) -> Place {
-        let (give_up, given_up) = oneshot::channel();
+    /// A place for a connection that was just accepted, as the last of `open`, of which there may be `limit`: behind
+    /// all others that wait. One of those may have to go for it.
+    pub(super) fn enter(&self, open: usize, limit: usize) -> Result<Place, CloseReason> {
         let mut inner = self.inner();
-        let number = inner.next;
-        inner.next += 1;
-        inner.by_age.insert(number, give_up);
-        drop(inner);
-        Place { waiting: self.clone(), number, given_up }
-    }
-
-    /// Gives up the one that has waited longest; whether there was one.
-    pub(super) fn give_up_oldest(&self) -> bool {
-        let mut inner = self.inner();
-        while let Some((_, oldest)) = inner.by_age.pop_first() {
-            if oldest.send(()).is_ok() {
-                return true;
+        loop {
+            match inner.by_age.admit(open, limit) {
+                Admission::Admitted => break,
+                Admission::InPlaceOf(oldest) => {
+                    if oldest.send(()).is_ok() {
+                        break;
+                    }
+                    // It was gone by itself.
+                }
+                Admission::Refused(reason) => return Err(reason),
             }
         }
-        false
+        let (give_up, given_up) = oneshot::channel();
+        let number = inner.by_age.enter(give_up);
+        drop(inner);
+        Ok(Place { waiting: self.clone(), number, given_up })
+    }
+
+    /// A place among the connections of a client's source.
+    pub(super) fn enter_source(
+        &self,
+        client: IpAddr,
+        limits: &SourceLimits,
+    ) -> Result<SourcePlace, CloseReason> {
+        let source = limits.source(client);
+        if self.inner().sources.enter(source, limits) {
+            Ok(SourcePlace { waiting: self.clone(), source })
+        } else {
+            Err(CloseReason::SourceLimit)
+        }
+    }
+
+    /// How many sources have connections.
+    pub fn sources(&self) -> usize {
+        self.inner().sources.len()
     }
 }
 
@@ -62,7 +89,13 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.waiting.inner().by_age.remove(&self.number);
+        self.waiting.inner().by_age.leave(self.number);
+    }
+}
+
+impl Drop for SourcePlace {
+    fn drop(&mut self) {
+        self.waiting.inner().sources.leave(self.source);
     }
 }
 
@@ -73,12 +106,27 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_that_still_waits_is_given_up() {
         let waiting = Waiting::default();
-        let (first, mut second, third) = (waiting.enter(), waiting.enter(), waiting.enter());
+        let enter = |open| waiting.enter(open, 3);
+        let (first, mut second, third) = (enter(1).unwrap(), enter(2).unwrap(), enter(3).unwrap());
         drop(first);
-        assert!(waiting.give_up_oldest());
+        let fourth = enter(4).unwrap();
         second.given_up().await;
-        drop(third);
-        assert!(!waiting.give_up_oldest());
+        drop((third, fourth));
+        assert_eq!(enter(4).unwrap_err(), CloseReason::ConnectionLimit);
+        drop(second);
         assert!(waiting.inner().by_age.is_empty());
+    }
+
+    #[test]
+    fn a_source_gives_its_places_back() {
+        let waiting = Waiting::default();
+        let limits = SourceLimits { connections: 1, ..SourceLimits::default() };
+        let enter = |client: &str| waiting.enter_source(client.parse().unwrap(), &limits);
+        let one = enter("2001:db8::1").unwrap();
+        assert_eq!(enter("2001:db8::2").unwrap_err(), CloseReason::SourceLimit);
+        let other = enter("192.0.2.1").unwrap();
+        assert_eq!(waiting.sources(), 2);
+        drop((one, other));
+        assert_eq!(waiting.sources(), 0);
     }
 }

@@ -1,14 +1,16 @@
 //! Bodies on their way: progress noted, silence limited.
 
+use super::paced::{TooSlow, nanos};
 use super::pool::{Lease, Upstreams};
 use super::recorder::Recorder;
+use baton_shared::pace::{MinRate, Pace};
 use baton_shared::termination::ProxiedEnd;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
@@ -17,17 +19,28 @@ pub(super) type AnswerBody = Either<ResponseBody, Full<Bytes>>;
 /// What can go wrong with a body.
 pub(super) type BodyError = Box<dyn Error + Send + Sync>;
 
-/// When something last moved on the way to the server, and how many bytes of the body have.
+/// When something last moved on the way to the server, how many bytes of the body have, and whether the client sends
+/// them fast enough.
 #[derive(Clone, Debug)]
-pub(super) struct Progress(Arc<Mutex<(Instant, u64)>>);
+pub(super) struct Progress {
+    moved: Arc<Mutex<(Instant, u64)>>,
+    rule: MinRate,
+    too_slow: TooSlow,
+}
 
 impl Progress {
-    pub(super) fn new() -> Self {
-        Progress(Arc::new(Mutex::new((Instant::now(), 0))))
+    /// Of a body that must come at this rate.
+    pub(super) fn new(rule: MinRate) -> Self {
+        Progress { moved: Arc::new(Mutex::new((Instant::now(), 0))), rule, too_slow: TooSlow::default() }
+    }
+
+    /// Whether the body came too slowly.
+    pub(super) fn is_too_slow(&self) -> bool {
+        self.too_slow.is_set()
     }
 
     fn lock(&self) -> MutexGuard<'_, (Instant, u64)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, bytes: usize) {
@@ -59,35 +72,50 @@ pub(super) struct RequestBody {
     /// None: there is no body.
     inner: Option<Incoming>,
     progress: Progress,
+    pace: Pace,
+    /// Since when the client is waited for, and when that will have been too long.
+    waiting: Option<(Instant, Option<Pin<Box<Sleep>>>)>,
 }
 
 impl RequestBody {
     pub(super) fn new(inner: Incoming, progress: Progress) -> Self {
-        RequestBody { inner: Some(inner), progress }
+        let pace = Pace::new(progress.rule);
+        RequestBody { inner: Some(inner), progress, pace, waiting: None }
     }
 
     /// Of a request without a body.
     pub(super) fn none(progress: Progress) -> Self {
-        RequestBody { inner: None, progress }
+        RequestBody { inner: None, progress, pace: Pace::new(MinRate::NONE), waiting: None }
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         let frame = Pin::new(inner).poll_frame(cx);
-        if let Poll::Ready(frame) = &frame {
+        if let Poll::Ready(frame) = frame {
             let bytes = frame.iter().flatten().filter_map(Frame::data_ref).map(Bytes::len).sum();
             this.progress.note(bytes);
+            if let Some((since, _)) = this.waiting.take() {
+                let _ = this.pace.on_waited(nanos(since.elapsed()));
+            }
+            this.pace.on_moved(bytes as u64);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        frame
+        let left = this.pace.left_ns().map(Duration::from_nanos);
+        let timer = || left.map(|left| Box::pin(sleep(left)));
+        let (_, timer) = this.waiting.get_or_insert_with(|| (Instant::now(), timer()));
+        let Some(timer) = timer else { return Poll::Pending };
+        ready!(timer.as_mut().poll(cx));
+        this.progress.too_slow.set();
+        Poll::Ready(Some(Err("the client's body came too slowly".into())))
     }
 
     fn is_end_stream(&self) -> bool {

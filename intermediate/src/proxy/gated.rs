@@ -1,5 +1,6 @@
 //! The client's side of a proxied connection: nothing of a request passes before its head was judged.
 
+use super::paced::{Paced, TooSlow};
 use super::stream::ClientStream;
 use baton_shared::http::{HeadLimits, RequestHead, RequestStream, Step, Switch, Verdict};
 use std::collections::VecDeque;
@@ -7,7 +8,9 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// What hyper gets to read in the place of a refused head: a request that makes it call the service in its turn,
 /// after the answers to what was pipelined before; the service then answers the verdict.
@@ -36,6 +39,10 @@ struct Inner {
     refused: bool,
     /// An interim response for the client, ahead of the present request's answer.
     interim: Vec<u8>,
+    /// A head had begun and was not complete in time.
+    head_late: bool,
+    /// The client takes responses in too slowly.
+    too_slow: TooSlow,
 }
 
 /// The service's end of the gate. Cheap to clone.
@@ -51,6 +58,8 @@ pub(super) fn gate(limits: HeadLimits) -> (Requests, Requests) {
         broken_body: None,
         refused: false,
         interim: Vec::new(),
+        head_late: false,
+        too_slow: TooSlow::default(),
     };
     let requests = Requests(Arc::new(Mutex::new(inner)));
     (requests.clone(), requests)
@@ -85,6 +94,16 @@ impl Requests {
         self.lock().interim.extend_from_slice(response);
     }
 
+    /// Whether a head was not complete in time.
+    pub(super) fn is_head_late(&self) -> bool {
+        self.lock().head_late
+    }
+
+    /// Whether the client was left because it takes responses in too slowly.
+    pub(super) fn too_slow(&self) -> TooSlow {
+        self.lock().too_slow.clone()
+    }
+
     /// Whether a head has begun and is not complete.
     pub(super) fn in_head(&self) -> bool {
         self.lock().stream.in_head()
@@ -94,7 +113,7 @@ impl Requests {
 /// The client's socket as hyper sees it.
 #[derive(Debug)]
 pub(super) struct GatedIo {
-    socket: ClientStream,
+    socket: Paced<ClientStream>,
     gate: Requests,
     /// Read from the socket; the first `pass` bytes from `at` on may go to hyper.
     buffer: Vec<u8>,
@@ -106,11 +125,20 @@ pub(super) struct GatedIo {
     between: bool,
     /// Of an interim response, what has not been written yet.
     interim: Vec<u8>,
+    /// How long a head may take from its first byte on.
+    head_timeout: Duration,
+    /// Runs while one is under way.
+    head_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl GatedIo {
     /// `bytes` were read from `socket` already.
-    pub(super) fn new(socket: ClientStream, bytes: Vec<u8>, gate: Requests) -> Self {
+    pub(super) fn new(
+        socket: Paced<ClientStream>,
+        bytes: Vec<u8>,
+        gate: Requests,
+        head_timeout: Duration,
+    ) -> Self {
         GatedIo {
             socket,
             gate,
@@ -120,12 +148,30 @@ impl GatedIo {
             stand_in: &[],
             between: true,
             interim: Vec::new(),
+            head_timeout,
+            head_timer: None,
         }
+    }
+
+    /// Waits for more, but not for ever for the rest of a head.
+    fn poll_more(&mut self, cx: &mut Context<'_>, in_head: bool) -> Poll<io::Result<bool>> {
+        if !in_head {
+            self.head_timer = None;
+        } else if self.head_timer.is_none() {
+            self.head_timer = Some(Box::pin(sleep(self.head_timeout)));
+        }
+        if let Poll::Ready(filled) = self.poll_fill(cx) {
+            return Poll::Ready(filled);
+        }
+        let Some(timer) = &mut self.head_timer else { return Poll::Pending };
+        ready!(timer.as_mut().poll(cx));
+        self.gate.lock().head_late = true;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// The socket.
     pub(super) fn into_stream(self) -> ClientStream {
-        self.socket
+        self.socket.into_inner()
     }
 
     /// Writes interim responses, which hyper's server knows nothing of. They go out between two of its messages or
@@ -178,8 +224,9 @@ impl GatedIo {
         let mut inner = self.gate.lock();
         match inner.stream.step(bytes) {
             Step::NeedMore => {
+                let in_head = inner.stream.in_head();
                 drop(inner);
-                return self.poll_fill(cx);
+                return self.poll_more(cx, in_head);
             }
             Step::Skip(count) => self.at += count,
             Step::Pass(count) => self.pass = count,

@@ -7,6 +7,7 @@
 
 use super::bodies::{AnswerBody, BodyError};
 use super::gated::{GatedRequest, gate};
+use super::paced::Paced;
 use super::service::{Channel, Session};
 use super::{ProxyJob, limit_client};
 use crate::front::{Guards, Place};
@@ -151,6 +152,7 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
     let metrics = front.metrics.clone();
     // Nothing goes through this gate: each head is judged when hyper has it.
     let (_, requests) = gate(limits.head);
+    let too_slow = requests.too_slow();
     let session = Session::new(front, site, peer, entry, requests, stop.clone(), guards);
     let session = Arc::new(session.over(Channel::Http2));
     let streams = Streams::new();
@@ -172,13 +174,17 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
         .max_header_list_size(u32::try_from(limits.head.head_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(RESETS);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let paced = Paced::new(stream, limits.slow.response, too_slow.clone());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(paced), service));
     let mut tick = interval(TICK);
     let closed = loop {
         tokio::select! {
             ended = &mut connection => {
                 if let Err(error) = ended {
                     tracing::debug!(client = %peer.client, "HTTP/2 connection: {error}");
+                }
+                if too_slow.is_set() {
+                    metrics.on_closed(CloseReason::SlowReader);
                 }
                 return;
             }
@@ -192,10 +198,17 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
             _ = tick.tick() => {
                 if streams.is_stalled(limits.client_timeout) {
                     tracing::debug!(client = %peer.client, "HTTP/2 client takes in nothing");
+                    too_slow.set();
+                    metrics.on_closed(CloseReason::SlowReader);
                     return;
                 }
-                if streams.is_idle(limits.head_timeout) {
-                    break (!streams.any_yet()).then_some(CloseReason::HeadTimeout);
+                let (limit, reason) = if streams.any_yet() {
+                    (limits.slow.idle, CloseReason::IdleTimeout)
+                } else {
+                    (limits.head_timeout, CloseReason::HeadTimeout)
+                };
+                if streams.is_idle(limit) {
+                    break Some(reason);
                 }
             }
         }

@@ -7,6 +7,7 @@ mod bodies;
 mod gated;
 mod headers;
 mod http2;
+mod paced;
 mod pool;
 mod recorder;
 mod service;
@@ -15,6 +16,7 @@ mod tunnel;
 mod upstream;
 
 pub(crate) use http2::serve as serve_http2;
+pub(crate) use paced::TooSlow;
 pub use pool::Upstreams;
 pub(crate) use recorder::Recorder;
 pub use stream::ClientStream;
@@ -28,6 +30,7 @@ use gated::{GatedIo, gate};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use paced::Paced;
 use service::{Channel, Session};
 use socket2::SockRef;
 use std::net::SocketAddr;
@@ -103,7 +106,8 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
     limit_client(&stream, &limits, peer.client);
     let channel = if stream.is_tls() { Channel::Tls } else { Channel::Plain };
     let (gate, requests) = gate(limits.head);
-    let io = GatedIo::new(stream, bytes, gate);
+    let paced = Paced::new(stream, limits.slow.response, requests.too_slow());
+    let io = GatedIo::new(paced, bytes, gate, limits.head_timeout);
     let metrics = front.metrics.clone();
     let session = Session::new(front, site, peer, entry, requests.clone(), stop.clone(), guards);
     let session = Arc::new(session.over(channel));
@@ -111,7 +115,8 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
+        // From the wait for a head on: the gate has a clock of its own for a head that has begun.
+        .header_read_timeout(limits.slow.idle.max(limits.head_timeout))
         .half_close(true)
         .preserve_header_case(true)
         .max_buf_size(BUFFER_BYTES.max(limits.head.head_bytes.saturating_mul(2)));
@@ -126,12 +131,19 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
             (&mut connection).await
         }
     };
+    let mut timed_out = false;
     if let Err(error) = ended {
         tracing::debug!(client = %peer.client, "proxied connection: {error}");
-        if error.is_timeout() && requests.in_head() {
-            metrics.on_closed(CloseReason::HeadTimeout);
-        }
+        timed_out = error.is_timeout();
     }
+    let reason = if requests.is_head_late() || (timed_out && requests.in_head()) {
+        Some(CloseReason::HeadTimeout)
+    } else if timed_out {
+        Some(CloseReason::IdleTimeout)
+    } else {
+        requests.too_slow().is_set().then_some(CloseReason::SlowReader)
+    };
+    reason.into_iter().for_each(|reason| metrics.on_closed(reason));
     // The answer may have been given before the request was read to its end.
     if let Some(parts) = connection.into_parts() {
         close_lingering(parts.io.into_inner().into_stream()).await;

@@ -1,6 +1,7 @@
 //! One proxied request's line in the access log: filled in on its way, written when it is over.
 
 use super::bodies::Progress;
+use super::paced::TooSlow;
 use crate::access_log::{AccessLog, Asked, Placed, ProxiedRecord};
 use baton_shared::http::GateRule;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
@@ -13,6 +14,8 @@ struct Open {
     record: ProxiedRecord,
     began: Instant,
     progress: Option<Progress>,
+    /// Of the client and the response.
+    too_slow: TooSlow,
 }
 
 /// The record in the making; nothing if there is no log. Dropped without a word of how the request ended, the client
@@ -33,6 +36,7 @@ impl Recorder {
         placed: impl FnOnce() -> Placed,
         reason: ProxyReason,
         refusal: Option<Refusal>,
+        too_slow: TooSlow,
     ) -> Self {
         Recorder(log.is_on().then(|| {
             let record = ProxiedRecord {
@@ -50,7 +54,7 @@ impl Recorder {
                 end: ProxiedEnd::ClientGone,
                 rule: None,
             };
-            Box::new(Open { log: log.clone(), record, began: Instant::now(), progress: None })
+            Box::new(Open { log: log.clone(), record, began: Instant::now(), progress: None, too_slow })
         }))
     }
 
@@ -95,7 +99,14 @@ impl Recorder {
     /// It is over; written.
     pub(crate) fn end(&mut self, end: ProxiedEnd) {
         if let Some(mut open) = self.0.take() {
-            open.record.end = end;
+            open.record.end = match end {
+                ProxiedEnd::Finished | ProxiedEnd::Closed(_) => end,
+                _ if open.too_slow.is_set() => ProxiedEnd::Closed(CloseReason::SlowReader),
+                _ if open.progress.as_ref().is_some_and(Progress::is_too_slow) => {
+                    ProxiedEnd::Closed(CloseReason::SlowBody)
+                }
+                _ => end,
+            };
             open.record.total = open.began.elapsed();
             open.record.request_bytes += open.progress.as_ref().map_or(0, Progress::bytes);
             open.log.proxied(open.record);

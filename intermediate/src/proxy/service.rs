@@ -137,7 +137,8 @@ impl Session {
         self.front.metrics.on_proxied(reason, refusal);
         let asked = || self.asked(Some(&gated));
         let placed = || decision.placed();
-        let mut recorder = Recorder::begin(&self.front.access_log, asked, placed, reason, refusal);
+        let mut recorder =
+            Recorder::begin(&self.front.access_log, asked, placed, reason, refusal, self.requests.too_slow());
         let limit = decision.upstream_timeout;
         let tunnelled =
             gated.head.connect || (gated.head.may_switch() && asks_for_websocket(request.headers()));
@@ -168,21 +169,18 @@ impl Session {
             self.front.migration.history().record_proxied(subject, reason, refusal);
         }
         let client_end = tunnelled.then(|| hyper::upgrade::on(&mut request));
+        let progress = Progress::new(self.site.limits.slow.body);
+        recorder.set_progress(&progress);
         let sent = match connected {
-            Ok(connected) => {
-                let progress = Progress::new();
-                recorder.set_progress(&progress);
-                match self.outgoing(request, &gated, &edits, tunnelled, &progress) {
-                    Ok(mut request) => {
-                        let hints = self.early_hints(&mut request, &gated.head);
-                        let again =
-                            may_repeat(request.method(), &gated.head).then(|| same(&request, &progress));
-                        let sending = connected.send(upstreams, request, again, &progress, limit);
-                        self.with_hints(sending, hints).await
-                    }
-                    Err(verdict) => return self.refuse(verdict, gated.request_line, recorder),
+            Ok(connected) => match self.outgoing(request, &gated, &edits, tunnelled, &progress) {
+                Ok(mut request) => {
+                    let hints = self.early_hints(&mut request, &gated.head);
+                    let again = may_repeat(request.method(), &gated.head).then(|| same(&request, &progress));
+                    let sending = connected.send(upstreams, request, again, &progress, limit);
+                    self.with_hints(sending, hints).await
                 }
-            }
+                Err(verdict) => return self.refuse(verdict, gated.request_line, recorder),
+            },
             Err(e) => Err(e),
         };
         match sent {
@@ -215,7 +213,7 @@ impl Session {
                 if tunnelled {
                     self.requests.on_switch(Switch::Stayed);
                 }
-                self.on_error(e, gated, recorder)
+                self.on_error(e, gated, recorder, &progress)
             }
         }
     }
@@ -317,7 +315,12 @@ impl Session {
         error: UpstreamError,
         gated: GatedRequest,
         recorder: Recorder,
+        progress: &Progress,
     ) -> Response<AnswerBody> {
+        if progress.is_too_slow() {
+            recorder.answered(408, CloseReason::SlowBody, None);
+            return self.fail(CloseReason::SlowBody, 408, "the request's body came too slowly");
+        }
         if let Some(verdict) = self.requests.broken_body() {
             return self.refuse(verdict, gated.request_line, recorder);
         }

@@ -9,6 +9,8 @@
 )]
 
 use arc_swap::ArcSwap;
+use baton_shared::admission::SourceLimits;
+use baton_shared::pace::MinRate;
 use baton_shared::route::{KeepAlive, Mode, PoolId, Route, RouteTable};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -19,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use intermediate::access_log::AccessLog;
 use intermediate::config::{Protocol, StreamTimes};
-use intermediate::front::{Front, FrontLimits, Migration, StopControl, Waiting, listen};
+use intermediate::front::{Front, FrontLimits, Migration, SlowLimits, StopControl, Waiting, listen};
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
 use intermediate::pools::{Member, Pool};
@@ -39,6 +41,12 @@ pub fn limits() -> FrontLimits {
     FrontLimits {
         head: baton_shared::http::HeadLimits::default(),
         head_timeout: Duration::from_millis(300),
+        slow: SlowLimits {
+            idle: Duration::from_millis(400),
+            body: MinRate { bytes_per_second: 1000, grace_ns: 1_000_000_000 },
+            response: MinRate { bytes_per_second: 1000, grace_ns: 1_000_000_000 },
+        },
+        sources: SourceLimits::default(),
         connections: 1000,
         upstream_timeout: Duration::from_millis(600),
         client_timeout: Duration::from_millis(500),
@@ -107,7 +115,8 @@ impl Bed {
             times: StreamTimes::default(),
             tls: None,
         })];
-        let site = Site { listeners, pools, table: RouteTable::new(routes), limits };
+        let source_exempt = Vec::new();
+        let site = Site { listeners, pools, table: RouteTable::new(routes), limits, source_exempt };
         let front = Arc::new(Front {
             targets,
             metrics: Metrics::default(),

@@ -1,0 +1,227 @@
+//! Slow and greedy clients over loopback: each kind is left for its own reason, and others are not touched.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+mod support;
+
+use baton_shared::admission::SourceLimits;
+use baton_shared::pace::MinRate;
+use baton_shared::reason::CloseReason;
+use intermediate::front::FrontLimits;
+use socket2::SockRef;
+use std::time::{Duration, Instant};
+use support::{Bed, limits, server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
+
+/// Sends `bytes` one by one until the connection is over; how long that took, and what came back.
+async fn drip(bed: &Bed, head: &[u8], pause: Duration) -> (Duration, String) {
+    let mut client = bed.client().await;
+    client.send(head).await;
+    let began = Instant::now();
+    let (mut read, mut write) = client.0.split();
+    let mut answer = Vec::new();
+    let dripping = async {
+        while write.write_all(b"x").await.is_ok() {
+            sleep(pause).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        _ = read.read_to_end(&mut answer) => {}
+        () = dripping => {}
+    }
+    (began.elapsed(), String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_answered_408_and_its_server_sees_no_request_whole() {
+    let (address, _) = server().await;
+    let bed = Bed::start(limits(), &[address]);
+    let head = b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n";
+    // 100 bytes a second, of 1000, with a grace of a second.
+    let (took, answer) =
+        timeout(Duration::from_secs(10), drip(&bed, head, Duration::from_millis(10))).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(bed.front.metrics.closed(CloseReason::SlowBody), 1);
+}
+
+#[tokio::test]
+async fn a_body_in_time_is_served_though_it_pauses() {
+    let (address, _) = server().await;
+    let bed = Bed::start(limits(), &[address]);
+    let mut client = bed.client().await;
+    client
+        .send(b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 6000\r\nConnection: close\r\n\r\n")
+        .await;
+    for _ in 0..6 {
+        sleep(Duration::from_millis(400)).await;
+        client.send(&[b'x'; 1000]).await;
+    }
+    assert!(client.rest().await.ends_with("\r\n\r\n6000"));
+    assert_eq!(bed.front.metrics.closed(CloseReason::SlowBody), 0);
+}
+
+#[tokio::test]
+async fn a_later_head_that_drips_is_left_after_the_head_timeout_and_not_the_idle_one() {
+    let (address, _) = server().await;
+    let slow = limits();
+    let limits = FrontLimits {
+        slow: intermediate::front::SlowLimits { idle: Duration::from_secs(5), ..slow.slow },
+        ..slow
+    };
+    let bed = Bed::start(limits, &[address]);
+    let began = Instant::now();
+    let (took, answer) =
+        drip(&bed, &[GET, b"GET / HTTP/1.1\r\nX: "].concat(), Duration::from_millis(20)).await;
+    assert!(answer.ends_with("asked for /a\n"), "{answer}");
+    assert!(took > Duration::from_millis(250) && took < Duration::from_secs(2), "{took:?}");
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(bed.front.metrics.closed(CloseReason::HeadTimeout), 1);
+    assert!(began.elapsed() < Duration::from_secs(4));
+}
+
+#[tokio::test]
+async fn a_kept_connection_without_a_request_is_closed_after_the_idle_timeout() {
+    let (address, _) = server().await;
+    let slow = limits();
+    let limits = FrontLimits {
+        slow: intermediate::front::SlowLimits { idle: Duration::from_millis(900), ..slow.slow },
+        ..slow
+    };
+    let bed = Bed::start(limits, &[address]);
+    let mut client = bed.client().await;
+    for _ in 0..3 {
+        client.send(GET).await;
+        client.until("asked for /a\n").await;
+        // Longer than the head timeout, which is for heads.
+        sleep(Duration::from_millis(500)).await;
+    }
+    let began = Instant::now();
+    assert_eq!(client.rest().await, "");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(bed.front.metrics.closed(CloseReason::IdleTimeout), 1);
+    assert_eq!(bed.front.metrics.closed(CloseReason::HeadTimeout), 0);
+}
+
+/// Takes a large response in, `bytes` every 50 ms; how long it was let, and whether it got all.
+async fn sip(bed: &Bed, bytes: usize) -> (Duration, usize) {
+    let mut client = bed.client().await;
+    SockRef::from(&client.0).set_recv_buffer_size(8192).unwrap();
+    client.send(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
+    client.until("\r\n\r\n").await;
+    let began = Instant::now();
+    let mut taken = 0;
+    let mut piece = vec![0; bytes];
+    while bed.front.metrics.open_connections() > 0 && began.elapsed() < Duration::from_secs(8) {
+        if let Ok(Ok(n)) = timeout(Duration::from_millis(50), client.0.read(&mut piece)).await {
+            taken += n;
+            if n == 0 {
+                break;
+            }
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    (began.elapsed(), taken)
+}
+
+#[tokio::test]
+async fn a_response_sipped_is_given_up_and_its_buffers_go() {
+    let (address, _) = server().await;
+    let slow = limits();
+    let rate = MinRate { bytes_per_second: 100_000, grace_ns: 1_000_000_000 };
+    let limits = FrontLimits {
+        slow: intermediate::front::SlowLimits { response: rate, ..slow.slow },
+        // Not this one's business: something is taken in all the time.
+        client_timeout: Duration::from_secs(60),
+        ..slow
+    };
+    let bed = Bed::start(limits, &[address]);
+    let (took, taken) = sip(&bed, 200).await;
+    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(7), "{took:?}");
+    assert!(taken < support::LARGE, "{taken}");
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(bed.front.metrics.closed(CloseReason::SlowReader), 1);
+}
+
+#[tokio::test]
+async fn one_source_has_so_many_connections_and_gives_them_back() {
+    let (address, _) = server().await;
+    let limits = FrontLimits {
+        sources: SourceLimits { connections: 3, ..SourceLimits::default() },
+        head_timeout: Duration::from_secs(5),
+        ..limits()
+    };
+    let bed = Bed::start(limits, &[address]);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(bed.client().await);
+    }
+    sleep(Duration::from_millis(50)).await;
+    let mut fourth = bed.client().await;
+    assert_eq!(fourth.0.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed without a word");
+    assert_eq!(bed.front.metrics.closed(CloseReason::SourceLimit), 1);
+    drop(held.pop());
+    sleep(Duration::from_millis(50)).await;
+    let mut client = bed.client().await;
+    client.send(GET).await;
+    client.until("asked for /a\n").await;
+    drop((client, held));
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(bed.front.waiting.sources(), 0, "nothing is kept of a source without connections");
+}
+
+#[tokio::test]
+async fn good_clients_are_served_while_all_kinds_of_bad_ones_hold_what_they_can() {
+    let (address, _) = server().await;
+    let limits = FrontLimits { connections: 60, ..limits() };
+    let bed = std::sync::Arc::new(Bed::start(limits, &[address]));
+    let mut bad = Vec::new();
+    let heads: [&[u8]; 3] = [
+        b"GET / HTTP/1.1\r\nX: ",
+        b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n",
+        b"",
+    ];
+    for n in 0..90 {
+        let (bed, head) = (std::sync::Arc::clone(&bed), heads[n % 3]);
+        bad.push(tokio::spawn(async move {
+            loop {
+                if head.is_empty() {
+                    let mut silent = bed.client().await;
+                    let _ = timeout(Duration::from_secs(5), silent.0.read(&mut [0; 1])).await;
+                } else {
+                    let _ =
+                        timeout(Duration::from_secs(5), drip(&bed, head, Duration::from_millis(50))).await;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }));
+    }
+    sleep(Duration::from_millis(300)).await;
+    let (mut asked_for, mut served, mut slowest, mut most) = (0, 0, Duration::ZERO, 0);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        let asked = Instant::now();
+        asked_for += 1;
+        let mut client = bed.client().await;
+        // All bad ones that were served may hold a place: then the new one is closed, and comes again.
+        client.0.write_all(b"GET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = timeout(Duration::from_secs(5), client.0.read_to_end(&mut answer)).await.unwrap();
+        if answer.ends_with(b"asked for /b\n") {
+            served += 1;
+            slowest = slowest.max(asked.elapsed());
+        }
+        most = most.max(bed.front.metrics.open_connections());
+        sleep(Duration::from_millis(20)).await;
+    }
+    bad.iter().for_each(tokio::task::JoinHandle::abort);
+    println!("{served} of {asked_for} served, the slowest in {slowest:?}; at most {most} connections");
+    assert!(served >= 20 && served * 10 >= asked_for * 9, "only {served} of {asked_for} were served");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    // The limit, and those whose end is being told to them.
+    assert!(most <= 90, "{most} connections");
+}

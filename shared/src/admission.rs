@@ -1,0 +1,271 @@
+//! Who gets a place when there are too few: by source, and by how long a connection has waited for its first request.
+
+use crate::reason::CloseReason;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::str::FromStr;
+use std::collections::{BTreeMap, HashMap};
+
+/// Addresses that share a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+/// Why a text is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// No address.
+    #[error("is no address, nor a network like 192.0.2.0/24 or 2001:db8::/32")]
+    Address,
+    /// No such prefix.
+    #[error("has a prefix that its family does not have: at most 32 for IPv4, 128 for IPv6")]
+    Prefix,
+    /// Bits behind the prefix.
+    #[error("has bits behind its prefix")]
+    Bits,
+}
+
+impl Network {
+    /// The network of this prefix that an address is in; prefixes longer than the address are the address.
+    pub fn of(address: IpAddr, prefix: u8) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let prefix = prefix.min(32);
+                let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+                Network { address: Ipv4Addr::from_bits(v4.to_bits() & mask).into(), prefix }
+            }
+            IpAddr::V6(v6) => {
+                let prefix = prefix.min(128);
+                let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+                Network { address: Ipv6Addr::from_bits(v6.to_bits() & mask).into(), prefix }
+            }
+        }
+    }
+
+    /// Whether an address is in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4() && Network::of(address, self.prefix) == *self
+    }
+}
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| NetworkError::Address)?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix: u8 = match prefix {
+            None => longest,
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                digits.parse().map_err(|_| NetworkError::Prefix)?
+            }
+            Some(_) => return Err(NetworkError::Address),
+        };
+        if prefix > longest {
+            return Err(NetworkError::Prefix);
+        }
+        let network = Network::of(address, prefix);
+        if network.address == address { Ok(network) } else { Err(NetworkError::Bits) }
+    }
+}
+
+/// How many connections one source may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceLimits {
+    /// At a time; 0: any number.
+    pub connections: u32,
+    /// How much of an IPv4 address is the source.
+    pub prefix_v4: u8,
+    /// How much of an IPv6 address is the source.
+    pub prefix_v6: u8,
+}
+
+impl Default for SourceLimits {
+    fn default() -> Self {
+        SourceLimits { connections: 0, prefix_v4: 32, prefix_v6: 64 }
+    }
+}
+
+impl SourceLimits {
+    /// The source an address belongs to.
+    pub fn source(&self, address: IpAddr) -> Network {
+        // What reaches an IPv6 socket from an IPv4 client.
+        let address = address.to_canonical();
+        Network::of(address, if address.is_ipv4() { self.prefix_v4 } else { self.prefix_v6 })
+    }
+}
+
+/// How many connections each source has. A source without any takes no room.
+#[derive(Debug, Default)]
+pub struct Sources(HashMap<Network, u32>);
+
+impl Sources {
+    /// One more of a source, if it may have one more. Each one that was let in must [`Sources::leave`].
+    pub fn enter(&mut self, source: Network, limits: &SourceLimits) -> bool {
+        let count = self.0.get(&source).copied().unwrap_or(0);
+        if limits.connections > 0 && count >= limits.connections {
+            return false;
+        }
+        self.0.insert(source, count.saturating_add(1));
+        true
+    }
+
+    /// One less.
+    pub fn leave(&mut self, source: Network) {
+        if let Some(count) = self.0.get_mut(&source) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.0.remove(&source);
+            }
+        }
+    }
+
+    /// How many sources have any.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Connections whose first request is awaited, oldest first. When there are too many connections these make way, in
+/// this order: who opens connections to hold them open is old before long; who has a request to make is not.
+#[derive(Debug)]
+pub struct Waiting<T> {
+    next: u64,
+    by_age: BTreeMap<u64, T>,
+}
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Waiting { next: 0, by_age: BTreeMap::new() }
+    }
+}
+
+impl<T> Waiting<T> {
+    /// One more, behind all others. Its number.
+    pub fn enter(&mut self, who: T) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.by_age.insert(number, who);
+        number
+    }
+
+    /// One less: its request has come, or it is gone.
+    pub fn leave(&mut self, number: u64) {
+        self.by_age.remove(&number);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_age.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.by_age.is_empty()
+    }
+
+    /// What becomes of a connection that was just accepted, as the last of `open`, of which there may be `limit`.
+    pub fn admit(&mut self, open: usize, limit: usize) -> Admission<T> {
+        if open <= limit {
+            return Admission::Admitted;
+        }
+        match self.by_age.pop_first() {
+            Some((_, oldest)) => Admission::InPlaceOf(oldest),
+            None => Admission::Refused(CloseReason::ConnectionLimit),
+        }
+    }
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission<T> {
+    /// It has a place.
+    Admitted,
+    /// It has the place of this one, which is closed.
+    InPlaceOf(T),
+    /// It is closed.
+    Refused(CloseReason),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn networks_are_read_and_hold_their_addresses() {
+        let table = [
+            ("192.0.2.0/24", "192.0.2.255", "192.0.3.0"),
+            ("192.0.2.7", "192.0.2.7", "192.0.2.6"),
+            ("0.0.0.0/0", "255.255.255.255", "::1"),
+            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::"),
+            ("::/0", "ffff::", "0.0.0.0"),
+            ("::1", "::1", "::2"),
+        ];
+        for (network, inside, outside) in table {
+            let parsed: Network = network.parse().unwrap();
+            assert!(parsed.contains(ip(inside)) && !parsed.contains(ip(outside)), "{network}");
+        }
+        let wrong = [
+            ("", NetworkError::Address),
+            ("a", NetworkError::Address),
+            ("192.0.2.0/", NetworkError::Prefix),
+            ("192.0.2.0/33", NetworkError::Prefix),
+            ("192.0.2.0/256", NetworkError::Prefix),
+            ("192.0.2.0/+1", NetworkError::Address),
+            ("::/129", NetworkError::Prefix),
+            ("192.0.2.1/24", NetworkError::Bits),
+            ("2001:db8::1/64", NetworkError::Bits),
+        ];
+        for (text, error) in wrong {
+            assert_eq!(text.parse::<Network>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_its_prefix_and_has_so_many_places() {
+        let limits = SourceLimits { connections: 2, ..SourceLimits::default() };
+        let mut sources = Sources::default();
+        for (first, same, other) in [
+            ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+            ("2001:db8:1:2::1", "2001:db8:1:2:ffff::", "2001:db8:1:3::1"),
+            ("::ffff:192.0.2.9", "192.0.2.9", "192.0.2.8"),
+        ] {
+            let of = |text| limits.source(ip(text));
+            assert!(sources.enter(of(first), &limits) && sources.enter(of(same), &limits));
+            assert!(!sources.enter(of(first), &limits), "{first} a third time");
+            assert!(sources.enter(of(other), &limits), "{other} is another");
+            sources.leave(of(same));
+            assert!(sources.enter(of(first), &limits));
+            for left in [first, same, other] {
+                sources.leave(of(left));
+            }
+        }
+        assert!(sources.is_empty(), "{sources:?}");
+        let any = SourceLimits::default();
+        assert!((0..1000).all(|_| sources.enter(any.source(ip("::1")), &any)));
+        assert_eq!(sources.len(), 1);
+    }
+
+    #[test]
+    fn the_one_that_has_waited_longest_makes_way() {
+        let mut waiting = Waiting::default();
+        let numbers = ["a", "b", "c"].map(|who| waiting.enter(who));
+        assert_eq!(waiting.admit(3, 3), Admission::Admitted);
+        waiting.leave(numbers[0]);
+        assert_eq!(waiting.admit(4, 3), Admission::InPlaceOf("b"));
+        assert_eq!(waiting.admit(4, 3), Admission::InPlaceOf("c"));
+        assert_eq!(waiting.admit(4, 3), Admission::Refused(CloseReason::ConnectionLimit));
+        assert!(waiting.is_empty());
+    }
+}
