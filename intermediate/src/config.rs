@@ -7,9 +7,11 @@ mod health;
 mod keepalive;
 mod limits;
 mod listener;
+mod maglev;
 mod pool;
 mod route;
 mod similar;
+mod sticky;
 mod stream;
 mod target;
 #[cfg(test)]
@@ -21,8 +23,10 @@ pub use headers::RequestHeaders;
 pub use health::Health;
 pub use limits::{HandoffTimes, Limits};
 pub use listener::{Listener, Protocol};
-pub use pool::{Balance, DEFAULT_POOL, PoolEntry, PoolTarget, Sticky};
+pub use maglev::Maglev;
+pub use pool::{DEFAULT_POOL, PoolEntry, PoolTarget};
 pub use route::{Pairs, RouteEntry};
+pub use sticky::{First, Sticky};
 pub use stream::StreamTimes;
 pub use target::TargetEntry;
 

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod flows;
 pub mod front;
 pub mod handoff;
+pub mod health;
 pub mod hold;
 pub mod metrics;
 pub mod pools;

@@ -35,6 +35,7 @@ type Stages = Family<StageLabel, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     requests: Family<OutcomeLabel, Counter>,
     proxied: Arc<ReasonCounters<ProxyReason>>,
+    retried: Arc<ReasonCounters<ProxyReason>>,
     refused: Arc<ReasonCounters<Refusal>>,
     closed: Arc<ReasonCounters<CloseReason>>,
     gate: Arc<ReasonCounters<GateRule>>,
@@ -54,6 +55,7 @@ impl Default for Metrics {
         let metrics = Metrics {
             requests: Family::default(),
             proxied: Arc::default(),
+            retried: Arc::default(),
             refused: Arc::default(),
             closed: Arc::default(),
             gate: Arc::default(),
@@ -108,6 +110,19 @@ impl Metrics {
         }
     }
 
+    /// A target did not take a connection, and another is tried.
+    pub fn on_retried(&self, reason: ProxyReason, refusal: Option<Refusal>) {
+        self.retried.add(reason);
+        if let Some(refusal) = refusal {
+            self.refused.add(refusal);
+        }
+    }
+
+    /// How often another target was tried for a reason.
+    pub fn retried(&self, reason: ProxyReason) -> u64 {
+        self.retried.get(reason)
+    }
+
     /// A connection was closed, or answered by the intermediate itself.
     pub fn on_closed(&self, reason: CloseReason) {
         self.requests.get_or_create(&OutcomeLabel { outcome: "closed" }).inc();
@@ -149,6 +164,12 @@ impl Metrics {
             "baton_proxied",
             "Requests proxied instead of migrated, by reason",
             &self.proxied,
+        );
+        register_counters(
+            registry,
+            "baton_handoffs_retried",
+            "Handoffs tried again with another target, by what was wrong with the one before",
+            &self.retried,
         );
         register_counters(
             registry,

@@ -286,6 +286,8 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
     for (vip, sockets) in opened.listeners {
         workers.listen(vip, sockets);
     }
+    // Beside the workers: checks must not hold up handoffs.
+    aside.spawn(crate::health::run(Arc::clone(&front), control.stop()));
     for l in &front.site.load().listeners {
         tracing::info!(vip = %l.vip, mode = l.mode.name(), keepalive = l.keepalive.name(), "listening");
     }

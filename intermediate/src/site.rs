@@ -4,9 +4,10 @@
 use crate::access_log::Placed;
 use crate::config::{Config, DEFAULT_POOL, Protocol, StreamTimes};
 use crate::front::FrontLimits;
-use crate::pools::{Member, Pool};
+use crate::pools::{Choice, Member, Pool};
 use crate::targets::{Target, Targets};
 use baton_shared::admission::Network;
+use baton_shared::balance::Method;
 use baton_shared::http::{HeaderChanges, RequestHead};
 use baton_shared::reason::CloseReason;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, PoolId, RequestFacts, Route, RouteTable};
@@ -105,8 +106,15 @@ impl Site {
     pub fn new(config: &Config, targets: &Targets, before: Option<&Site>) -> Self {
         let all = targets.update(config.targets());
         let same = |pool: Pool| {
-            let before = before.and_then(|site| site.pools.iter().find(|other| other.spec == pool.spec));
-            before.map_or_else(|| Arc::new(pool), Arc::clone)
+            let before = before.and_then(|site| site.pools.iter().find(|other| other.name() == pool.name()));
+            match before {
+                Some(before) if before.spec == pool.spec => Arc::clone(before),
+                Some(before) => {
+                    pool.inherit(before);
+                    Arc::new(pool)
+                }
+                None => Arc::new(pool),
+            }
         };
         let routes = config.routes();
         Site {
@@ -155,8 +163,10 @@ impl Site {
 /// The pools of the file, or the one there is without.
 fn pools(config: &Config, targets: &[Arc<Target>]) -> Vec<Pool> {
     if !config.has_pools() {
-        let member = |target: &Arc<Target>| Member { target: Arc::clone(target), weight: 1 };
-        return vec![Pool::new(DEFAULT_POOL, targets.iter().map(member).collect())];
+        let member = |target: &Arc<Target>| Member::new(Arc::clone(target), 1);
+        // A file without pools goes on as before there were any: its targets take turns.
+        let choice = Choice { method: Method::RoundRobin, ..Choice::default() };
+        return vec![Pool::choosing(DEFAULT_POOL, targets.iter().map(member).collect(), choice)];
     }
     let named = |name: &str| targets.iter().find(|target| target.spec.name == name);
     config
@@ -165,9 +175,9 @@ fn pools(config: &Config, targets: &[Arc<Target>]) -> Vec<Pool> {
         .map(|pool| {
             let members = pool.targets.iter().filter_map(|member| {
                 let member = member.get_ref();
-                Some(Member { target: Arc::clone(named(&member.target)?), weight: member.weight })
+                Some(Member::new(Arc::clone(named(&member.target)?), member.weight))
             });
-            Pool::new(pool.name.get_ref(), members.collect())
+            Pool::choosing(pool.name.get_ref(), members.collect(), pool.choice())
         })
         .collect()
 }

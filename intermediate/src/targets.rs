@@ -1,15 +1,21 @@
 //! The targets: their names and addresses, the control channels to their agents, and how many flows each has.
 
 mod agent;
+mod load;
+mod order;
 
 pub use agent::{Agent, AgentId, AgentLink, NotSent};
+pub use load::{TargetLoad, UnderWay};
+pub use order::Ordered;
 
-use baton_shared::control::Message;
+use baton_shared::control::{Message, ServerLoad};
+use baton_shared::health::Admin;
 use baton_shared::translate::Leg;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::UNIX_EPOCH;
 
 /// Names a target for the life of the process: once given, never given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,8 +78,11 @@ pub struct Target {
     pub agent: Arc<Agent>,
     /// No longer in the configuration; it stays for the flows it has.
     removed: AtomicBool,
-    flows: AtomicU64,
     migrated: AtomicU64,
+    /// What it has to do.
+    pub load: TargetLoad,
+    /// What the operator wants of it.
+    pub ordered: Ordered,
 }
 
 impl Target {
@@ -92,21 +101,53 @@ impl Target {
         self.removed.load(Ordering::Relaxed)
     }
 
+    /// Whether its agent is connected and is not stopping.
+    pub fn takes_handoffs(&self) -> bool {
+        self.agent.takes_handoffs()
+    }
+
+    /// What the operator wants of it.
+    pub fn admin(&self) -> Admin {
+        self.ordered.state()
+    }
+
     /// Live flows on it: handed off and not ended.
     pub fn flows(&self) -> u64 {
-        self.flows.load(Ordering::Relaxed)
+        self.load.flows()
+    }
+
+    /// For `/v1/targets`.
+    pub fn view(&self) -> TargetView {
+        let since = self.ordered.since().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let left = self.load.flows() + self.load.in_hand();
+        TargetView {
+            name: self.spec.name.clone(),
+            server: self.spec.servers.iter().next(),
+            server6: self.spec.servers.v6,
+            agent: self.spec.agent,
+            up: self.is_up(),
+            agent_state: self.agent.state().name(),
+            lost: self.is_lost(),
+            removed: self.is_removed(),
+            admin: self.admin().name(),
+            admin_since: since.map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
+            drained: self.admin() != Admin::Ready && left == 0,
+            flows: self.flows(),
+            in_hand: self.load.in_hand(),
+            migrated: self.migrated.load(Ordering::Relaxed),
+            load: self.load.newest(),
+        }
     }
 
     pub(crate) fn flow_began(&self, now: bool) {
-        self.flows.fetch_add(1, Ordering::Relaxed);
+        self.load.flow_began();
         if now {
             self.migrated.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn flow_ended(&self) {
-        // A flow that was never counted must not wrap the number around.
-        let _ = self.flows.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        self.load.flow_ended();
     }
 
     /// Whether its agent has been gone for longer than `handoff.agent_lost_ms`. Its flows go on by the data
@@ -129,14 +170,26 @@ pub struct TargetView {
     pub agent: SocketAddr,
     /// Whether the agent is connected.
     pub up: bool,
+    /// [`baton_shared::health::Agent::name`].
+    pub agent_state: &'static str,
     /// Whether the agent has been gone for longer than `handoff.agent_lost_ms`.
     pub lost: bool,
     /// Whether the configuration has it no more; it is there for its flows.
     pub removed: bool,
+    /// What the operator wants of it: [`Admin::name`].
+    pub admin: &'static str,
+    /// Since when, milliseconds since 1970; `None` if it never was otherwise.
+    pub admin_since: Option<u64>,
+    /// Whether it is out of service and nothing is left on it.
+    pub drained: bool,
     /// Live flows.
     pub flows: u64,
+    /// Handoffs under way and proxied requests.
+    pub in_hand: u64,
     /// Connections given to it since the start.
     pub migrated: u64,
+    /// What its agent reported last, of each server address.
+    pub load: Vec<ServerLoad>,
 }
 
 #[derive(Debug, Default)]
@@ -226,19 +279,8 @@ impl Targets {
     }
 
     /// For `/v1/targets`: all that the configuration has, and those that still have flows.
-    pub fn views(&self) -> Vec<TargetView> {
-        let view = |t: &Arc<Target>| TargetView {
-            name: t.spec.name.clone(),
-            server: t.spec.servers.iter().next(),
-            server6: t.spec.servers.v6,
-            agent: t.spec.agent,
-            up: t.is_up(),
-            lost: t.is_lost(),
-            removed: t.is_removed(),
-            flows: t.flows(),
-            migrated: t.migrated.load(Ordering::Relaxed),
-        };
-        self.all().iter().filter(|t| !t.is_removed() || t.flows() > 0).map(view).collect()
+    pub fn shown(&self) -> Vec<Arc<Target>> {
+        self.all().into_iter().filter(|t| !t.is_removed() || t.flows() > 0).collect()
     }
 }
 
@@ -252,8 +294,9 @@ impl Registry {
             agent: self.agent(&spec),
             spec,
             removed: AtomicBool::new(true),
-            flows: AtomicU64::new(0),
             migrated: AtomicU64::new(0),
+            load: TargetLoad::default(),
+            ordered: Ordered::default(),
         });
         self.targets.push(Arc::clone(&target));
         target
@@ -310,9 +353,9 @@ mod tests {
         targets.update([new]);
         assert_eq!(targets.by_server("10.0.0.1:80".parse().unwrap()), Some(TargetId(1)));
         assert_eq!(targets.by_server("10.0.0.1:81".parse().unwrap()), None);
-        assert_eq!(targets.views().len(), 1, "one without flows is not shown");
+        assert_eq!(targets.shown().len(), 1, "one without flows is not shown");
         targets.get(TargetId(0)).unwrap().flow_began(true);
-        let views = targets.views();
-        assert_eq!(views.iter().map(|v| v.removed).collect::<Vec<_>>(), [true, false]);
+        let shown = targets.shown();
+        assert_eq!(shown.iter().map(|t| t.view().removed).collect::<Vec<_>>(), [true, false]);
     }
 }

@@ -1,4 +1,4 @@
-//! A GET over a Unix socket, for the daemons' admin endpoints.
+//! Requests over a Unix socket, for the daemons' admin endpoints.
 
 use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
@@ -6,21 +6,36 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// The status code and the body. HTTP/1.0, so that the body ends where the connection does.
+/// The status code and the body of a GET.
 ///
 /// # Errors
 /// When nobody listens there, the answer takes longer than five seconds, or is not HTTP.
 pub fn get(socket: &Path, path: &str) -> Result<(u16, String)> {
+    ask(socket, "GET", path, Duration::from_secs(5))
+}
+
+/// The status code and the body of a POST without a body, with the header that the daemons ask for.
+///
+/// # Errors
+/// When nobody listens there, the answer takes longer than a minute, or is not HTTP.
+pub fn post(socket: &Path, path: &str) -> Result<(u16, String)> {
+    ask(socket, "POST", path, Duration::from_secs(60))
+}
+
+/// HTTP/1.0, so that the body ends where the connection does.
+fn ask(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<(u16, String)> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: baton\r\n\r\n")?;
+    let length = if method == "POST" { "X-Baton-CSRF: 1\r\nContent-Length: 0\r\n" } else { "" };
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: baton\r\n{length}\r\n")?;
     let mut answer = Vec::new();
     stream
         .read_to_end(&mut answer)
-        .with_context(|| format!("no answer to GET {path} on {}", socket.display()))?;
-    parse(&String::from_utf8_lossy(&answer)).with_context(|| format!("GET {path} on {}", socket.display()))
+        .with_context(|| format!("no answer to {method} {path} on {}", socket.display()))?;
+    parse(&String::from_utf8_lossy(&answer))
+        .with_context(|| format!("{method} {path} on {}", socket.display()))
 }
 
 fn parse(answer: &str) -> Result<(u16, String)> {

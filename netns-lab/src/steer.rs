@@ -199,6 +199,14 @@ impl Lab {
         http::get(&self.admin_socket(node)?, path)
     }
 
+    /// Status and body of a POST on a node's admin socket.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub fn admin_post(&self, node: &str, path: &str) -> Result<(u16, String)> {
+        http::post(&self.admin_socket(node)?, path)
+    }
+
     /// The JSON a node's admin endpoint answers a GET with.
     ///
     /// # Errors

@@ -117,6 +117,17 @@ impl Refusal {
     pub const fn request_not_run(self) -> bool {
         !matches!(self, Refusal::LostInFeeding)
     }
+
+    /// Whether it is worth while to hand the connection to another target: the request surely has not run, and the
+    /// reason lies with this target and not with what the client's connection uses.
+    pub const fn another_may_take(self) -> bool {
+        self.request_not_run() && !matches!(self, Refusal::OptionsMismatch | Refusal::Unsupported)
+    }
+
+    /// Whether it speaks against the server, not against its agent.
+    pub const fn blames_server(self) -> bool {
+        matches!(self, Refusal::ServerRefused | Refusal::ServerSilent)
+    }
 }
 
 reasons! {
@@ -137,8 +148,21 @@ reasons! {
         Disabled = 13, "disabled", "The configuration says mode = \"proxy\".";
         AddressFamily = 14, "address_family", "No connected target has a server address of the VIP's family, or the client's address is link-local.";
         SynCookie = 15, "syn_cookie", "Not given any more. Connections accepted by a SYN cookie that use timestamps were proxied, since the kernel does not tell the client's clock; now they migrate without it.";
+        NoUsableTarget = 20, "no_usable_target", "Every target of the pool is down, drained, or was just tried.";
+        StickyCookie = 21, "sticky_cookie", "The request had no good cookie of a sticky pool: it was proxied so that its response could set one (sticky.first = \"migrate\" changes that).";
         TlsTerminated = 27, "tls_terminated", "TLS ends at the listener (protocol https): its keys cannot go with the connection.";
         ClientSilent = 28, "client_silent", "The client of a listener of protocol tcp said nothing for the listener's silence_ms: the server may be the one that speaks first.";
+    }
+}
+
+impl ProxyReason {
+    /// Whether it is worth while to hand the connection to another target; `refusal` is the agent's own reason.
+    pub fn another_may_take(self, refusal: Option<Refusal>) -> bool {
+        match self {
+            ProxyReason::NoAgent | ProxyReason::ChannelBusy | ProxyReason::Undelivered => true,
+            ProxyReason::Refused => refusal.is_some_and(Refusal::another_may_take),
+            _ => false,
+        }
     }
 }
 

@@ -62,6 +62,26 @@ impl TestLab {
         self.lab.admin_get(node, path).unwrap()
     }
 
+    /// Orders something of the intermediate; its answer.
+    ///
+    /// # Panics
+    /// If it does not do it.
+    pub fn order(&self, path: &str) -> Value {
+        let (status, text) = self.lab.admin_post(plan::INTERMEDIATE, path).unwrap();
+        assert_eq!(status, 200, "{path}: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// How a target stands in the first pool it is in.
+    ///
+    /// # Panics
+    /// If it is in none.
+    pub fn standing(&self, target: &str) -> String {
+        let view = self.admin(plan::INTERMEDIATE, &format!("/v1/targets/{target}"));
+        let standing = view.pointer("/pools/0/standing").and_then(Value::as_str);
+        standing.unwrap_or_else(|| panic!("{view}")).to_owned()
+    }
+
     /// A sample of a node's `/metrics`, by its whole name with labels.
     ///
     /// # Panics

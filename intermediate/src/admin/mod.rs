@@ -1,5 +1,7 @@
 //! The admin endpoint's routes. All answers but `/metrics` are JSON.
 
+mod orders;
+mod pools;
 mod scrape;
 
 use crate::flows::FlowFilter;
@@ -54,6 +56,9 @@ impl Admin {
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .route("/v1/targets", get(targets))
+            .route("/v1/targets/{name}", get(target))
+            .route("/v1/targets/{name}/{order}", post(orders::target))
+            .route("/v1/pools", get(pools))
             .route("/v1/flows", get(flows))
             .route("/v1/flows/{id}", get(flow))
             .route("/v1/migrations", get(migrations))
@@ -99,7 +104,21 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn targets(State(admin): State<Arc<Admin>>) -> Json<Value> {
-    Json(json!({ "targets": admin.front.targets.views() }))
+    let shown = admin.front.targets.shown();
+    let views: Vec<Value> = shown.iter().map(|target| orders::of_target(&admin, target)).collect();
+    Json(json!({ "targets": views }))
+}
+
+async fn target(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
+    match admin.front.targets.by_name(&name) {
+        Some(target) => Json(orders::of_target(&admin, &target)).into_response(),
+        None => not_found("no target of this name is configured"),
+    }
+}
+
+async fn pools(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let pools: Vec<_> = admin.front.site.load().pools.iter().map(|pool| pool.view()).collect();
+    Json(json!({ "pools": pools }))
 }
 
 /// Query of `/v1/flows`.

@@ -1,9 +1,11 @@
 //! Metrics that are read where they are, at each scrape: the data plane's counters, the flow table, the hold queue.
 
+use super::pools::OfPools;
 use crate::front::Front;
 use crate::handoff::Migrator;
 use crate::targets::Targets;
 use baton_loader::Plane;
+use baton_shared::health::Admin;
 use baton_shared::record::FlowState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 /// Registers what is there.
 pub(super) fn register(registry: &mut Registry, front: &Arc<Front>, plane: Option<&Arc<Plane>>) {
     registry.register_collector(Box::new(OfTargets(Arc::clone(&front.targets))));
+    registry.register_collector(Box::new(OfPools(Arc::clone(front))));
     if let Some(plane) = plane {
         let counters = Arc::clone(plane);
         baton_daemon::metrics::register_reasons(
@@ -64,6 +67,20 @@ impl Collector for OfTargets {
         for target in self.0.iter() {
             let live = i64::try_from(target.flows()).unwrap_or(i64::MAX);
             flows.encode_family(&[("target", target.spec.name.as_str())])?.encode_gauge(&live)?;
+        }
+        let help = "Handoffs under way to the target, and requests proxied to it.";
+        let mut in_hand = encoder.encode_descriptor("baton_target_in_hand", help, None, MetricType::Gauge)?;
+        for target in self.0.iter() {
+            let count = i64::try_from(target.load.in_hand()).unwrap_or(i64::MAX);
+            in_hand.encode_family(&[("target", target.spec.name.as_str())])?.encode_gauge(&count)?;
+        }
+        let help = "What the operator wants of the target: 1 at the state it is in.";
+        let mut admin = encoder.encode_descriptor("baton_target_admin", help, None, MetricType::Gauge)?;
+        for target in self.0.iter() {
+            for state in [Admin::Ready, Admin::Draining, Admin::Down] {
+                let labels = [("target", target.spec.name.as_str()), ("state", state.name())];
+                admin.encode_family(&labels)?.encode_gauge(&i64::from(target.admin() == state))?;
+            }
         }
         Ok(())
     }

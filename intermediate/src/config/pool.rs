@@ -2,32 +2,21 @@
 
 use super::Config;
 use super::health::Health;
+use super::limits::within;
+use super::maglev::Maglev;
 use super::similar::did_you_mean;
+use super::sticky::Sticky;
+use crate::pools::{Choice, HashOn, is_token};
 use baton_daemon::config::{Problems, Spanned};
+use baton_shared::balance::Method;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 /// The pool there is if the file names none.
 pub const DEFAULT_POOL: &str = "default";
-
-/// How a pool chooses among its targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// Of two taken at random the one with fewer flows.
-    #[default]
-    P2c,
-    /// In turn.
-    RoundRobin,
-    /// By a hash, a table that changes little when targets come and go.
-    Maglev,
-    /// By a hash, the highest of one for each target.
-    Rendezvous,
-    /// The one that answered fastest of late.
-    LeastTime,
-}
 
 /// A target's part in a pool.
 #[derive(Clone, Debug, Serialize)]
@@ -36,14 +25,6 @@ pub struct PoolTarget {
     pub target: String,
     /// Its share.
     pub weight: u32,
-}
-
-/// `sticky`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sticky {
-    /// The cookie's name.
-    pub cookie: Spanned<String>,
 }
 
 /// `[[pool]]`: targets that can serve the same requests.
@@ -55,9 +36,11 @@ pub struct PoolEntry {
     /// Its targets.
     pub targets: Vec<Spanned<PoolTarget>>,
     /// How one of them is chosen.
-    pub balance: Option<Spanned<Balance>>,
+    pub balance: Option<Spanned<Method>>,
     /// What is hashed: `source`, `uri`, `header:NAME` or `cookie:NAME`.
     pub hash: Option<Spanned<String>>,
+    /// Maglev's table.
+    pub maglev: Option<Spanned<Maglev>>,
     /// A cookie that brings a client back to the target it was on.
     pub sticky: Option<Spanned<Sticky>>,
     /// Milliseconds over which a target that has come back gets its full share.
@@ -157,29 +140,55 @@ impl Config {
                     "weight must be between 1 and 1000, is {weight}; leave the target out to give it nothing"
                 ),
             );
-            problems.require(member, *weight == 1, "weight is not built yet");
         }
     }
 }
 
 impl PoolEntry {
-    /// What of it is there already.
     fn validate_choice(&self, problems: &mut Problems<'_>) {
-        if let Some(balance) = &self.balance {
-            let built = *balance.get_ref() == Balance::RoundRobin;
-            problems.require(balance, built, "this balance is not built yet; \"round_robin\" is");
-        }
+        let method = self.balance.as_ref().map(|balance| *balance.get_ref()).unwrap_or_default();
         if let Some(hash) = &self.hash {
-            problems.with(hash, "hash is not built yet");
+            let right = HashOn::parse(hash.get_ref()).is_some();
+            problems.require(
+                hash,
+                right,
+                "hash must be \"source\", \"uri\", \"header:NAME\" or \"cookie:NAME\"",
+            );
+            let used = method.is_by_hash();
+            problems.require(hash, used, "hash has a meaning with balance \"maglev\" or \"rendezvous\" only");
+        }
+        if let Some(maglev) = &self.maglev {
+            problems.require(
+                maglev,
+                method == Method::Maglev,
+                "[pool.maglev] has a meaning with balance \"maglev\" only",
+            );
+            maglev.get_ref().validate(self.targets.len(), problems);
         }
         if let Some(sticky) = &self.sticky {
-            problems.with(sticky, "sticky is not built yet");
+            let cookie = &sticky.get_ref().cookie;
+            problems.require(cookie, is_token(cookie.get_ref()), "cookie must be a cookie's name");
         }
         if let Some(slow_start) = &self.slow_start_ms {
-            problems.with(slow_start, "slow_start_ms is not built yet");
+            within(problems, "slow_start_ms", slow_start, 0..=3_600_000);
         }
         if let Some(health) = &self.health {
-            Health::validate(health, problems);
+            health.get_ref().validate(problems);
+        }
+    }
+
+    /// How the pool chooses, ready for use.
+    pub fn choice(&self) -> Choice {
+        let defaults = Choice::default();
+        let maglev = self.maglev.as_ref().map(|maglev| maglev.get_ref());
+        Choice {
+            method: self.balance.as_ref().map(|balance| *balance.get_ref()).unwrap_or_default(),
+            hash: self.hash.as_ref().and_then(|hash| HashOn::parse(hash.get_ref())).unwrap_or_default(),
+            table_size: maglev.map_or(defaults.table_size, Maglev::table_size),
+            load_percent: maglev.map_or(defaults.load_percent, Maglev::load_percent),
+            sticky: self.sticky.as_ref().map(|sticky| sticky.get_ref().spec()),
+            slow_start: Duration::from_millis(self.slow_start_ms.as_ref().map_or(0, |ms| *ms.get_ref())),
+            health: self.health.as_ref().map_or(defaults.health, |health| health.get_ref().spec()),
         }
     }
 }

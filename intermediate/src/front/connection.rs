@@ -1,11 +1,12 @@
 //! One connection, from accept to migration, proxy or close.
 
+use super::give::Gift;
 use super::head::{FirstHead, read_head};
 use super::waiting::Place;
 use super::{Accepted, Front, Guards, Stop, answer_and_close};
 use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
 use crate::config::Protocol;
-use crate::handoff::{Candidate, Migrator, Outcome, Subject};
+use crate::handoff::{Migrator, Subject};
 use crate::pools::PickFacts;
 use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
 use crate::site::{Decision, Denial};
@@ -16,9 +17,8 @@ use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 /// An address that means nothing without a link's name: the target could not answer it.
 fn is_link_local(client: SocketAddr) -> bool {
@@ -162,7 +162,23 @@ impl Front {
         let (stream, bytes, entry) = match chosen {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
             Ok((migrator, target)) => {
-                match self.migrate(migrator, target, accepted, &decision, bytes, &head).await {
+                let label = head.request_line(&bytes);
+                let noted = self.access_log.is_on().then(|| {
+                    let asked = accepted.asked(Some(RequestText::of_head(&head, &bytes)));
+                    (asked, decision.placed())
+                });
+                let mut request = as_the_server_sees_it(&accepted, &decision, &bytes, &head);
+                request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
+                // The proxy makes its own changes: it gets the request as it came.
+                let original = Some(bytes);
+                let pool = &decision.pool;
+                let another = |bytes: &[u8], tried: &[TargetId]| {
+                    let lines = HeadLines::new(bytes, &head);
+                    let request = RequestFacts::of_head(peer.listener, &head, bytes, &lines);
+                    pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
+                };
+                let gift = Gift { migrator, pool, first: target, request, original, label, noted };
+                match self.give(accepted, gift, another).await {
                     Some(to_proxy) => to_proxy,
                     None => return,
                 }
@@ -172,52 +188,6 @@ impl Front {
         let stream = ClientStream::Plain(stream);
         crate::proxy::serve(ProxyJob { front, site, stop: stop.clone(), peer, stream, bytes, entry }, guards)
             .await;
-    }
-
-    /// `None` if nothing is left to do; else what the proxy needs.
-    async fn migrate(
-        &self,
-        migrator: &Migrator,
-        target: TargetId,
-        accepted: Accepted,
-        decision: &Decision,
-        bytes: Vec<u8>,
-        head: &RequestHead,
-    ) -> Option<(TcpStream, Vec<u8>, Entry)> {
-        let request_line = head.request_line(&bytes);
-        let noted = self.access_log.is_on().then(|| {
-            let asked = accepted.asked(Some(RequestText::of_head(head, &bytes)));
-            (asked, decision.placed())
-        });
-        let mut request = as_the_server_sees_it(&accepted, decision, &bytes, head);
-        request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
-        let candidate = Candidate {
-            stream: accepted.stream,
-            client: accepted.client,
-            vip: accepted.vip,
-            target,
-            request,
-            request_line,
-            noted,
-            accepted_at: accepted.at,
-            head_at: Instant::now(),
-        };
-        match migrator.migrate(candidate).await {
-            Outcome::Migrated(times) => {
-                self.metrics.on_migrated(&times);
-                None
-            }
-            Outcome::Closed(reason) => {
-                self.metrics.on_closed(reason);
-                None
-            }
-            Outcome::NotMigrated { stream, extra, reason, refusal, .. } => {
-                // The proxy makes its own changes: it gets the request as it came.
-                let mut bytes = bytes;
-                bytes.extend_from_slice(&extra);
-                Some((stream, bytes, Entry { reason, refusal, target: Some(target), recorded: true }))
-            }
-        }
     }
 
     /// The target to migrate to, or why the request is proxied.

@@ -2,6 +2,7 @@
 
 mod answer;
 mod connection;
+mod give;
 mod head;
 mod https;
 mod listen;

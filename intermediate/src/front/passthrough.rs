@@ -1,21 +1,23 @@
 //! Listeners that read no requests: TLS that passes through to the target, by the name in its ClientHello, and plain TCP.
 //! The whole connection goes to a target with the bytes that have come; what cannot is relayed.
 
+use super::give::Gift;
 use super::opening::{FirstBytes, Opening, read_first, read_hello};
 use super::waiting::Place;
 use super::{Accepted, Front, Guards, Stop};
 use crate::access_log::{Asked, RequestText};
-use crate::handoff::{Candidate, Outcome};
 use crate::pools::{PickFacts, servers};
 use crate::proxy::{Entry, Peer, Recorder, TooSlow};
 use crate::relay::{self, RelayEnd};
 use crate::site::Decision;
+use crate::targets::{TargetId, UnderWay};
+use baton_shared::health::Signal;
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{NoHeaders, RequestFacts};
 use baton_shared::termination::ProxiedEnd;
 use baton_shared::tls::{Alert, ClientHello};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -135,24 +137,17 @@ impl Front {
         let (stream, bytes, entry) = match self.choose(decision, &peer, known.facts(peer.listener)) {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
             Ok((migrator, target)) => {
-                let candidate = Candidate {
-                    stream: accepted.stream,
-                    client: accepted.client,
-                    vip: accepted.vip,
-                    target,
-                    request: bytes,
-                    request_line: known.label.clone(),
-                    noted,
-                    accepted_at: accepted.at,
-                    head_at: Instant::now(),
+                let pool = &decision.pool;
+                let another = |_: &[u8], tried: &[TargetId]| {
+                    let request = known.facts(peer.listener);
+                    pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
                 };
-                match migrator.migrate(candidate).await {
-                    Outcome::Migrated(times) => return self.metrics.on_migrated(&times),
-                    Outcome::Closed(reason) => return self.metrics.on_closed(reason),
-                    Outcome::NotMigrated { stream, extra, mut request, reason, refusal } => {
-                        request.extend_from_slice(&extra);
-                        (stream, request, Entry { reason, refusal, target: Some(target), recorded: true })
-                    }
+                let label = known.label.clone();
+                let gift =
+                    Gift { migrator, pool, first: target, request: bytes, original: None, label, noted };
+                match self.give(accepted, gift, another).await {
+                    Some(to_relay) => to_relay,
+                    None => return,
                 }
             }
         };
@@ -195,10 +190,14 @@ impl Relaying<'_> {
                     server = Some((id, stream));
                     break;
                 }
-                Err(e) => tracing::debug!(server = %address, "cannot reach the server: {e}"),
+                Err(e) => {
+                    tracing::debug!(server = %address, "cannot reach the server: {e}");
+                    self.decision.pool.report(id, Signal::Failed);
+                }
             }
         }
         let target = server.as_ref().and_then(|(id, _)| front.targets.get(*id));
+        let _under_way = target.as_ref().map(UnderWay::at);
         let name = target.map(|t| t.spec.name.clone()).unwrap_or_default();
         let subject = || peer.subject(name.clone(), self.known.label.clone());
         if !recorded {

@@ -1,5 +1,6 @@
 //! What the front gives to [`Migrator::migrate`](super::Migrator::migrate), and what it gets back.
 
+use super::history::Subject;
 use crate::access_log::{Asked, Placed};
 use crate::targets::TargetId;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
@@ -24,6 +25,8 @@ pub struct Candidate {
     pub request: Vec<u8>,
     /// Method and path, for the record of migrations; the migrator does not read it.
     pub request_line: String,
+    /// What [`syn_tsval`](super::syn_tsval) said of the connection.
+    pub syn_tsval: Option<u32>,
     /// For the access log, if there is one; its target is filled in.
     pub noted: Option<(Asked, Placed)>,
     /// When the connection was accepted.
@@ -38,20 +41,28 @@ pub enum Outcome {
     /// The target has the connection; the intermediate's socket is gone without a packet.
     Migrated(StageTimes),
     /// The request has not reached the server by migration and will not: proxy it (or try another target).
-    NotMigrated {
-        /// The connection, in working order.
-        stream: TcpStream,
-        /// Bytes the freeze drained from the socket: they follow [`Candidate::request`].
-        extra: Vec<u8>,
-        /// The request as it was given in, without `extra`.
-        request: Vec<u8>,
-        /// Why.
-        reason: ProxyReason,
-        /// The agent's own reason if `reason` is [`ProxyReason::Refused`].
-        refusal: Option<Refusal>,
-    },
+    NotMigrated(Box<NotMigrated>),
     /// The connection was ended: nobody may run this request again.
     Closed(CloseReason),
+}
+
+/// A connection that was not given away.
+#[derive(Debug)]
+pub struct NotMigrated {
+    /// The connection, in working order.
+    pub stream: TcpStream,
+    /// Bytes the freeze drained from the socket: they follow [`Candidate::request`].
+    pub extra: Vec<u8>,
+    /// The request as it was given in, without `extra`.
+    pub request: Vec<u8>,
+    /// Why.
+    pub reason: ProxyReason,
+    /// The agent's own reason if `reason` is [`ProxyReason::Refused`].
+    pub refusal: Option<Refusal>,
+    /// For the record, once it is known whether another target takes it.
+    pub subject: Subject,
+    /// [`Candidate::noted`].
+    pub noted: Option<(Asked, Placed)>,
 }
 
 /// How long each stage of a migration took.

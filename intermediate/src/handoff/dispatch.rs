@@ -2,8 +2,11 @@
 
 use super::Migrator;
 use super::pending::Told;
-use crate::targets::{Agent, AgentId, TargetId};
+use crate::targets::{Agent, AgentId, Target, TargetId};
+use baton_loader::monotonic_ns;
 use baton_shared::control::{FlowRef, Message};
+use baton_shared::health::AgentEvent as Channel;
+use baton_shared::reason::Refusal;
 use baton_shared::state::handoff::HandoffEvent;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -41,6 +44,10 @@ impl Migrator {
             AgentEvent::Message(message) => self.on_message(&agent, message),
             AgentEvent::Up { same_instance } => {
                 agent.set_lost(false);
+                agent.on_event(Channel::Connected);
+                if !same_instance {
+                    self.targets.of_agent(id).iter().for_each(|target| target.load.forget_reports());
+                }
                 let targets = ids();
                 self.pending.tell_all(&targets, |_| HandoffEvent::ChannelUp { same_instance });
                 for target in targets {
@@ -51,6 +58,7 @@ impl Migrator {
                 }
             }
             AgentEvent::Down { undelivered } => {
+                agent.on_event(Channel::Disconnected);
                 let undelivered: HashSet<FlowRef> = undelivered.into_iter().collect();
                 self.pending.tell_all(&ids(), |flow| HandoffEvent::ChannelDown {
                     delivered: !undelivered.contains(&flow),
@@ -70,6 +78,8 @@ impl Migrator {
                 }
             }
             Message::Refused(answer) => {
+                let draining = answer.reason == Refusal::Draining;
+                agent.on_event(if draining { Channel::RefusedDraining } else { Channel::Answered });
                 let refused = Told::Event(HandoffEvent::Refused(answer.reason));
                 if self.pending.tell(answer.flow, refused) {
                     return;
@@ -95,13 +105,19 @@ impl Migrator {
             Message::Recalled(_) | Message::RecallRefused(_) => {
                 self.stray_answers.fetch_add(1, Ordering::Relaxed);
             }
+            Message::Load(load) => {
+                let targets = self.targets.of_agent(agent.id);
+                let of = |target: &&Arc<Target>| target.spec.servers.iter().any(|s| s == load.server);
+                for target in targets.iter().filter(of) {
+                    target.load.on_report((*load).clone(), monotonic_ns());
+                }
+            }
             // Pings are the channel's business; the rest goes the other way.
             Message::Hello(_)
             | Message::Handoff(_)
             | Message::Status(_)
             | Message::Cancel(_)
             | Message::EndSeen(_)
-            | Message::Load(_)
             | Message::Recall(_)
             | Message::Ping(_)
             | Message::Pong(_) => {}

@@ -146,8 +146,7 @@ impl History {
         self.push(record);
     }
 
-    /// The request is proxied. The front calls this for what it decides itself; what
-    /// [`Migrator::migrate`](super::Migrator::migrate) decided is recorded there.
+    /// The request is proxied.
     pub fn record_proxied(&self, subject: Subject, reason: ProxyReason, refusal: Option<Refusal>) {
         let mut record = subject.record(HistoryOutcome::Proxied);
         record.reason = Some(reason.name());

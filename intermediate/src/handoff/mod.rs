@@ -19,10 +19,10 @@ mod settings;
 mod sys;
 mod unresolved;
 
-pub use candidate::{Candidate, Outcome, StageTimes};
+pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes};
 pub use dispatch::AgentEvent;
 pub use history::{History, HistoryOutcome, MigrationRecord, Subject, flow_id_text};
-pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener};
+pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener, syn_tsval};
 pub use settings::{HandoffSettings, MigratorStats};
 
 use crate::access_log::{Asked, ClosedRecord, MigratedRecord, Placed};
@@ -145,11 +145,12 @@ impl Migrator {
         self.flows.forget_superseded(client, vip);
     }
 
-    /// Tries to give a connection with its request to a target. Records the outcome in the history, whatever it
-    /// is. Run it to its end: a migration dropped in mid-flight cuts the client off.
+    /// Tries to give a connection with its request to a target. Records the outcome in the history unless the connection
+    /// could not be given away: then the caller does, once it knows what becomes of it. Run it to its end: a migration
+    /// dropped in mid-flight cuts the client off.
     pub async fn migrate(&self, candidate: Candidate) -> Outcome {
-        let Candidate { stream, client, vip, target, mut request, request_line, noted, accepted_at, head_at } =
-            candidate;
+        let Candidate { stream, client, vip, target, syn_tsval, .. } = candidate;
+        let Candidate { mut request, request_line, noted, accepted_at, head_at, .. } = candidate;
         let start = Instant::now();
         let given = request.len();
         let mut times = StageTimes {
@@ -165,32 +166,38 @@ impl Migrator {
             request: request_line,
             started: SystemTime::now() - accepted_at.elapsed(),
         };
-        let kept =
-            match self.send_off(stream, Ends { client, vip }, target, &mut request, &mut subject, &mut times)
-            {
-                Ok((flight, told)) => match self.resolve(flight, told, target, &mut times, start).await {
-                    Resolved::Migrated => {
-                        self.log_migrated(noted, &subject, times);
-                        self.history.record_migrated(subject, &times);
-                        return Outcome::Migrated(times);
-                    }
-                    Resolved::Reset => {
-                        self.log_closed(noted, &subject, CloseReason::Unresolved);
-                        self.history.record_closed(subject, CloseReason::Unresolved);
-                        return Outcome::Closed(CloseReason::Unresolved);
-                    }
-                    Resolved::Kept(kept) => kept,
-                },
-                Err(kept) => kept,
-            };
+        let (socket, ends) = ((stream, syn_tsval), Ends { client, vip });
+        let kept = match self.send_off(socket, ends, target, &mut request, &mut subject, &mut times) {
+            Ok((flight, told)) => match self.resolve(flight, told, target, &mut times, start).await {
+                Resolved::Migrated => {
+                    self.log_migrated(noted, &subject, times);
+                    self.history.record_migrated(subject, &times);
+                    return Outcome::Migrated(times);
+                }
+                Resolved::Reset => {
+                    self.log_closed(noted, &subject, CloseReason::Unresolved);
+                    self.history.record_closed(subject, CloseReason::Unresolved);
+                    return Outcome::Closed(CloseReason::Unresolved);
+                }
+                Resolved::Kept(kept) => kept,
+            },
+            Err(kept) => kept,
+        };
         let Kept { stream: Some(stream), reason, refusal } = kept else {
             self.log_closed(noted, &subject, CloseReason::ClientGone);
             self.history.record_closed(subject, CloseReason::ClientGone);
             return Outcome::Closed(CloseReason::ClientGone);
         };
-        self.history.record_proxied(subject, reason, refusal);
         let extra = request.split_off(given);
-        Outcome::NotMigrated { stream, extra, request, reason, refusal }
+        Outcome::NotMigrated(Box::new(NotMigrated {
+            stream,
+            extra,
+            request,
+            reason,
+            refusal,
+            subject,
+            noted,
+        }))
     }
 
     /// The front's half of the access log's line.

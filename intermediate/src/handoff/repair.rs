@@ -61,9 +61,16 @@ pub fn prepare_listener(listener: &socket2::Socket) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Live {
     stream: TcpStream,
-    /// The client's TSval in its SYN; `None` without a SYN or without timestamps in it. Read once: the kernel
-    /// gives it once.
+    /// See [`syn_tsval`].
     syn_tsval: Option<u32>,
+}
+
+/// The client's TSval in its SYN; `None` without a SYN or without timestamps in it. The kernel gives the SYN once: who
+/// may try more than one target keeps this.
+pub fn syn_tsval(stream: &TcpStream) -> Option<u32> {
+    let mut syn = [0u8; 256];
+    let length = sys::saved_syn(stream.as_fd(), &mut syn).unwrap_or(0);
+    syn.get(..length).and_then(baton_shared::packet::syn::timestamp_value)
 }
 
 /// A socket in repair mode: the kernel sends nothing when it is closed.
@@ -100,11 +107,8 @@ pub struct Ends {
 }
 
 impl Live {
-    /// Takes an accepted socket.
-    pub fn new(stream: TcpStream) -> Self {
-        let mut syn = [0u8; 256];
-        let length = sys::saved_syn(stream.as_fd(), &mut syn).unwrap_or(0);
-        let syn_tsval = syn.get(..length).and_then(baton_shared::packet::syn::timestamp_value);
+    /// Takes an accepted socket, and what [`syn_tsval`] said of it.
+    pub fn new(stream: TcpStream, syn_tsval: Option<u32>) -> Self {
         Live { stream, syn_tsval }
     }
 

@@ -19,7 +19,7 @@ impl Migrator {
     /// Freeze, drain, capture, send: synchronous, ends with the handoff in the channel's hands.
     pub(super) fn send_off<'a>(
         &'a self,
-        stream: TcpStream,
+        (stream, syn_tsval): (TcpStream, Option<u32>),
         ends: Ends,
         id: TargetId,
         request: &mut Vec<u8>,
@@ -36,8 +36,7 @@ impl Migrator {
         if request.len() > self.settings().prefetch_bytes {
             return Err(keep(stream, ProxyReason::PrefetchTooLarge));
         }
-        // Reads the saved SYN, which needs no freeze.
-        let live = Live::new(stream);
+        let live = Live::new(stream, syn_tsval);
         let mut lap = Lap::new();
         let (mut place, held) = match self.freeze(ends, id, server, &subject.request) {
             Ok(frozen) => frozen,

@@ -5,6 +5,7 @@
 //! goes with its connection.
 
 use super::bodies::RequestBody;
+use crate::targets::UnderWay;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
@@ -56,6 +57,8 @@ pub(super) struct Lease {
     pub(super) server: SocketAddr,
     /// It has served a request before.
     pub(super) reused: bool,
+    /// Counts as under way at its target.
+    pub(super) under_way: Option<UnderWay>,
 }
 
 fn key(server: SocketAddr) -> (ThreadId, SocketAddr) {
@@ -78,7 +81,7 @@ impl Upstreams {
         match taken {
             Some(sender) => {
                 self.0.reused.inc();
-                Ok(Lease { sender, server, reused: true })
+                Ok(Lease { sender, server, reused: true, under_way: None })
             }
             None => self.open(server, limit).await,
         }
@@ -98,7 +101,7 @@ impl Upstreams {
                 tracing::debug!(%server, "connection to the server: {e}");
             }
         });
-        Ok(Lease { sender, server, reused: false })
+        Ok(Lease { sender, server, reused: false, under_way: None })
     }
 
     fn take(&self, server: SocketAddr) -> Option<Sender> {

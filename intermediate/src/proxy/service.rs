@@ -12,10 +12,12 @@ use super::upstream::{Answered, UpstreamError, connect, may_repeat};
 use super::{Entry, Peer, tunnel};
 use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
 use crate::front::{Front, FrontLimits, Guards, Stop, text};
-use crate::pools::{PickFacts, servers};
+use crate::pools::{PickFacts, Pool, servers};
 use crate::site::{Denial, Site};
-use crate::targets::TargetId;
+use crate::targets::{TargetId, UnderWay};
 use crate::trace::trace_ids;
+use baton_loader::monotonic_ns;
+use baton_shared::health::Signal;
 use baton_shared::http::{Edits, Framing, GateRule, Origin, RequestHead, Switch, Verdict};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, RequestFacts};
@@ -27,7 +29,7 @@ use hyper::body::{Bytes, Incoming};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 /// How many 103 responses to one request may wait to be passed on.
@@ -157,9 +159,13 @@ impl Session {
             Channel::Http2 => None,
             Channel::Plain | Channel::Tls => *self.target.lock().unwrap_or_else(PoisonError::into_inner),
         };
-        let servers = servers(&decision.pool, &facts, last);
-        let connected = connect(upstreams, servers, tunnelled, limit).await;
+        let pool = &decision.pool;
+        let unreachable = |target| pool.report(target, Signal::Failed);
+        let servers = servers(pool, &facts, last);
+        let connected = connect(upstreams, servers, tunnelled, limit, unreachable).await;
         let target = connected.as_ref().ok().map(|c| c.target);
+        let under_way = target.and_then(|id| self.front.targets.get(id)).map(|target| UnderWay::at(&target));
+        let asked = Instant::now();
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
         if connected.is_ok() {
             recorder.on_connected(|| self.target_name(target));
@@ -184,7 +190,10 @@ impl Session {
             Err(e) => Err(e),
         };
         match sent {
-            Ok(Answered { mut response, lease }) => {
+            Ok(Answered { mut response, mut lease }) => {
+                if let Some(target) = target {
+                    self.on_answer(pool, &facts, target, asked.elapsed(), &mut response);
+                }
                 let switched = match response.status() {
                     StatusCode::SWITCHING_PROTOCOLS => tunnelled && !gated.head.connect,
                     status => gated.head.connect && status.is_success(),
@@ -201,17 +210,25 @@ impl Session {
                 if let (true, Some(client_end)) = (switched, client_end) {
                     let server_end = hyper::upgrade::on(&mut response);
                     self.requests.on_switch(Switch::Tunnel);
-                    let held = Arc::clone(&self.guards);
+                    let held = (Arc::clone(&self.guards), under_way);
                     tunnel::join(client_end, server_end, self.stop.clone(), held, recorder);
                     recorder = Recorder::none();
-                } else if tunnelled {
-                    self.requests.on_switch(Switch::Stayed);
+                } else {
+                    if tunnelled {
+                        self.requests.on_switch(Switch::Stayed);
+                    }
+                    lease.under_way = under_way;
                 }
                 self.incoming(response, lease, switched, limit, recorder)
             }
             Err(e) => {
                 if tunnelled {
                     self.requests.on_switch(Switch::Stayed);
+                }
+                if let (UpstreamError::Failed(_), Some(target), None) =
+                    (&e, target, self.requests.broken_body())
+                {
+                    pool.report(target, Signal::Failed);
                 }
                 self.on_error(e, gated, recorder, &progress)
             }
@@ -308,6 +325,31 @@ impl Session {
         let lease = (!switched).then(|| (self.front.upstreams.clone(), lease));
         let body = ResponseBody::new(body, limit, lease, recorder);
         Response::from_parts(parts, Either::Left(body))
+    }
+
+    /// A server has answered: it is well, so quick, and where its clients shall come back to it their response says so.
+    fn on_answer(
+        &self,
+        pool: &Pool,
+        facts: &PickFacts<'_>,
+        target: TargetId,
+        after: Duration,
+        response: &mut Response<Incoming>,
+    ) {
+        pool.report(target, Signal::Served);
+        if let Some(target) = self.front.targets.get(target) {
+            target.load.on_response(after, monotonic_ns());
+        }
+        if let Some((name, value)) = pool.cookie_to_set(facts, target)
+            && let Ok(cookie) = HeaderValue::from_str(&self.set_cookie(name, value))
+        {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+    }
+
+    fn set_cookie(&self, name: &str, value: &str) -> String {
+        let secure = if matches!(self.channel, Channel::Plain) { "" } else { "; Secure" };
+        format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}")
     }
 
     fn on_error(

@@ -54,12 +54,14 @@ pub(super) struct Answered {
     pub(super) lease: Lease,
 }
 
-/// Connects to the first of `servers` that can be reached: one that cannot has seen nothing of the request.
+/// Connects to the first of `servers` that can be reached: one that cannot has seen nothing of the request. Those that
+/// cannot are told to `unreachable`.
 pub(super) async fn connect(
     upstreams: &Upstreams,
     servers: impl Iterator<Item = (TargetId, SocketAddr)>,
     alone: bool,
     limit: Duration,
+    unreachable: impl Fn(TargetId),
 ) -> Result<Connected, UpstreamError> {
     for (target, server) in servers {
         let limit = CONNECT.min(limit);
@@ -68,7 +70,10 @@ pub(super) async fn connect(
             if alone { upstreams.open(server, limit).await } else { upstreams.connect(server, limit).await };
         match connected {
             Ok(lease) => return Ok(Connected { target, lease }),
-            Err(e) => tracing::debug!(%server, "cannot reach the server: {e}"),
+            Err(e) => {
+                tracing::debug!(%server, "cannot reach the server: {e}");
+                unreachable(target);
+            }
         }
     }
     Err(UpstreamError::NoTarget)

@@ -1,9 +1,10 @@
 //! The agents: one control channel for each, however many targets are on its host.
 
 use baton_shared::control::Message;
+use baton_shared::health::{Agent as AgentState, AgentEvent};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Names an agent for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,11 +39,20 @@ pub struct Agent {
     link: OnceLock<Arc<dyn AgentLink>>,
     /// Gone for longer than `handoff.agent_lost_ms`.
     lost: AtomicBool,
+    /// By what was seen on the channel. Whether it is connected now, the channel itself knows best.
+    state: Mutex<AgentState>,
 }
 
 impl Agent {
     pub(super) fn new(id: AgentId, addr: SocketAddr, name: &str) -> Self {
-        Agent { id, addr, name: name.to_owned(), link: OnceLock::new(), lost: AtomicBool::new(false) }
+        Agent {
+            id,
+            addr,
+            name: name.to_owned(),
+            link: OnceLock::new(),
+            lost: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     /// Gives it its control channel; once.
@@ -63,6 +73,30 @@ impl Agent {
     /// Sends it a message.
     pub fn send(&self, message: Message) -> Result<(), NotSent> {
         self.link.get().ok_or(NotSent::Down)?.send(message)
+    }
+
+    /// Something happened on its channel.
+    pub fn on_event(&self, event: AgentEvent) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *state;
+        *state = before.on(event);
+        if before != *state {
+            tracing::info!(agent = self.name, "agent {} -> {} ({event:?})", before.name(), state.name());
+        }
+    }
+
+    /// How it is.
+    pub fn state(&self) -> AgentState {
+        match *self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            _ if !self.is_up() => AgentState::Gone,
+            AgentState::Stopping => AgentState::Stopping,
+            _ => AgentState::Up,
+        }
+    }
+
+    /// Whether it is connected and is not stopping.
+    pub fn takes_handoffs(&self) -> bool {
+        self.state() == AgentState::Up
     }
 
     pub(crate) fn set_lost(&self, lost: bool) {

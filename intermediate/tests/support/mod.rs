@@ -99,7 +99,7 @@ impl Bed {
         let targets = Arc::new(Targets::new(pools.iter().copied().flatten().enumerate().map(spec)));
         let mut all = targets.iter();
         let pool = |(n, servers): (usize, &&[SocketAddr])| {
-            let members = all.by_ref().take(servers.len()).map(|target| Member { target, weight: 1 });
+            let members = all.by_ref().take(servers.len()).map(|target| Member::new(target, 1));
             Arc::new(Pool::new(&format!("pool{n}"), members.collect()))
         };
         let pools = pools.iter().enumerate().map(pool).collect();

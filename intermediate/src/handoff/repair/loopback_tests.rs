@@ -49,7 +49,8 @@ async fn pair_of(at: &str, [protocol, clients]: [Protocol; 2]) -> Option<Pair> {
     accepted.set_nonblocking(true).unwrap();
     let stream = TcpStream::from_std(accepted.into()).unwrap();
     let ends = Ends { client: client.as_socket().unwrap(), vip };
-    Some(Pair { live: Live::new(stream), peer, ends })
+    let tsval = syn_tsval(&stream);
+    Some(Pair { live: Live::new(stream, tsval), peer, ends })
 }
 
 /// The peer's own `snd_nxt` and `rcv_nxt`.
@@ -140,7 +141,8 @@ async fn after_an_answered_request_the_numbers_still_agree() {
     stream.write_all(&[7; 5000]).await.unwrap();
     peer.read_exact(&mut [0; 5000]).unwrap();
     peer.write_all(b"two").unwrap();
-    let live = Live::new(stream);
+    let tsval = syn_tsval(&stream);
+    let live = Live::new(stream, tsval);
     bytes.extend(drained(&live));
     assert_eq!(bytes, b"onetwo");
     let captured = captured(live, ends, &mut bytes);

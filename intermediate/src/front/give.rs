@@ -1,0 +1,103 @@
+//! Giving a connection to a target; if that one does not take it and the request surely has not run, to another.
+
+use super::{Accepted, Front};
+use crate::access_log::{Asked, Placed};
+use crate::handoff::{Candidate, Migrator, NotMigrated, Outcome, syn_tsval};
+use crate::pools::Pool;
+use crate::proxy::Entry;
+use crate::targets::{TargetId, UnderWay};
+use baton_shared::health::Signal;
+use baton_shared::reason::Refusal;
+use std::time::Instant;
+use tokio::net::TcpStream;
+
+/// How many further targets are tried before the request is proxied.
+const RETRIES: usize = 2;
+
+/// What is given away, and to whom.
+pub(super) struct Gift<'a> {
+    pub(super) migrator: &'a Migrator,
+    /// Whose targets may have it.
+    pub(super) pool: &'a Pool,
+    /// The pool's choice.
+    pub(super) first: TargetId,
+    /// What the server shall read first.
+    pub(super) request: Vec<u8>,
+    /// The bytes as they came, if they are others.
+    pub(super) original: Option<Vec<u8>>,
+    /// For the records.
+    pub(super) label: String,
+    /// For the access log, if there is one.
+    pub(super) noted: Option<(Asked, Placed)>,
+}
+
+impl Front {
+    /// `None` if nothing is left to do; else what the proxy needs. `another` chooses a further target by the bytes as
+    /// they came, none of those tried.
+    pub(super) async fn give(
+        &self,
+        accepted: Accepted,
+        gift: Gift<'_>,
+        another: impl Fn(&[u8], &[TargetId]) -> Option<TargetId>,
+    ) -> Option<(TcpStream, Vec<u8>, Entry)> {
+        let Gift { migrator, pool, first, mut request, mut original, label, mut noted } = gift;
+        let Accepted { mut stream, client, vip, at, .. } = accepted;
+        // Once: the second time the kernel does not tell it.
+        let syn_tsval = syn_tsval(&stream);
+        let mut tried = vec![first];
+        let mut target = first;
+        loop {
+            let candidate = Candidate {
+                stream,
+                client,
+                vip,
+                target,
+                request,
+                request_line: label.clone(),
+                syn_tsval,
+                noted,
+                accepted_at: at,
+                head_at: Instant::now(),
+            };
+            let under_way = self.targets.get(target).map(|target| UnderWay::at(&target));
+            let outcome = migrator.migrate(candidate).await;
+            drop(under_way);
+            let kept = match outcome {
+                Outcome::Migrated(times) => {
+                    pool.report(target, Signal::Served);
+                    self.metrics.on_migrated(&times);
+                    return None;
+                }
+                Outcome::Closed(reason) => {
+                    self.metrics.on_closed(reason);
+                    return None;
+                }
+                Outcome::NotMigrated(kept) => *kept,
+            };
+            let (extra, reason, refusal, subject);
+            NotMigrated { stream, extra, request, reason, refusal, subject, noted } = kept;
+            let blamed = refusal.is_some_and(Refusal::blames_server);
+            if blamed {
+                pool.report(target, Signal::Failed);
+            }
+            // Whoever gets the request gets all that is known of it by now.
+            request.extend_from_slice(&extra);
+            if let Some(original) = &mut original {
+                original.extend_from_slice(&extra);
+            }
+            let may = tried.len() <= RETRIES && reason.another_may_take(refusal);
+            let next = may.then(|| another(original.as_ref().unwrap_or(&request), &tried)).flatten();
+            let Some(next) = next else {
+                self.migration.history().record_proxied(subject, reason, refusal);
+                let bytes = original.unwrap_or(request);
+                // A server that took no connection from its own host takes none from here.
+                let target = Some(target).filter(|_| !blamed);
+                return Some((stream, bytes, Entry { reason, refusal, target, recorded: true }));
+            };
+            tracing::debug!(%client, request = label, reason = reason.name(), "another target is tried");
+            self.metrics.on_retried(reason, refusal);
+            tried.push(next);
+            target = next;
+        }
+    }
+}

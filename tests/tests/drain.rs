@@ -1,0 +1,114 @@
+//! Draining: nothing new, nothing cut, and back again.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::LabSpec;
+use netns_lab::plan::INTERMEDIATE;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const POOL: &str = "[[pool]]\nname = \"web\"\ntargets = [\"target1\", \"target2\"]\n";
+
+fn pool(s: LabSpec) -> LabSpec {
+    s.intermediate_with("listener", "pool", "web").intermediate_also(POOL)
+}
+
+fn view(t: &TestLab, target: &str) -> serde_json::Value {
+    t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))
+}
+
+/// A download on target1 that stands still because its client does not read: the connection and the sum of what comes.
+fn held_download(t: &TestLab) -> Connection {
+    loop {
+        let on_first = view(t, "target1")["flows"].as_u64().unwrap();
+        let connection = t.client(|| {
+            let mut connection = Connection::open(VIP).unwrap();
+            connection.get("/10m").unwrap();
+            connection
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        if view(t, "target1")["flows"].as_u64().unwrap() > on_first {
+            return connection;
+        }
+    }
+}
+
+#[test]
+fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained() {
+    let Some(t) = lab::up("drain", pool) else { return };
+    let mut held = held_download(&t);
+    let sum = t.sha256("10k");
+    let stop = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let load: Vec<_> = (0..4)
+            .map(|_| {
+                let (stop, sum, t) = (Arc::clone(&stop), sum.clone(), &t);
+                scope.spawn(move || {
+                    let mut done = 0u32;
+                    while !stop.load(Ordering::Relaxed) {
+                        let response = t.get("/10k").unwrap();
+                        assert_eq!((response.status, &response.sha256), (200, &sum), "request {done}");
+                        done += 1;
+                    }
+                    done
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(500));
+        let answer = t.order("/v1/targets/target1/drain");
+        assert_eq!((&answer["admin"], &answer["drained"]), (&"draining".into(), &false.into()), "{answer}");
+        assert!(answer["flows"].as_u64().unwrap() >= 1, "the download is left: {answer}");
+        // What was on its way at that moment is served.
+        t.eventually("only the download is left", Duration::from_secs(5), |t| {
+            let now = view(t, "target1");
+            now["flows"] == 1 && now["in_hand"] == 0
+        });
+        let served = t.access_log("target1").len();
+        std::thread::sleep(Duration::from_millis(1000));
+        assert_eq!(t.access_log("target1").len(), served, "requests to a drained target");
+        assert_eq!(t.standing("target1"), "draining");
+
+        // The waiting order is answered when the last flow has ended.
+        let waiting = scope.spawn(|| t.order("/v1/targets/target1/drain?wait_ms=30000"));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waiting.is_finished(), "the download goes on");
+        let (whole, held) = t.client(move || (held.response().unwrap(), held));
+        assert_eq!(whole.sha256, t.sha256("10m"), "the download was not cut");
+        drop(held);
+        let answer = waiting.join().unwrap();
+        assert_eq!((&answer["drained"], &answer["flows"]), (&true.into(), &0.into()), "{answer}");
+
+        let answer = t.order("/v1/targets/target1/undrain");
+        assert_eq!(answer["admin"], "ready");
+        t.eventually("it is used again", Duration::from_secs(5), |t| {
+            t.access_log("target1").len() > served + 10
+        });
+        stop.store(true, Ordering::Relaxed);
+        for thread in load {
+            assert!(thread.join().unwrap() > 20);
+        }
+    });
+    assert_eq!((t.all_proxied(), t.closed("no_target")), (0, 0));
+}
+
+#[test]
+fn a_target_that_is_drained_alone_leaves_nothing_to_go_to_and_unknown_ones_are_told() {
+    let Some(t) = lab::up("drainall", pool) else { return };
+    for target in ["target1", "target2"] {
+        t.order(&format!("/v1/targets/{target}/drain"));
+    }
+    assert_eq!(t.get("/1k").unwrap().status, 503);
+    assert_eq!(t.proxied("no_usable_target"), 1);
+    t.order("/v1/targets/target2/undrain");
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    for (path, status) in [
+        ("/v1/targets/target9/drain", 404),
+        ("/v1/targets/target1/explode", 404),
+        ("/v1/targets/target1/drain?wait=1", 400),
+    ] {
+        let (is, text) = t.lab.admin_post(INTERMEDIATE, path).unwrap();
+        assert_eq!(is, status, "{path}: {text}");
+    }
+}
