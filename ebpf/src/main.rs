@@ -16,6 +16,8 @@ mod maps;
 mod programs;
 #[cfg(target_arch = "bpf")]
 mod skb;
+#[cfg(target_arch = "bpf")]
+mod sock;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord, LegSettings, Settings};
+use baton_shared::translate::adopt::Attributes;
 use baton_shared::translate::{Patch, ReportPatch};
 use baton_shared::wire::{IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, Report, Segment, TcpWords};
 
@@ -52,6 +53,8 @@ pub(crate) struct Scratch {
     pub(crate) report_patch: ReportPatch,
     /// On the target's ingress: the outer header.
     pub(crate) outer: IpFacts,
+    /// On the target's ingress: what the kernel is told of a connection to adopt.
+    pub(crate) attributes: Attributes,
 }
 
 /// Counts one packet.

@@ -26,6 +26,12 @@ impl Skb {
         Skb(skb)
     }
 
+    /// The context, for helpers that take more than the packet.
+    #[inline(always)]
+    pub(crate) fn raw(self) -> *mut __sk_buff {
+        self.0
+    }
+
     /// Bytes of the packet with its Ethernet header.
     #[inline(always)]
     pub(crate) fn len(self) -> u32 {
@@ -245,6 +251,7 @@ impl SharedRecord {
 
     word_store!(store_state, state, u32);
     word_store!(store_last_seen, last_seen_ns, u64);
+    word_store!(store_released, released, u32);
     word_store!(store_note_ack, note_ack, u32);
     word_store!(store_note_window, note_window, u32);
     word_store!(store_note_tsval, note_tsval, u32);

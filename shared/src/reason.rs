@@ -63,6 +63,10 @@ reasons! {
         LaterRequest = 15, "later_request", "Data behind the end of the request under way on a tracked connection went to the intermediate to be read: the start of a later request, or the client's end.";
         ResponseCopied = 16, "response_copied", "A packet with a part of a response that its agent must read, to know where the response ends, was copied to the agent.";
         CopyFailed = 17, "copy_failed", "The kernel could not copy a part of a response to the agent: the end of that response will not be known. Out of memory.";
+        AdoptAssigned = 19, "adopt_assigned", "The agent's packet was given to the kernel, which makes the server's socket from it (docs/adopt.md).";
+        AdoptRepeated = 20, "adopt_repeated", "The agent's packet, sent again, went to the socket that had been made from the first.";
+        Readdressed = 21, "readdressed", "A client's packet of an adopted flow, addressed to the server, got the VIP back as its destination.";
+        AdoptedSent = 22, "adopted_sent", "A packet of a server's adopted socket went out, unchanged.";
         DropTtlExpired = 32, "drop_ttl_expired", "The packet's TTL or hop limit was used up on the way to the target: look for a routing loop.";
         DropMalformed = 33, "drop_malformed", "A packet of a migrated flow whose headers are cut short or contradict themselves.";
         DropFragment = 34, "drop_fragment", "An IP fragment of a migrated flow. Path-MTU discovery avoids fragments; look for a link with a smaller MTU that clears DF.";
@@ -73,6 +77,10 @@ reasons! {
         DropTunFrame = 39, "drop_tun_frame", "A packet written into the TUN could not be given an Ethernet header.";
         DropExtensions = 40, "drop_extensions", "An IPv6 packet with more than eight extension headers, or a first fragment that ends within them: no stack sends those.";
         DropIcmpMalformed = 41, "drop_icmp_malformed", "An ICMP error about a migrated flow that is cut short before the sequence number it must quote.";
+        DropAdoptEarly = 48, "drop_adopt_early", "A packet on the 4-tuple of a flow that is being adopted, and not the agent's with the numbers expected.";
+        DropAdoptRefused = 49, "drop_adopt_refused", "The agent's packet could not be made a socket: nothing listens, the 4-tuple is in use, or the kernel refused. `target-agent doctor` tells what adopting needs.";
+        DropAdoptReset = 50, "drop_adopt_reset", "The kernel made no socket from the agent's packet and would have reset the client: net.ipv4.tcp_syncookies is 0, or the listener was just closed.";
+        DropAdoptGone = 51, "drop_adopt_gone", "A SYN on the 4-tuple of an adopted flow whose socket is gone: its end is noticed, and the client's next one goes to the VIP's listener.";
     }
 }
 
@@ -109,6 +117,10 @@ reasons! {
         FramingUnknown = 16, "framing_unknown", "To a recall: where the server's response ends cannot be known, and the server has long been silent.";
         NotTracked = 17, "not_tracked", "To a recall: the agent did not follow the responses of this flow, since it was restarted meanwhile.";
         FlowGone = 18, "flow_gone", "To a recall: the flow has ended on the target, or never was there.";
+        AdoptUnavailable = 20, "adopt_unavailable", "serve.way is \"adopt\", and something it needs is missing: `target-agent doctor` names it.";
+        AdoptSilent = 21, "adopt_silent", "The kernel was given the connection and made no socket from it in time: full accept queue, a firewall (nf_conntrack_tcp_loose), or the VIP is not local on the target.";
+        AdoptFailed = 22, "adopt_failed", "The kernel refused to make the server's socket from the connection, and serve.way is \"adopt\". An MPTCP listener does so, or an option switched off on the target (net.ipv4.tcp_*).";
+        AdoptReset = 23, "adopt_reset", "The kernel would have reset the connection it was to adopt, and serve.way is \"adopt\": net.ipv4.tcp_syncookies is 0, or the listener was just closed.";
     }
 }
 
@@ -127,6 +139,23 @@ impl Refusal {
     /// Whether it speaks against the server, not against its agent.
     pub const fn blames_server(self) -> bool {
         matches!(self, Refusal::ServerRefused | Refusal::ServerSilent)
+    }
+}
+
+reasons! {
+    /// What adopting connections needs on a target and is missing.
+    AdoptNeed {
+        Kernel = 1, "kernel_function", "The kernel has no bpf_sk_assign_tcp_reqsk, by which it makes a socket from a packet: Linux 6.9 or later, with CONFIG_SYN_COOKIES and BTF.";
+        Tcx = 2, "tcx", "The programs are not attached by TCX links: Linux 6.6 or later, and plane.kind = \"ebpf\".";
+        Syncookies = 3, "tcp_syncookies", "net.ipv4.tcp_syncookies is 0: the kernel would reset each connection it is to adopt. sysctl -w net.ipv4.tcp_syncookies=1";
+        Timestamps = 4, "tcp_timestamps", "net.ipv4.tcp_timestamps is 0, and clients use them: sysctl -w net.ipv4.tcp_timestamps=1";
+        Sack = 5, "tcp_sack", "net.ipv4.tcp_sack is 0, and clients use it: sysctl -w net.ipv4.tcp_sack=1";
+        WindowScaling = 6, "tcp_window_scaling", "net.ipv4.tcp_window_scaling is 0, and clients use it: sysctl -w net.ipv4.tcp_window_scaling=1";
+        VipLocal = 7, "vip_local", "The VIP is not a local address of this host, so that packets to it would vanish. The agent adds the route itself unless serve.local_vip = false: ip route add local VIP/32 dev lo (IPv6: VIP/128).";
+        Arp = 8, "arp_ignore", "The VIP is in a network of the uplink's, and this host would answer ARP for it in the intermediate's place once it is local: sysctl -w net.ipv4.conf.UPLINK.arp_ignore=1";
+        Mptcp = 9, "mptcp_listener", "The server listens with MPTCP, from which the kernel makes no socket: switch MPTCP off for it (nginx: no `multipath` in listen; GODEBUG=multipathtcp=0; mptcpize disable).";
+        Conntrack = 10, "nf_conntrack_tcp_loose", "net.netfilter.nf_conntrack_tcp_loose is 0: a firewall would take the adopted connection, which begins without a SYN, for an invalid one. sysctl -w net.netfilter.nf_conntrack_tcp_loose=1";
+        Tried = 11, "tried", "The last connection to be adopted was not: the kernel kept silent or would have reset it. Look for a firewall that drops new connections without SYN. It is tried again by itself.";
     }
 }
 
@@ -231,6 +260,7 @@ mod tests {
         }
         check(PacketCounter::ALL, PacketCounter::code, PacketCounter::name, PacketCounter::from_code);
         check(Refusal::ALL, Refusal::code, Refusal::name, Refusal::from_code);
+        check(AdoptNeed::ALL, AdoptNeed::code, AdoptNeed::name, AdoptNeed::from_code);
         check(ProxyReason::ALL, ProxyReason::code, ProxyReason::name, ProxyReason::from_code);
         check(CloseReason::ALL, CloseReason::code, CloseReason::name, CloseReason::from_code);
         check(EndReason::ALL, EndReason::code, EndReason::name, EndReason::from_code);

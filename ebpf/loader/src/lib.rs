@@ -8,6 +8,7 @@
 //! [`Plane::open_userspace`] is the same data plane without eBPF (`baton-userspace`): what is above it sees no
 //! difference but that flows end with the daemon.
 
+pub mod adopt;
 mod attach;
 mod error;
 mod open;
@@ -133,7 +134,7 @@ impl Plane {
 
     /// Puts `tun_reinject` on the ingress of the daemon's TUN, so that packets written into it enter the
     /// uplink's ingress, marked with `mark`; and tells the programs the TUN's number. The intermediate's mark
-    /// must not be 0; the target's is 0. In user space: leads packets through the TUN.
+    /// must not be 0; the target's is 0 unless it adopts ([`Plane::adopt`]). In user space: leads packets through the TUN.
     pub fn attach_tun(&self, tun_name: &str, mark: u32) -> Result<(), PlaneError> {
         match &self.0 {
             Means::Ebpf(programs) => programs.attach_tun(tun_name, mark),

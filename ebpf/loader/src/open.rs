@@ -15,7 +15,7 @@ use std::sync::Mutex;
 /// The program of the daemon's TUN.
 pub(crate) const TUN_PROGRAM: &str = "tun_reinject";
 /// The maps that are pinned, all under their own names.
-const MAPS: [&str; 5] = ["FLOWS", "SLOTS", "SETTINGS", "LEGS", "COUNTERS"];
+pub(crate) const MAPS: [&str; 5] = ["FLOWS", "SLOTS", "SETTINGS", "LEGS", "COUNTERS"];
 /// The uplink's link.
 const LINK: &str = "link_uplink";
 /// The link of what takes packets out of outer headers on a target.
@@ -33,7 +33,9 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     sys::lift_memlock();
     let (flows, found) = capacity(&pins, config.flows)?;
 
-    let mut object = load_object(&pins, flows)?;
+    // An adopted flow of a target is found under two keys.
+    let keys = if config.side == Side::Target { flows.saturating_mul(2) } else { flows };
+    let mut object = load_object(&pins, flows, keys)?;
     // Before the maps are taken out of the object: the programs refer to their descriptors.
     load_program(&mut object, TUN_PROGRAM)?;
     load_program(&mut object, config.side.program())?;
@@ -79,6 +81,7 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         legs,
         counters,
         tun: Mutex::new(Tun { object, link: None }),
+        adopting: Mutex::new(None),
         found,
     };
     Ok(Plane(Means::Ebpf(Box::new(programs))))
@@ -130,17 +133,17 @@ fn capacity(pins: &Path, wanted: u32) -> Result<(u32, bool), PlaneError> {
     Ok((wanted, readable))
 }
 
-fn load_object(pins: &Path, flows: u32) -> Result<Ebpf, PlaneError> {
+fn load_object(pins: &Path, flows: u32, keys: u32) -> Result<Ebpf, PlaneError> {
     let mut loader = EbpfLoader::new();
     for map in MAPS {
         loader.map_pin_path(map, pins.join(map));
     }
-    loader.map_max_entries("FLOWS", flows).map_max_entries("SLOTS", flows);
+    loader.map_max_entries("FLOWS", keys).map_max_entries("SLOTS", flows);
     loader.load(OBJECT).map_err(load_error("the eBPF object"))
 }
 
 /// A program of the object, loaded.
-fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), PlaneError> {
+pub(crate) fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), PlaneError> {
     program(object, name)?.load().map_err(load_error(name))
 }
 
@@ -170,7 +173,7 @@ fn sweep(flows: &TypedMap<FlowKey, u32>, slots: &MappedSlots) -> Result<(), Plan
     for key in flows.keys().map_err(map_error("walk", "FLOWS"))? {
         let slot = flows.get(&key).map_err(map_error("read", "FLOWS"))?;
         let right = slot.filter(|s| *s < slots.count()).map(|s| slots.read(s));
-        if right.is_none_or(|r| r.key != key || r.state == FlowState::Free as u32) {
+        if right.is_none_or(|r| !r.belongs_under(&key) || r.state == FlowState::Free as u32) {
             flows.remove(&key).map_err(map_error("delete", "FLOWS"))?;
         }
     }
@@ -218,7 +221,7 @@ pub(crate) fn map_error(op: &'static str, map: &'static str) -> impl FnOnce(std:
     move |source| PlaneError::Map { op, map, source }
 }
 
-fn load_error<E: std::error::Error + Send + Sync + 'static>(
+pub(crate) fn load_error<E: std::error::Error + Send + Sync + 'static>(
     what: &'static str,
 ) -> impl FnOnce(E) -> PlaneError {
     move |source| PlaneError::Load { what, source: Box::new(source) }

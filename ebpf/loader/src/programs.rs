@@ -24,6 +24,8 @@ pub(crate) struct Programs {
     pub(crate) legs: TypedMap<u32, LegSettings>,
     pub(crate) counters: PerCpuArray<MapData, u64>,
     pub(crate) tun: Mutex<Tun>,
+    /// The object of `target_adopt`, if that is on the uplink's ingress.
+    pub(crate) adopting: Mutex<Option<aya::Ebpf>>,
     /// The records are those of an earlier run.
     pub(crate) found: bool,
 }
@@ -87,7 +89,9 @@ impl Programs {
 
     pub(crate) fn set_legs(&self, legs: &LegSettings) -> Result<(), PlaneError> {
         self.legs.put(&0, legs, 0).map_err(open::map_error("store", "LEGS"))?;
-        if self.config.side != Side::Target {
+        // What adopts takes packets out of outer headers as well.
+        let adopting = self.adopting.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if self.config.side != Side::Target || adopting {
             return Ok(());
         }
         let (place, pin) = (self.leg_place(), self.pins.join(open::LEG_LINK));

@@ -109,15 +109,15 @@ fn act(
         return SHOT;
     }
     if let Some(counter) = verdict.counter {
+        if scratch.patch.account.copy != 0 {
+            let copied = skb.copy_to(settings.tun_ifindex);
+            count(if copied {
+                PacketCounter::ResponseCopied.code()
+            } else {
+                PacketCounter::CopyFailed.code()
+            });
+        }
         if verdict.action == Action::Translate {
-            if scratch.patch.account.copy != 0 {
-                let copied = skb.copy_to(settings.tun_ifindex);
-                count(if copied {
-                    PacketCounter::ResponseCopied.code()
-                } else {
-                    PacketCounter::CopyFailed.code()
-                });
-            }
             translate(&scratch.record, &scratch.segment, direction, &mut scratch.patch);
             if !store(skb, direction, tcp_at, skb::opaque(scratch)) {
                 count(PacketCounter::DropStoreFailed.code());
@@ -128,7 +128,13 @@ fn act(
         book(record, scratch, now);
     }
     match verdict.action {
-        Action::Pass => NEXT,
+        Action::Pass => {
+            if scratch.patch.account.sent != 0 {
+                record.add_packets(1);
+                record.add_bytes(u64::from(scratch.segment.payload));
+            }
+            NEXT
+        }
         Action::Drop => SHOT,
         Action::Divert => skb::redirect(settings.tun_ifindex),
         Action::Translate => {
@@ -205,7 +211,7 @@ fn store(skb: Skb, direction: Direction, tcp_at: u32, scratch: &Scratch) -> bool
 
 /// Writes addresses and hop limit into the IP header.
 #[inline(always)]
-fn store_ip(skb: Skb, source: IpWords, destination: IpWords, scratch: &Scratch) -> bool {
+pub(super) fn store_ip(skb: Skb, source: IpWords, destination: IpWords, scratch: &Scratch) -> bool {
     let patch = &scratch.patch;
     if skb.protocol() == ETHERTYPE_IPV4 {
         let third = scratch.ipv4.third_word(patch.ttl, patch.header_checksum);

@@ -5,6 +5,7 @@ mod headers;
 mod intermediate_ingress;
 mod leg;
 mod report;
+mod target_adopt;
 mod target_egress;
 mod target_ingress;
 mod tun_reinject;

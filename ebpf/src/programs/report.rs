@@ -5,6 +5,7 @@ use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT};
 use crate::maps::{Scratch, count};
 use crate::skb::{self, Skb};
 use baton_shared::reason::PacketCounter;
+use baton_shared::translate::adopt::{judge_arrived_report, readdress_report};
 use baton_shared::translate::{Action, judge_report, reported_flow, translate_report};
 use baton_shared::wire::{Fragment, IpFacts, PROTOCOL_ICMP, PROTOCOL_ICMPV6};
 
@@ -52,6 +53,35 @@ pub(super) fn handle(skb: Skb, scratch: &mut Scratch) -> i32 {
     }
     count(counter.code());
     skb::redirect_to_neighbour(scratch.record.out_ifindex)
+}
+
+/// On a target that adopts: an error about what a server sent, as the intermediate sends it on.
+#[inline(always)]
+pub(super) fn handle_adopted(skb: Skb, scratch: &mut Scratch) -> i32 {
+    if !load(skb, scratch) {
+        return NEXT;
+    }
+    let scratch = skb::opaque(scratch);
+    if !reported_flow(&scratch.report, &mut scratch.key) {
+        return NEXT;
+    }
+    let scratch = skb::opaque(scratch);
+    let Some(record) = find(&scratch.key) else { return NEXT };
+    record.copy_to(&mut scratch.record);
+    let verdict = judge_arrived_report(&scratch.record, &scratch.report, skb.len() - ETHERNET);
+    let Some(counter) = verdict.counter else { return NEXT };
+    if verdict.action != Action::Translate {
+        count(counter.code());
+        return SHOT;
+    }
+    readdress_report(&scratch.record, &scratch.report, &mut scratch.report_patch);
+    let scratch = skb::opaque(scratch);
+    if !store(skb, scratch) {
+        count(PacketCounter::DropStoreFailed.code());
+        return SHOT;
+    }
+    count(counter.code());
+    NEXT
 }
 
 /// Loads an error and what it quotes; false if the packet is none, or quotes too little to find a flow by.

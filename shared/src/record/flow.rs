@@ -49,6 +49,9 @@ pub enum FlowState {
     Fenced = 5,
     /// I: a new connection took the 4-tuple over; all packets pass to the ordinary stack.
     Superseded = 6,
+    /// T, adopted flows only ([`FLAG_ADOPTED`]): the agent's packet may be given to the kernel, which makes the
+    /// server's socket from it. What that socket sends goes out at once.
+    Adopting = 9,
 }
 
 impl FlowState {
@@ -62,6 +65,7 @@ impl FlowState {
             4 => FlowState::Replaying,
             5 => FlowState::Fenced,
             6 => FlowState::Superseded,
+            9 => FlowState::Adopting,
             _ => FlowState::Free,
         }
     }
@@ -76,6 +80,7 @@ impl FlowState {
             FlowState::Replaying => "replaying",
             FlowState::Fenced => "fenced",
             FlowState::Superseded => "superseded",
+            FlowState::Adopting => "adopting",
         }
     }
 }
@@ -93,6 +98,17 @@ pub const FLAG_LEG_UDP: u32 = 8;
 /// [`FlowRecord::flags`]: later requests are read before they go on, [`FlowRecord::read_from`] counts.
 pub const FLAG_TRACKED: u32 = 16;
 
+/// [`FlowRecord::flags`], T: the kernel makes the server's socket as the client's connection is, with the VIP as its
+/// own address (`translate::adopt`). The record is found under two keys: [`FlowRecord::key`], whose local address is
+/// the VIP, and [`FlowRecord::arrival_key`]. Nothing the server sends is changed.
+pub const FLAG_ADOPTED: u32 = 1 << 16;
+/// [`FlowRecord::flags`], T, adopted: both ends agreed on selective acknowledgements.
+pub const FLAG_SACK: u32 = 1 << 17;
+/// [`FlowRecord::flags`], T, adopted: both ends agreed on window scales.
+pub const FLAG_WINDOW_SCALES: u32 = 1 << 18;
+/// [`FlowRecord::flags`], T, adopted: both ends agreed on ECN.
+pub const FLAG_ECN: u32 = 1 << 19;
+
 /// [`FlowRecord::note_flags`]: the server sent a FIN.
 pub const NOTE_FIN: u32 = 1;
 /// [`FlowRecord::note_flags`]: the server sent an RST.
@@ -107,6 +123,19 @@ pub const NOTE_LISTENER: u32 = 8;
 /// moment. The queue of a sender that is as fast as the daemon need not run empty by itself. Behind the limit new data
 /// overtakes what is still queued, at most this much: TCP takes some of that for lost and sends it in vain.
 pub const DRAIN_BYTES: u32 = 1 << 20;
+
+/// [`FlowRecord::note_flags`], adopted: the agent's packet was given to the kernel, to make a socket from.
+pub const NOTE_ASSIGNED: u32 = 1 << 16;
+/// [`FlowRecord::note_flags`], adopted: the kernel refused that; its errno stands in [`FlowRecord::released`].
+pub const NOTE_ASSIGN_FAILED: u32 = 1 << 17;
+/// [`FlowRecord::note_flags`], adopted: nothing listens on the server's address.
+pub const NOTE_NO_LISTENER: u32 = 1 << 18;
+/// [`FlowRecord::note_flags`], adopted: a socket that is in use has this 4-tuple, and it is not the flow's.
+pub const NOTE_TAKEN: u32 = 1 << 19;
+/// [`FlowRecord::note_flags`], adopted: a socket in TIME_WAIT has this 4-tuple.
+pub const NOTE_TIME_WAIT: u32 = 1 << 20;
+/// [`FlowRecord::note_flags`], adopted: the kernel answered the agent's packet with a reset, which was dropped.
+pub const NOTE_UNADOPTED: u32 = 1 << 21;
 
 /// One direction of one flow on one host: from the client, on the intermediate's ingress; from the server, on
 /// the target's egress.
@@ -131,7 +160,8 @@ pub struct FlowRecord {
     pub flags: u32,
 
     // --- translation ---
-    /// I: the server's address, the new destination. T: the VIP, the new source.
+    /// I: the server's address, the new destination. T: the VIP, the new source; of an adopted flow, the server's
+    /// address, the destination with which the client's packets arrive.
     pub new_addr: IpWords,
     /// Its port.
     pub new_port: PortWord,
@@ -139,18 +169,19 @@ pub struct FlowRecord {
     pub window_shift_in: u8,
     /// Window scale the receiver of the translated segment applies (0 to 14).
     pub window_shift_out: u8,
-    /// Added to the sequence number.
+    /// Added to the sequence number. While `Adopting`: the one the agent's packet must have.
     pub seq_delta: u32,
-    /// Added to the acknowledgement number and to every SACK edge.
+    /// Added to the acknowledgement number and to every SACK edge. While `Adopting`: the one the agent's packet must
+    /// have.
     pub ack_delta: u32,
     /// Added to the timestamp value.
     pub tsval_delta: u32,
-    /// Added to the timestamp echo reply.
+    /// Added to the timestamp echo reply. While `Adopting`: the value at which the socket's own timestamps begin.
     pub tsecr_delta: u32,
     /// T: acknowledgements (after translation, client space) before this are raised to it and the window is
     /// reduced so that its right edge stays. On I it is not used.
     pub ack_floor: u32,
-    /// I: the device through which the target is reached (`bpf_redirect_neigh`).
+    /// I: the device through which the target is reached (`bpf_redirect_neigh`). T, adopted: the client's MSS, bytes.
     pub out_ifindex: u32,
     /// I: at which [`FlowRecord::diverted`] new data stops to queue behind held data that has not come back yet: what
     /// stood there at the commit, and [`DRAIN_BYTES`].
@@ -164,7 +195,8 @@ pub struct FlowRecord {
     /// I: sent to the hold TUN. Written by the program. T: no account; the client's `snd_nxt` at the handoff, for
     /// the agent alone, so that a restarted one can repeat its answer.
     pub diverted: u32,
-    /// Come back, marked, from the hold TUN. Written by the program, and by the daemon when it reconciles.
+    /// Come back, marked, from the hold TUN. Written by the program, and by the daemon when it reconciles. T, adopted:
+    /// the errno with which the kernel refused to make a socket.
     pub released: u32,
 
     // --- notes: what this direction's sender last sent, before translation; by the program. T: the server's kernel,
@@ -188,6 +220,31 @@ pub struct FlowRecord {
     pub packets: u64,
     /// Payload bytes translated.
     pub bytes: u64,
+}
+
+impl FlowRecord {
+    /// The second key of an adopted flow on T, under which the client's packets are found as they arrive: they are
+    /// addressed to the server.
+    #[inline(always)]
+    pub const fn arrival_key(&self) -> FlowKey {
+        FlowKey {
+            remote: self.key.remote,
+            local: self.new_addr,
+            remote_port: self.key.remote_port,
+            local_port: self.new_port,
+        }
+    }
+
+    /// On T: the server's own address, to which the intermediate sends the client's packets.
+    #[inline(always)]
+    pub const fn server_address(&self) -> IpWords {
+        if self.flags & FLAG_ADOPTED != 0 { self.new_addr } else { self.key.local }
+    }
+
+    /// Whether `key` leads to this record rightly.
+    pub fn belongs_under(&self, key: &FlowKey) -> bool {
+        self.key == *key || (self.flags & FLAG_ADOPTED != 0 && self.arrival_key() == *key)
+    }
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 168);

@@ -6,12 +6,14 @@ mod leg;
 mod settings;
 
 pub use flow::{
-    DRAIN_BYTES, FLAG_FED, FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowKey, FlowRecord,
-    FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
+    DRAIN_BYTES, FLAG_ADOPTED, FLAG_ECN, FLAG_FED, FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_SACK, FLAG_TIMESTAMPS,
+    FLAG_TRACKED, FLAG_WINDOW_SCALES, FlowKey, FlowRecord, FlowState, NOTE_ASSIGN_FAILED, NOTE_ASSIGNED,
+    NOTE_FIN, NOTE_LISTENER, NOTE_NO_LISTENER, NOTE_RST, NOTE_SYN_ACK, NOTE_TAKEN, NOTE_TIME_WAIT,
+    NOTE_UNADOPTED,
 };
 pub use leg::{LEG_PEERS, LegPeer, LegSettings};
 pub use settings::Settings;
 
 /// Version of every layout in this module, of the meaning of their fields, and of the counters' numbering.
 /// It is part of the names under which maps and links are pinned. Raise it with any change.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

@@ -25,6 +25,7 @@
 //! Client to server numbers need no change (delta 0): the initial sequence number is chosen so that the request's
 //! last byte has the number before `rcv_nxt`, whatever the request's length as fed.
 
+mod adopted;
 mod facts;
 mod follow;
 

@@ -1,6 +1,6 @@
 //! The verdict on a packet of a known flow, at each of the two hooks.
 
-use super::{Account, Direction, Patch};
+use super::{Account, Direction, Patch, adopt};
 use crate::reason::PacketCounter;
 use crate::record::{FLAG_TRACKED, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK};
 use crate::seq::before;
@@ -92,7 +92,7 @@ pub fn judge_ingress(
         }
         FlowState::Superseded => Verdict::new(Action::Pass, PacketCounter::Superseded),
         // The target's states do not occur here.
-        FlowState::Free | FlowState::Replaying | FlowState::Fenced => Verdict::pass(),
+        FlowState::Free | FlowState::Replaying | FlowState::Fenced | FlowState::Adopting => Verdict::pass(),
     }
 }
 
@@ -122,23 +122,31 @@ pub fn judge_egress(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -
             Verdict::new(Action::Divert, PacketCounter::ReplayDiverted)
         }
         FlowState::Fenced => Verdict::new(Action::Drop, PacketCounter::DropFenced),
-        FlowState::Committed | FlowState::Ended => {
+        FlowState::Committed | FlowState::Ended | FlowState::Adopting => {
             if segment.has(SYN | ACK) {
                 as_noted(record, &mut patch.account);
                 patch.account.note_flags = NOTE_LISTENER;
                 return Verdict::new(Action::Drop, PacketCounter::DropLateSynAck);
             }
+            if adopt::is_adopted(record) {
+                return adopt::judge_sent(record, segment, patch);
+            }
             note(record, segment, &mut patch.account);
-            let read = matches!(FlowState::from_raw(record.state), FlowState::Committed)
-                && record.flags & FLAG_TRACKED != 0
-                && segment.payload != 0
-                && before(record.read_from, segment.seq.wrapping_add(segment.payload));
-            patch.account.copy = read as u32;
+            patch.account.copy = is_read(record, segment) as u32;
             Verdict::new(Action::Translate, PacketCounter::Translated)
         }
         // The intermediate's states do not occur here.
         FlowState::Free | FlowState::Frozen | FlowState::Superseded => Verdict::pass(),
     }
+}
+
+/// Whether the agent must read the server's segment, to know where its response ends.
+#[inline(always)]
+pub(super) fn is_read(record: &FlowRecord, segment: &Segment) -> bool {
+    !matches!(FlowState::from_raw(record.state), FlowState::Ended)
+        && record.flags & FLAG_TRACKED != 0
+        && segment.payload != 0
+        && before(record.read_from, segment.seq.wrapping_add(segment.payload))
 }
 
 /// Either hook: a packet of a known flow whose segment cannot be read, for `reason`. It must not reach the local
@@ -168,7 +176,7 @@ pub fn judge_unwalked(direction: Direction) -> Verdict {
 
 /// The notes as they stand, to be changed or to have a flag added.
 #[inline(always)]
-fn as_noted(record: &FlowRecord, account: &mut Account) {
+pub(super) fn as_noted(record: &FlowRecord, account: &mut Account) {
     account.noted = 1;
     account.note_ack = record.note_ack;
     account.note_window = record.note_window;
@@ -195,7 +203,7 @@ fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
 
 /// Notes what the server's kernel says of itself: the agent feeds the request by it, and judges the end.
 #[inline(always)]
-fn note(record: &FlowRecord, segment: &Segment, account: &mut Account) {
+pub(super) fn note(record: &FlowRecord, segment: &Segment, account: &mut Account) {
     // The first segment noted is the SYN-ACK; before it there is nothing to compare with.
     let first = record.note_flags & NOTE_SYN_ACK == 0;
     as_noted(record, account);

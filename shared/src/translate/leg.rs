@@ -186,7 +186,8 @@ pub fn judge_outer(settings: &LegSettings, outer: &IpFacts, leg: Leg, ports: u32
 /// the server's own address, inside and out.
 #[inline(always)]
 pub fn judge_inner(record: &FlowRecord, outer: &IpFacts) -> bool {
-    !matches!(FlowState::from_raw(record.state), FlowState::Free) && outer.destination == record.key.local
+    !matches!(FlowState::from_raw(record.state), FlowState::Free)
+        && outer.destination == record.server_address()
 }
 
 #[cfg(test)]
@@ -301,6 +302,12 @@ mod tests {
         let facts = outer(Leg::Ipip, "10.0.0.1", "10.0.0.2");
         assert!(judge_inner(&record, &facts));
         assert!(!judge_inner(&record, &outer(Leg::Ipip, "10.0.0.1", "10.0.0.9")));
+        // The key of an adopted flow has the VIP for its local address.
+        let mut adopted =
+            FlowRecord { flags: crate::record::FLAG_ADOPTED, new_addr: record.key.local, ..record };
+        adopted.key.local = ip("192.0.2.1");
+        assert!(judge_inner(&adopted, &facts));
+        assert!(!judge_inner(&adopted, &outer(Leg::Ipip, "10.0.0.1", "192.0.2.1")));
         record.state = FlowState::Free as u32;
         assert!(!judge_inner(&record, &facts));
     }

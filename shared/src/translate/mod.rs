@@ -6,6 +6,7 @@
 //! same code. (Two calls, since the eBPF verifier multiplies the paths of one with those of the other if the caller
 //! cannot stand in between.)
 
+pub mod adopt;
 mod judge;
 mod leg;
 mod patch;

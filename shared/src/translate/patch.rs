@@ -69,4 +69,8 @@ pub struct Account {
     pub also: u32,
     /// 1 if the daemon gets a copy of the packet as it came.
     pub copy: u32,
+    /// 1 if a packet that is not changed is to be counted among those sent on the flow.
+    pub sent: u32,
+    /// Why the kernel refused to make a socket; 0: nothing to store.
+    pub errno: u32,
 }

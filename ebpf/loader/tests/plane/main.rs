@@ -65,7 +65,15 @@ fn lives_and_is_taken_over(side: Side, hook: Hook, pins: &Path) {
         plane.insert(&flow(port).key, *slot).unwrap();
     }
     assert!(matches!(plane.insert(&flow(100).key, 0), Err(InsertError::Exists)));
+    // A target's flow may need two keys.
+    let second = if config.side == Side::Target { 900..904 } else { 900..900 };
+    for port in second.clone() {
+        plane.insert(&flow(port).key, slots[0]).unwrap();
+    }
     assert!(matches!(plane.insert(&flow(999).key, 0), Err(InsertError::Full)));
+    for port in second {
+        assert!(plane.remove(&flow(port).key).unwrap());
+    }
     assert!(plane.remove(&flow(103).key).unwrap());
     assert!(!plane.remove(&flow(103).key).unwrap());
     plane.slots().free(slots[3]);
