@@ -1,6 +1,7 @@
 //! The agent's configuration file, and what the engine needs of it.
 
 use crate::flows::table::PeerId;
+use crate::serve::ways::Way;
 use baton_daemon::config::{
     AdminSettings, ConfigError, PlaneKind, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
 };
@@ -26,9 +27,27 @@ pub(crate) struct Config {
     /// What may be handed off to this host.
     pub(crate) allow: Vec<Allow>,
     #[serde(default)]
+    pub(crate) serve: Serve,
+    #[serde(default)]
     pub(crate) plane: PlaneSettings,
     #[serde(default)]
     pub(crate) admin: AdminSettings,
+}
+
+/// `[serve]`: how connections are given to the servers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Serve {
+    /// Which way.
+    pub(crate) way: Spanned<Way>,
+    /// Whether the agent may make a VIP a local address of this host, which adopting needs.
+    pub(crate) local_vip: bool,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Serve { way: Spanned::new(0..0, Way::default()), local_vip: true }
+    }
 }
 
 /// `[[allow]]`: this intermediate may hand flows of this VIP to this server.
@@ -123,6 +142,11 @@ impl Validate for Config {
         if sources.len() > LEG_PEERS {
             problems.with(&self.name, format!("no more than {LEG_PEERS} different leg_source addresses"));
         }
+        problems.require(
+            &self.serve.way,
+            *self.serve.way.get_ref() != Way::Adopt || self.plane.kind == PlaneKind::Ebpf,
+            "connections are adopted by eBPF: serve.way must be \"auto\" or \"translate\", or plane.kind \"ebpf\"",
+        );
         let mut seen = HashSet::new();
         for allow in &self.allow {
             for (address, what) in [(&allow.vip, "vip"), (&allow.server, "server")] {

@@ -1,9 +1,12 @@
 //! `target-agent doctor`: what both daemons need, the control address, each server, and what only a target needs.
 
 use crate::config::Config;
+use crate::serve::preflight::{NoProgram, Preflight};
+use crate::serve::ways::Way;
 use crate::sock_diag::SockDiag;
 use baton_daemon::config::{self, PlaneKind};
 use baton_daemon::doctor::{Check, Status, common, common_without_ebpf, listen_address, print};
+use baton_loader::Hook;
 use baton_shared::control::Role;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -40,8 +43,42 @@ fn checks(path: &Path) -> Vec<Check> {
     checks.push(sock_diag(&servers));
     checks.push(congestion_control());
     checks.extend(servers.into_iter().map(server));
+    checks.extend(adopting(&config));
     checks
 }
+
+/// Whether connections can be adopted, for each server: what fails, where the configuration wants it, is a failure of
+/// the host with "adopt" and something to look at with "auto".
+fn adopting(config: &Config) -> Vec<Check> {
+    let status = match *config.serve.way.get_ref() {
+        Way::Translate => return Vec::new(),
+        Way::Auto => Status::Warn,
+        Way::Adopt => Status::Fail,
+    };
+    // The program itself is not attached here: whether the kernel takes it is seen when the agent starts.
+    let program = baton_loader::adopt::check(Hook::of_this_kernel()).map_err(NoProgram::from);
+    let preflight = Preflight::new(config.uplink.get_ref().clone(), config.serve.local_vip, program);
+    let mut diag = match SockDiag::open() {
+        Ok(diag) => diag,
+        Err(e) => return vec![Check::new("adopt", status, e.to_string(), WHY_ADOPT, "see sock_diag")],
+    };
+    let mut checks = Vec::new();
+    for allow in &config.allow {
+        let (vip, server) = (*allow.vip.get_ref(), *allow.server.get_ref());
+        let name = format!("adopt {vip} for {server}");
+        let missing = preflight.lacks(vip, server, &mut diag);
+        if missing.is_empty() {
+            checks.push(Check::new(&name, Status::Ok, "connections can be adopted", WHY_ADOPT, ""));
+        }
+        checks.extend(
+            missing.iter().map(|need| Check::new(&name, status, need.name(), WHY_ADOPT, need.explanation())),
+        );
+    }
+    checks
+}
+
+const WHY_ADOPT: &str =
+    "serve.way asks that the kernel make the server's sockets, which costs least (docs/adopt.md)";
 
 /// The kernel's answers about sockets of the families in use.
 fn sock_diag(servers: &[SocketAddr]) -> Check {

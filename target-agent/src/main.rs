@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod flows;
 mod load;
+mod local_vip;
 mod metrics;
 mod run;
 mod serve;

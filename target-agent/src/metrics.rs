@@ -1,9 +1,10 @@
 //! What the agent counts, and what it reads from the data plane when asked.
 
 use crate::serve::engine::Shared;
+use crate::serve::ways::Choice;
 use baton_daemon::control::Server;
 use baton_daemon::metrics::{ReasonCounters, register_build_info, register_counters, register_reasons};
-use baton_loader::Plane;
+use baton_loader::{Plane, monotonic_ns};
 use baton_shared::control::ServerLoad;
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowState;
@@ -76,6 +77,14 @@ pub(crate) fn registry(shared: &Shared, server: &Arc<OnceLock<Server>>) -> Regis
             counters.into_iter().map(|(counter, count)| (counter.name(), count)).collect()
         },
     );
+    let ways = Arc::clone(&shared.ways);
+    let unadopted = ways.unadopted();
+    register_counters(
+        &mut registry,
+        "baton_handoffs_unadopted",
+        "Connections that were to be adopted and were not, by cause; where serve.way allows, the handshake was replayed",
+        &unadopted,
+    );
     let server = Arc::clone(server);
     register_reasons(
         &mut registry,
@@ -98,7 +107,13 @@ struct Gauges {
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let slots = self.plane.slots();
-        let states = [FlowState::Replaying, FlowState::Committed, FlowState::Ended, FlowState::Fenced];
+        let states = [
+            FlowState::Replaying,
+            FlowState::Adopting,
+            FlowState::Committed,
+            FlowState::Ended,
+            FlowState::Fenced,
+        ];
         let mut counts = states.map(|state| (state, 0i64));
         for slot in 0..slots.capacity() {
             let state = slots.state(slot);
@@ -116,6 +131,20 @@ impl Collector for Gauges {
             (table.reports.len(), table.sessions.len())
         };
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        encoder
+            .encode_descriptor("baton_handoffs_adopted", "Connections adopted.", None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&self.shared.ways.adopted(), None)?;
+        let mut adopts = encoder.encode_descriptor(
+            "baton_serve_adopts",
+            "1 where a server's next connection would be adopted.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (_, vip, server) in self.shared.policy.allowed() {
+            let choice = self.shared.ways.choose(vip, server, monotonic_ns());
+            let labels = [("vip", vip.to_string()), ("server", server.to_string())];
+            adopts.encode_family(&labels)?.encode_gauge(&i64::from(choice == Choice::Adopt))?;
+        }
         for (name, help, value) in [
             ("baton_flow_table_slots", "Flows the table can hold.", i64::from(slots.capacity())),
             (

@@ -3,8 +3,11 @@
 use crate::admin;
 use crate::config::{Config, Policy};
 use crate::flows::table::Table;
+use crate::local_vip;
 use crate::metrics::Metrics;
 use crate::serve::engine::{self, Engine, Shared};
+use crate::serve::preflight::{NoProgram, Preflight};
+use crate::serve::ways::{Way, Ways};
 use crate::sock_diag::SockDiag;
 use anyhow::Context;
 use baton_daemon::config::PlaneKind;
@@ -12,6 +15,7 @@ use baton_daemon::control::{Server, ServerSpec, random_instance};
 use baton_daemon::tun::Tun;
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig, monotonic_ns};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
+use baton_shared::translate::adopt::is_adopted;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -42,6 +46,9 @@ pub(crate) fn run(config: &Config, detach: bool) -> anyhow::Result<()> {
     if detach {
         let plane = Arc::into_inner(plane).context("the data plane is still in use")?;
         plane.detach()?;
+        for allow in &config.allow {
+            local_vip::remove(allow.vip.get_ref().ip()).context("cannot take the VIP's local route away")?;
+        }
         tracing::info!("data plane removed");
     }
     Ok(())
@@ -73,21 +80,38 @@ fn bind(config: &Config, policy: &Policy, engine: &LateEngine) -> anyhow::Result
     Ok(Server::bind(spec, Arc::new(events))?)
 }
 
-fn open_plane(config: &Config) -> Result<Plane, PlaneError> {
+/// On packets from the TUN, by which the program knows the agent's.
+const ADOPT_MARK: u32 = 0x4241;
+
+/// The data plane, and whether it adopts.
+fn open_plane(config: &Config) -> Result<(Plane, Result<(), NoProgram>), PlaneError> {
     let uplink = config.uplink.get_ref().clone();
     let flows = *config.plane.flows.get_ref();
     match config.plane.kind {
         PlaneKind::Ebpf => {
             let pin_dir = config.plane.pin_dir.clone();
             let plane = Plane::open(&PlaneConfig { side: Side::Target, uplink, pin_dir, flows })?;
+            let wanted = *config.serve.way.get_ref() != Way::Translate;
+            // Flows that an earlier run adopted need the program whatever the configuration says by now.
+            let adopting = if wanted || plane.recovered().iter().any(|(_, record)| is_adopted(record)) {
+                plane.adopt().map_err(NoProgram::from)
+            } else {
+                Err(NoProgram { function: true, text: "serve.way is \"translate\"".to_owned() })
+            };
+            if let (true, Err(no)) = (wanted, &adopting) {
+                tracing::warn!("connections are not adopted: {}", no.text);
+            }
             plane.set_legs(&config.legs())?;
-            Ok(plane)
+            Ok((plane, adopting))
         }
         PlaneKind::Userspace => {
             let mut addresses: Vec<_> = config.allow.iter().map(|a| *a.server.get_ref()).collect();
             addresses.sort_unstable();
             addresses.dedup();
-            Plane::open_userspace(&UserspaceConfig { side: Side::Target, uplink, flows, addresses })
+            let plane =
+                Plane::open_userspace(&UserspaceConfig { side: Side::Target, uplink, flows, addresses })?;
+            let text = "plane.kind is \"userspace\"".to_owned();
+            Ok((plane, Err(NoProgram { function: true, text })))
         }
     }
 }
@@ -101,12 +125,14 @@ fn serve(config: &Config, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
     let listening = bind(config, &policy, &late)?;
     let tun_name = config.plane.tun.get_ref();
     let tun = Tun::open(tun_name).with_context(|| format!("cannot open the TUN device {tun_name:?}"))?;
-    let plane = Arc::new(open_plane(config)?);
+    let (plane, adopting) = open_plane(config)?;
+    let plane = Arc::new(plane);
     if let Some(carrier) = plane.carrier() {
         tun.copy_mtu_of(config.uplink.get_ref()).context("cannot give the TUN device the uplink's MTU")?;
         tun.carry_by(carrier);
     }
-    plane.attach_tun(tun.name(), 0)?;
+    let mark = if adopting.is_ok() { ADOPT_MARK } else { 0 };
+    plane.attach_tun(tun.name(), mark)?;
     let shared = Shared {
         table: Arc::new(Mutex::new(Table::new(
             plane.slots().capacity(),
@@ -115,10 +141,13 @@ fn serve(config: &Config, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
         plane: Arc::clone(&plane),
         metrics: Arc::new(Metrics::default()),
         policy,
+        ways: Arc::new(Ways::new(*config.serve.way.get_ref())),
     };
+    let preflight = Preflight::new(config.uplink.get_ref().clone(), config.serve.local_vip, adopting);
     let server = Arc::new(OnceLock::new());
     let diag = SockDiag::open().context("cannot open a NETLINK_SOCK_DIAG socket")?;
-    let mut engine = Engine::new(shared.clone(), tun, Arc::clone(&server), diag);
+    let mut engine = Engine::new(shared.clone(), tun, Arc::clone(&server), diag, preflight);
+    engine.look_around(monotonic_ns());
     let found = engine.recover(&mut shared.table(), monotonic_ns());
     let engine = Arc::new(Mutex::new(engine));
     let _ = late.set(Arc::clone(&engine));

@@ -9,7 +9,7 @@ mod sys;
 
 use baton_shared::state::ending::SocketState;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -19,6 +19,11 @@ const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
 const HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: usize = HEADER_BYTES + 56;
+/// `struct inet_diag_msg`, bytes.
+const DIAG_BYTES: usize = 72;
+/// What is on top of the protocol ("upper layer protocol"), and its name in there.
+const INET_DIAG_ULP_INFO: u16 = 19;
+const INET_ULP_INFO_NAME: u16 = 1;
 /// `TCP_*` of `net/tcp_states.h`.
 const TCP_TIME_WAIT: u8 = 6;
 const TCP_CLOSE: u8 = 7;
@@ -47,6 +52,24 @@ impl SockDiag {
         let question = Question::about(SOCK_DIAG_BY_FAMILY, server, client);
         let length = self.ask(&question, &mut answer)?;
         state(answer.get(..length).unwrap_or_default()).map(|(state, _)| state)
+    }
+
+    /// Whether the socket that listens on an address is MPTCP's. The kernel tells it to `CAP_NET_ADMIN` only.
+    pub(crate) fn listens_with_mptcp(&mut self, server: SocketAddr) -> io::Result<bool> {
+        let nobody: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+            SocketAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+        };
+        let mut answer = [0u8; 1024];
+        let client = SocketAddr::new(nobody, 9);
+        let length = self.ask(&Question::about(SOCK_DIAG_BY_FAMILY, server, client), &mut answer)?;
+        let message = answer.get(..length).unwrap_or_default();
+        if message_type(message) == Some(NLMSG_ERROR) {
+            return Err(io::Error::from_raw_os_error(error_code(message)));
+        }
+        let ulp = attribute(message.get(HEADER_BYTES + DIAG_BYTES..).unwrap_or_default(), INET_DIAG_ULP_INFO);
+        Ok(attribute(ulp.unwrap_or_default(), INET_ULP_INFO_NAME)
+            .is_some_and(|name| name.starts_with(b"mptcp")))
     }
 
     /// Ends the server's socket (`SOCK_DESTROY`; needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).
@@ -158,6 +181,22 @@ impl Question {
     }
 }
 
+/// The value of the first attribute of a kind.
+fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let half = |at: usize| Some(u16::from_ne_bytes(attributes.get(at..at + 2)?.try_into().ok()?));
+        let (length, is) = (usize::from(half(0)?), half(2)?);
+        if length < 4 {
+            return None;
+        }
+        // The highest bit says that more attributes are inside.
+        if is & 0x7fff == kind {
+            return attributes.get(4..length);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
 fn message_type(message: &[u8]) -> Option<u16> {
     Some(u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?))
 }
@@ -194,6 +233,25 @@ mod tests {
             drop(listener);
             assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "nothing at all is there");
         }
+    }
+
+    #[test]
+    fn a_listener_with_mptcp_is_told_from_one_without() {
+        use socket2::{Domain, Protocol, Socket, Type};
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let address: SocketAddr = loopback.parse().unwrap();
+            let plain = TcpListener::bind(address).unwrap();
+            assert!(!SockDiag::open().unwrap().listens_with_mptcp(plain.local_addr().unwrap()).unwrap());
+            // IPPROTO_MPTCP of linux/in.h; kernels without it refuse.
+            let domain = Domain::for_address(address);
+            let Ok(socket) = Socket::new(domain, Type::STREAM, Some(Protocol::from(262))) else { continue };
+            socket.bind(&address.into()).unwrap();
+            socket.listen(8).unwrap();
+            let at = socket.local_addr().unwrap().as_socket().unwrap();
+            assert!(SockDiag::open().unwrap().listens_with_mptcp(at).unwrap(), "{at}");
+        }
+        let nobody = "127.0.0.1:9".parse().unwrap();
+        assert!(SockDiag::open().unwrap().listens_with_mptcp(nobody).is_err(), "nobody listens there");
     }
 
     #[test]

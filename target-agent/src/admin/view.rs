@@ -3,10 +3,10 @@
 
 use crate::flows::table::{Flow, PeerId};
 use crate::serve::engine::Shared;
+use crate::serve::ways::Choice;
 use baton_loader::monotonic_ns;
 use baton_shared::control::ServerLoad;
 use baton_shared::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
-use baton_shared::state::replay::{Phase, Replay};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -25,6 +25,8 @@ pub(crate) struct FlowView {
     pub(crate) client: SocketAddr,
     vip: SocketAddr,
     pub(crate) server: SocketAddr,
+    /// Whether the kernel made the server's socket from a packet; else the handshake was replayed.
+    adopted: bool,
     intermediate: String,
     /// Unix time, ms.
     started: u64,
@@ -88,13 +90,18 @@ fn view(shared: &Shared, clock: &Clock, flow: &Flow, record: &FlowRecord) -> Flo
         state: FlowState::from_raw(record.state).name(),
         client: flow.ends.client(),
         vip: flow.vip,
-        server: flow.ends.server(),
+        server: flow.server,
+        adopted: flow.arrival.is_some(),
         intermediate: intermediate(shared, flow.who.0),
         started: clock.unix_ms(flow.received_ns),
         age_ms: clock.ms_since(flow.received_ns),
         packets: record.packets,
         bytes: record.bytes,
-        handoff: flow.replay.as_deref().map(Replay::phase).map(Phase::name),
+        handoff: flow
+            .replay
+            .as_deref()
+            .map(|replay| replay.phase().name())
+            .or_else(|| flow.adopt.as_deref().map(|adopt| adopt.phase().name())),
         end: flow.end.map(|reason| reason.name()),
         last_seen_ms_ago: clock.ms_since(record.last_seen_ns),
         notes: Notes {
@@ -149,6 +156,7 @@ pub(crate) fn targets(shared: &Shared) -> Value {
                 "intermediate": name,
                 "flows": count,
                 "load": load,
+                "serve": serve_view(shared, vip, server),
             })
         })
         .collect();
@@ -166,6 +174,23 @@ pub(crate) fn targets(shared: &Shared) -> Value {
         })
         .collect();
     json!({ "targets": targets, "sessions": sessions })
+}
+
+/// How the server's next connection is given to it, and what keeps it from being adopted.
+fn serve_view(shared: &Shared, vip: SocketAddr, server: SocketAddr) -> Value {
+    let now = monotonic_ns();
+    let way = match shared.ways.choose(vip, server, now) {
+        Choice::Adopt => "adopt",
+        Choice::Translate => "translate",
+        Choice::Unavailable => "none",
+    };
+    let lacks: Vec<Value> = shared
+        .ways
+        .lacks(vip, server, now)
+        .into_iter()
+        .map(|need| json!({ "name": need.name(), "mend": need.explanation() }))
+        .collect();
+    json!({ "configured": shared.ways.configured().name(), "way": way, "missing": lacks })
 }
 
 fn load_view(load: &ServerLoad) -> Value {

@@ -60,7 +60,7 @@ impl Engine {
     /// Whether the kernel is to be asked about this flow now; settles when it will be asked again.
     fn is_due(&mut self, table: &mut Table, slot: u32, now: u64) -> bool {
         let Some(flow) = table.get_mut(slot) else { return false };
-        if flow.end.is_some() || flow.replay.is_some() {
+        if flow.end.is_some() || flow.is_in_hand() {
             return false;
         }
         let way_is_due = flow.way.is_due(flow.received_ns, now);
@@ -132,7 +132,7 @@ impl Engine {
             return;
         }
         flow.end = Some(reason);
-        let (who, received_ns, server) = (flow.who, flow.received_ns, flow.ends.server());
+        let (who, received_ns, server) = (flow.who, flow.received_ns, flow.server);
         let (way, closed_by) = (flow.way.report(now), flow.way.closed_by(reason));
         let first = match flow.answer {
             Some(Answer::Migrated(answer)) => Some(answer.server_snd_nxt.raw()),
@@ -170,8 +170,10 @@ impl Engine {
     /// Takes a flow out of the map and frees its slot; its answer is remembered.
     pub(crate) fn release(&mut self, table: &mut Table, slot: u32, now: u64) {
         let Some(flow) = table.remove(slot) else { return };
-        if let Err(e) = self.shared.plane.remove(&flow.key) {
-            tracing::error!("remove from FLOWS: {e}");
+        for key in [Some(flow.key), flow.arrival].into_iter().flatten() {
+            if let Err(e) = self.shared.plane.remove(&key) {
+                tracing::error!("remove from FLOWS: {e}");
+            }
         }
         self.shared.plane.slots().free(slot);
         if let Some(answer) = flow.answer {

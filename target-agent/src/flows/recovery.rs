@@ -9,6 +9,7 @@ use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::{FLAG_FED, FlowRecord, FlowState, NOTE_RST};
 use baton_shared::seq::{Seq, before};
 use baton_shared::state::replay::Answer;
+use baton_shared::translate::adopt::is_adopted;
 
 /// How many flows of each kind were found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,39 +28,33 @@ impl Engine {
     /// Goes through the records found; the TUN must be attached, for sockets are reset through it.
     pub(crate) fn recover(&mut self, table: &mut Table, now: u64) -> Recovered {
         let mut found = Recovered::default();
-        for (slot, record) in self.shared.plane.recovered() {
+        for (slot, mut record) in self.shared.plane.recovered() {
+            // The kernel may have made the socket before the last run noticed.
+            if FlowState::from_raw(record.state) == FlowState::Adopting {
+                was_adopting(&mut record);
+                self.shared.plane.slots().write(slot, &record);
+            }
             let ours = matches!(self.shared.plane.lookup(&record.key), Ok(Some(s)) if s == slot);
-            let server = record.key.local.socket_addr(record.key.local_port);
+            let local = record.key.local.socket_addr(record.key.local_port);
             let client = record.key.remote.socket_addr(record.key.remote_port);
-            let Some(ends) = Ends::new(client, server).filter(|_| ours) else {
+            let Some(ends) = Ends::new(client, local).filter(|_| ours) else {
                 self.shared.plane.slots().free(slot);
                 found.stray += 1;
                 continue;
             };
-            let vip = record.new_addr.socket_addr(record.new_port);
+            let other = record.new_addr.socket_addr(record.new_port);
+            let adopted = is_adopted(&record);
+            let (vip, server) = if adopted { (local, other) } else { (other, local) };
             // Only one intermediate should use a VIP and server; it finds its flows again by their numbers.
             let peer = self.shared.policy.peer_of(vip, server).unwrap_or(PeerId(u16::MAX));
             let flow = FlowRef { flow_id: record.flow_id, generation: record.generation };
             let refused = |reason| Some(Answer::Refused(RefusedAnswer { flow, reason }));
-            table.insert(
-                slot,
-                Box::new(Flow {
-                    who: (peer, flow),
-                    ends,
-                    vip,
-                    key: record.key,
-                    received_ns: record.deadline_ns,
-                    replay: None,
-                    answer: Some(migrated(flow, &record)),
-                    ask_at_ns: now,
-                    ask_again_ns: super::ageing::QUIET_NS,
-                    closing: false,
-                    last_seen: 0,
-                    way: Default::default(),
-                    end: None,
-                    sampled: crate::load::Sampled::default(),
-                }),
-            );
+            let mut taken = Flow::new((peer, flow), ends, vip, record.deadline_ns);
+            taken.server = server;
+            taken.arrival = adopted.then(|| record.arrival_key());
+            taken.answer = Some(migrated(flow, &record));
+            taken.ask_at_ns = now;
+            table.insert(slot, Box::new(taken));
             let state = FlowState::from_raw(record.state);
             match state {
                 FlowState::Committed if is_fed(&record) => found.taken_over += 1,
@@ -91,6 +86,14 @@ impl Engine {
         }
         found
     }
+}
+
+/// A flow found in mid-adoption: if its socket has said anything, it is one like others, and if not, its request may or
+/// may not have reached the server.
+fn was_adopting(record: &mut FlowRecord) {
+    let state = if record.packets > 0 { FlowState::Committed } else { FlowState::Fenced };
+    record.state = state as u32;
+    (record.seq_delta, record.ack_delta, record.tsecr_delta) = (0, 0, 0);
 }
 
 /// Whether the server has acknowledged all of the request.

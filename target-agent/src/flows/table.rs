@@ -1,12 +1,15 @@
 //! The flows of this host: what the agent knows beside the map's records.
 
+use super::ageing::QUIET_NS;
 use super::memory::{Memory, Reports};
 use super::way::Way;
 use crate::load::{Loads, Sampled};
+use crate::serve::handoff::key;
 use crate::serve::packet::Ends;
 use baton_shared::control::FlowRef;
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowKey;
+use baton_shared::state::adopt::Adopt;
 use baton_shared::state::replay::{Answer, Replay};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -26,16 +29,22 @@ const RECENT: usize = 256;
 pub(crate) struct Flow {
     /// Whose, and which handoff.
     pub(crate) who: Who,
-    /// Client and server.
+    /// Client and server; of an adopted flow client and VIP, the addresses of the server's socket.
     pub(crate) ends: Ends,
     /// The address the client connected to.
     pub(crate) vip: SocketAddr,
+    /// The server's address and port.
+    pub(crate) server: SocketAddr,
     /// Its key in the map.
     pub(crate) key: FlowKey,
+    /// Its second key there, if it is adopted.
+    pub(crate) arrival: Option<FlowKey>,
     /// CLOCK_MONOTONIC, ns: when the handoff was received.
     pub(crate) received_ns: u64,
     /// The handshake or the feeding, while there is one.
     pub(crate) replay: Option<Box<Replay>>,
+    /// The same of an adopted flow.
+    pub(crate) adopt: Option<Box<Adopt>>,
     /// What the intermediate was told.
     pub(crate) answer: Option<Answer>,
     /// When the kernel is next asked for the server's socket, CLOCK_MONOTONIC, ns.
@@ -52,6 +61,36 @@ pub(crate) struct Flow {
     pub(crate) end: Option<EndReason>,
     /// What its socket had counted when it was last looked at.
     pub(crate) sampled: Sampled,
+}
+
+impl Flow {
+    /// A flow of which nothing is known yet but whose it is; handed over now.
+    pub(crate) fn new(who: Who, ends: Ends, vip: SocketAddr, now_ns: u64) -> Self {
+        Flow {
+            who,
+            ends,
+            vip,
+            server: ends.server(),
+            key: key(ends),
+            arrival: None,
+            received_ns: now_ns,
+            replay: None,
+            adopt: None,
+            answer: None,
+            ask_at_ns: now_ns.saturating_add(QUIET_NS),
+            ask_again_ns: QUIET_NS,
+            closing: false,
+            last_seen: 0,
+            way: Way::default(),
+            end: None,
+            sampled: Sampled::default(),
+        }
+    }
+
+    /// Whether its handoff is under way or its request being fed.
+    pub(crate) fn is_in_hand(&self) -> bool {
+        self.replay.is_some() || self.adopt.is_some()
+    }
 }
 
 /// One line of `/v1/migrations`.
@@ -130,7 +169,9 @@ impl Table {
 
     pub(crate) fn insert(&mut self, slot: u32, flow: Box<Flow>) {
         let Some(place) = usize::try_from(slot).ok().and_then(|s| self.flows.get_mut(s)) else { return };
-        self.by_key.insert(flow.key, slot);
+        for key in [Some(flow.key), flow.arrival].into_iter().flatten() {
+            self.by_key.insert(key, slot);
+        }
         self.by_who.insert(flow.who, slot);
         *place = Some(flow);
     }
@@ -138,8 +179,10 @@ impl Table {
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Box<Flow>> {
         let flow = self.flows.get_mut(usize::try_from(slot).ok()?)?.take()?;
         // Another flow may stand under the key by now.
-        if self.by_key.get(&flow.key) == Some(&slot) {
-            self.by_key.remove(&flow.key);
+        for key in [Some(flow.key), flow.arrival].into_iter().flatten() {
+            if self.by_key.get(&key) == Some(&slot) {
+                self.by_key.remove(&key);
+            }
         }
         if self.by_who.get(&flow.who) == Some(&slot) {
             self.by_who.remove(&flow.who);

@@ -126,7 +126,7 @@ impl Engine {
         responses.look(now, |slot, who| {
             // The slot may have another flow by now.
             let flow = table.get(slot).filter(|flow| flow.who == *who)?;
-            Some((flow.ends.server(), slots.read(slot)))
+            Some((flow.server, slots.read(slot)))
         });
         for (server, micros) in responses.taken() {
             if let Some(load) = table.loads.of(server) {
@@ -165,20 +165,20 @@ impl Engine {
         let mut samples = 0;
         for step in 0..count {
             let slot = (start + step) % count;
-            let Some(flow) = table.get(slot).filter(|f| f.end.is_none() && f.replay.is_none()) else {
+            let Some(flow) = table.get(slot).filter(|f| f.end.is_none() && !f.is_in_hand()) else {
                 continue;
             };
-            let (ends, before) = (flow.ends, flow.sampled);
+            let (ends, server, before) = (flow.ends, flow.server, flow.sampled);
             if let Ok(Some(info)) = self.diag.tcp_info(ends.server(), ends.client()) {
                 let now = Sampled { segments: info.segments, retransmitted: info.retransmitted };
                 if let Some(flow) = table.get_mut(slot) {
                     flow.sampled = now;
                 }
-                if let Some(load) = table.loads.of(ends.server()) {
+                if let Some(load) = table.loads.of(server) {
                     load.segments += u64::from(now.segments.wrapping_sub(before.segments));
                     load.retransmitted += u64::from(now.retransmitted.wrapping_sub(before.retransmitted));
                 }
-                let (sum, number) = rtts.entry(ends.server()).or_default();
+                let (sum, number) = rtts.entry(server).or_default();
                 *sum += u64::from(info.rtt_us);
                 *number += 1;
             }
@@ -200,8 +200,8 @@ impl Engine {
         let mut all: HashMap<SocketAddr, u32> = HashMap::new();
         for slot in 0..table.slots() {
             if let Some(flow) = table.get(slot).filter(|flow| flow.end.is_none()) {
-                *flows.entry((flow.who.0, flow.ends.server())).or_default() += 1;
-                *all.entry(flow.ends.server()).or_default() += 1;
+                *flows.entry((flow.who.0, flow.server)).or_default() += 1;
+                *all.entry(flow.server).or_default() += 1;
             }
         }
         for (server, known) in &mut table.loads.servers {

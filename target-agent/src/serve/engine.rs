@@ -1,6 +1,8 @@
 //! The engine: owns the TUN device and the flow table and serves all handoffs, none of them waiting for another.
 
 use super::packet::{self, Ends};
+use super::preflight::Preflight;
+use super::ways::Ways;
 use crate::config::Policy;
 use crate::flows::table::{PeerId, Session, Table, Who};
 use crate::load::RESPONSE_TICK;
@@ -26,6 +28,8 @@ const AGEING_TICK: Duration = Duration::from_millis(50);
 /// For so long after a start that found no records of the run before, ns, it is not known what that one fed: longer
 /// than an intermediate waits for the word about a handoff (`handoff.agent_lost_ms` is at most 120 s).
 const BLIND_NS: u64 = 125_000_000_000;
+/// How often the host is looked at for what adopting needs, ns.
+const PREFLIGHT_NS: u64 = 5_000_000_000;
 /// Room for the largest IP packet.
 const PACKET_BYTES: usize = 65_536;
 
@@ -37,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) plane: Arc<Plane>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) ways: Arc<Ways>,
 }
 
 impl Shared {
@@ -53,6 +58,10 @@ pub(crate) struct Engine {
     pub(crate) tun: Arc<Tun>,
     pub(crate) server: Arc<OnceLock<Server>>,
     pub(crate) diag: SockDiag,
+    /// What is looked at now and then.
+    preflight: Preflight,
+    /// When next, CLOCK_MONOTONIC ns.
+    preflight_at_ns: u64,
     /// Slots with a handshake or a feeding under way.
     pub(crate) active: Vec<u32>,
     /// The agent is stopping.
@@ -105,6 +114,7 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
             ticks = table.loads.responses.wants_tick(monotonic_ns());
             if now >= age_at {
                 engine.age(&mut table, monotonic_ns());
+                engine.look_around(monotonic_ns());
                 age_at = now + AGEING_TICK;
             }
         }
@@ -123,7 +133,13 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
 
 impl Engine {
     /// With everything opened; the server is set once it listens.
-    pub(crate) fn new(shared: Shared, tun: Tun, server: Arc<OnceLock<Server>>, diag: SockDiag) -> Self {
+    pub(crate) fn new(
+        shared: Shared,
+        tun: Tun,
+        server: Arc<OnceLock<Server>>,
+        diag: SockDiag,
+        preflight: Preflight,
+    ) -> Self {
         let blind_ns = if shared.plane.found_earlier() { 0 } else { BLIND_NS };
         Engine {
             blind_until_ns: monotonic_ns().saturating_add(blind_ns),
@@ -131,6 +147,8 @@ impl Engine {
             tun: Arc::new(tun),
             server,
             diag,
+            preflight,
+            preflight_at_ns: 0,
             active: Vec::new(),
             draining: false,
             scan_from: 0,
@@ -138,6 +156,16 @@ impl Engine {
             buffer: vec![0; PACKET_BYTES].into_boxed_slice(),
             waiting: Arc::default(),
             ticks_wanted: false,
+        }
+    }
+
+    /// Looks, if it is time, whether connections can be adopted.
+    pub(crate) fn look_around(&mut self, now_ns: u64) {
+        if now_ns >= self.preflight_at_ns {
+            let Shared { policy, ways, .. } = &self.shared;
+            let served = policy.allowed().map(|(_, vip, server)| (vip, server));
+            self.preflight.run(ways, served, &mut self.diag);
+            self.preflight_at_ns = now_ns.saturating_add(PREFLIGHT_NS);
         }
     }
 

@@ -3,12 +3,14 @@
 
 use super::engine::Engine;
 use super::packet::Ends;
+use super::ways::Choice;
 use crate::flows::table::{Flow, PeerId, Recent, Table, Who};
 use baton_loader::{InsertError, monotonic_ns};
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{Handoff, RefusedAnswer};
 use baton_shared::reason::Refusal;
 use baton_shared::record::{FLAG_FED, FlowKey, FlowRecord, FlowState, NOTE_RST};
+use baton_shared::state::adopt::is_adoptable;
 use baton_shared::state::ending::SocketState;
 use baton_shared::state::replay::{Answer, Phase, Replay, ServerReply, flag};
 
@@ -56,7 +58,7 @@ impl Engine {
         }
     }
 
-    /// Admits a handoff and sends its SYN.
+    /// Admits a handoff and begins it the way its server is served.
     fn begin(&mut self, table: &mut Table, who: Who, handoff: Box<Handoff>, now: u64) -> Result<(), Refusal> {
         let connection = &handoff.connection;
         let (client, vip, server) = (connection.client, connection.vip, handoff.server);
@@ -69,8 +71,25 @@ impl Engine {
         }
         let one_family = vip.is_ipv4() == server.is_ipv4();
         let ends = Ends::new(client, server).filter(|_| one_family).ok_or(Refusal::Unsupported)?;
+        match self.shared.ways.choose(vip, server, now) {
+            Choice::Adopt if is_adoptable(connection) => self.begin_adopting(table, who, handoff, ends, now),
+            Choice::Unavailable => Err(Refusal::AdoptUnavailable),
+            Choice::Adopt | Choice::Translate => self.begin_replay(table, who, handoff, ends, now),
+        }
+    }
+
+    /// Sends the SYN.
+    pub(super) fn begin_replay(
+        &mut self,
+        table: &mut Table,
+        who: Who,
+        handoff: Box<Handoff>,
+        ends: Ends,
+        now: u64,
+    ) -> Result<(), Refusal> {
+        let vip = handoff.connection.vip;
         let key = key(ends);
-        let snd_nxt = connection.snd_nxt.raw();
+        let snd_nxt = handoff.connection.snd_nxt.raw();
         let replay = Box::new(Replay::new(handoff, now));
         let slot = self.slot(table, now).ok_or(Refusal::TableFull)?;
         let record = FlowRecord {
@@ -86,49 +105,44 @@ impl Engine {
             last_seen_ns: now,
             ..FlowRecord::default()
         };
-        let plane = std::sync::Arc::clone(&self.shared.plane);
-        plane.slots().write(slot, &record);
-        let mut inserted = plane.insert(&key, slot);
-        if matches!(inserted, Err(InsertError::Exists)) && self.make_room(table, &key, now) {
-            inserted = plane.insert(&key, slot);
+        self.shared.plane.slots().write(slot, &record);
+        if let Err(reason) = self.put(table, &key, slot, now) {
+            self.shared.plane.slots().free(slot);
+            return Err(reason);
         }
-        if let Err(e) = inserted {
-            plane.slots().free(slot);
-            return Err(match e {
-                InsertError::Exists => Refusal::Duplicate,
-                InsertError::Full => Refusal::TableFull,
-                InsertError::Os(e) => {
-                    tracing::error!("insert into FLOWS: {e}");
-                    Refusal::Internal
-                }
-            });
-        }
-        table.insert(
-            slot,
-            Box::new(Flow {
-                who,
-                ends,
-                vip,
-                key,
-                received_ns: now,
-                replay: Some(replay),
-                answer: None,
-                ask_at_ns: now.saturating_add(crate::flows::ageing::QUIET_NS),
-                ask_again_ns: crate::flows::ageing::QUIET_NS,
-                closing: false,
-                last_seen: 0,
-                way: Default::default(),
-                end: None,
-                sampled: crate::load::Sampled::default(),
-            }),
-        );
+        let mut flow = Flow::new(who, ends, vip, now);
+        flow.replay = Some(replay);
+        table.insert(slot, Box::new(flow));
         self.active.push(slot);
         self.drive(table, slot);
         Ok(())
     }
 
+    /// Puts a filled slot under a key; a flow that has ended makes room.
+    pub(super) fn put(
+        &mut self,
+        table: &mut Table,
+        key: &FlowKey,
+        slot: u32,
+        now: u64,
+    ) -> Result<(), Refusal> {
+        let plane = std::sync::Arc::clone(&self.shared.plane);
+        let mut inserted = plane.insert(key, slot);
+        if matches!(inserted, Err(InsertError::Exists)) && self.make_room(table, key, now) {
+            inserted = plane.insert(key, slot);
+        }
+        inserted.map_err(|e| match e {
+            InsertError::Exists => Refusal::Duplicate,
+            InsertError::Full => Refusal::TableFull,
+            InsertError::Os(e) => {
+                tracing::error!("insert into FLOWS: {e}");
+                Refusal::Internal
+            }
+        })
+    }
+
     /// A free slot, or that of the flow that ended longest ago.
-    fn slot(&mut self, table: &mut Table, now: u64) -> Option<u32> {
+    pub(super) fn slot(&mut self, table: &mut Table, now: u64) -> Option<u32> {
         if let Some(slot) = self.shared.plane.slots().allocate() {
             return Some(slot);
         }
@@ -145,7 +159,7 @@ impl Engine {
             return self.shared.plane.remove(key).is_ok();
         };
         let Some(flow) = table.get(old) else { return false };
-        if flow.replay.is_some() {
+        if flow.is_in_hand() {
             return false;
         }
         if flow.end.is_none() {
@@ -186,9 +200,13 @@ impl Engine {
 
     /// The handoff is withdrawn, if it still can be.
     pub(crate) fn withdraw(&mut self, table: &mut Table, slot: u32, reason: Refusal) {
-        if let Some(replay) = table.get_mut(slot).and_then(|f| f.replay.as_mut()) {
+        let Some(flow) = table.get_mut(slot) else { return };
+        if let Some(replay) = flow.replay.as_mut() {
             replay.withdraw(reason, monotonic_ns());
             self.drive(table, slot);
+        } else if let Some(adopt) = flow.adopt.as_mut() {
+            adopt.withdraw(reason, monotonic_ns());
+            self.drive_adopting(table, slot);
         }
     }
 
@@ -197,7 +215,16 @@ impl Engine {
         let active = std::mem::take(&mut self.active);
         for slot in active {
             let now = monotonic_ns();
-            let Some(replay) = table.get_mut(slot).and_then(|f| f.replay.as_mut()) else { continue };
+            let Some(flow) = table.get_mut(slot) else { continue };
+            if let Some(adopt) = flow.adopt.as_mut() {
+                if adopt.next_timer_ns().is_some_and(|at| at <= now) {
+                    adopt.on_time(now);
+                }
+                self.active.push(slot);
+                self.drive_adopting(table, slot);
+                continue;
+            }
+            let Some(replay) = flow.replay.as_mut() else { continue };
             if replay.next_timer_ns().is_some_and(|at| at <= now) {
                 replay.on_time(now);
             }
@@ -261,21 +288,21 @@ impl Engine {
     }
 
     /// The answer is known: to the intermediate, and into the books.
-    fn answered(&mut self, table: &mut Table, slot: u32, answer: Answer) {
+    pub(super) fn answered(&mut self, table: &mut Table, slot: u32, answer: Answer) {
         let Some(flow) = table.get(slot) else { return };
         if let Some(session) = table.session_of(flow.who.0) {
             self.say(session, answer);
         }
         let mut recent = Recent {
             who: flow.who,
-            ends: flow.ends,
+            ends: Ends::new(flow.ends.client(), flow.server).unwrap_or(flow.ends),
             vip: flow.vip,
             received_ns: flow.received_ns,
             handshake_us: 0,
             total_us: 0,
             refused: None,
         };
-        let (server, received_ns) = (flow.ends.server(), flow.received_ns);
+        let (server, received_ns) = (flow.server, flow.received_ns);
         match answer {
             Answer::Migrated(m) => {
                 if table.loads.responses.await_from(slot, recent.who, monotonic_ns()) {
@@ -296,7 +323,7 @@ impl Engine {
     }
 
     /// Takes a refused handoff out of map and table.
-    fn dispose(&mut self, table: &mut Table, slot: u32) {
+    pub(super) fn dispose(&mut self, table: &mut Table, slot: u32) {
         self.active.retain(|s| *s != slot);
         self.release(table, slot, monotonic_ns());
     }

@@ -1,7 +1,10 @@
 //! Gives handed-off connections to the local server.
 
+mod adopt;
 pub(crate) mod engine;
 pub(crate) mod handoff;
 pub(crate) mod packet;
+pub(crate) mod preflight;
+pub(crate) mod ways;
 
 pub(crate) use engine::Engine;

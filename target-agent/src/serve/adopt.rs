@@ -1,0 +1,153 @@
+//! One handoff through the engine, adopted: the kernel makes the server's socket from one packet. What is to be done is
+//! said by [`Adopt`]; here it is done.
+
+use super::engine::Engine;
+use super::handoff::key;
+use super::packet::Ends;
+use crate::flows::table::{Flow, Table, Who};
+use baton_loader::monotonic_ns;
+use baton_shared::addr::{IpWords, PortWord};
+use baton_shared::control::{Handoff, RefusedAnswer};
+use baton_shared::reason::Refusal;
+use baton_shared::record::{FLAG_FED, FlowRecord};
+use baton_shared::state::adopt::{Adopt, Cause, Phase};
+use baton_shared::state::replay::{Answer, Phase as Feeding};
+use std::sync::Arc;
+
+impl Engine {
+    /// Offers the connection to the kernel: record, keys, first packet. `ends` are client and server.
+    pub(super) fn begin_adopting(
+        &mut self,
+        table: &mut Table,
+        who: Who,
+        handoff: Box<Handoff>,
+        ends: Ends,
+        now: u64,
+    ) -> Result<(), Refusal> {
+        let (server, vip) = (handoff.server, handoff.connection.vip);
+        // The socket's own address is the VIP.
+        let local = Ends::new(ends.client(), vip).ok_or(Refusal::Unsupported)?;
+        let (key, arrival) = (key(local), key(ends));
+        let adopt = Box::new(Adopt::new(handoff, now));
+        let slot = self.slot(table, now).ok_or(Refusal::TableFull)?;
+        let mut record = FlowRecord {
+            flow_id: who.1.flow_id,
+            generation: who.1.generation,
+            deadline_ns: now,
+            key,
+            new_addr: IpWords::from(server.ip()),
+            new_port: PortWord::new(server.port()),
+            last_seen_ns: now,
+            ..FlowRecord::default()
+        };
+        adopt.fill(&mut record);
+        self.shared.plane.slots().write(slot, &record);
+        if let Err(reason) = self.put(table, &arrival, slot, now) {
+            self.shared.plane.slots().free(slot);
+            return Err(reason);
+        }
+        if key != arrival
+            && let Err(reason) = self.put(table, &key, slot, now)
+        {
+            if let Err(e) = self.shared.plane.remove(&arrival) {
+                tracing::error!("remove from FLOWS: {e}");
+            }
+            self.shared.plane.slots().free(slot);
+            return Err(reason);
+        }
+        let mut flow = Flow::new(who, local, vip, now);
+        flow.server = server;
+        flow.arrival = Some(arrival);
+        flow.adopt = Some(adopt);
+        table.insert(slot, Box::new(flow));
+        self.active.push(slot);
+        self.drive_adopting(table, slot);
+        Ok(())
+    }
+
+    /// Does what an adoption asks for now: sends, answers, and looks at what came of it.
+    pub(super) fn drive_adopting(&mut self, table: &mut Table, slot: u32) {
+        let Some(flow) = table.get_mut(slot) else { return };
+        let ends = flow.ends;
+        let Some(mut adopt) = flow.adopt.take() else { return };
+        let plane = Arc::clone(&self.shared.plane);
+        loop {
+            // Locally the socket has mostly acknowledged before the write below returned.
+            let mut record = plane.slots().read(slot);
+            adopt.on_notes(&record, monotonic_ns());
+            if adopt.wants_probe() {
+                match self.diag.socket(ends.server(), ends.client()) {
+                    Ok(socket) => adopt.on_probe(socket, monotonic_ns()),
+                    Err(e) => tracing::error!("sock_diag: {e}"),
+                }
+            }
+            if adopt.poll_destroy()
+                && let Err(e) = self.diag.destroy(ends.server(), ends.client())
+            {
+                tracing::warn!(client = %ends.client(), vip = %ends.server(), "cannot end a socket in TIME_WAIT: {e}");
+            }
+            if adopt.update(&mut record) {
+                plane.slots().write(slot, &record);
+            }
+            let mut sent = false;
+            while let Some(segment) = adopt.poll_segment(monotonic_ns()) {
+                sent = true;
+                if let Err(e) = self.inject(ends, &segment, adopt.payload(&segment)) {
+                    tracing::warn!("write to the TUN: {e}");
+                    adopt.withdraw(Refusal::Internal, monotonic_ns());
+                    break;
+                }
+            }
+            // The answer goes out before the bookkeeping.
+            if let Some(flow) = table.get_mut(slot)
+                && flow.answer.is_none()
+                && let Some(answer) = adopt.answer()
+            {
+                flow.answer = Some(answer);
+                self.answered(table, slot, answer);
+            }
+            if !sent {
+                break;
+            }
+        }
+        match adopt.phase() {
+            Phase::Unadopted(cause) => self.on_unadopted(table, slot, cause, *adopt),
+            Phase::Refused(_) => self.dispose(table, slot),
+            Phase::Taken(Feeding::Fed | Feeding::Stopped) => {
+                plane.slots().set_flags(slot, plane.slots().read(slot).flags | FLAG_FED);
+                self.active.retain(|s| *s != slot);
+                self.shared.ways.on_adopted();
+            }
+            Phase::Taken(_) | Phase::Offered | Phase::Fencing => {
+                if let Some(flow) = table.get_mut(slot) {
+                    flow.adopt = Some(adopt);
+                }
+            }
+        }
+    }
+
+    /// The kernel made no socket and will make none: the handshake is replayed, if the configuration lets.
+    fn on_unadopted(&mut self, table: &mut Table, slot: u32, cause: Cause, adopt: Adopt) {
+        let now = monotonic_ns();
+        let Some(flow) = table.get(slot) else { return };
+        let (who, vip, server) = (flow.who, flow.vip, flow.server);
+        let ends = Ends::new(flow.ends.client(), server);
+        tracing::warn!(client = %flow.ends.client(), %vip, %server, ?cause, "connection not adopted");
+        self.shared.ways.on_unadopted(vip, server, cause, now);
+        let received = adopt.received_ns();
+        self.dispose(table, slot);
+        let replayed = match ends {
+            Some(ends) if self.shared.ways.falls_back() => {
+                self.begin_replay(table, who, adopt.into_handoff(), ends, received)
+            }
+            _ => Err(cause.refusal()),
+        };
+        if let Err(reason) = replayed {
+            let answer = Answer::Refused(RefusedAnswer { flow: who.1, reason });
+            table.memory.keep(who, answer, now);
+            if let Some(session) = table.session_of(who.0) {
+                self.refuse_at_once(session, who.1, reason);
+            }
+        }
+    }
+}

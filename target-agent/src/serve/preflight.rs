@@ -1,0 +1,139 @@
+//! Looks whether the host is fit to adopt connections. The judgement is `shared`'s.
+
+use super::ways::{Way, Ways};
+use crate::local_vip;
+use crate::sock_diag::SockDiag;
+use baton_loader::adopt::AdoptError;
+use baton_shared::reason::AdoptNeed;
+use baton_shared::state::adopt::{Surroundings, needs};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Why the program that adopts is not in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NoProgram {
+    /// The kernel's function is there.
+    pub(crate) function: bool,
+    /// In words.
+    pub(crate) text: String,
+}
+
+impl From<AdoptError> for NoProgram {
+    fn from(error: AdoptError) -> Self {
+        let function = !matches!(error, AdoptError::NoBtf(_) | AdoptError::NoFunction);
+        NoProgram { function, text: error.to_string() }
+    }
+}
+
+/// What is asked for again and again.
+#[derive(Debug)]
+pub(crate) struct Preflight {
+    uplink: String,
+    /// The agent may make a VIP local.
+    local_vip: bool,
+    program: Result<(), NoProgram>,
+}
+
+impl Preflight {
+    pub(crate) fn new(uplink: String, local_vip: bool, program: Result<(), NoProgram>) -> Self {
+        Preflight { uplink, local_vip, program }
+    }
+
+    /// Looks at the host for each server that may be given connections, makes VIPs local where that is all that is
+    /// missing, and tells what came of it.
+    pub(crate) fn run(
+        &self,
+        ways: &Ways,
+        served: impl Iterator<Item = (SocketAddr, SocketAddr)>,
+        diag: &mut SockDiag,
+    ) {
+        if ways.configured() == Way::Translate {
+            return;
+        }
+        for (vip, server) in served {
+            let mut lacks = needs(&self.look(vip, server, diag));
+            if lacks == [AdoptNeed::VipLocal] && self.local_vip {
+                match local_vip::add(vip.ip()) {
+                    Ok(()) => {
+                        tracing::info!(vip = %vip.ip(), "made local: a route of this host's own");
+                        lacks.clear();
+                    }
+                    Err(e) => tracing::warn!(vip = %vip.ip(), "cannot make the VIP local: {e}"),
+                }
+            }
+            ways.set(vip, server, lacks);
+        }
+    }
+
+    /// What is missing that the agent will not mend by itself.
+    pub(crate) fn lacks(&self, vip: SocketAddr, server: SocketAddr, diag: &mut SockDiag) -> Vec<AdoptNeed> {
+        let mut lacks = needs(&self.look(vip, server, diag));
+        lacks.retain(|need| *need != AdoptNeed::VipLocal || !self.local_vip);
+        lacks
+    }
+
+    /// What is found.
+    fn look(&self, vip: SocketAddr, server: SocketAddr, diag: &mut SockDiag) -> Surroundings {
+        let ipv4 = |key: &str| setting(&format!("/proc/sys/net/ipv4/{key}"));
+        let arp = |device: &str| ipv4(&format!("conf/{device}/arp_ignore"));
+        Surroundings {
+            function: self.program.as_ref().map_or_else(|no| no.function, |()| true),
+            // Where the function is missing, nothing was attached by anything.
+            tcx: self.program.as_ref().map_or_else(|no| !no.function, |()| true),
+            syncookies: ipv4("tcp_syncookies"),
+            timestamps: ipv4("tcp_timestamps"),
+            sack: ipv4("tcp_sack"),
+            window_scaling: ipv4("tcp_window_scaling"),
+            vip_local: local_vip::is_local(vip.ip()).unwrap_or(false),
+            vip_on_link: self.is_on_link(vip.ip()),
+            arp_ignore: arp("all").max(arp(&self.uplink)),
+            mptcp: diag.listens_with_mptcp(server).ok(),
+            conntrack_loose: setting("/proc/sys/net/netfilter/nf_conntrack_tcp_loose"),
+        }
+    }
+
+    /// Whether an IPv4 address is in a network that the uplink is connected to.
+    fn is_on_link(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
+        let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+        is_on_link(&routes, &self.uplink, address)
+    }
+}
+
+/// `/proc/net/route`: device, destination, gateway, ..., mask in the eighth column, words as the memory has them.
+fn is_on_link(routes: &str, device: &str, address: Ipv4Addr) -> bool {
+    let address = u32::from_ne_bytes(address.octets());
+    routes.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let word = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok();
+        let (Some(to), Some(gateway), Some(mask)) = (word(1), word(2), word(7)) else { return false };
+        fields.first() == Some(&device) && gateway == 0 && mask != 0 && address & mask == to
+    })
+}
+
+fn setting(path: &str) -> Option<u32> {
+    let read = || -> io::Result<Option<u32>> { Ok(std::fs::read_to_string(path)?.trim().parse().ok()) };
+    read().ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_the_uplink_is_told_from_one_behind_a_router() {
+        let routes = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+            eth0\t00000000\t01655A0A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            eth0\t00655A0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+            eth1\t00015A0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let on = |device, address: &str| is_on_link(routes, device, address.parse().unwrap());
+        assert!(on("eth0", "10.90.101.77") && on("eth1", "10.90.1.100"));
+        assert!(!on("eth0", "10.90.1.100") && !on("eth1", "10.90.101.77") && !on("eth0", "192.0.2.1"));
+    }
+
+    #[test]
+    fn a_setting_that_is_not_there_is_not_known() {
+        assert!(setting("/proc/sys/net/ipv4/tcp_syncookies").is_some());
+        assert_eq!(setting("/proc/sys/net/ipv4/no_such_setting"), None);
+    }
+}
