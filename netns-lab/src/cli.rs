@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use netns_lab::bench::{self, BenchSpec, Way};
 use netns_lab::demo::{self, DemoSpec};
 use netns_lab::impair::{self, Impairment, WireArgs};
-use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Plane, Rate, interrupt, rootless};
+use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Plane, Rate, Serve, interrupt, rootless};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -68,6 +68,9 @@ struct Up {
     /// Who carries the packets of migrated connections: ebpf, userspace
     #[arg(long, value_name = "WHICH", default_value = "ebpf")]
     plane: Plane,
+    /// How connections are given to the servers: translate, adopt, auto
+    #[arg(long, value_name = "HOW", default_value = "translate")]
+    serve: Serve,
     /// Limit the intermediate's link, both ways, for example 1gbit
     #[arg(long, value_name = "R")]
     rate_intermediate: Option<Rate>,
@@ -183,7 +186,7 @@ struct Bench {
     /// Files to fetch: 1k, 10k, 100k, 1m, 10m, 100m
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1k,100k,100m")]
     sizes: Vec<String>,
-    /// Which ways: direct, baton, haproxy, nginx
+    /// Which ways: direct, baton, baton-adopt, haproxy, nginx
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct,baton,haproxy,nginx")]
     balancers: Vec<Way>,
     /// Connections at a time
@@ -260,7 +263,8 @@ fn up(args: Up) -> Result<ExitCode> {
         urpf: args.network.urpf,
         ..LabSpec::new(args.name)
     }
-    .plane(args.plane);
+    .plane(args.plane)
+    .serve(args.serve);
     let lab = Lab::up(&spec)?;
     let state = lab.snapshot();
     if args.json {

@@ -39,6 +39,6 @@ pub use impair::Impairment;
 pub use lab::Lab;
 pub use process::ProcessRecord;
 pub use remove::{down, labs, running_owner, sweep};
-pub use spec::{Balancer, Family, LabSpec, Plane, Rate};
+pub use spec::{Balancer, Family, LabSpec, Plane, Rate, Serve};
 pub use state::{LabState, NodeState};
 pub use steer::Program;

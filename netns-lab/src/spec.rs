@@ -74,6 +74,32 @@ impl FromStr for Plane {
     }
 }
 
+/// How the agents give connections to their servers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Serve {
+    /// By a replayed handshake.
+    #[default]
+    Translate,
+    /// The kernel makes the sockets; nothing else.
+    Adopt,
+    /// The kernel makes the sockets where it can.
+    Auto,
+}
+
+impl FromStr for Serve {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "translate" => Ok(Self::Translate),
+            "adopt" => Ok(Self::Adopt),
+            "auto" => Ok(Self::Auto),
+            other => Err(format!("'{other}' is none of translate, adopt, auto")),
+        }
+    }
+}
+
 /// The rate of a link, in bits per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate(
@@ -307,6 +333,16 @@ impl LabSpec {
             Plane::Userspace => {
                 self.intermediate_with("plane", "kind", "userspace").agents_with("plane", "kind", "userspace")
             }
+        }
+    }
+
+    /// The same with another way of giving connections to the servers.
+    #[must_use]
+    pub fn serve(self, serve: Serve) -> Self {
+        match serve {
+            Serve::Translate => self,
+            Serve::Adopt => self.agents_with("serve", "way", "adopt"),
+            Serve::Auto => self.agents_with("serve", "way", "auto"),
         }
     }
 

@@ -32,7 +32,13 @@ pub fn up(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab>
         return None;
     }
     let only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    match Lab::up(&order(LabSpec::new(format!("t{}-{name}", std::process::id())))) {
+    let spec = LabSpec::new(format!("t{}-{name}", std::process::id()));
+    // BATON_SERVE=adopt runs a whole test binary with adopted connections.
+    let spec = match std::env::var("BATON_SERVE") {
+        Ok(way) => spec.serve(way.parse().unwrap_or_else(|e| panic!("BATON_SERVE: {e}"))),
+        Err(_) => spec,
+    };
+    match Lab::up(&order(spec)) {
         Ok(lab) => Some(TestLab { lab, _only: only }),
         Err(e) => panic!("the lab did not come up: {e:#}"),
     }

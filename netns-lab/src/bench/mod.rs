@@ -14,7 +14,7 @@ mod report;
 pub use figures::{Figure, Percentiles};
 pub use report::Report;
 
-use crate::spec::{Balancer, LabSpec, Rate};
+use crate::spec::{Balancer, LabSpec, Rate, Serve};
 use crate::{Lab, content, interrupt, plan};
 use anyhow::{Context, Result, bail};
 use cpu::CpuReading;
@@ -60,6 +60,9 @@ pub enum Way {
     Direct,
     /// Through Baton's VIP.
     Baton,
+    /// Through Baton's VIP, to servers whose kernels adopt the connections.
+    #[serde(rename = "baton-adopt")]
+    BatonAdopt,
     /// Through HAProxy.
     Haproxy,
     /// Through nginx as a proxy.
@@ -72,6 +75,7 @@ impl Way {
         match self {
             Way::Direct => "direct",
             Way::Baton => "baton",
+            Way::BatonAdopt => "baton-adopt",
             Way::Haproxy => "haproxy",
             Way::Nginx => "nginx",
         }
@@ -80,7 +84,7 @@ impl Way {
     fn balancer(self) -> Balancer {
         match self {
             Way::Direct => Balancer::None,
-            Way::Baton => Balancer::Baton,
+            Way::Baton | Way::BatonAdopt => Balancer::Baton,
             Way::Haproxy => Balancer::Haproxy,
             Way::Nginx => Balancer::Nginx,
         }
@@ -91,9 +95,9 @@ impl FromStr for Way {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Way::Direct, Way::Baton, Way::Haproxy, Way::Nginx];
+        let all = [Way::Direct, Way::Baton, Way::BatonAdopt, Way::Haproxy, Way::Nginx];
         let found = all.into_iter().find(|way| way.name() == text);
-        found.ok_or_else(|| format!("'{text}' is none of direct, baton, haproxy, nginx"))
+        found.ok_or_else(|| format!("'{text}' is none of direct, baton, baton-adopt, haproxy, nginx"))
     }
 }
 
@@ -226,6 +230,10 @@ fn side(spec: &BenchSpec, way: Way) -> Result<Side> {
         rate_intermediate: spec.rate_intermediate,
         rate_target: spec.rate_target,
         ..LabSpec::new(name)
+    };
+    let lab = match way {
+        Way::BatonAdopt => lab.serve(Serve::Adopt),
+        _ => lab,
     };
     let lab = Lab::up(&lab)?;
     let to = match way {

@@ -28,6 +28,7 @@ pub(super) fn bars(title: &str, cells: &[Cell], value: impl Fn(&Cell) -> super::
         let fill = match cell.balancer {
             super::Way::Direct => "#9aa5b1",
             super::Way::Baton => "#2f7d4f",
+            super::Way::BatonAdopt => "#0b3d91",
             super::Way::Haproxy => "#c97b2c",
             super::Way::Nginx => "#4a6fa5",
         };
