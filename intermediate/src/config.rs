@@ -2,6 +2,7 @@
 
 mod access_log;
 mod certificate;
+mod effective;
 mod headers;
 mod health;
 mod keepalive;
@@ -10,7 +11,6 @@ mod listener;
 mod maglev;
 mod pool;
 mod route;
-mod similar;
 mod sticky;
 mod stream;
 mod target;
@@ -35,14 +35,15 @@ use crate::handoff::HandoffSettings;
 use crate::hold::HoldLimits;
 use crate::targets::TargetSpec;
 use baton_daemon::config::{
-    AdminSettings, ConfigError, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
-    load_valid,
+    AdminSettings, ConfigError, PlaneSettings, Problems, Sources, Spanned, TlsFiles, Validate, check_device,
+    load_parts,
 };
 use baton_daemon::tun::interface_index;
 use baton_shared::control::Role;
 use baton_shared::http::HeadLimits;
 use baton_shared::route::{KeepAlive, Mode, Route};
 use baton_shared::translate::Leg;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -55,11 +56,14 @@ pub const HISTORY: usize = 10_000;
 /// an hour by default.
 const IDLE_BACKSTOP: Duration = Duration::from_secs(4 * 3600);
 
+/// What an included file may have.
+const PARTS: [&str; 4] = ["listener", "target", "pool", "route"];
+
 /// More threads than this accept no faster.
 const WORKERS_MAX: usize = 256;
 
 /// The whole file.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// This node's name, as in its certificate.
@@ -75,12 +79,16 @@ pub struct Config {
     /// This node's certificate.
     pub tls: Option<TlsFiles>,
     /// Addresses clients connect to.
+    #[serde(default)]
     pub listener: Vec<Listener>,
     /// Where requests can go.
+    #[serde(default)]
     pub target: Vec<TargetEntry>,
     /// Which targets can serve the same requests; one of all targets if there are none.
     #[serde(default)]
     pub pool: Vec<PoolEntry>,
+    /// Further files with listeners, targets, pools and routes: a pattern, relative to this file.
+    pub include: Option<Spanned<String>>,
     /// Which requests go to which pool.
     #[serde(default)]
     pub route: Vec<RouteEntry>,
@@ -112,7 +120,17 @@ pub struct MigrationNeeds<'a> {
 impl Config {
     /// Reads and checks the file; all that is wrong is reported together.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        load_valid(path)
+        Self::load_with_sources(path).map(|(config, _)| config)
+    }
+
+    /// As [`Config::load`], with the files it was read from.
+    pub fn load_with_sources(path: &Path) -> Result<(Config, Sources), ConfigError> {
+        load_parts(path, &PARTS, |config: &Config, problems| config.validate(problems))
+    }
+
+    /// Without looking for what the types do not say.
+    pub fn load_unchecked(path: &Path) -> Result<Config, ConfigError> {
+        load_parts(path, &PARTS, |_: &Config, _| {}).map(|(config, _)| config)
     }
 
     /// Whether any listener gives connections away.
@@ -206,7 +224,7 @@ impl Config {
 
     /// The routes, compiled, of a file that was validated.
     pub fn routes(&self) -> Vec<Route> {
-        self.compile_routes(&mut Problems::new(Path::new(""), ""))
+        self.compile_routes(&mut Problems::new(&Sources::one(Path::new(""), "")))
     }
 
     /// The keys that are read at the start alone, and their values.

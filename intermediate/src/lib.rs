@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod admin;
 pub mod config;
 pub mod doctor;
+pub mod explain;
 pub mod flows;
 pub mod front;
 pub mod handoff;

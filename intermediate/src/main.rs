@@ -4,6 +4,7 @@ use baton_daemon::certs::CertsArgs;
 use baton_daemon::config::ConfigError;
 use clap::{Args, Parser, Subcommand};
 use intermediate::config::Config;
+use intermediate::explain::{Question, explain};
 use intermediate::{doctor, run};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,6 +24,12 @@ enum Command {
     Run(ConfigArgs),
     /// Look through the configuration and say what it means, or FILE:LINE:COL of each mistake (exit code 2)
     Check(ConfigArgs),
+    /// Show the configuration, or what a configuration can be
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Ask the route table
+    #[command(subcommand)]
+    Route(RouteCommand),
     /// Look at all that is needed on this host and at each target; say what is missing and how to mend it
     Doctor(ConfigArgs),
     /// Make certificates for the control channel: one CA, and one certificate for each node named
@@ -36,6 +43,45 @@ struct ConfigArgs {
     config: PathBuf,
 }
 
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the files as they are read, one behind the other
+    Show {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Instead, one file in which every default is written out
+        #[arg(long)]
+        effective: bool,
+    },
+    /// Print the JSON Schema of the configuration, for editors and checkers
+    Schema,
+}
+
+#[derive(Debug, Subcommand)]
+enum RouteCommand {
+    /// Print each route that is looked at for a request, why it does not take it, and the decision
+    Explain {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// GET, POST, ...
+        method: String,
+        /// http://HOST/PATH, or a path alone with -H 'Host: NAME'
+        url: String,
+        /// A header line; may be repeated
+        #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+        header: Vec<String>,
+        /// The listener's name; the first that fits the URL if it is not given
+        #[arg(long, value_name = "NAME")]
+        listener: Option<String>,
+        /// The name in the ClientHello, for a listener of protocol "tls"; the URL's host if it is not given
+        #[arg(long, value_name = "NAME")]
+        sni: Option<String>,
+        /// A protocol in the ClientHello; may be repeated
+        #[arg(long, value_name = "PROTOCOL")]
+        alpn: Vec<String>,
+    },
+}
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => with_config(&args, |config| match run::run(&config, &args.config) {
@@ -47,6 +93,26 @@ fn main() -> ExitCode {
             print!("{}", config.meaning());
             ExitCode::SUCCESS
         }),
+        Command::Config(ConfigCommand::Schema) => {
+            match serde_json::to_string_pretty(&schemars::schema_for!(Config)) {
+                Ok(schema) => {
+                    println!("{schema}");
+                    ExitCode::SUCCESS
+                }
+                Err(e) => failed(&e),
+            }
+        }
+        Command::Config(ConfigCommand::Show { config, effective }) => show(&config, effective),
+        Command::Route(RouteCommand::Explain { config, method, url, header, listener, sni, alpn }) => {
+            let question = Question { method, url, headers: header, listener, sni, alpn };
+            with_config(&config, |config| match explain(&config, &question) {
+                Ok(text) => {
+                    print!("{text}");
+                    ExitCode::SUCCESS
+                }
+                Err(e) => failed(&e),
+            })
+        }
         Command::Doctor(args) => match doctor::run(&args.config) {
             Ok(code) => ExitCode::from(code),
             Err(e) => failed(&e),
@@ -64,6 +130,28 @@ fn main() -> ExitCode {
 fn with_config(args: &ConfigArgs, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
     match Config::load(&args.config) {
         Ok(config) => then(config),
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::from(ConfigError::EXIT_CODE)
+        }
+    }
+}
+
+fn show(args: &ConfigArgs, effective: bool) -> ExitCode {
+    match Config::load_with_sources(&args.config) {
+        Ok((config, _)) if effective => match config.effective().to_toml() {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(e) => failed(&e),
+        },
+        Ok((_, sources)) => {
+            for (path, text) in sources.parts() {
+                println!("# {}\n{text}", path.display());
+            }
+            ExitCode::SUCCESS
+        }
         Err(e) => {
             eprintln!("{e}");
             ExitCode::from(ConfigError::EXIT_CODE)

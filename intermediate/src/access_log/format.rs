@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use time::{Month, OffsetDateTime};
 
 /// How lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One JSON object a line.

@@ -2,11 +2,12 @@
 
 use crate::access_log::{Destination, Format};
 use baton_daemon::config::{Problems, Spanned};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// `[access_log]`: one record for each request; none without the section.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessLog {
     /// How lines look: `json` (default), `logfmt` or `common`.

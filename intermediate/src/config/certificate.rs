@@ -4,12 +4,13 @@ use super::listener::{Listener, Protocol};
 use crate::tls::{Certificates, server_config};
 use baton_daemon::config::{Problems, Spanned};
 use rustls::server::ServerConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// `[[listener.certificate]]`: what a listener of protocol "https" shows to clients.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// The chain, PEM.

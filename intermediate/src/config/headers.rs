@@ -3,10 +3,11 @@
 use super::route::Pairs;
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::http::{Forwarded, HeaderChanges, check_change};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[route.request_headers]`: what is changed in a request's head on its way to the server.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RequestHeaders {
     /// These headers have these values and no other.

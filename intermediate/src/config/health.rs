@@ -5,12 +5,13 @@ use crate::health::{CheckKind, CheckSpec, HealthSpec};
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::health::{CheckThresholds, PassiveThresholds};
 use http::{Method, Uri};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// What a check does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A request whose status code tells.
@@ -22,7 +23,7 @@ pub enum Kind {
 }
 
 /// `[pool.health]`: how the servers of a pool are checked. All keys but `kind` have defaults; milliseconds.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// What a check does.

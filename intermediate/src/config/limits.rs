@@ -5,6 +5,7 @@ use baton_daemon::config::{Problems, Spanned};
 use baton_shared::admission::{Network, SourceLimits};
 use baton_shared::control::MAX_FRAME_BYTES;
 use baton_shared::pace::MinRate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -16,7 +17,7 @@ const FRAME_ROOM: usize = 4096;
 const HOUR: u64 = 3_600_000;
 
 /// `[limits]`: what a client may ask of us. All keys have defaults.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of a request head; over it 431.
@@ -154,7 +155,7 @@ impl Limits {
 }
 
 /// `[handoff]`: how long a handoff may take. All keys have defaults; milliseconds.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HandoffTimes {
     /// What the agent gets to feed the request to the server.

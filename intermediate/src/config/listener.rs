@@ -5,12 +5,13 @@ use super::{Config, check_address};
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::route::{KeepAlive, Mode};
 use rustls::server::ServerConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 /// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// HTTP/1 in the clear.
@@ -32,7 +33,7 @@ impl Protocol {
 }
 
 /// `[[listener]]`: an address clients connect to.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// What routes call it; the vip's text if it is not given.
@@ -117,6 +118,17 @@ impl Config {
     fn validate_default_pool(&self, listener: &Listener, problems: &mut Problems<'_>) {
         if let Some(pool) = &listener.pool {
             self.require_pool(pool, problems);
+            return;
+        }
+        let name = listener.name();
+        let named = |route: &super::RouteEntry| {
+            route.listener.is_empty() || route.listener.iter().any(|l| *l.get_ref() == name)
+        };
+        if self.default_pool(listener).is_none() && !self.route.iter().any(named) {
+            problems.with(
+                &listener.vip,
+                format!("listener {name:?} has neither a pool nor a route: nothing could be served"),
+            );
         }
     }
 }

@@ -3,13 +3,14 @@
 use super::limits::within;
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::balance::{DEFAULT_LOAD_PERCENT, DEFAULT_TABLE_SIZE, MAX_TABLE_SIZE, is_prime};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Entries there must be for each member, so that shares come out about right.
 const ENTRIES_PER_MEMBER: u32 = 10;
 
 /// `[pool.maglev]`: the table, and the bound of load.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Maglev {
     /// Entries, a prime; 65537 by default.

@@ -4,14 +4,15 @@ use super::Config;
 use super::health::Health;
 use super::limits::within;
 use super::maglev::Maglev;
-use super::similar::did_you_mean;
 use super::sticky::Sticky;
 use crate::pools::{Choice, HashOn, is_token};
-use baton_daemon::config::{Problems, Spanned};
+use baton_daemon::config::{Problems, Spanned, did_you_mean};
 use baton_shared::balance::Method;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub struct PoolTarget {
 }
 
 /// `[[pool]]`: targets that can serve the same requests.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolEntry {
     /// What routes and listeners call it.
@@ -50,7 +51,7 @@ pub struct PoolEntry {
 }
 
 /// `{ target = "web2", weight = 3 }`.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Weighted {
     target: String,
@@ -60,6 +61,17 @@ struct Weighted {
 
 fn one() -> u32 {
     1
+}
+
+impl JsonSchema for PoolTarget {
+    fn schema_name() -> Cow<'static, str> {
+        "PoolTarget".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let weighted = generator.subschema_for::<Weighted>();
+        json_schema!({ "anyOf": [{ "type": "string", "description": "The target's name." }, weighted] })
+    }
 }
 
 impl<'de> Deserialize<'de> for PoolTarget {

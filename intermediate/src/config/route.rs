@@ -3,10 +3,10 @@
 use super::Config;
 use super::headers::RequestHeaders;
 use super::listener::Protocol;
-use super::similar::did_you_mean;
-use baton_daemon::config::{Problems, Spanned};
+use baton_daemon::config::{Problems, Spanned, did_you_mean};
 use baton_shared::http::is_token_text;
 use baton_shared::route::{HostRule, KeepAlive, Mode, PathRule, PoolId, Route, RuleError, Rules, ValueRule};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::Duration;
 pub type Pairs = BTreeMap<Spanned<String>, Spanned<String>>;
 
 /// `[[route]]`: which requests go to which pool. The first that takes a request wins.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteEntry {
     /// What logs call it; `route N` if it is not given.
@@ -184,24 +184,21 @@ impl Config {
         }
     }
 
-    /// A route behind one that takes all is never reached.
+    /// A route behind one that takes all of its requests is never reached.
     fn validate_reach(&self, n: usize, route: &RouteEntry, compiled: &[Route], problems: &mut Problems<'_>) {
         let Some(this) = compiled.get(n) else { return };
-        let of = |listener: usize| this.rules.apply_to(listener);
-        let listeners = || (0..self.listener.len()).filter(|l| of(*l));
+        let listeners = || (0..self.listener.len()).filter(|listener| this.rules.apply_to(*listener));
         let takes_all = |listener: usize| {
-            compiled.iter().take(n).find(|r| r.rules.apply_to(listener) && r.rules.are_always_fulfilled())
+            let mut before = compiled.iter().take(n);
+            before.find(|route| route.rules.apply_to(listener) && route.rules.cover(&this.rules))
         };
         if let Some(first) = listeners().next().and_then(takes_all)
             && listeners().all(|listener| takes_all(listener).is_some())
         {
-            let place = route.name.as_ref().unwrap_or(&route.pool);
+            let (name, first) = (&this.name, &first.name);
             problems.with(
-                place,
-                format!(
-                    "route {:?} is never reached: {:?} before it takes all requests",
-                    this.name, first.name
-                ),
+                route.name.as_ref().unwrap_or(&route.pool),
+                format!("route {name:?} is never reached: {first:?} before it takes all its requests; put it in front"),
             );
         }
     }

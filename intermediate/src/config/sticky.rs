@@ -2,10 +2,11 @@
 
 use crate::pools::StickySpec;
 use baton_daemon::config::Spanned;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What becomes of a request without a good cookie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum First {
     /// It is proxied, so that its response can set one.
@@ -16,7 +17,7 @@ pub enum First {
 }
 
 /// `sticky`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sticky {
     /// The cookie's name.

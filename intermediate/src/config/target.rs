@@ -4,11 +4,12 @@ use super::{Config, check_address};
 use crate::targets::{Servers, TargetSpec};
 use baton_daemon::config::{PlaneKind, Problems, Spanned};
 use baton_shared::translate::Leg;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// `[[target]]`: a server, and the agent on its host.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TargetEntry {
     /// What pools call it.

@@ -19,13 +19,18 @@
 
 mod problems;
 mod settings;
+mod similar;
+mod sources;
+mod spanned;
 #[cfg(test)]
 mod tests;
 
 pub use crate::tls::TlsFiles;
 pub use problems::{ConfigError, Problems};
 pub use settings::{AdminSettings, PlaneKind, PlaneSettings, check_device};
-pub use toml::Spanned;
+pub use similar::did_you_mean;
+pub use sources::Sources;
+pub use spanned::Spanned;
 
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -38,9 +43,7 @@ pub trait Validate {
 
 /// Reads and parses; the first mistake in syntax, keys or types is the error.
 pub fn load<T: DeserializeOwned>(path: impl AsRef<Path>) -> Result<T, ConfigError> {
-    let path = path.as_ref();
-    let text = read(path)?;
-    parse(path, &text)
+    load_parts(path.as_ref(), &[], |_: &T, _| {}).map(|(config, _)| config)
 }
 
 /// Reads, parses and validates; all mistakes found by [`Validate`] are reported together.
@@ -53,25 +56,28 @@ pub fn load_with<T: DeserializeOwned>(
     path: impl AsRef<Path>,
     validate: impl FnOnce(&T, &mut Problems<'_>),
 ) -> Result<T, ConfigError> {
-    let path = path.as_ref();
-    let text = read(path)?;
-    let config = parse(path, &text)?;
-    let mut problems = Problems::new(path, &text);
+    load_parts(path.as_ref(), &[], validate).map(|(config, _)| config)
+}
+
+/// As [`load_with`], of a file that may include others (key `include`, a pattern relative to it) which have tables of
+/// the lists `parts`. Gives what was read, too.
+pub fn load_parts<T: DeserializeOwned>(
+    path: &Path,
+    parts: &[&str],
+    validate: impl FnOnce(&T, &mut Problems<'_>),
+) -> Result<(T, Sources), ConfigError> {
+    let sources = Sources::read(path, parts)?;
+    let mut problems = Problems::new(&sources);
+    let config = match toml::from_str(sources.text()) {
+        Ok(config) => config,
+        Err(e) => {
+            // The message may span lines; each problem is one line.
+            let message = e.message().replace('\n', ", ");
+            problems.at(e.span().unwrap_or(0..0), similar::with_hint(&message));
+            return Err(problems.into_error());
+        }
+    };
     validate(&config, &mut problems);
     problems.finish()?;
-    Ok(config)
-}
-
-fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|e| ConfigError::whole_file(path, &format!("cannot be read: {e}")))
-}
-
-fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|e| {
-        let mut problems = Problems::new(path, text);
-        // The message may span lines; each problem is one line.
-        let message = e.message().replace('\n', ", ");
-        problems.at(e.span().unwrap_or(0..0), message);
-        problems.into_error()
-    })
+    Ok((config, sources))
 }

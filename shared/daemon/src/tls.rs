@@ -4,23 +4,24 @@
 //! alternative names (RFC 5280, section 4.2.1.6). Addresses in the certificate are not compared: a node may be
 //! reached by any address, but only under its own name.
 
+use crate::config::Spanned;
 use baton_shared::control::Role;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
 use time::OffsetDateTime;
-use toml::Spanned;
 
 mod verify;
 pub(crate) use verify::{client_config, explain, server_config};
 
 /// `[tls]`: PEM files. Relative paths count from the process's working directory.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     /// The authority's certificate; peers must be signed by it.

@@ -6,7 +6,9 @@ use core::fmt::Write;
 use core::net::IpAddr;
 
 /// How the server is told who asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Forwarded {
     /// Not at all.

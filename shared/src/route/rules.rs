@@ -75,6 +75,17 @@ impl HostRule {
     }
 }
 
+impl HostRule {
+    /// Whether every host that the other means is meant.
+    fn cover(&self, other: &HostRule) -> bool {
+        match (self, other) {
+            (HostRule::Below(domain), HostRule::Below(other)) => other.ends_with(domain.as_str()),
+            (_, HostRule::Name(name)) => self.matches(name),
+            (HostRule::Name(_), HostRule::Below(_)) => false,
+        }
+    }
+}
+
 impl fmt::Display for HostRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -136,6 +147,18 @@ impl PathRule {
                 .is_some_and(|rest| matches!(rest.first(), None | Some(b'/'))),
             PathRule::Exact(exact) => path == exact.as_bytes(),
             PathRule::Regex(regex, _) => regex.is_match(path),
+        }
+    }
+}
+
+impl PathRule {
+    /// Whether every path that the other means is meant, as far as that can be told without reading expressions.
+    fn covers(&self, other: &PathRule) -> bool {
+        match (self, other) {
+            (_, PathRule::Exact(path)) => self.matches(path.as_bytes()),
+            (PathRule::Prefix(_), PathRule::Prefix(path)) => self.matches(path.as_bytes()),
+            (PathRule::Regex(_, mine), PathRule::Regex(_, other)) => mine == other,
+            _ => false,
         }
     }
 }
@@ -247,6 +270,34 @@ impl Rules {
             && self.query.is_empty()
             && self.cookies.is_empty()
             && self.alpn.is_empty()
+    }
+
+    /// Whether all that fulfils `other` fulfils these, as far as that can be told without reading expressions; the
+    /// listeners are not looked at.
+    pub fn cover(&self, other: &Rules) -> bool {
+        fn any<T: PartialEq>(mine: &[T], others: &[T]) -> bool {
+            mine.is_empty() || (!others.is_empty() && others.iter().all(|value| mine.contains(value)))
+        }
+        fn all(mine: &[ValueRule], others: &[ValueRule]) -> bool {
+            mine.iter().all(|rule| {
+                others.iter().any(|o| *o == *rule || (rule.value.is_none() && o.name == rule.name))
+            })
+        }
+        let hosts = self.hosts.is_empty()
+            || (!other.hosts.is_empty()
+                && other.hosts.iter().all(|host| self.hosts.iter().any(|h| h.cover(host))));
+        let path = match (&self.path, &other.path) {
+            (None, _) => true,
+            (Some(mine), Some(other)) => mine.covers(other),
+            (Some(_), None) => false,
+        };
+        hosts
+            && path
+            && any(&self.methods, &other.methods)
+            && any(&self.alpn, &other.alpn)
+            && all(&self.headers, &other.headers)
+            && all(&self.query, &other.query)
+            && all(&self.cookies, &other.cookies)
     }
 
     /// Whether connections of this listener can be meant.

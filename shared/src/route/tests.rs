@@ -325,6 +325,29 @@ proptest! {
         prop_assert_eq!(tried.len(), found.map_or(routes.len(), |n| n + 1));
     }
 
+    /// Who covers a route takes all that it takes: the one behind is never reached.
+    #[test]
+    fn what_is_covered_is_taken(
+        a in simple(),
+        b in simple(),
+        host in prop_oneof![Just("a.x"), Just("b.x"), Just("x"), Just("c.b.x")],
+        path in some_path(),
+    ) {
+        let rules = |s: &Simple| Rules {
+            hosts: s.host.iter().map(|h| HostRule::parse(h).unwrap()).collect(),
+            path: s.prefix.as_ref().map(|p| PathRule::prefix(p).unwrap()),
+            ..Rules::default()
+        };
+        let facts = RequestFacts { host: Some(host), ..RequestFacts::new(0, "GET", &path, &NoHeaders) };
+        let takes = |s: &Simple| {
+            RouteTable::new(vec![Route::new("r", PoolId(0), rules(s))]).find(&facts).unwrap().is_some()
+        };
+        prop_assert!(rules(&a).cover(&rules(&a)));
+        if rules(&a).cover(&rules(&b)) && takes(&b) {
+            prop_assert!(takes(&a), "{:?} does not take what {:?} takes", a, b);
+        }
+    }
+
     #[test]
     fn a_normal_form_is_normal_and_never_climbs(path in some_path(), other in "/[a-c/.%;\\\\2eEfF]{0,20}") {
         prop_assert_eq!(String::from_utf8(path::plain(&path).into_owned()).unwrap(), naive::path(&path));

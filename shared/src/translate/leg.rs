@@ -23,7 +23,7 @@ const UDP_BYTES: u32 = 8;
 
 /// How packets go from the intermediate to the target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema))]
 #[cfg_attr(feature = "std", serde(rename_all = "lowercase"))]
 pub enum Leg {
     /// As they are: the client's source address, the server's destination address.

@@ -1,7 +1,7 @@
 use super::*;
+use crate::config::Spanned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use toml::Spanned;
 
 fn routes() -> Router {
     common_routes(Arc::new(Registry::default()), || Err("no agent".into()))

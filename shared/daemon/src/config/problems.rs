@@ -1,34 +1,33 @@
 //! Mistakes in a configuration file, each with its place.
 
+use super::{Sources, Spanned};
 use std::fmt::{self, Display};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use toml::Spanned;
 
-/// Collects what is wrong with a file.
+/// Collects what is wrong with a configuration.
 #[derive(Debug)]
 pub struct Problems<'a> {
-    path: &'a Path,
-    text: &'a str,
+    sources: &'a Sources,
     /// With the place's byte offset, by which they are sorted.
     found: Vec<(usize, String)>,
 }
 
 impl<'a> Problems<'a> {
     /// None yet.
-    pub fn new(path: &'a Path, text: &'a str) -> Self {
-        Problems { path, text, found: Vec::new() }
+    pub fn new(sources: &'a Sources) -> Self {
+        Problems { sources, found: Vec::new() }
     }
 
-    /// None yet, of the same file; what is put there is not heard of here.
+    /// None yet, of the same configuration; what is put there is not heard of here.
     pub fn unheard(&self) -> Self {
-        Problems { path: self.path, text: self.text, found: Vec::new() }
+        Problems::new(self.sources)
     }
 
-    /// Something is wrong at these bytes of the file.
+    /// Something is wrong at these bytes.
     pub fn at(&mut self, span: Range<usize>, message: impl Display) {
-        let (line, column) = place(self.text, span.start);
-        self.found.push((span.start, format!("{}:{line}:{column}: {message}", self.path.display())));
+        let (path, line, column) = self.sources.place(span.start);
+        self.found.push((span.start, format!("{}:{line}:{column}: {message}", path.display())));
     }
 
     /// Something is wrong with this value.
@@ -58,18 +57,10 @@ impl<'a> Problems<'a> {
         // One value may be wrong for several that use it.
         self.found.dedup();
         ConfigError {
-            path: self.path.to_owned(),
+            path: self.sources.paths().next().unwrap_or(Path::new("")).to_owned(),
             lines: self.found.into_iter().map(|(_, line)| line).collect(),
         }
     }
-}
-
-/// Line and column of a byte offset, both from 1, the column in characters.
-fn place(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let start = before.rfind('\n').map_or(0, |n| n + 1);
-    (line, before.get(start..).unwrap_or_default().chars().count() + 1)
 }
 
 /// A configuration file that cannot be used. Displayed as one line per problem; the exit code for it is 2.

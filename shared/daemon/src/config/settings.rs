@@ -1,13 +1,13 @@
 //! The tables both daemons' files have.
 
-use super::Problems;
+use super::{Problems, Spanned};
 use crate::tls::{TlsFile, TlsFiles};
 use baton_shared::control::Role;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use time::OffsetDateTime;
-use toml::Spanned;
 
 impl TlsFiles {
     /// Reports files that are missing, unreadable, not what they should be, expired, signed by another authority, or
@@ -43,7 +43,7 @@ impl TlsFiles {
 }
 
 /// `plane.kind`: who carries the packets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PlaneKind {
     /// The eBPF programs.
@@ -54,7 +54,7 @@ pub enum PlaneKind {
 }
 
 /// `[plane]`: the data plane. All keys have defaults.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlaneSettings {
     /// Who carries the packets.
@@ -132,7 +132,7 @@ pub fn check_device(name: &Spanned<String>, key: &str, problems: &mut Problems<'
 }
 
 /// `[admin]`: where the admin endpoint listens. Without keys it listens nowhere.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSettings {
     /// A Unix socket, made with mode 0660.
