@@ -21,6 +21,8 @@ use std::sync::{Arc, OnceLock};
 #[derive(Debug)]
 pub(crate) struct Metrics {
     refused: Arc<ReasonCounters<Refusal>>,
+    recall_refused: Arc<ReasonCounters<Refusal>>,
+    recalled: Counter,
     ended: Arc<ReasonCounters<EndReason>>,
     migrated: Counter,
     handoff: Histogram,
@@ -30,6 +32,8 @@ impl Default for Metrics {
     fn default() -> Self {
         Metrics {
             refused: Arc::default(),
+            recall_refused: Arc::default(),
+            recalled: Counter::default(),
             ended: Arc::default(),
             migrated: Counter::default(),
             // 5 us to 2.6 s, each bucket twice the one before.
@@ -41,6 +45,14 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn refused(&self, reason: Refusal) {
         self.refused.add(reason);
+    }
+
+    pub(crate) fn recall_refused(&self, reason: Refusal) {
+        self.recall_refused.add(reason);
+    }
+
+    pub(crate) fn recalled(&self) {
+        self.recalled.inc();
     }
 
     pub(crate) fn ended(&self, reason: EndReason) {
@@ -60,6 +72,13 @@ pub(crate) fn registry(shared: &Shared, server: &Arc<OnceLock<Server>>) -> Regis
     let m = &shared.metrics;
     registry.register("baton_handoffs_migrated", "Handoffs taken", m.migrated.clone());
     register_counters(&mut registry, "baton_handoffs_refused", "Handoffs refused, by reason", &m.refused);
+    registry.register("baton_recalls_granted", "Flows given back to their intermediate", m.recalled.clone());
+    register_counters(
+        &mut registry,
+        "baton_recalls_refused",
+        "Flows not given back, by reason",
+        &m.recall_refused,
+    );
     register_counters(&mut registry, "baton_flows_ended", "Flows that ended, by reason", &m.ended);
     registry.register_with_unit(
         "baton_handoff_duration",

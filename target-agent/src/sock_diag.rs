@@ -5,6 +5,7 @@
 
 pub(crate) mod info;
 pub(crate) mod listeners;
+mod queues;
 mod sys;
 
 use baton_shared::state::ending::SocketState;

@@ -111,3 +111,10 @@ pub fn read(packet: &[u8], direction: Direction) -> Option<(FlowKey, Segment, us
     load_segment(&ip, packet.len(), raw_tcp, &mut segment).ok()?;
     Some((key, segment, tcp_at))
 }
+
+/// The payload of a segment that [`read`] has read.
+pub fn payload<'a>(packet: &'a [u8], segment: &Segment, tcp_at: usize) -> Option<&'a [u8]> {
+    let tcp = TcpHeaderSlice::from_slice(packet.get(tcp_at..)?).ok()?;
+    let from = tcp_at.checked_add(tcp.slice().len())?;
+    packet.get(from..from.checked_add(usize::try_from(segment.payload).ok()?)?)
+}

@@ -1,4 +1,4 @@
-//! A packet of the server's kernel that was diverted to the agent while it replays a handshake.
+//! A packet of the server's kernel that was diverted to the agent while it replays a handshake, or copied to it.
 
 use super::headers;
 use crate::record::FlowKey;
@@ -14,8 +14,8 @@ const MSS: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 
-/// The flow and the facts of the segment. `None` if it is not a whole TCP segment.
-pub fn read(packet: &[u8]) -> Option<(FlowKey, ServerReply)> {
+/// The flow, the facts of the segment, and its payload. `None` if it is not a whole TCP segment.
+pub fn read(packet: &[u8]) -> Option<(FlowKey, ServerReply, &[u8])> {
     let (key, segment, tcp_at) = headers::read(packet, Direction::ToClient)?;
     let places = segment.options.places;
     let mut reply = ServerReply {
@@ -47,7 +47,7 @@ pub fn read(packet: &[u8]) -> Option<(FlowKey, ServerReply)> {
         }
         rest = rest.get(length..).unwrap_or_default();
     }
-    Some((key, reply))
+    Some((key, reply, headers::payload(packet, &segment, tcp_at)?))
 }
 
 #[cfg(test)]
@@ -59,7 +59,7 @@ mod tests {
         let builder = PacketBuilder::ipv6([1; 16], [2; 16], 64).tcp(80, 1000, 7, 64_000).syn().ack(9);
         let mut bytes = Vec::new();
         builder.options_raw(options).unwrap().write(&mut bytes, &[]).unwrap();
-        read(&bytes).map(|(_, reply)| reply)
+        read(&bytes).map(|(_, reply, _)| reply)
     }
 
     #[test]

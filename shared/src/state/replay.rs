@@ -32,7 +32,7 @@ mod follow;
 pub use facts::{Answer, SegmentOptions, SegmentToSend, ServerReply, Translation, flag};
 
 use crate::capture::CapturedConnection;
-use crate::control::{FlowRef, Handoff};
+use crate::control::{FlowRef, Handoff, TrackedRequest};
 use crate::reason::Refusal;
 use crate::seq::{Client, Seq, Server};
 use core::net::SocketAddr;
@@ -164,6 +164,11 @@ impl Replay {
     /// The connection as it was captured.
     pub fn connection(&self) -> &CapturedConnection {
         &self.handoff.connection
+    }
+
+    /// What is to be known of the request to find its response's end, if the flow is tracked.
+    pub fn tracked(&self) -> Option<TrackedRequest> {
+        self.handoff.tracked
     }
 
     /// The server's address and port.

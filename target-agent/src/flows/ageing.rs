@@ -4,7 +4,7 @@ use super::table::{Table, Who};
 use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_shared::control::{EndReport, Message};
-use baton_shared::reason::EndReason;
+use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::{FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST};
 use baton_shared::state::ending::{SocketState, judge, retransmitted};
 use baton_shared::state::replay::Answer;
@@ -132,6 +132,9 @@ impl Engine {
             return;
         }
         flow.end = Some(reason);
+        let recall = flow.recall.take();
+        // What the server of a flow that was given back still says is for nobody.
+        let state = if flow.recalled.is_some() { FlowState::Fenced } else { FlowState::Ended };
         let (who, received_ns, server) = (flow.who, flow.received_ns, flow.server);
         let (way, closed_by) = (flow.way.report(now), flow.way.closed_by(reason));
         let first = match flow.answer {
@@ -139,7 +142,7 @@ impl Engine {
             _ => None,
         };
         let slots = self.shared.plane.slots();
-        slots.set_state(slot, FlowState::Ended);
+        slots.set_state(slot, state);
         let record = slots.read(slot);
         let report = EndReport {
             flow: who.1,
@@ -157,6 +160,9 @@ impl Engine {
         self.shared.metrics.ended(reason);
         table.loads.on_end(server, reason);
         table.lingering.push_back((now.saturating_add(self.shared.policy.linger_ns), slot));
+        if let Some(recall) = recall {
+            self.refuse_recall(recall.session, who.1, Refusal::FlowGone);
+        }
         self.report(table, who, report);
     }
 
@@ -178,6 +184,9 @@ impl Engine {
         self.shared.plane.slots().free(slot);
         if let Some(answer) = flow.answer {
             table.memory.keep(flow.who, answer, now);
+        }
+        if let Some(answer) = flow.recalled {
+            table.memory.keep_recalled(flow.who, answer, now);
         }
     }
 }

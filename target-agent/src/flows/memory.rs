@@ -2,7 +2,7 @@
 //! the report of its end until the intermediate has noted it. Both are bounded; the oldest go first.
 
 use super::table::Who;
-use baton_shared::control::EndReport;
+use baton_shared::control::{EndReport, RecalledAnswer};
 use baton_shared::state::replay::Answer;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -17,6 +17,8 @@ const KEPT_NS: u64 = 300_000_000_000;
 pub(crate) struct Memory {
     answers: HashMap<Who, Answer>,
     order: VecDeque<(u64, Who)>,
+    recalled: HashMap<Who, RecalledAnswer>,
+    recalled_order: VecDeque<(u64, Who)>,
 }
 
 impl Memory {
@@ -36,8 +38,32 @@ impl Memory {
         }
     }
 
+    /// The answer to this handoff's recall, if it was given back.
+    pub(crate) fn recalled(&self, who: &Who) -> Option<RecalledAnswer> {
+        self.recalled.get(who).copied()
+    }
+
+    /// Keeps what a recall was answered.
+    pub(crate) fn keep_recalled(&mut self, who: Who, answer: RecalledAnswer, now_ns: u64) {
+        if self.recalled.len() >= CAPACITY {
+            self.forget_oldest_recalled();
+        }
+        if self.recalled.insert(who, answer).is_none() {
+            self.recalled_order.push_back((now_ns.saturating_add(KEPT_NS), who));
+        }
+    }
+
+    fn forget_oldest_recalled(&mut self) {
+        if let Some((_, who)) = self.recalled_order.pop_front() {
+            self.recalled.remove(&who);
+        }
+    }
+
     /// Forgets what is old.
     pub(crate) fn on_time(&mut self, now_ns: u64) {
+        while self.recalled_order.front().is_some_and(|(until, _)| *until <= now_ns) {
+            self.forget_oldest_recalled();
+        }
         while self.order.front().is_some_and(|(until, _)| *until <= now_ns) {
             self.forget_oldest();
         }

@@ -6,7 +6,7 @@ use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_shared::control::{FlowRef, MigratedAnswer, RefusedAnswer};
 use baton_shared::reason::{EndReason, Refusal};
-use baton_shared::record::{FLAG_FED, FlowRecord, FlowState, NOTE_RST};
+use baton_shared::record::{FLAG_FED, FLAG_TRACKED, FlowRecord, FlowState, NOTE_RST};
 use baton_shared::seq::{Seq, before};
 use baton_shared::state::replay::Answer;
 use baton_shared::translate::adopt::is_adopted;
@@ -55,6 +55,8 @@ impl Engine {
             taken.answer = Some(migrated(flow, &record));
             taken.ask_at_ns = now;
             table.insert(slot, Box::new(taken));
+            // The responses before were not followed by this run, so nobody reads on.
+            self.shared.plane.slots().set_flags(slot, record.flags & !FLAG_TRACKED);
             let state = FlowState::from_raw(record.state);
             match state {
                 FlowState::Committed if is_fed(&record) => found.taken_over += 1,
@@ -79,8 +81,13 @@ impl Engine {
                         flow.answer = refused(Refusal::LostInFeeding);
                     }
                     self.kill(slot, ends);
+                    let given_back = state == FlowState::Fenced;
                     // It lingers, so that what the kernel answers to the client's packets is translated.
                     self.end(table, slot, EndReason::Aborted, now);
+                    if given_back {
+                        // Perhaps to another target by now: nothing of it may leave from here.
+                        self.shared.plane.slots().set_state(slot, FlowState::Fenced);
+                    }
                 }
             }
         }

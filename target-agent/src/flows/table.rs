@@ -6,11 +6,13 @@ use super::way::Way;
 use crate::load::{Loads, Sampled};
 use crate::serve::handoff::key;
 use crate::serve::packet::Ends;
-use baton_shared::control::FlowRef;
+use crate::serve::recall::Waiting;
+use baton_shared::control::{FlowRef, RecalledAnswer};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowKey;
 use baton_shared::state::adopt::Adopt;
 use baton_shared::state::replay::{Answer, Replay};
+use baton_shared::state::responses::Responses;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
@@ -61,6 +63,12 @@ pub(crate) struct Flow {
     pub(crate) end: Option<EndReason>,
     /// What its socket had counted when it was last looked at.
     pub(crate) sampled: Sampled,
+    /// Of a tracked flow: what the server has answered.
+    pub(crate) responses: Option<Box<Responses>>,
+    /// The intermediate wants it back.
+    pub(crate) recall: Option<Waiting>,
+    /// It was given back.
+    pub(crate) recalled: Option<RecalledAnswer>,
 }
 
 impl Flow {
@@ -84,6 +92,9 @@ impl Flow {
             way: Way::default(),
             end: None,
             sampled: Sampled::default(),
+            responses: None,
+            recall: None,
+            recalled: None,
         }
     }
 

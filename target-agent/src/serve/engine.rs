@@ -1,6 +1,6 @@
 //! The engine: owns the TUN device and the flow table and serves all handoffs, none of them waiting for another.
 
-use super::packet::{self, Ends};
+use super::packet::{self, Ends, FromServer};
 use super::preflight::Preflight;
 use super::ways::Ways;
 use crate::config::Policy;
@@ -14,7 +14,7 @@ use baton_loader::{Plane, monotonic_ns};
 use baton_shared::control::{FlowRef, Message, RefusedAnswer};
 use baton_shared::reason::Refusal;
 use baton_shared::seq::{Client, Seq};
-use baton_shared::state::replay::{Answer, SegmentToSend, ServerReply, flag};
+use baton_shared::state::replay::{Answer, SegmentToSend, flag};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -64,6 +64,8 @@ pub(crate) struct Engine {
     preflight_at_ns: u64,
     /// Slots with a handshake or a feeding under way.
     pub(crate) active: Vec<u32>,
+    /// Slots whose recall waits for something.
+    pub(crate) recalls: Vec<u32>,
     /// The agent is stopping.
     pub(crate) draining: bool,
     /// Until then a handoff that nobody here has seen may have been fed by the run before, CLOCK_MONOTONIC ns.
@@ -110,6 +112,7 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
             let table = Arc::clone(&engine.shared.table);
             let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
             engine.drive_active(&mut table);
+            engine.see_to_recalls(&mut table);
             engine.see_to_loads(&mut table, monotonic_ns());
             ticks = table.loads.responses.wants_tick(monotonic_ns());
             if now >= age_at {
@@ -119,7 +122,7 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
             }
         }
         ticks |= std::mem::take(&mut engine.ticks_wanted);
-        let wake = match (engine.active.is_empty(), ticks) {
+        let wake = match (engine.active.is_empty() && engine.recalls.is_empty(), ticks) {
             (false, _) => age_at.min(now + HANDOFF_TICK),
             (true, true) => age_at.min(now + RESPONSE_TICK),
             (true, false) => age_at,
@@ -150,6 +153,7 @@ impl Engine {
             preflight,
             preflight_at_ns: 0,
             active: Vec::new(),
+            recalls: Vec::new(),
             draining: false,
             scan_from: 0,
             packet: Vec::with_capacity(2048),
@@ -177,13 +181,16 @@ impl Engine {
         match event {
             ServerEvent::Up { session, peer } => self.on_up(table, session, peer.name, peer.software),
             // Flows go on without their intermediate; it comes back and asks.
-            ServerEvent::Down { session, .. } => drop(table.sessions.remove(&session)),
+            ServerEvent::Down { session, .. } => {
+                table.sessions.remove(&session);
+                self.forget_recalls(table, session);
+            }
             ServerEvent::Message { session, message } => {
                 let peer = table.sessions.get(&session).and_then(|s| s.peer);
                 self.on_message(table, session, peer, message);
             }
         }
-        if !self.active.is_empty() {
+        if !self.active.is_empty() || !self.recalls.is_empty() {
             self.waiting.notify_one();
         }
     }
@@ -211,6 +218,8 @@ impl Engine {
                 self.refuse_at_once(session, handoff.flow, Refusal::NotAllowed);
             } else if let Message::Status(flow) | Message::Cancel(flow) = message {
                 self.refuse_at_once(session, flow, Refusal::NeverSeen);
+            } else if let Message::Recall(request) = message {
+                self.refuse_recall(session, request.flow, Refusal::NotAllowed);
             }
             return;
         };
@@ -219,7 +228,7 @@ impl Engine {
                 self.on_handoff(table, session, peer, handoff);
                 // The server's SYN-ACK is mostly there already: what it saves is a wakeup.
                 if !self.active.is_empty() {
-                    self.drain_tun(table);
+                    self.drain_tun(table, false);
                 }
             }
             Message::Status(flow) => self.on_status(table, session, (peer, flow)),
@@ -231,6 +240,11 @@ impl Engine {
                     Some(slot) => self.withdraw(table, slot, Refusal::Cancelled),
                     None => self.on_status(table, session, who),
                 }
+            }
+            Message::Recall(request) => {
+                // What the server has sent by now is read before it is judged.
+                self.drain_tun(table, true);
+                self.on_recall(table, session, peer, &request);
             }
             Message::EndSeen(flow) => table.reports.seen(&(peer, flow)),
             // The transport answers pings; the rest is not for an agent.
@@ -283,40 +297,46 @@ impl Engine {
 
     // --- the TUN ---
 
-    /// Handles what the TUN has by now.
-    pub(crate) fn drain_tun(&mut self, table: &mut Table) {
+    /// Handles what the TUN has by now; unless `all` is asked for, only while a handoff waits for something: a read
+    /// that finds nothing is not worth its time.
+    pub(crate) fn drain_tun(&mut self, table: &mut Table, all: bool) {
+        // Out of the way of what is done with a packet.
+        let mut buffer = std::mem::take(&mut self.buffer);
         loop {
-            match self.tun.try_recv(&mut self.buffer) {
+            match self.tun.try_recv(&mut buffer) {
                 Ok(length) if length > 0 => {
-                    let facts = self.buffer.get(..length).and_then(packet::parse);
-                    self.on_facts(table, facts);
-                    // What else may be there nobody waits for: it is not worth a read that finds nothing.
-                    if self.active.is_empty() {
-                        return;
+                    self.on_packet(table, buffer.get(..length).unwrap_or_default());
+                    if !all && self.active.is_empty() {
+                        break;
                     }
                 }
-                Ok(_) => return,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(_) => break,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => {
                     tracing::error!("read from the TUN: {e}");
-                    return;
+                    break;
                 }
             }
         }
+        self.buffer = buffer;
     }
 
     /// A packet came by the TUN; there may be more.
     fn on_packets(&mut self, packet: &[u8]) {
         let table = Arc::clone(&self.shared.table);
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-        self.on_facts(&mut table, packet::parse(packet));
-        self.drain_tun(&mut table);
+        self.on_packet(&mut table, packet);
+        self.drain_tun(&mut table, false);
     }
 
-    /// A packet of the server's kernel, diverted in mid-handshake.
-    fn on_facts(&mut self, table: &mut Table, facts: Option<(Ends, ServerReply)>) {
-        let Some((ends, reply)) = facts else { return };
-        if let Some(slot) = table.slot_under(&super::handoff::key(ends)) {
+    /// A packet of the server's kernel: diverted in mid-handshake, or a copy with a part of a response.
+    fn on_packet(&mut self, table: &mut Table, packet: &[u8]) {
+        let Some(FromServer { ends, reply, payload }) = packet::parse(packet) else { return };
+        let Some(slot) = table.slot_under(&super::handoff::key(ends)) else { return };
+        let followed = table.get(slot).is_some_and(|flow| flow.responses.is_some());
+        if followed && !payload.is_empty() {
+            self.on_copy(table, slot, reply.seq, payload);
+        } else {
             self.on_reply(table, slot, &reply);
         }
     }

@@ -13,6 +13,7 @@ use baton_shared::record::{FLAG_FED, FlowKey, FlowRecord, FlowState, NOTE_RST};
 use baton_shared::state::adopt::is_adoptable;
 use baton_shared::state::ending::SocketState;
 use baton_shared::state::replay::{Answer, Phase, Replay, ServerReply, flag};
+use baton_shared::state::responses::Responses;
 
 /// The key of a flow in the target's map: as seen on the uplink's egress.
 pub(crate) fn key(ends: Ends) -> FlowKey {
@@ -72,7 +73,10 @@ impl Engine {
         let one_family = vip.is_ipv4() == server.is_ipv4();
         let ends = Ends::new(client, server).filter(|_| one_family).ok_or(Refusal::Unsupported)?;
         match self.shared.ways.choose(vip, server, now) {
-            Choice::Adopt if is_adoptable(connection) => self.begin_adopting(table, who, handoff, ends, now),
+            // Responses are followed in the replayed way alone.
+            Choice::Adopt if handoff.tracked.is_none() && is_adoptable(connection) => {
+                self.begin_adopting(table, who, handoff, ends, now)
+            }
             Choice::Unavailable => Err(Refusal::AdoptUnavailable),
             Choice::Adopt | Choice::Translate => self.begin_replay(table, who, handoff, ends, now),
         }
@@ -194,6 +198,8 @@ impl Engine {
             record.state = FlowState::Committed as u32;
             slots.write(slot, &record);
             replay.on_record_in_force(now);
+            let head = replay.tracked().is_some_and(|request| request.head);
+            flow.responses = translation.read_from.map(|start| Box::new(Responses::new(start, head)));
         }
         self.drive(table, slot);
     }

@@ -5,6 +5,7 @@ pub(crate) mod engine;
 pub(crate) mod handoff;
 pub(crate) mod packet;
 pub(crate) mod preflight;
+pub(crate) mod recall;
 pub(crate) mod ways;
 
 pub(crate) use engine::Engine;

@@ -108,12 +108,19 @@ fn set_options(tcp: &mut TcpHeader, options: SegmentOptions) -> io::Result<()> {
     .map_err(io::Error::other)
 }
 
-/// Reads what the server's kernel sent to a client: who, and the facts of the segment. `None` if it is not a
-/// whole TCP segment.
-pub(crate) fn parse(packet: &[u8]) -> Option<(Ends, ServerReply)> {
-    let (key, reply) = reply::read(packet)?;
+/// A segment of the server's kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FromServer<'a> {
+    pub(crate) ends: Ends,
+    pub(crate) reply: ServerReply,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Reads what the server's kernel sent to a client. `None` if it is not a whole TCP segment.
+pub(crate) fn parse(packet: &[u8]) -> Option<FromServer<'_>> {
+    let (key, reply, payload) = reply::read(packet)?;
     let (client, server) = (key.remote.socket_addr(key.remote_port), key.local.socket_addr(key.local_port));
-    Some((Ends::new(client, server)?, reply))
+    Some(FromServer { ends: Ends::new(client, server)?, reply, payload })
 }
 
 #[cfg(test)]
@@ -146,7 +153,7 @@ mod tests {
             let segment = SegmentToSend { seq: Seq::new(9), flags: flag::SYN, options, ..Default::default() };
             let mut packet = vec![1, 2, 3];
             build(ends, &segment, &[], &mut packet).unwrap();
-            let (turned, facts) = parse(&packet).unwrap();
+            let FromServer { ends: turned, reply: facts, .. } = parse(&packet).unwrap();
             // `parse` is for the other direction: ends come out swapped.
             assert_eq!((turned.client, turned.server), (ends.server, ends.client));
             assert_eq!((facts.seq.raw(), facts.flags, facts.mss), (9, flag::SYN, Some(1400)));
