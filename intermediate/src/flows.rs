@@ -4,6 +4,7 @@
 //! [`Flows::abandon`], ends when its agent says so ([`Flows::on_end`]), lingers so that the connection's last
 //! packets still find their way, and is then removed: key first, slot after.
 
+mod later;
 mod lost;
 mod upkeep;
 mod view;
@@ -12,6 +13,7 @@ pub use lost::Taken;
 pub use view::{EndView, FlowFilter, FlowView};
 
 use crate::access_log::AccessLog;
+use crate::handoff::LaterFlow;
 use crate::targets::{TargetId, Targets};
 use baton_loader::{InsertError, Plane, monotonic_ns};
 use baton_shared::control::{EndReport, FlowRef};
@@ -79,6 +81,10 @@ pub(crate) struct Entry {
     pub(crate) began_ns: u64,
     pub(crate) committed: bool,
     pub(crate) end: Option<EndReport>,
+    /// Its later requests are read.
+    pub(crate) later: Option<Arc<LaterFlow>>,
+    /// It is being taken back from its target.
+    pub(crate) turning: bool,
 }
 
 /// Hold accounts under watch after a commit.
@@ -197,6 +203,8 @@ impl Flows {
             began_ns: now_ns,
             committed: false,
             end: None,
+            later: None,
+            turning: false,
         };
         {
             let mut table = self.table();
@@ -329,6 +337,10 @@ impl Flows {
             return (false, false);
         }
         if entry.end.is_some() {
+            return (true, false);
+        }
+        // It goes on: who takes it back has had the agent's answer, which came before this.
+        if report.reason == EndReason::Recalled && entry.turning {
             return (true, false);
         }
         entry.end = Some(report);

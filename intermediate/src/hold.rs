@@ -7,7 +7,7 @@
 
 use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
-use baton_shared::packet::held::facts;
+use baton_shared::packet::held::{HeldFacts, facts};
 use baton_shared::record::FlowKey;
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
@@ -48,6 +48,15 @@ pub struct HoldStats {
     pub dropped_malformed: u64,
     /// Packets that could not be written back.
     pub dropped_write_failed: u64,
+}
+
+/// What became of a packet from the TUN.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Offered<'a> {
+    /// It is held, or dropped.
+    Taken,
+    /// Nobody holds packets of its flow.
+    NotHeld(HeldFacts<'a>),
 }
 
 #[derive(Debug, Default)]
@@ -182,17 +191,23 @@ impl Hold {
 
     /// A packet came from the TUN. Only one task may call this: order rests on it.
     pub fn on_packet(&self, packet: &[u8], offload: Offload) {
+        if let Offered::NotHeld(_) = self.offer(packet, offload) {
+            self.write_back(packet, offload);
+        }
+    }
+
+    /// As [`Hold::on_packet`], but what nobody holds is the caller's.
+    pub(crate) fn offer<'a>(&self, packet: &'a [u8], offload: Offload) -> Offered<'a> {
         let Some(facts) = facts(packet) else {
             self.dropped_malformed.fetch_add(1, Ordering::Relaxed);
-            return;
+            return Offered::Taken;
         };
         let flow = self.flows().get(&facts.key).cloned();
-        let Some(flow) = flow else { return self.write_back(packet, offload) };
+        let Some(flow) = flow else { return Offered::NotHeld(facts) };
         {
             let mut queue = flow.queue();
             if queue.released {
-                drop(queue);
-                return self.write_back(packet, offload);
+                return Offered::NotHeld(facts);
             }
             if let Some(ack) = facts.ack {
                 let newer = |newest| baton_shared::seq::before(newest, ack);
@@ -215,9 +230,23 @@ impl Hold {
             }
         }
         flow.arrived.notify_one();
+        Offered::Taken
     }
 
-    fn write_back(&self, packet: &[u8], offload: Offload) {
+    /// The flow's packets, in their order; it holds no more of it.
+    pub(crate) fn take(&self, flow: &Arc<HeldFlow>) -> Vec<(Vec<u8>, Offload)> {
+        let packets = {
+            let mut queue = flow.queue();
+            let packets = Vec::from(std::mem::take(&mut queue.packets));
+            self.packets.fetch_sub(u64::try_from(packets.len()).unwrap_or(0), Ordering::Relaxed);
+            self.empty(&mut queue);
+            packets
+        };
+        self.forget(flow);
+        packets
+    }
+
+    pub(crate) fn write_back(&self, packet: &[u8], offload: Offload) {
         match self.sink.send(packet, offload) {
             Ok(()) => self.written_back.fetch_add(1, Ordering::Relaxed),
             Err(e) => {

@@ -3,7 +3,7 @@
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::front::{Front, Migration, StopControl, Waiting, listen_shared};
+use crate::front::{Front, LaterRouter, Migration, StopControl, Waiting, listen_shared};
 use crate::handoff::{History, Migrator};
 use crate::metrics::Metrics;
 use crate::proxy::Upstreams;
@@ -282,6 +282,9 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
     let endpoint = aside.spawn(async move { baton_daemon::admin::serve(&settings, router).await });
     let endpoint = endpoint.await.map_err(io::Error::other)??;
     let control = StopControl::default();
+    if let Some(migrator) = front.migration.migrator() {
+        migrator.set_router(Arc::new(LaterRouter::new(&front, control.stop())));
+    }
     let mut workers = Workers::start(&front, config.workers().saturating_sub(1), &control)?;
     for (vip, sockets) in opened.listeners {
         workers.listen(vip, sockets);

@@ -54,7 +54,7 @@ impl Config {
 
     /// What a listener's requests have if neither it nor the route says anything.
     pub(crate) fn default_keepalive(&self, listener: usize, routes: &[Route]) -> KeepAlive {
-        if self.pinned_is_safe(listener, routes).is_ok() { KeepAlive::Pinned } else { KeepAlive::Single }
+        if self.pinned_is_safe(listener, routes).is_ok() { KeepAlive::Pinned } else { KeepAlive::Tracked }
     }
 
     pub(super) fn validate_keepalive(&self, n: usize, listener: &Listener, problems: &mut Problems<'_>) {
@@ -65,19 +65,15 @@ impl Config {
         let of_routes = self.route.iter().zip(&routes).filter(|(_, route)| route.rules.apply_to(n));
         given.extend(of_routes.filter_map(|(entry, _)| entry.keepalive.as_ref()));
         for keepalive in given {
-            match (keepalive.get_ref(), &safe) {
-                (KeepAlive::Pinned, Err(why)) => problems.with(
+            if let (KeepAlive::Pinned, Err(why)) = (keepalive.get_ref(), &safe) {
+                problems.with(
                     keepalive,
                     format!(
                         "keepalive \"pinned\" gives all later requests of a connection to the target of the first, \
-                         unread, and on listener {:?} not all are to be treated alike: {why}; use \"single\"",
+                         unread, and on listener {:?} not all are to be treated alike: {why}; use \"tracked\"",
                         listener.name()
                     ),
-                ),
-                (KeepAlive::Tracked, _) => {
-                    problems.with(keepalive, "keepalive \"tracked\" is not built yet; use \"single\"");
-                }
-                _ => {}
+                );
             }
         }
     }

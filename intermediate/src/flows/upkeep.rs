@@ -1,10 +1,12 @@
 //! What happens to flows without anybody asking: taken over at start, swept while they last.
 
 use super::{Entry, Flows, Table, Watch, nanos};
+use crate::handoff::LaterFlow;
 use baton_loader::monotonic_ns;
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
-use baton_shared::record::{FlowRecord, FlowState};
+use baton_shared::record::{FLAG_TRACKED, FlowRecord, FlowState};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -56,6 +58,9 @@ impl Flows {
                 FlowRef { flow_id: record.flow_id, generation: record.generation },
                 EndReason::AgentLost,
             )),
+            later: (record.flags & FLAG_TRACKED != 0)
+                .then(|| Arc::new(LaterFlow::taken_over(record, slot, target))),
+            turning: false,
         };
         if let Some(target) = target.filter(|_| !ended).and_then(|t| self.targets.get(t)) {
             target.flow_began(false);
@@ -95,7 +100,9 @@ impl Flows {
         if diverted == released {
             return now < watch.until;
         }
-        if accounts != watch.accounts {
+        // What is held for its turn is not lost.
+        let holding = entry.later.as_ref().is_some_and(|later| later.shown().1 > 0);
+        if accounts != watch.accounts || holding {
             watch.accounts = accounts;
             watch.since = now;
         } else if now.duration_since(watch.since) >= STALLED {
@@ -108,16 +115,36 @@ impl Flows {
     /// Gives up flows on which nothing was seen for the idle time. Every few seconds.
     pub fn sweep_idle(&self) {
         let oldest = monotonic_ns().saturating_sub(nanos(self.idle));
-        let table = self.table();
+        let mut table = self.table();
         let idle = |e: &&Entry| {
             e.committed
                 && e.end.is_none()
                 && self.plane.slots().read(e.slot).last_seen_ns.max(e.began_ns) < oldest
         };
         let idle: Vec<FlowRef> = table.by_id.values().filter(idle).map(|e| e.flow).collect();
+        self.watch_tracked(&mut table);
         drop(table);
         for flow in idle {
             self.end_unreported(flow, EndReason::Idle);
+        }
+    }
+}
+
+impl Flows {
+    /// What a tracked client sends goes through the hold queue again and again, and a packet may be lost there.
+    fn watch_tracked(&self, table: &mut Table) {
+        let accounts = |e: &Entry| self.plane.slots().accounts(e.slot);
+        let differs = |e: &&Entry| {
+            let (diverted, released) = accounts(e);
+            e.later.is_some() && e.committed && diverted != released
+        };
+        let now = Instant::now();
+        let found: Vec<_> =
+            table.by_id.values().filter(differs).map(|e| (e.flow.flow_id, accounts(e))).collect();
+        for (flow_id, accounts) in found {
+            if !table.watched.iter().any(|watch| watch.flow_id == flow_id) {
+                table.watched.push(Watch::new(flow_id, accounts, now));
+            }
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct FlowView {
     pub diverted_at_commit: u32,
     /// Of those that went, come back; modulo 2^32.
     pub released: u32,
+    /// Requests given to the target since the last handoff, the handed-off one included; 0 if they are not read.
+    pub requests: u32,
     /// How it ended, if it has.
     pub end: Option<EndView>,
 }
@@ -101,6 +103,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         diverted: record.diverted,
         diverted_at_commit: if entry.committed { record.drain_end.wrapping_sub(DRAIN_BYTES) } else { 0 },
         released: record.released,
+        requests: entry.later.as_ref().map_or(0, |later| later.shown().0),
         end: entry.end.map(|end| EndView {
             reason: end.reason.name(),
             packets: end.packets,
@@ -131,6 +134,7 @@ mod tests {
             diverted: 0,
             diverted_at_commit: 0,
             released: 0,
+            requests: 0,
             end: None,
         }
     }

@@ -6,7 +6,7 @@ use super::waiting::Place;
 use super::{Accepted, Front, Guards, Stop, answer_and_close};
 use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
 use crate::config::Protocol;
-use crate::handoff::{Migrator, Subject};
+use crate::handoff::{Migrator, Subject, TrackedCandidate};
 use crate::pools::PickFacts;
 use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
 use crate::site::{Decision, Denial};
@@ -15,6 +15,7 @@ use crate::trace::trace_ids;
 use baton_shared::http::{Edits, GateRule, Origin, RequestHead, canonical};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
+use baton_shared::state::later::body_length;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -51,24 +52,29 @@ fn subject<S>(accepted: &Accepted<S>, request: String) -> Subject {
     }
 }
 
-/// The head to feed to a target's server.
-fn as_the_server_sees_it(
-    accepted: &Accepted,
+/// Who asks, and where.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) client: SocketAddr,
+    /// Its place in the site.
+    pub(super) listener: usize,
+}
+
+/// The head to feed to a target's server; with `close` it is the connection's last.
+pub(super) fn as_the_server_sees_it(
+    asker: Asker,
     decision: &Decision,
     bytes: &[u8],
     head: &RequestHead,
+    close: bool,
 ) -> Vec<u8> {
-    let close = match decision.keepalive {
-        KeepAlive::Pinned => false,
-        KeepAlive::Single | KeepAlive::Tracked => true,
-    };
     let edits = if decision.headers.is_empty() {
         Edits::default()
     } else {
         let lines = HeadLines::new(bytes, head);
-        let facts = RequestFacts::of_head(accepted.listener, head, bytes, &lines);
+        let facts = RequestFacts::of_head(asker.listener, head, bytes, &lines);
         let origin =
-            Origin { client: accepted.client.ip(), secure: decision.secure, authority: facts.authority };
+            Origin { client: asker.client.ip(), secure: decision.secure, authority: facts.authority };
         decision.headers.edits(&lines, &origin, trace_ids())
     };
     canonical(bytes, head, &edits, close)
@@ -98,7 +104,9 @@ impl Front {
         mut place: Place,
     ) {
         let limits = accepted.site.limits;
-        let head = read_head(&mut accepted.stream, &limits.head, limits.head_timeout, stop, &mut place).await;
+        let bytes = std::mem::take(&mut accepted.bytes);
+        let (stream, timeout) = (&mut accepted.stream, limits.head_timeout);
+        let head = read_head(stream, bytes, &limits.head, timeout, stop, &mut place).await;
         drop(place);
         match head {
             FirstHead::Complete(bytes, head) => {
@@ -167,7 +175,15 @@ impl Front {
                     let asked = accepted.asked(Some(RequestText::of_head(&head, &bytes)));
                     (asked, decision.placed())
                 });
-                let mut request = as_the_server_sees_it(&accepted, &decision, &bytes, &head);
+                // A tracked request whose end is not known is the connection's last.
+                let body = body_length(&head).filter(|_| decision.keepalive == KeepAlive::Tracked);
+                let close = decision.keepalive != KeepAlive::Pinned && body.is_none();
+                let asker = Asker { client: peer.client, listener: peer.listener };
+                let mut request = as_the_server_sees_it(asker, &decision, &bytes, &head, close);
+                let tracked = body.map(|body| TrackedCandidate {
+                    length: body.saturating_add(u64::try_from(request.len()).unwrap_or(u64::MAX)),
+                    head: bytes.get(head.method.clone()) == Some(b"HEAD"),
+                });
                 request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
                 // The proxy makes its own changes: it gets the request as it came.
                 let original = Some(bytes);
@@ -177,7 +193,7 @@ impl Front {
                     let request = RequestFacts::of_head(peer.listener, &head, bytes, &lines);
                     pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
                 };
-                let gift = Gift { migrator, pool, first: target, request, original, label, noted };
+                let gift = Gift { migrator, pool, first: target, request, tracked, original, label, noted };
                 match self.give(accepted, gift, another).await {
                     Some(to_proxy) => to_proxy,
                     None => return,
@@ -204,8 +220,20 @@ impl Front {
         if is_link_local(peer.client) {
             return Err(ProxyReason::AddressFamily);
         }
-        let target = decision.pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, &[])?;
+        let target = self.pick(decision, peer.client, peer.vip, request)?;
         Ok((migrator, target))
+    }
+
+    /// The target of a decision's pool to migrate to.
+    #[expect(clippy::unused_self, reason = "the choice will rest on what is known of the targets")]
+    pub(super) fn pick(
+        &self,
+        decision: &Decision,
+        client: SocketAddr,
+        vip: SocketAddr,
+        request: RequestFacts<'_>,
+    ) -> Result<TargetId, ProxyReason> {
+        decision.pool.pick(&PickFacts { client, vip, request }, &[])
     }
 
     async fn deny(&self, accepted: Accepted, denial: Denial, request_line: String) {

@@ -2,12 +2,13 @@
 
 use super::{Accepted, Front};
 use crate::access_log::{Asked, Placed};
-use crate::handoff::{Candidate, Migrator, NotMigrated, Outcome, syn_tsval};
+use crate::handoff::{Candidate, Migrator, NotMigrated, Outcome, TrackedCandidate, syn_tsval};
 use crate::pools::Pool;
 use crate::proxy::Entry;
 use crate::targets::{TargetId, UnderWay};
 use baton_shared::health::Signal;
 use baton_shared::reason::Refusal;
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpStream;
 
@@ -16,13 +17,15 @@ const RETRIES: usize = 2;
 
 /// What is given away, and to whom.
 pub(super) struct Gift<'a> {
-    pub(super) migrator: &'a Migrator,
+    pub(super) migrator: &'a Arc<Migrator>,
     /// Whose targets may have it.
     pub(super) pool: &'a Pool,
     /// The pool's choice.
     pub(super) first: TargetId,
     /// What the server shall read first.
     pub(super) request: Vec<u8>,
+    /// If later requests are to be read.
+    pub(super) tracked: Option<TrackedCandidate>,
     /// The bytes as they came, if they are others.
     pub(super) original: Option<Vec<u8>>,
     /// For the records.
@@ -40,7 +43,7 @@ impl Front {
         gift: Gift<'_>,
         another: impl Fn(&[u8], &[TargetId]) -> Option<TargetId>,
     ) -> Option<(TcpStream, Vec<u8>, Entry)> {
-        let Gift { migrator, pool, first, mut request, mut original, label, mut noted } = gift;
+        let Gift { migrator, pool, first, mut request, tracked, mut original, label, mut noted } = gift;
         let Accepted { mut stream, client, vip, at, .. } = accepted;
         // Once: the second time the kernel does not tell it.
         let syn_tsval = syn_tsval(&stream);
@@ -53,6 +56,7 @@ impl Front {
                 vip,
                 target,
                 request,
+                tracked,
                 request_line: label.clone(),
                 syn_tsval,
                 noted,

@@ -27,16 +27,17 @@ pub(super) enum FirstHead {
     Stopped,
 }
 
-/// Reads until a head is complete, refused, or `limit` is over.
+/// Reads until a head is complete, refused, or `limit` is over. `bytes` have been read before.
 pub(super) async fn read_head(
     stream: &mut (impl AsyncRead + Unpin),
+    mut bytes: Vec<u8>,
     limits: &HeadLimits,
     limit: Duration,
     stop: &mut Stop,
     place: &mut Place,
 ) -> FirstHead {
     let deadline = Instant::now() + limit;
-    let mut bytes = Vec::with_capacity(4096);
+    bytes.reserve(4096);
     let mut scanner = HeadScanner::new();
     loop {
         match scanner.status(&bytes, limits) {

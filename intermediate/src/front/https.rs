@@ -81,7 +81,8 @@ impl Front {
             return crate::proxy::serve_http2(job, guards, place).await;
         }
         let limits = &job.site.limits;
-        let head = read_head(&mut job.stream, &limits.head, limits.head_timeout, stop, &mut place).await;
+        let head =
+            read_head(&mut job.stream, Vec::new(), &limits.head, limits.head_timeout, stop, &mut place).await;
         drop(place);
         match head {
             FirstHead::Complete(bytes, _) => {

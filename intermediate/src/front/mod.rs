@@ -5,6 +5,7 @@ mod connection;
 mod give;
 mod head;
 mod https;
+mod later;
 mod listen;
 mod opening;
 mod passthrough;
@@ -12,6 +13,7 @@ mod stop;
 mod waiting;
 
 pub use answer::{answer_and_close, close_lingering, text};
+pub use later::LaterRouter;
 pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
 pub use waiting::Waiting;
@@ -121,19 +123,21 @@ struct Accepted<S = tokio::net::TcpStream> {
     site: Arc<Site>,
     listener: usize,
     vip: SocketAddr,
+    /// What was received before: of a connection that was taken back from a target.
+    bytes: Vec<u8>,
 }
 
 impl<S> Accepted<S> {
     /// Without its stream, and that.
     fn take(self) -> (Accepted<()>, S) {
-        let Accepted { stream, client, at, started, site, listener, vip } = self;
-        (Accepted { stream: (), client, at, started, site, listener, vip }, stream)
+        let Accepted { stream, client, at, started, site, listener, vip, bytes } = self;
+        (Accepted { stream: (), client, at, started, site, listener, vip, bytes }, stream)
     }
 
     /// With another stream.
     fn with<T>(self, stream: T) -> Accepted<T> {
-        let Accepted { client, at, started, site, listener, vip, .. } = self;
-        Accepted { stream, client, at, started, site, listener, vip }
+        let Accepted { client, at, started, site, listener, vip, bytes, .. } = self;
+        Accepted { stream, client, at, started, site, listener, vip, bytes }
     }
 
     fn peer(&self) -> Peer {
@@ -187,6 +191,18 @@ impl Front {
             // Before anything is read: the ended flow's record must not catch the new connection's packets.
             migrator.forget_superseded(client, vip);
         }
+        self.begin(stream, client, vip, Vec::new(), stop);
+    }
+
+    /// A connection is ours: one just accepted, or one that a target gave back, with the bytes received before.
+    fn begin(
+        self: &Arc<Self>,
+        stream: tokio::net::TcpStream,
+        client: SocketAddr,
+        vip: SocketAddr,
+        bytes: Vec<u8>,
+        stop: &Stop,
+    ) {
         let site = self.site.load_full();
         // A listener that was taken out of the configuration while this connection waited in its queue.
         let Some((listener, _)) = site.listener(vip) else { return };
@@ -207,8 +223,16 @@ impl Front {
             // Nothing but a count: whoever opens thousands shall not write thousands of lines.
             Err(reason) => return self.metrics.on_closed(reason),
         };
-        let accepted =
-            Accepted { stream, client, at: Instant::now(), started: SystemTime::now(), site, listener, vip };
+        let accepted = Accepted {
+            stream,
+            client,
+            at: Instant::now(),
+            started: SystemTime::now(),
+            site,
+            listener,
+            vip,
+            bytes,
+        };
         let front = Arc::clone(self);
         let mut stop = stop.clone();
         let busy = stop.busy();

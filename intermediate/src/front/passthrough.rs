@@ -143,8 +143,16 @@ impl Front {
                     pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
                 };
                 let label = known.label.clone();
-                let gift =
-                    Gift { migrator, pool, first: target, request: bytes, original: None, label, noted };
+                let gift = Gift {
+                    migrator,
+                    pool,
+                    first: target,
+                    request: bytes,
+                    tracked: None,
+                    original: None,
+                    label,
+                    noted,
+                };
                 match self.give(accepted, gift, another).await {
                     Some(to_relay) => to_relay,
                     None => return,

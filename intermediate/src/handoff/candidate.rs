@@ -23,6 +23,8 @@ pub struct Candidate {
     /// The bytes to feed to the server: the head as the server shall see it and the body bytes read so far.
     /// What the freeze drains from the socket is appended.
     pub request: Vec<u8>,
+    /// If later requests on the connection are to be read.
+    pub tracked: Option<TrackedCandidate>,
     /// Method and path, for the record of migrations; the migrator does not read it.
     pub request_line: String,
     /// What [`syn_tsval`](super::syn_tsval) said of the connection.
@@ -33,6 +35,15 @@ pub struct Candidate {
     pub accepted_at: Instant,
     /// When the request head was complete.
     pub head_at: Instant,
+}
+
+/// What must be known of a first request for the later ones to be told from it.
+#[derive(Clone, Copy, Debug)]
+pub struct TrackedCandidate {
+    /// Bytes of the whole request, as they are fed and as the client sends them.
+    pub length: u64,
+    /// The method is HEAD.
+    pub head: bool,
 }
 
 /// How a migration came out.

@@ -90,7 +90,7 @@ impl Migrator {
     async fn run_hold(self: Arc<Self>, tun: Arc<Tun>) {
         let mut buffer = vec![0; PACKET_BYTES];
         loop {
-            let take = |packet: &[u8], offload| self.hold.on_packet(packet, offload);
+            let take = |packet: &[u8], offload| self.on_hold_packet(packet, offload);
             if let Err(e) = tun.recv_burst(&mut buffer, BURST, take).await {
                 tracing::error!(error = %e, "the hold device cannot be read");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;

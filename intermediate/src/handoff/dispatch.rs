@@ -1,6 +1,7 @@
 //! What comes from the agents, and the migrator's background work.
 
 use super::Migrator;
+use super::later::waits as recall;
 use super::pending::Told;
 use crate::targets::{Agent, AgentId, Target, TargetId};
 use baton_loader::monotonic_ns;
@@ -8,6 +9,7 @@ use baton_shared::control::{FlowRef, Message};
 use baton_shared::health::AgentEvent as Channel;
 use baton_shared::reason::Refusal;
 use baton_shared::state::handoff::HandoffEvent;
+use baton_shared::state::recall::RecallEvent;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -50,6 +52,7 @@ impl Migrator {
                 }
                 let targets = ids();
                 self.pending.tell_all(&targets, |_| HandoffEvent::ChannelUp { same_instance });
+                self.laters.waits.tell_all(&targets, RecallEvent::ChannelUp);
                 for target in targets {
                     self.ask_after_lost(target);
                     if !same_instance {
@@ -60,6 +63,7 @@ impl Migrator {
             AgentEvent::Down { undelivered } => {
                 agent.on_event(Channel::Disconnected);
                 let undelivered: HashSet<FlowRef> = undelivered.into_iter().collect();
+                self.laters.waits.tell_all(&ids(), RecallEvent::ChannelDown);
                 self.pending.tell_all(&ids(), |flow| HandoffEvent::ChannelDown {
                     delivered: !undelivered.contains(&flow),
                 });
@@ -101,9 +105,17 @@ impl Migrator {
                 // If it cannot be sent the agent repeats its report.
                 let _ = agent.send(Message::EndSeen(report.flow));
             }
-            // Nothing is recalled yet.
-            Message::Recalled(_) | Message::RecallRefused(_) => {
-                self.stray_answers.fetch_add(1, Ordering::Relaxed);
+            Message::Recalled(answer) => {
+                if !self.laters.waits.tell(answer.flow, recall::Told::Recalled(answer)) {
+                    // The agent reports the end as well.
+                    self.stray_answers.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Message::RecallRefused(answer) => {
+                let refused = recall::Told::Event(RecallEvent::Refused(answer.reason));
+                if !self.laters.waits.tell(answer.flow, refused) {
+                    self.stray_answers.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Message::Load(load) => {
                 let targets = self.targets.of_agent(agent.id);
@@ -153,6 +165,7 @@ impl Migrator {
         loop {
             interval.tick().await;
             self.flows.sweep();
+            self.sweep_partial();
             sweeps = sweeps.wrapping_add(1);
             if sweeps.is_multiple_of(SWEEPS_PER_IDLE_SWEEP) {
                 self.flows.sweep_idle();

@@ -1,11 +1,14 @@
 //! A connection between its freeze and the word who answers it: what is to be undone or done if it goes one way or
 //! the other, and how long its stages take.
 
-use super::Migrator;
-use super::repair::Captured;
+use super::repair::{Captured, Late};
+use super::{Migrator, late};
 use crate::flows::Place;
 use crate::hold::HeldFlow;
+use baton_shared::capture::CapturedConnection;
 use baton_shared::reason::{ProxyReason, Refusal};
+use baton_shared::seq::{Client, Seq};
+use baton_shared::state::later::LaterRequests;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -17,6 +20,53 @@ pub(super) struct Flight<'a> {
     pub(super) place: Place,
     pub(super) held: Arc<HeldFlow>,
     pub(super) captured: Option<Captured>,
+    /// If later requests are to be read.
+    pub(super) tracked: Option<TrackedFlight>,
+}
+
+/// What a flight leaves to be read once it is committed.
+pub(super) struct TrackedFlight {
+    /// Where the first request ends.
+    pub(super) end: Seq<Client>,
+    /// What had been received behind it.
+    pub(super) extra: Vec<u8>,
+}
+
+impl TrackedFlight {
+    /// What is read from here on, and packets with what the captured socket has received since of the first request.
+    /// `captured` is the connection as it was captured.
+    pub(super) fn later(
+        self,
+        captured: &CapturedConnection,
+        late: Option<Late>,
+        most: usize,
+    ) -> (LaterRequests, Vec<Vec<u8>>) {
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        let fin = captured.client_fin;
+        if self.extra.is_empty() && fin {
+            // All the client has to say was given along.
+            return (LaterRequests::new(captured.rcv_nxt, most), Vec::new());
+        }
+        let mut later = LaterRequests::new(self.end, most);
+        later.on_acknowledged(&self.extra, fin && !self.extra.is_empty());
+        let Some(mut late) = late else { return (later, Vec::new()) };
+        let body = if captured.rcv_nxt.before(self.end) { self.end.since(captured.rcv_nxt) } else { 0 };
+        let beyond = late.bytes.split_off(usize::try_from(body).unwrap_or(usize::MAX).min(late.bytes.len()));
+        if beyond.is_empty() && self.extra.is_empty() {
+            let has_fin = late.fin;
+            let packets = late::packets(captured, &late);
+            if has_fin {
+                // The server gets the end with the bytes.
+                let end = captured.rcv_nxt.plus(u32::try_from(late.bytes.len()).unwrap_or(0));
+                return (LaterRequests::new(end.plus(1), most), packets);
+            }
+            return (later, packets);
+        }
+        later.on_acknowledged(&beyond, late.fin);
+        late.fin = false;
+        let packets = if late.bytes.is_empty() { Vec::new() } else { late::packets(captured, &late) };
+        (later, packets)
+    }
 }
 
 impl Drop for Flight<'_> {
@@ -34,6 +84,8 @@ pub(super) struct Kept {
     pub(super) stream: Option<TcpStream>,
     pub(super) reason: ProxyReason,
     pub(super) refusal: Option<Refusal>,
+    /// What had been received behind the request.
+    pub(super) extra: Vec<u8>,
 }
 
 /// Measures stages that follow each other.

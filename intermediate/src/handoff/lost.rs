@@ -87,7 +87,7 @@ impl Migrator {
     }
 
     /// Resets a flow's client and removes the flow.
-    async fn cut(self: Arc<Self>, target: TargetId, flow: FlowRef) {
+    pub(super) async fn cut(self: Arc<Self>, target: TargetId, flow: FlowRef) {
         let Some(key) = self.flows.key_of(flow) else { return };
         // Before the packets are diverted: none of them may find the queue missing.
         let held = self.hold.begin(key);

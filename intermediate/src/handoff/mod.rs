@@ -10,6 +10,7 @@ mod dispatch;
 mod flight;
 mod history;
 mod late;
+mod later;
 mod lost;
 mod pending;
 mod repair;
@@ -19,9 +20,11 @@ mod settings;
 mod sys;
 mod unresolved;
 
-pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes};
+pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes, TrackedCandidate};
 pub use dispatch::AgentEvent;
 pub use history::{History, HistoryOutcome, MigrationRecord, Subject, flow_id_text};
+pub(crate) use later::LaterFlow;
+pub use later::{FlowNow, LaterCounts, Next, Returned, Router};
 pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener, syn_tsval};
 pub use settings::{HandoffSettings, MigratorStats};
 
@@ -34,6 +37,7 @@ use arc_swap::ArcSwap;
 use baton_loader::Plane;
 use baton_shared::reason::CloseReason;
 use flight::Kept;
+use later::Laters;
 use pending::Pending;
 use resolve::Resolved;
 use std::net::SocketAddr;
@@ -59,6 +63,7 @@ pub struct Migrator {
     disowned: Disowned,
     /// How many targets are looked after; the first of all.
     watched: AtomicUsize,
+    laters: Laters,
     late: AtomicU64,
     prefetched: AtomicU64,
     stray_answers: AtomicU64,
@@ -84,6 +89,7 @@ impl Migrator {
             unresolved: Unresolved::default(),
             disowned: Disowned::default(),
             watched: AtomicUsize::new(0),
+            laters: Laters::new(),
             late: AtomicU64::new(0),
             prefetched: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),
@@ -148,8 +154,8 @@ impl Migrator {
     /// Tries to give a connection with its request to a target. Records the outcome in the history unless the connection
     /// could not be given away: then the caller does, once it knows what becomes of it. Run it to its end: a migration
     /// dropped in mid-flight cuts the client off.
-    pub async fn migrate(&self, candidate: Candidate) -> Outcome {
-        let Candidate { stream, client, vip, target, syn_tsval, .. } = candidate;
+    pub async fn migrate(self: &Arc<Self>, candidate: Candidate) -> Outcome {
+        let Candidate { stream, client, vip, target, syn_tsval, tracked, .. } = candidate;
         let Candidate { mut request, request_line, noted, accepted_at, head_at, .. } = candidate;
         let start = Instant::now();
         let given = request.len();
@@ -167,7 +173,8 @@ impl Migrator {
             started: SystemTime::now() - accepted_at.elapsed(),
         };
         let (socket, ends) = ((stream, syn_tsval), Ends { client, vip });
-        let kept = match self.send_off(socket, ends, target, &mut request, &mut subject, &mut times) {
+        let kept = match self.send_off(socket, ends, target, &mut request, tracked, &mut subject, &mut times)
+        {
             Ok((flight, told)) => match self.resolve(flight, told, target, &mut times, start).await {
                 Resolved::Migrated => {
                     self.log_migrated(noted, &subject, times);
@@ -183,11 +190,12 @@ impl Migrator {
             },
             Err(kept) => kept,
         };
-        let Kept { stream: Some(stream), reason, refusal } = kept else {
+        let Kept { stream: Some(stream), reason, refusal, extra } = kept else {
             self.log_closed(noted, &subject, CloseReason::ClientGone);
             self.history.record_closed(subject, CloseReason::ClientGone);
             return Outcome::Closed(CloseReason::ClientGone);
         };
+        request.extend_from_slice(&extra);
         let extra = request.split_off(given);
         Outcome::NotMigrated(Box::new(NotMigrated {
             stream,

@@ -258,7 +258,7 @@ fn not_repaired(error: io::Error) -> CaptureError {
 /// Repair mode off, without a window probe. The kernel forgets `SO_REUSEADDR` with it
 /// (`do_tcp_setsockopt` in `net/ipv4/tcp.c` stores `SK_NO_REUSE`), and then the connection in TIME_WAIT would keep a restarted
 /// daemon from binding the VIP.
-fn leave_repair(fd: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn leave_repair(fd: BorrowedFd<'_>) -> io::Result<()> {
     sys::set_tcp(fd, libc::TCP_REPAIR, sys::REPAIR_OFF_NO_PROBE)?;
     socket2::SockRef::from(&fd).set_reuse_address(true)
 }

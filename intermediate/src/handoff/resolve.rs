@@ -1,14 +1,23 @@
 //! From the handoff's sending on: who answers the client is decided by [`Handoff`], and done here.
 
-use super::flight::{Flight, Kept, Lap};
+use super::flight::{Flight, Kept, Lap, TrackedFlight};
+use super::later::{LaterFlow, Started};
 use super::pending::Told;
+use super::repair::Late;
 use super::unresolved::Lost;
 use super::{FREEZE_MARGIN, Migrator, StageTimes, flow_id_text, late};
+use crate::flows::Place;
+use crate::hold::HeldFlow;
 use crate::reset::Severed;
 use crate::targets::TargetId;
+use baton_daemon::tun::Offload;
+use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Message, MigratedAnswer};
-use baton_shared::record::FLAG_TIMESTAMPS;
+use baton_shared::reason::{ProxyReason, Refusal};
+use baton_shared::record::{FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -20,16 +29,46 @@ pub(super) enum Resolved {
     Kept(Kept),
 }
 
+/// What the agent's word came to.
+pub(super) enum Settled {
+    Committed(MigratedAnswer),
+    Kept(ProxyReason, Option<Refusal>),
+    Reset,
+}
+
 impl Migrator {
     /// Waits until it is known who answers the client, and acts on it.
     pub(super) async fn resolve(
-        &self,
+        self: &Arc<Self>,
         mut flight: Flight<'_>,
         mut told: UnboundedReceiver<Told>,
         id: TargetId,
         times: &mut StageTimes,
         start: Instant,
     ) -> Resolved {
+        let sent = Instant::now();
+        match self.settle(&mut flight.place, &mut told, id).await {
+            Settled::Committed(answer) => {
+                times.handoff = sent.elapsed();
+                times.agent = Duration::from_micros(answer.total_us.into());
+                self.commit(&mut flight, id, &answer, times, start);
+                Resolved::Migrated
+            }
+            Settled::Kept(reason, refusal) => Resolved::Kept(self.stay(&mut flight, reason, refusal)),
+            Settled::Reset => {
+                self.reset(&mut flight, id).await;
+                Resolved::Reset
+            }
+        }
+    }
+
+    /// Waits until it is known who answers the client.
+    pub(super) async fn settle(
+        &self,
+        place: &mut Place,
+        told: &mut UnboundedReceiver<Told>,
+        id: TargetId,
+    ) -> Settled {
         let mut machine = Handoff::new();
         let sent = Instant::now();
         let give_up = self.settings().agent_lost.max(self.settings().deadline + Duration::from_millis(500));
@@ -55,7 +94,7 @@ impl Migrator {
                         HandoffEvent::GiveUp
                     } else {
                         late = true;
-                        self.flows.extend(&mut flight.place, give_up + FREEZE_MARGIN);
+                        self.flows.extend(place, give_up + FREEZE_MARGIN);
                         HandoffEvent::Deadline
                     }
                 }
@@ -63,46 +102,40 @@ impl Migrator {
             match machine.on(event) {
                 HandoffAction::Wait => {}
                 HandoffAction::Commit => {
-                    let Some(answer) = answer else { continue };
-                    times.handoff = sent.elapsed();
-                    times.agent = Duration::from_micros(answer.total_us.into());
-                    self.commit(&mut flight, &answer, times, start);
-                    return Resolved::Migrated;
+                    if let Some(answer) = answer {
+                        return Settled::Committed(answer);
+                    }
                 }
-                HandoffAction::Proxy(reason, refusal) => {
-                    return Resolved::Kept(self.stay(&mut flight, reason, refusal));
-                }
+                HandoffAction::Proxy(reason, refusal) => return Settled::Kept(reason, refusal),
                 HandoffAction::Ask(question) => {
                     let message = match question {
-                        Question::Cancel => Message::Cancel(flight.place.flow),
-                        Question::Status => Message::Status(flight.place.flow),
+                        Question::Cancel => Message::Cancel(place.flow),
+                        Question::Status => Message::Status(place.flow),
                     };
                     // If it cannot be sent now, the channel's return asks again.
                     let _ = self.targets.get(id).map(|target| target.send(message));
                 }
-                HandoffAction::Reset => {
-                    self.reset(&mut flight, id).await;
-                    return Resolved::Reset;
-                }
+                HandoffAction::Reset => return Settled::Reset,
             }
         }
     }
 
     /// The target has the connection: its packets go there from here on.
     fn commit(
-        &self,
+        self: &Arc<Self>,
         flight: &mut Flight<'_>,
+        id: TargetId,
         answer: &MigratedAnswer,
         times: &mut StageTimes,
         start: Instant,
     ) {
         let Some(captured) = flight.captured.take() else { return };
         let mut lap = Lap::new();
-        let late = captured.late().map(|late| {
+        let late = captured.late();
+        if let Some(late) = &late {
             self.late.fetch_add(1, Ordering::Relaxed);
             self.prefetched.fetch_add(u64::try_from(late.bytes.len()).unwrap_or(0), Ordering::Relaxed);
-            late::packets(&captured.connection, &late)
-        });
+        }
         let mut record = flight.place.record;
         record.ack_delta = answer.client_snd_nxt.delta_to(answer.server_snd_nxt).0;
         record.seq_delta = 0;
@@ -114,13 +147,58 @@ impl Migrator {
         if captured.connection.options.timestamps {
             record.flags |= FLAG_TIMESTAMPS;
         }
-        self.flows.commit(&record, flight.place.slot);
-        times.commit = lap.lap();
-        self.hold.release(&flight.held, late.as_deref().unwrap_or_default());
+        match flight.tracked.take() {
+            None => {
+                self.flows.commit(&record, flight.place.slot);
+                times.commit = lap.lap();
+                let late = late.map(|late| late::packets(&captured.connection, &late));
+                self.hold.release(&flight.held, late.as_deref().unwrap_or_default());
+            }
+            Some(tracked) => {
+                let within = self.commit_tracked(flight, record, tracked, &captured.connection, late, id);
+                times.commit = within;
+                lap.lap();
+            }
+        }
         times.release = lap.lap();
         times.total = start.elapsed();
         captured.release();
         times.close = lap.lap();
+    }
+
+    /// As the commit of any flow, but its later requests are read from here on.
+    fn commit_tracked(
+        self: &Arc<Self>,
+        flight: &Flight<'_>,
+        mut record: FlowRecord,
+        tracked: TrackedFlight,
+        captured: &CapturedConnection,
+        late: Option<Late>,
+        target: TargetId,
+    ) -> Duration {
+        let mut lap = Lap::new();
+        let (later, packets) = tracked.later(captured, late, self.settings().hold.per_flow);
+        record.flags |= FLAG_TRACKED;
+        record.read_from = later.end().raw();
+        let place = &flight.place;
+        let flow = Arc::new(LaterFlow::new(Started {
+            flow: place.flow,
+            slot: place.slot,
+            key: record.key,
+            target,
+            connection: captured,
+            later,
+        }));
+        let mut state = flow.lock();
+        // Before the record is in force: what is diverted by it must find who reads it.
+        self.flows.attach_later(place.flow, &flow);
+        self.flows.commit(&record, place.slot);
+        let committed = lap.lap();
+        for packet in packets {
+            self.hold.write_back(&packet, Offload::default());
+        }
+        self.resume(&flow, &mut state, &flight.held);
+        committed
     }
 
     /// Nobody knows where the request runs: the client must not wait for ever, and nobody may answer it.
@@ -128,17 +206,25 @@ impl Migrator {
         let Some(captured) = flight.captured.take() else { return };
         let connection = Severed::from(&captured.connection);
         captured.release();
-        self.unresolved.remember(Lost {
-            flow: flight.place.flow,
-            target,
-            server: flight.place.record.new_addr.socket_addr(flight.place.record.new_port),
-            connection,
-        });
-        self.flows.extend(&mut flight.place, FREEZE_MARGIN);
-        self.resetter.reset_client(&connection, &flight.held).await;
-        self.flows.abandon(flight.place.flow);
-        self.hold.discard(&flight.held);
-        tracing::warn!(client = %connection.client, flow = %flow_id_text(flight.place.flow.flow_id),
+        let server = flight.place.record.new_addr.socket_addr(flight.place.record.new_port);
+        self.reset_unresolved(&mut flight.place, &flight.held, target, server, connection).await;
+    }
+
+    /// The same of a flow without a socket.
+    pub(super) async fn reset_unresolved(
+        &self,
+        place: &mut Place,
+        held: &Arc<HeldFlow>,
+        target: TargetId,
+        server: SocketAddr,
+        connection: Severed,
+    ) {
+        self.unresolved.remember(Lost { flow: place.flow, target, server, connection });
+        self.flows.extend(place, FREEZE_MARGIN);
+        self.resetter.reset_client(&connection, held).await;
+        self.flows.abandon(place.flow);
+        self.hold.discard(held);
+        tracing::warn!(client = %connection.client, flow = %flow_id_text(place.flow.flow_id),
             "the agent fell silent on a delivered handoff: the client was reset");
     }
 }

@@ -1,13 +1,15 @@
 //! Up to the handoff's sending: freeze, drain, capture, send. Nothing here waits.
 
-use super::flight::{Flight, Kept, Lap};
+use super::candidate::TrackedCandidate;
+use super::flight::{Flight, Kept, Lap, TrackedFlight};
 use super::pending::Told;
 use super::repair::{Captured, Ends, Live};
 use super::{FREEZE_MARGIN, Migrator, StageTimes, Subject};
 use crate::flows::{BeginError, FlowIdentity, Place};
 use crate::hold::HeldFlow;
 use crate::targets::{NotSent, TargetId};
-use baton_shared::control::{Handoff as HandoffMessage, Message};
+use baton_shared::capture::CapturedConnection;
+use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
 use baton_shared::reason::{ProxyReason, Refusal};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,16 +19,18 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 impl Migrator {
     /// Freeze, drain, capture, send: synchronous, ends with the handoff in the channel's hands.
+    #[expect(clippy::too_many_arguments, reason = "one call")]
     pub(super) fn send_off<'a>(
         &'a self,
         (stream, syn_tsval): (TcpStream, Option<u32>),
         ends: Ends,
         id: TargetId,
         request: &mut Vec<u8>,
+        tracked: Option<TrackedCandidate>,
         subject: &mut Subject,
         times: &mut StageTimes,
     ) -> Result<(Flight<'a>, UnboundedReceiver<Told>), Kept> {
-        let keep = |stream, reason| Kept { stream: Some(stream), reason, refusal: None };
+        let keep = |stream, reason| Kept { stream: Some(stream), reason, refusal: None, extra: Vec::new() };
         let Some(target) = self.targets.get(id).filter(|t| t.is_up()) else {
             return Err(keep(stream, ProxyReason::NoAgent));
         };
@@ -63,19 +67,21 @@ impl Migrator {
             keep(live.into_stream(), e.reason)
         })?;
 
+        let mut connection = captured.connection.clone();
+        let following = tracked.map(|tracked| follow(tracked, &mut connection, request));
         let message = Message::Handoff(Box::new(HandoffMessage {
             flow: place.flow,
             deadline_ms: u32::try_from(self.settings().deadline.as_millis()).unwrap_or(u32::MAX),
             server,
-            connection: captured.connection.clone(),
+            connection,
             acknowledged: captured.connection.rcv_nxt,
-            tracked: None,
+            tracked: tracked.map(|tracked| TrackedRequest { head: tracked.head }),
             // Kept here too: if the agent refuses, it is proxied.
             request: request.clone(),
         }));
         self.prefetched.fetch_add(u64::try_from(request.len()).unwrap_or(0), Ordering::Relaxed);
         let told = self.pending.register(place.flow, id);
-        let mut flight = Flight { migrator: self, place, held, captured: Some(captured) };
+        let mut flight = Flight { migrator: self, place, held, captured: Some(captured), tracked: following };
         match target.send(message) {
             Ok(()) => Ok((flight, told)),
             Err(not_sent) => Err(self.stay(
@@ -131,8 +137,28 @@ impl Migrator {
     ) -> Kept {
         let stream = flight.captured.take().and_then(Captured::resume);
         self.unfreeze(&flight.place, &flight.held);
-        Kept { stream, reason, refusal }
+        let extra = flight.tracked.take().map(|tracked| tracked.extra).unwrap_or_default();
+        Kept { stream, reason, refusal, extra }
     }
+}
+
+/// Divides what was received into the first request and what follows it; `connection` is with the first one alone.
+fn follow(
+    tracked: TrackedCandidate,
+    connection: &mut CapturedConnection,
+    request: &mut Vec<u8>,
+) -> TrackedFlight {
+    let here = request.len();
+    let length = usize::try_from(tracked.length).unwrap_or(usize::MAX);
+    let extra = request.split_off(length.min(here));
+    let received = connection.rcv_nxt.minus(u32::from(connection.client_fin));
+    let end = received.minus(u32::try_from(extra.len()).unwrap_or(0));
+    let missing = u32::try_from(length.saturating_sub(here)).unwrap_or(u32::MAX);
+    if !extra.is_empty() {
+        connection.rcv_nxt = end;
+        connection.client_fin = false;
+    }
+    TrackedFlight { end: end.plus(missing), extra }
 }
 
 fn proxy_reason(error: &BeginError) -> ProxyReason {

@@ -129,6 +129,39 @@ pub(super) fn set_tcp(fd: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int)
     .map(drop)
 }
 
+/// `struct tcp_repair_opt`, `include/uapi/linux/tcp.h`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RepairOption {
+    /// The option's kind on the wire.
+    pub(super) code: u32,
+    pub(super) value: u32,
+}
+
+/// Stores a TCP option of several bytes.
+pub(super) fn set_tcp_to<T: Plain>(fd: BorrowedFd<'_>, name: libc::c_int, value: &T) -> io::Result<()> {
+    let value: *const T = value;
+    // SAFETY: `value` is readable over its own size, the descriptor is open.
+    cvt(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, name, value.cast(), length_of::<T>()) })
+        .map(drop)
+}
+
+/// `TCP_REPAIR_OPTIONS`.
+pub(super) fn set_repair_options(fd: BorrowedFd<'_>, options: &[RepairOption]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(options)).map_err(io::Error::other)?;
+    // SAFETY: `options` is `length` readable bytes, the descriptor is open.
+    cvt(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR_OPTIONS,
+            options.as_ptr().cast(),
+            length,
+        )
+    })
+    .map(drop)
+}
+
 /// `TCP_SAVED_SYN`: the SYN from its IP header on, into `buffer`; how many bytes. The kernel gives it once.
 pub(super) fn saved_syn(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = libc::socklen_t::try_from(buffer.len()).unwrap_or(libc::socklen_t::MAX);

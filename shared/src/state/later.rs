@@ -221,12 +221,16 @@ impl LaterRequests {
 
 /// Bytes of a whole request; `None` if its end is not known, or too far away to follow.
 pub fn request_length(head: &RequestHead) -> Option<u64> {
-    let body = match head.framing {
-        Framing::None => 0,
-        Framing::Length(length) if length <= BODY_BYTES => length,
-        Framing::Length(_) | Framing::Chunked => return None,
-    };
-    u64::try_from(head.head_len).ok()?.checked_add(body)
+    u64::try_from(head.head_len).ok()?.checked_add(body_length(head)?)
+}
+
+/// Bytes of a request's body, with the same limits.
+pub fn body_length(head: &RequestHead) -> Option<u64> {
+    match head.framing {
+        Framing::None => Some(0),
+        Framing::Length(length) if length <= BODY_BYTES => Some(length),
+        Framing::Length(_) | Framing::Chunked => None,
+    }
 }
 
 fn length(bytes: &[u8]) -> u32 {

@@ -1,0 +1,86 @@
+//! Tracked flows: found by their packets, taken back from their target and given to another.
+
+use super::{Flows, Place, nanos};
+use crate::handoff::LaterFlow;
+use crate::targets::TargetId;
+use baton_loader::monotonic_ns;
+use baton_shared::control::FlowRef;
+use baton_shared::record::{FlowKey, FlowState};
+use baton_shared::seq::{Client, Seq};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Flows {
+    /// Who reads the later requests of the flow with this key.
+    pub(crate) fn later(&self, key: &FlowKey) -> Option<Arc<LaterFlow>> {
+        let table = self.table();
+        let id = table.by_key.get(key)?;
+        table.by_id.get(id)?.later.clone()
+    }
+
+    /// From here on this one reads them.
+    pub(crate) fn attach_later(&self, flow: FlowRef, later: &Arc<LaterFlow>) {
+        let mut table = self.table();
+        if let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) {
+            entry.later = Some(Arc::clone(later));
+        }
+    }
+
+    /// Notes that a flow is being taken back, or no more; whether it is there and has not ended.
+    pub(crate) fn set_turning(&self, flow: FlowRef, turning: bool) -> bool {
+        let mut table = self.table();
+        let live = |e: &&mut super::Entry| e.flow == flow && e.committed && e.end.is_none();
+        match table.by_id.get_mut(&flow.flow_id).filter(live) {
+            Some(entry) => {
+                entry.turning = turning;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The end of the request under way.
+    pub(crate) fn set_read_from(&self, slot: u32, end: Seq<Client>) {
+        self.plane.slots().set_read_from(slot, end.raw());
+    }
+
+    /// Payload bytes that were diverted and will not come back.
+    pub(crate) fn add_released(&self, slot: u32, bytes: u32) {
+        self.plane.slots().add_released(slot, bytes);
+    }
+
+    /// A flow was recalled: frozen again, as its next handoff. `None` if it is not there any more.
+    pub(crate) fn refreeze(&self, flow: FlowRef, deadline: Duration) -> Option<Place> {
+        let mut table = self.table();
+        let entry = table.by_id.get_mut(&flow.flow_id)?;
+        if entry.flow != flow || !entry.committed || entry.end.is_some() {
+            return None;
+        }
+        let slots = self.plane.slots();
+        let mut record = slots.read(entry.slot);
+        if FlowState::from_raw(record.state) != FlowState::Committed {
+            return None;
+        }
+        entry.flow.generation = flow.generation.wrapping_add(1);
+        entry.committed = false;
+        entry.turning = false;
+        let (flow, slot, target) = (entry.flow, entry.slot, entry.target);
+        record.generation = flow.generation;
+        record.deadline_ns = monotonic_ns().saturating_add(nanos(deadline));
+        record.state = FlowState::Frozen as u32;
+        slots.write(slot, &record);
+        self.count_ended(target);
+        Some(Place { flow, slot, record })
+    }
+
+    /// Who gets a frozen flow; before the commit.
+    pub(crate) fn assign(&self, flow: FlowRef, target: TargetId, server: SocketAddr, request: &str) {
+        let mut table = self.table();
+        if let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) {
+            entry.target = Some(target);
+            entry.server = server;
+            request.clone_into(&mut entry.request);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! A part of a client's segment as packets of its own: the same header, other bytes.
+
+use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
+use std::net::IpAddr;
+
+/// Payload per packet: no more than any path between the hosts of one site carries.
+const PAYLOAD: usize = 1200;
+
+/// What of a segment to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// The first payload byte's place in the segment.
+    pub(super) from: usize,
+    /// One past the last.
+    pub(super) to: usize,
+    /// With the segment's FIN, behind the last byte.
+    pub(super) fin: bool,
+}
+
+/// The packets of `part`, in order; `None` if the packet cannot be read. Their checksums are whole, and none is larger
+/// than a path between hosts of one site carries. IP options and extension headers, which say nothing to a server, are
+/// left out.
+pub(super) fn cut(packet: &[u8], part: Part) -> Option<Vec<Vec<u8>>> {
+    let sliced = SlicedPacket::from_ip(packet).ok()?;
+    let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
+    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
+    let mut header = tcp.to_header();
+    let first = header.sequence_number.wrapping_add(u32::try_from(part.from).ok()?);
+    let payload = tcp.payload().get(part.from..part.to)?;
+    let (fin, push) = (part.fin, header.psh);
+    let mut chunks: Vec<&[u8]> = payload.chunks(PAYLOAD).collect();
+    if chunks.is_empty() && fin {
+        chunks.push(&[]);
+    }
+    let last = chunks.len().saturating_sub(1);
+    let mut packets = Vec::with_capacity(chunks.len());
+    let mut seq = first;
+    for (n, chunk) in chunks.into_iter().enumerate() {
+        header.sequence_number = seq;
+        header.fin = fin && n == last;
+        header.psh = push || n == last;
+        packets.push(write(source, destination, header.clone(), chunk)?);
+        seq = seq.wrapping_add(u32::try_from(chunk.len()).ok()?);
+    }
+    Some(packets)
+}
+
+/// The packet without its payload, as a FIN with the number `seq`.
+pub(super) fn fin_at(packet: &[u8], seq: u32) -> Option<Vec<u8>> {
+    let sliced = SlicedPacket::from_ip(packet).ok()?;
+    let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
+    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
+    let mut header = tcp.to_header();
+    (header.sequence_number, header.fin) = (seq, true);
+    write(source, destination, header, &[])
+}
+
+/// The builder makes length and checksum anew.
+fn write(source: IpAddr, destination: IpAddr, header: TcpHeader, payload: &[u8]) -> Option<Vec<u8>> {
+    let ip = match (source, destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        // No packet has two families.
+        _ => return None,
+    };
+    let builder = ip.tcp_header(header);
+    let mut bytes = Vec::with_capacity(builder.size(payload.len()));
+    builder.write(&mut bytes, payload).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::TcpOptionElement;
+
+    fn packet(v6: bool, payload: &[u8], fin: bool) -> Vec<u8> {
+        let ip = if v6 {
+            PacketBuilder::ipv6([1; 16], [2; 16], 9)
+        } else {
+            PacketBuilder::ipv4([1; 4], [2; 4], 9)
+        };
+        let options = [TcpOptionElement::Noop, TcpOptionElement::Noop, TcpOptionElement::Timestamp(7, 8)];
+        let mut tcp = ip.tcp(1000, 80, u32::MAX - 1, 500).ack(77).options(&options).unwrap();
+        if fin {
+            tcp = tcp.fin();
+        }
+        let mut bytes = Vec::new();
+        tcp.write(&mut bytes, payload).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn the_parts_have_their_own_numbers_and_right_checksums() {
+        let payload: Vec<u8> = (0..3000).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        for v6 in [false, true] {
+            let whole = packet(v6, &payload, true);
+            let mut put_together = Vec::new();
+            let mut ends = Vec::new();
+            for part in [Part { from: 0, to: 1500, fin: false }, Part { from: 1500, to: 3000, fin: true }] {
+                for bytes in cut(&whole, part).unwrap() {
+                    let sliced = SlicedPacket::from_ip(&bytes).unwrap();
+                    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP") };
+                    let at = u32::try_from(put_together.len()).unwrap();
+                    assert_eq!(tcp.sequence_number(), (u32::MAX - 1).wrapping_add(at));
+                    assert_eq!((tcp.acknowledgment_number(), tcp.window_size()), (77, 500));
+                    assert_eq!(tcp.options().len(), 12);
+                    put_together.extend_from_slice(tcp.payload());
+                    ends.push(tcp.fin());
+                    let sum = match sliced.net.unwrap() {
+                        etherparse::NetSlice::Ipv4(ip) => {
+                            tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()).unwrap()
+                        }
+                        etherparse::NetSlice::Ipv6(ip) => {
+                            tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()).unwrap()
+                        }
+                        etherparse::NetSlice::Arp(_) => panic!("ARP"),
+                    };
+                    assert_eq!(sum, tcp.checksum());
+                }
+            }
+            assert_eq!(put_together, payload);
+            assert_eq!(ends.iter().filter(|fin| **fin).count(), 1);
+            assert_eq!(ends.last(), Some(&true));
+        }
+        let bare = cut(&packet(false, b"", true), Part { from: 0, to: 0, fin: true }).unwrap();
+        assert_eq!(bare.len(), 1);
+        assert_eq!(cut(b"no packet", Part { from: 0, to: 0, fin: true }), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! Later requests of tracked flows: what a client sends behind the request under way is diverted to the hold TUN, read
+//! here through the gate, and routed anew.
+//!
+//! A request for the pool that has the flow goes on in one step: the record's `read_from` is raised and the held packets
+//! are written back ([`state`]). Any other one has to wait for the end of the response under way: the flow is recalled
+//! from its agent, and then handed to another target, or a socket is made for it and the front has it again as if it had
+//! just been accepted ([`turn`]).
+
+mod cut;
+mod restore;
+mod state;
+mod turn;
+pub(super) mod waits;
+
+pub use restore::Returned;
+pub(crate) use state::LaterFlow;
+pub(super) use state::Started;
+
+use super::Migrator;
+use crate::hold::Offered;
+use crate::targets::TargetId;
+use baton_daemon::metrics::ReasonCounters;
+use baton_daemon::tun::Offload;
+use baton_shared::http::{HeadLimits, RequestHead};
+use baton_shared::packet::held::HeldFacts;
+use baton_shared::reason::Refusal;
+use etherparse::NetSlice;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use waits::Waits;
+
+/// How long an incomplete head may be held: its sender gets no acknowledgement meanwhile, and may need one to go on.
+const PARTIAL: Duration = Duration::from_millis(250);
+
+/// The flow whose later request is to be routed.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowNow {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The VIP's address and port.
+    pub vip: SocketAddr,
+    /// Who has it now.
+    pub target: TargetId,
+}
+
+/// Where a later request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Where the flow is.
+    Stay,
+    /// To another target, with the connection.
+    Move {
+        /// Which; perhaps the same.
+        target: TargetId,
+        /// The head as its server shall see it.
+        head: Vec<u8>,
+    },
+    /// It cannot be given to a target as it is: the front gets connection and request.
+    Return,
+}
+
+/// Decides about later requests, and takes connections back.
+pub trait Router: Send + Sync {
+    /// What a head may be at most.
+    fn limits(&self) -> HeadLimits;
+
+    /// Where a request goes that passed the gate. `bytes` are those its head was parsed from.
+    fn route(&self, flow: &FlowNow, head: &RequestHead, bytes: &[u8]) -> Next;
+
+    /// A connection has a socket here again. In a tokio runtime.
+    fn take_back(&self, returned: Returned);
+}
+
+/// Counts, for `/metrics`.
+#[derive(Debug, Default)]
+pub struct LaterCounts {
+    /// Later requests that stayed where their flow was.
+    pub stayed: AtomicU64,
+    /// Later requests handed to another target, or again to the same one.
+    pub moved: AtomicU64,
+    /// Connections that got a socket here again.
+    pub returned: AtomicU64,
+    /// Connections whose later bytes were dropped, since the server had closed.
+    pub closed: AtomicU64,
+    /// Recalls that were refused, by reason.
+    pub refused: Arc<ReasonCounters<Refusal>>,
+}
+
+/// What a migrator has of all this.
+pub(super) struct Laters {
+    pub(super) router: OnceLock<Arc<dyn Router>>,
+    pub(super) waits: Waits,
+    pub(super) counts: LaterCounts,
+    /// Flows with an incomplete head, since when.
+    partial: Mutex<Vec<(Instant, Weak<LaterFlow>)>>,
+}
+
+impl std::fmt::Debug for Laters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Laters").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+impl Laters {
+    pub(super) fn new() -> Self {
+        Laters {
+            router: OnceLock::new(),
+            waits: Waits::default(),
+            counts: LaterCounts::default(),
+            partial: Mutex::default(),
+        }
+    }
+
+    fn note_partial(&self, since: Instant, flow: &Arc<LaterFlow>) {
+        self.partial.lock().unwrap_or_else(PoisonError::into_inner).push((since, Arc::downgrade(flow)));
+    }
+}
+
+impl Migrator {
+    /// Who decides about later requests from here on; without one there are no tracked flows. Once.
+    pub fn set_router(&self, router: Arc<dyn Router>) {
+        let _ = self.laters.router.set(router);
+    }
+
+    /// What became of later requests.
+    pub fn later_counts(&self) -> &LaterCounts {
+        &self.laters.counts
+    }
+
+    /// A packet came from the hold TUN. Only one task may call this: order rests on it.
+    pub fn on_hold_packet(self: &Arc<Self>, packet: &[u8], offload: Offload) {
+        let Offered::NotHeld(facts) = self.hold.offer(packet, offload) else { return };
+        match self.flows.later(&facts.key) {
+            Some(flow) => self.on_later_packet(&flow, packet, offload, &facts),
+            None => self.hold.write_back(packet, offload),
+        }
+    }
+
+    fn on_later_packet(
+        self: &Arc<Self>,
+        flow: &Arc<LaterFlow>,
+        packet: &[u8],
+        offload: Offload,
+        facts: &HeldFacts<'_>,
+    ) {
+        let mut state = flow.lock();
+        self.take_in(flow, &mut state, packet, offload, facts);
+        self.read_on(flow, &mut state);
+    }
+
+    /// Heads that stay incomplete: whoever sends them must be acknowledged to go on, and that is a socket's work.
+    pub(super) fn sweep_partial(self: &Arc<Self>) {
+        let due: Vec<_> = {
+            let mut partial = self.laters.partial.lock().unwrap_or_else(PoisonError::into_inner);
+            partial.extract_if(.., |(since, _)| since.elapsed() >= PARTIAL).collect()
+        };
+        for (since, flow) in due {
+            let Some(flow) = flow.upgrade() else { continue };
+            let mut state = flow.lock();
+            if state.partial_since == Some(since) {
+                self.turn_back(&flow, &mut state);
+            }
+        }
+    }
+
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Source and destination.
+fn ends_of(net: &NetSlice<'_>) -> Option<(IpAddr, IpAddr)> {
+    match net {
+        NetSlice::Ipv4(ip) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
+        NetSlice::Ipv6(ip) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
+        NetSlice::Arp(_) => None,
+    }
+}

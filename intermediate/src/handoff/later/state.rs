@@ -1,0 +1,387 @@
+//! What is held of one tracked flow, and what is done with it at once.
+
+use super::cut::{Part, cut, fin_at};
+use super::turn::Plan;
+use super::{FlowNow, Migrator, Next};
+use crate::targets::TargetId;
+use baton_daemon::tun::Offload;
+use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
+use baton_shared::control::FlowRef;
+use baton_shared::http::RequestHead;
+use baton_shared::packet::held::HeldFacts;
+use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::seq::{Client, Seq, before};
+use baton_shared::state::later::{Later, LaterRequests, request_length};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// No target's number: who has the flow is not in the configuration.
+const NOBODY: TargetId = TargetId(usize::MAX);
+/// Bytes kept of a head at most on a flow of an earlier run.
+const TAKEN_OVER_BYTES: u32 = 256 * 1024;
+
+/// A tracked flow, from its first commit to its end.
+#[derive(Debug)]
+pub(crate) struct LaterFlow {
+    pub(super) key: FlowKey,
+    pub(super) slot: u32,
+    pub(super) client: SocketAddr,
+    pub(super) vip: SocketAddr,
+    /// What both ends agreed on; `None` for a flow of an earlier run, which cannot leave its target.
+    pub(super) options: Option<NegotiatedOptions>,
+    pub(super) rtt_us: u32,
+    /// Before the flow table's lock, never after it.
+    state: Mutex<State>,
+    /// For whoever has that lock: requests since the last handoff, packets held.
+    shown: [AtomicU32; 2],
+}
+
+/// What is done about what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It is read.
+    Following,
+    /// It is kept: the flow is between two owners.
+    Turning,
+    /// It is dropped: no request may follow.
+    Dropping,
+    /// The flow is not ours any more; packets go on as they are.
+    Gone,
+}
+
+#[derive(Debug)]
+pub(in crate::handoff) struct State {
+    pub(super) flow: FlowRef,
+    pub(super) target: TargetId,
+    pub(super) phase: Phase,
+    /// Requests the server was given since the last handoff.
+    pub(super) requests: u32,
+    pub(super) later: LaterRequests,
+    /// Since when the head in front has been incomplete.
+    pub(super) partial_since: Option<Instant>,
+    /// The newest that is known of the client.
+    pub(super) ack: Seq<Client>,
+    pub(super) window: u32,
+    pub(super) max_window: u32,
+    pub(super) tsval: u32,
+    /// What reaches beyond the request under way, in the order it came.
+    packets: VecDeque<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    bytes: Vec<u8>,
+    offload: Offload,
+    seq: Seq<Client>,
+    payload: u32,
+    fin: bool,
+}
+
+impl Held {
+    fn length(&self) -> u32 {
+        self.payload.wrapping_add(u32::from(self.fin))
+    }
+
+    fn end(&self) -> Seq<Client> {
+        self.seq.plus(self.length())
+    }
+}
+
+/// A flow at its first handoff.
+#[derive(Clone, Debug)]
+pub(in crate::handoff) struct Started<'a> {
+    /// As it was given to the target.
+    pub(in crate::handoff) flow: FlowRef,
+    pub(in crate::handoff) slot: u32,
+    pub(in crate::handoff) key: FlowKey,
+    pub(in crate::handoff) target: TargetId,
+    pub(in crate::handoff) connection: &'a CapturedConnection,
+    pub(in crate::handoff) later: LaterRequests,
+}
+
+impl LaterFlow {
+    /// Nothing is read yet.
+    pub(in crate::handoff) fn new(started: Started<'_>) -> Self {
+        let c = started.connection;
+        let state = State {
+            flow: started.flow,
+            target: started.target,
+            phase: Phase::Turning,
+            requests: 1,
+            later: started.later,
+            partial_since: None,
+            ack: c.snd_nxt,
+            window: c.snd_wnd,
+            max_window: c.max_window,
+            tsval: c.client_tsval,
+            packets: VecDeque::new(),
+        };
+        LaterFlow {
+            key: started.key,
+            slot: started.slot,
+            client: c.client,
+            vip: c.vip,
+            options: Some(c.options),
+            rtt_us: c.rtt_us,
+            state: Mutex::new(state),
+            shown: [AtomicU32::new(1), AtomicU32::new(0)],
+        }
+    }
+
+    /// A flow of an earlier run: its later requests are read, but those that belong elsewhere end it.
+    pub(crate) fn taken_over(record: &FlowRecord, slot: u32, target: Option<TargetId>) -> Self {
+        let state = State {
+            flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
+            target: target.unwrap_or(NOBODY),
+            phase: Phase::Following,
+            requests: 0,
+            later: LaterRequests::new(Seq::new(record.read_from), TAKEN_OVER_BYTES),
+            partial_since: None,
+            ack: Seq::new(record.note_ack),
+            window: 0,
+            max_window: 0,
+            tsval: 0,
+            packets: VecDeque::new(),
+        };
+        LaterFlow {
+            key: record.key,
+            slot,
+            client: record.key.remote.socket_addr(record.key.remote_port),
+            vip: record.key.local.socket_addr(record.key.local_port),
+            options: None,
+            rtt_us: 0,
+            state: Mutex::new(state),
+            shown: [AtomicU32::new(0), AtomicU32::new(0)],
+        }
+    }
+
+    pub(in crate::handoff) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, state: &State) {
+        let [requests, held] = &self.shown;
+        requests.store(state.requests, Ordering::Relaxed);
+        held.store(u32::try_from(state.packets.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Requests since the last handoff, and how many packets are held, of which none is lost.
+    pub(crate) fn shown(&self) -> (u32, u32) {
+        let [requests, held] = &self.shown;
+        (requests.load(Ordering::Relaxed), held.load(Ordering::Relaxed))
+    }
+}
+
+impl State {
+    /// What the client says of itself counts if it is newer.
+    fn note(&mut self, facts: &HeldFacts<'_>, options: Option<&NegotiatedOptions>) {
+        if let Some(ack) = facts.ack
+            && !before(ack, self.ack.raw())
+        {
+            let scales = options.and_then(|options| options.window_scale);
+            let shift = scales.map_or(0, |scales| u32::from(scales.client & 15));
+            self.ack = Seq::new(ack);
+            self.window = u32::from(facts.window) << shift;
+            self.max_window = self.max_window.max(self.window);
+        }
+        if let Some(tsval) = facts.tsval
+            && before(self.tsval, tsval)
+        {
+            self.tsval = tsval;
+        }
+    }
+
+    /// Bytes held.
+    fn held(&self) -> usize {
+        self.packets.iter().map(|held| held.bytes.len()).sum()
+    }
+}
+
+impl Migrator {
+    /// Keeps a packet of a tracked flow, or lets it go.
+    pub(super) fn take_in(
+        &self,
+        flow: &LaterFlow,
+        state: &mut State,
+        packet: &[u8],
+        offload: Offload,
+        facts: &HeldFacts<'_>,
+    ) {
+        if state.phase == Phase::Gone {
+            return self.hold.write_back(packet, offload);
+        }
+        state.note(facts, flow.options.as_ref());
+        let payload = u32::try_from(facts.payload.len()).unwrap_or(u32::MAX);
+        let held =
+            Held { bytes: packet.to_vec(), offload, seq: Seq::new(facts.seq), payload, fin: facts.fin };
+        let end = state.later.end();
+        // A part of the request under way, sent again or on its way through the queue; or nothing of the stream.
+        if facts.rst || held.length() == 0 || held.end().before(end) || held.end() == end {
+            return self.hold.write_back(packet, offload);
+        }
+        if state.phase == Phase::Dropping {
+            self.forward_fin(flow, state, &held);
+            return self.drop_held(flow, &held);
+        }
+        // What is there already came in a packet that is held.
+        let have = end.plus(u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
+        let known = !held.fin && !have.before(held.end());
+        let kept = !known
+            && state.held().saturating_add(packet.len()) <= self.settings().hold.per_flow
+            && state.later.on_segment(held.seq, facts.payload, held.fin).is_ok();
+        if kept {
+            state.packets.push_back(held);
+        } else {
+            // The client sends it again if it is needed.
+            self.drop_held(flow, &held);
+        }
+    }
+
+    /// Reads what has come: passes requests on, or begins to turn the flow.
+    pub(super) fn read_on(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
+        self.read(flow, state);
+        flow.show(state);
+    }
+
+    fn read(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
+        let Some(router) = self.laters.router.get() else { return };
+        let limits = router.limits();
+        while state.phase == Phase::Following {
+            let later = state.later.next(&limits);
+            if later != Later::Partial {
+                state.partial_since = None;
+            }
+            match later {
+                Later::Nothing => break,
+                Later::Partial if state.partial_since.is_none() => {
+                    let now = Instant::now();
+                    state.partial_since = Some(now);
+                    self.laters.note_partial(now, flow);
+                    break;
+                }
+                Later::Partial => break,
+                Later::Fin => {
+                    let end = state.later.pass_fin();
+                    self.pass_to(flow, state, end);
+                }
+                // Its sender is to be answered.
+                Later::CutShort | Later::Bad(_) => return self.turn_back(flow, state),
+                Later::Request(head) => self.on_request(flow, state, &head),
+            }
+        }
+    }
+
+    fn on_request(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State, head: &RequestHead) {
+        let Some(router) = self.laters.router.get() else { return };
+        let bytes = state.later.bytes();
+        let now = FlowNow { client: flow.client, vip: flow.vip, target: state.target };
+        // A body whose end is not known, and whatever may become another protocol, is not followed.
+        let followed = request_length(head).is_some() && head.migration().is_ok();
+        let next = if followed { router.route(&now, head, bytes) } else { Next::Return };
+        let is_head = bytes.get(head.method.clone()) == Some(b"HEAD");
+        match next {
+            // The agent must know of a HEAD before its response comes, and bytes that the client was told of must be
+            // delivered by somebody who sends them again: both are what a handoff does.
+            Next::Stay if is_head || state.later.owes() => {
+                let fed = bytes.get(head.start..head.head_len).unwrap_or_default().to_vec();
+                let plan = Plan::Move { target: state.target, head: head.clone(), fed };
+                self.turn_to(flow, state, plan);
+            }
+            Next::Stay => {
+                let Some(end) = state.later.pass(head) else { return self.turn_back(flow, state) };
+                state.requests = state.requests.saturating_add(1);
+                Self::count(&self.laters.counts.stayed);
+                self.pass_to(flow, state, end);
+            }
+            Next::Move { target, head: fed } => {
+                self.turn_to(flow, state, Plan::Move { target, head: head.clone(), fed });
+            }
+            Next::Return => self.turn_back(flow, state),
+        }
+    }
+
+    /// What lies before `end` belongs to the server that has the flow: it goes there.
+    pub(super) fn pass_to(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>) {
+        // First, so that what comes now passes by itself.
+        self.flows.set_read_from(flow.slot, end);
+        for held in std::mem::take(&mut state.packets) {
+            if !end.before(held.end()) {
+                self.hold.write_back(&held.bytes, held.offload);
+            } else if held.seq.before(end) {
+                self.divide(flow, state, &held, end);
+            } else {
+                state.packets.push_back(held);
+            }
+        }
+    }
+
+    /// Passes the part of a packet before `end` on and keeps the rest.
+    fn divide(&self, flow: &LaterFlow, state: &mut State, held: &Held, end: Seq<Client>) {
+        let size = usize::try_from(held.payload).unwrap_or(0);
+        let at = usize::try_from(end.since(held.seq)).unwrap_or(size).min(size);
+        let parts = [Part { from: 0, to: at, fin: false }, Part { from: at, to: size, fin: held.fin }];
+        let [Some(front), Some(rest)] = parts.map(|part| cut(&held.bytes, part)) else {
+            return self.drop_held(flow, held);
+        };
+        for packet in front {
+            self.hold.write_back(&packet, Offload::default());
+        }
+        for bytes in rest {
+            let Some(facts) = baton_shared::packet::held::facts(&bytes) else { continue };
+            let part = Held {
+                seq: Seq::new(facts.seq),
+                payload: u32::try_from(facts.payload.len()).unwrap_or(0),
+                fin: facts.fin,
+                offload: Offload::default(),
+                bytes: bytes.clone(),
+            };
+            state.packets.push_back(part);
+        }
+    }
+
+    /// Drops what is held before `end`: others have delivered it.
+    pub(super) fn drop_before(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>) {
+        for held in std::mem::take(&mut state.packets) {
+            if end.before(held.end()) {
+                state.packets.push_back(held);
+            } else {
+                self.drop_held(flow, &held);
+            }
+        }
+    }
+
+    /// Writes back all that is held, as it came.
+    pub(super) fn write_all_back(&self, state: &mut State) {
+        for held in std::mem::take(&mut state.packets) {
+            self.hold.write_back(&held.bytes, held.offload);
+        }
+    }
+
+    /// No request may follow any more: what is held is dropped, and what comes.
+    pub(super) fn drop_all(&self, flow: &LaterFlow, state: &mut State) {
+        state.phase = Phase::Dropping;
+        for held in std::mem::take(&mut state.packets) {
+            self.forward_fin(flow, state, &held);
+            self.drop_held(flow, &held);
+        }
+    }
+
+    /// The client has closed behind bytes that no server gets: the server is told of the end alone, once.
+    fn forward_fin(&self, flow: &LaterFlow, state: &mut State, held: &Held) {
+        if !held.fin {
+            return;
+        }
+        let end = state.later.end();
+        let Some(fin) = fin_at(&held.bytes, end.raw()) else { return };
+        // It comes back without having been diverted.
+        self.flows.add_released(flow.slot, 1u32.wrapping_neg());
+        self.hold.write_back(&fin, Offload::default());
+    }
+
+    fn drop_held(&self, flow: &LaterFlow, held: &Held) {
+        self.flows.add_released(flow.slot, held.length());
+    }
+}
