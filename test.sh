@@ -9,6 +9,7 @@ source netns-lab/setup.sh
 
 need nginx     nginx                   "the server that runs unmodified on every target"
 need haproxy   haproxy                 "a plain proxy to compare with"
+need chromium  chromium                "a browser that visits the lab's site"
 need wrk       wrk                     "makes load over kept connections, for the benchmark"
 need ab        apache2-utils           "makes load with a new connection for each request, for the benchmark"
 need curl      curl                    "the client that downloads"

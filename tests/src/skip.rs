@@ -19,6 +19,18 @@ pub fn skip(test: &str, why: &str) {
     eprintln!("SKIPPED: {test}: {why}");
 }
 
+/// Whether a program that only this test needs is installed; if not, says so.
+///
+/// # Panics
+/// With `BATON_NO_SKIPS=1` in the environment instead of skipping.
+pub fn program(test: &str, program: &str) -> bool {
+    let missing = netns_lab::command::find(program).err();
+    if let Some(why) = &missing {
+        skip(test, &why.to_string());
+    }
+    missing.is_none()
+}
+
 fn hindrance() -> Option<String> {
     if !std::fs::read_to_string("/proc/self/status").is_ok_and(|s| s.contains("\nUid:\t0\t0")) {
         return Some("needs root, for network namespaces and eBPF; run it with sudo".into());
