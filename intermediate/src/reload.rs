@@ -12,6 +12,7 @@ use baton_daemon::config::{ConfigError, PlaneKind};
 use baton_daemon::control::ControlError;
 use baton_daemon::tun::interface_mtu;
 use baton_shared::route::Mode;
+use baton_shared::translate::Leg;
 use serde::Serialize;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -40,6 +41,11 @@ pub enum ReloadError {
         "a listener on {0} cannot be added without a restart: the plane in user space takes its addresses at the start"
     )]
     Addresses(SocketAddr),
+    /// A target's packets would not fit.
+    #[error(
+        "packets to target {0:?} would be encapsulated, and listeners were opened without room for that: restart"
+    )]
+    Leg(String),
     /// This node's own certificate.
     #[error("control channel: {0}")]
     Control(#[from] ControlError),
@@ -127,6 +133,7 @@ impl Reloader {
         let config = loaded.map_err(|_| ReloadError::Stopping)??;
         let mut reloaded = Reloaded { needs_restart: self.needs_restart(&config), ..Reloaded::default() };
 
+        self.check_legs(&config)?;
         let now: Vec<SocketAddr> = self.workers.vips().collect();
         let wanted = config.vips();
         let mut sockets = Vec::new();
@@ -164,6 +171,24 @@ impl Reloader {
         reloaded.targets_added = only(&after, &before);
         reloaded.targets_removed = only(&before, &after);
         Ok(reloaded)
+    }
+
+    /// Clients of listeners that are open were told how large segments may be, and the plane with which address to
+    /// encapsulate.
+    fn check_legs(&self, config: &Config) -> Result<(), ReloadError> {
+        if !matches!(self.front.migration, Migration::On(_)) {
+            return Ok(());
+        }
+        for target in config.targets() {
+            let room = |server: &SocketAddr| {
+                let bytes = |config: &Config| config.segment_bytes(*server, ETHERNET_MTU).unwrap_or(u32::MAX);
+                target.leg.segment_bytes(ETHERNET_MTU, server.is_ipv4()) < bytes(&self.started)
+            };
+            if target.leg != Leg::Rewrite && target.servers.iter().any(|server| room(&server)) {
+                return Err(ReloadError::Leg(target.name));
+            }
+        }
+        Ok(())
     }
 
     fn bind(&self, vip: SocketAddr, config: &Config) -> Result<Vec<TcpListener>, ReloadError> {

@@ -111,6 +111,12 @@ fn a_wrong_file_changes_nothing_and_says_where_it_is_wrong() {
     assert_eq!(status, 409, "{said}");
     assert!(said["error"].as_str().unwrap().contains("cannot listen on 10.90.1.99:80"), "{said}");
     assert_eq!(served_by(&t.get("/10k").unwrap()), "target1", "nothing was changed");
+    let leg =
+        good.replacen("agent = \"10.90.101.2:7400\"", "agent = \"10.90.101.2:7400\"\nleg = \"ipip\"", 1);
+    assert_ne!(leg, good);
+    write(&t, |_| leg);
+    let (status, said) = reload(&t);
+    assert!(status == 409 && said["error"].as_str().unwrap().contains("without room"), "{said}");
     write(&t, |_| good.replace("linger_ms = 3000", "linger_ms = 4000") + ROUTE);
     t.lab.exec(INTERMEDIATE, &["kill", "-HUP", &pid.to_string()]).unwrap();
     t.eventually("the reload", Duration::from_secs(5), |t| {

@@ -20,6 +20,9 @@ const SWEEP: Duration = Duration::from_millis(50);
 /// How often, in sweeps, idle flows are looked for.
 const SWEEPS_PER_IDLE_SWEEP: u32 = 100;
 
+/// How long an agent without targets and flows keeps its channel.
+const LET_GO: Duration = Duration::from_secs(60);
+
 /// What happens on an agent's control channel.
 #[derive(Clone, Debug)]
 pub enum AgentEvent {
@@ -156,11 +159,29 @@ impl Migrator {
         }
     }
 
+    /// Closes the channels of agents that the configuration has no more, once they have had nothing to do for a while:
+    /// connections that began with an older configuration may still hand off.
+    fn let_agents_go(&self, idle: &mut HashMap<AgentId, Instant>) {
+        for agent in self.targets.agents().into_iter().filter(|agent| agent.has_link()) {
+            let targets = self.targets.of_agent(agent.id);
+            let ids: Vec<TargetId> = targets.iter().map(|target| target.id).collect();
+            let over = targets.iter().all(|target| target.is_removed() && target.flows() == 0);
+            if !over || self.pending.is_awaited(&ids) {
+                idle.remove(&agent.id);
+            } else if idle.entry(agent.id).or_insert_with(Instant::now).elapsed() > LET_GO {
+                idle.remove(&agent.id);
+                agent.drop_link();
+                tracing::info!(agent = %agent.addr, "the configuration has no target of this agent any more: channel closed");
+            }
+        }
+    }
+
     /// Lingering flows, hold accounts, idle flows, lost agents: for ever.
     pub async fn run_sweeps(self: Arc<Self>) {
         let mut interval = tokio::time::interval(SWEEP);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut down_since: HashMap<AgentId, Instant> = HashMap::new();
+        let mut idle: HashMap<AgentId, Instant> = HashMap::new();
         let mut sweeps = 0u32;
         loop {
             interval.tick().await;
@@ -169,6 +190,7 @@ impl Migrator {
             sweeps = sweeps.wrapping_add(1);
             if sweeps.is_multiple_of(SWEEPS_PER_IDLE_SWEEP) {
                 self.flows.sweep_idle();
+                self.let_agents_go(&mut idle);
             }
             for agent in self.targets.agents() {
                 if agent.is_up() {

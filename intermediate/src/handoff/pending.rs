@@ -60,6 +60,11 @@ impl Pending {
         }
     }
 
+    /// Whether the agent of one of these targets is waited for.
+    pub(super) fn is_awaited(&self, targets: &[TargetId]) -> bool {
+        self.by_id().values().any(|waiting| targets.contains(&waiting.target))
+    }
+
     pub(super) fn count(&self) -> usize {
         self.by_id().len()
     }

@@ -4,7 +4,7 @@ use baton_shared::control::Message;
 use baton_shared::health::{Agent as AgentState, AgentEvent};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Names an agent for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,8 +35,8 @@ pub struct Agent {
     pub addr: SocketAddr,
     /// The name in its certificate.
     pub name: String,
-    /// Set once; without it the agent counts as not connected.
-    link: OnceLock<Arc<dyn AgentLink>>,
+    /// Without it the agent counts as not connected.
+    link: RwLock<Option<Arc<dyn AgentLink>>>,
     /// Gone for longer than `handoff.agent_lost_ms`.
     lost: AtomicBool,
     /// By what was seen on the channel. Whether it is connected now, the channel itself knows best.
@@ -49,30 +49,39 @@ impl Agent {
             id,
             addr,
             name: name.to_owned(),
-            link: OnceLock::new(),
+            link: RwLock::default(),
             lost: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
 
-    /// Gives it its control channel; once.
+    /// Gives it its control channel.
     pub fn set_link(&self, link: Arc<dyn AgentLink>) {
-        let _ = self.link.set(link);
+        *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link);
+    }
+
+    /// Closes its control channel, if it has one.
+    pub(crate) fn drop_link(&self) {
+        self.link.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn link(&self) -> Option<Arc<dyn AgentLink>> {
+        self.link.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether it has one, connected or not.
     pub fn has_link(&self) -> bool {
-        self.link.get().is_some()
+        self.link().is_some()
     }
 
     /// Whether it is connected.
     pub fn is_up(&self) -> bool {
-        self.link.get().is_some_and(|link| link.is_up())
+        self.link().is_some_and(|link| link.is_up())
     }
 
     /// Sends it a message.
     pub fn send(&self, message: Message) -> Result<(), NotSent> {
-        self.link.get().ok_or(NotSent::Down)?.send(message)
+        self.link().ok_or(NotSent::Down)?.send(message)
     }
 
     /// Something happened on its channel.
