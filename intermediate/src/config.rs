@@ -192,7 +192,7 @@ impl Config {
                 head_bytes: *l.head_bytes.get_ref(),
                 header_count: *l.header_count.get_ref(),
                 target_bytes: *l.target_bytes.get_ref(),
-                connect: l.connect,
+                connect: self.serves_connect(),
             },
             head_timeout: Duration::from_millis(*l.head_timeout_ms.get_ref()),
             slow: l.slow(),
@@ -201,6 +201,13 @@ impl Config {
             upstream_timeout: Duration::from_millis(*l.upstream_timeout_ms.get_ref()),
             client_timeout: Duration::from_millis(*l.client_timeout_ms.get_ref()),
         }
+    }
+
+    /// Whether CONNECT is to be had anywhere.
+    fn serves_connect(&self) -> bool {
+        let of_routes = self.route.iter().filter_map(|route| route.connect.as_ref());
+        let all = self.listener.iter().filter_map(|listener| listener.connect.as_ref()).chain(of_routes);
+        all.into_iter().any(|connect| *connect.get_ref())
     }
 
     /// For the migrator; `out_ifindex` is the uplink's number.

@@ -8,7 +8,7 @@ use crate::pools::{Choice, Member, Pool};
 use crate::targets::{Target, Targets};
 use baton_shared::admission::Network;
 use baton_shared::balance::Method;
-use baton_shared::http::{HeaderChanges, RequestHead};
+use baton_shared::http::{GateRule, HeaderChanges, RequestHead, Tunnel, Tunnels};
 use baton_shared::reason::CloseReason;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, PoolId, RequestFacts, Route, RouteTable};
 use rustls::server::ServerConfig;
@@ -31,6 +31,8 @@ pub struct SiteListener {
     pub mode: Mode,
     /// The pool of requests that no route takes.
     pub pool: Option<PoolId>,
+    /// What its routes let through if they say nothing else.
+    pub tunnels: Tunnels,
     /// Of connections that are relayed.
     pub times: StreamTimes,
     /// What clients get to see in the handshake, where TLS ends here.
@@ -65,6 +67,8 @@ pub struct Decision {
     pub mode: Mode,
     /// Without progress on the way to a server or from it, if it is proxied.
     pub upstream_timeout: Duration,
+    /// What becomes of its wish to change the protocol.
+    pub tunnel: Tunnel,
     /// What is changed in its head on the way to the server.
     pub headers: Arc<HeaderChanges>,
     /// It came over TLS that ended here.
@@ -93,6 +97,11 @@ const NO_ROUTE: Denial = Denial {
     status: 404,
     reason: CloseReason::NoRoute,
     detail: "nothing is served under this name and path",
+};
+const NO_CONNECT: Denial = Denial {
+    status: 501,
+    reason: CloseReason::NotImplemented,
+    detail: GateRule::ConnectRefused.explanation(),
 };
 const AMBIGUOUS: Denial = Denial {
     status: 400,
@@ -140,23 +149,47 @@ impl Site {
     /// is to be answered.
     pub fn decide(&self, listener: usize, head: &RequestHead, bytes: &[u8]) -> Result<Decision, Denial> {
         let lines = HeadLines::new(bytes, head);
-        self.decide_on(&RequestFacts::of_head(listener, head, bytes, &lines))
+        let facts = RequestFacts::of_head(listener, head, bytes, &lines);
+        let (route, mut decision) = self.find(&facts)?;
+        let Some(listener) = self.listeners.get(listener) else { return Ok(decision) };
+        let of_route = route.and_then(|route| route.upgrade.clone());
+        let tunnels = Tunnels {
+            upgrade: of_route.unwrap_or_else(|| Arc::clone(&listener.tunnels.upgrade)),
+            connect: route.and_then(|route| route.connect).unwrap_or(listener.tunnels.connect),
+        };
+        decision.tunnel = tunnels.judge(head, bytes);
+        match decision.tunnel {
+            Tunnel::Refused => return Err(NO_CONNECT),
+            // A server that says yes has the connection for good; one that does not closes it, so that no later request
+            // slips past the routes.
+            Tunnel::Allowed if decision.keepalive == KeepAlive::Tracked => {
+                decision.keepalive = KeepAlive::Single
+            }
+            Tunnel::Allowed | Tunnel::Ignored | Tunnel::Unasked => {}
+        }
+        Ok(decision)
     }
 
     /// As [`Site::decide`], of whatever can be said of a connection or request.
     pub fn decide_on(&self, facts: &RequestFacts<'_>) -> Result<Decision, Denial> {
+        self.find(facts).map(|(_, decision)| decision)
+    }
+
+    fn find(&self, facts: &RequestFacts<'_>) -> Result<(Option<&Route>, Decision), Denial> {
         let route = self.table.find(facts).map_err(|_| AMBIGUOUS)?;
         let listener = self.listeners.get(facts.listener).ok_or(NO_ROUTE)?;
         let pool = route.map_or(listener.pool, |route| Some(route.pool)).ok_or(NO_ROUTE)?;
-        Ok(Decision {
+        let decision = Decision {
             route: route.map(|route| route.name.clone()),
             pool: Arc::clone(self.pools.get(pool.0).ok_or(NO_ROUTE)?),
             keepalive: route.and_then(|route| route.keepalive).unwrap_or(listener.keepalive),
             mode: route.and_then(|route| route.mode).unwrap_or(listener.mode),
             secure: listener.protocol == Protocol::Https,
             headers: route.map(|route| Arc::clone(&route.headers)).unwrap_or_default(),
+            tunnel: Tunnel::Unasked,
             upstream_timeout: route.and_then(|r| r.upstream_timeout).unwrap_or(self.limits.upstream_timeout),
-        })
+        };
+        Ok((route, decision))
     }
 }
 
@@ -194,6 +227,7 @@ impl Config {
                 .map_or_else(|| self.default_keepalive(n, routes), |k| *k.get_ref()),
             mode: entry.mode(),
             pool: self.default_pool(entry),
+            tunnels: entry.tunnels(),
             times: entry.times(),
             tls: entry.server_config(),
         };

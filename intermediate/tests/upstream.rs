@@ -277,3 +277,55 @@ async fn a_hundred_clients_at_once_each_get_their_own_answer() {
     let taken = taken.load(Ordering::Relaxed);
     assert!(taken <= 200, "2000 requests over {taken} connections");
 }
+
+#[tokio::test]
+async fn connect_is_served_where_the_configuration_says_so_and_nowhere_else() {
+    let (address, taken) = scripted(|_, mut server| async move {
+        let head = server.until("\r\n\r\n").await;
+        assert!(head.starts_with("CONNECT far.example:22 HTTP/1.1\r\n"), "{head}");
+        server.send(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        let mut bytes = [0; 64];
+        while let Ok(n) = server.0.read(&mut bytes).await
+            && n > 0
+        {
+            server.send(&bytes[..n]).await;
+        }
+    })
+    .await;
+    let mut wide = limits();
+    wide.head.connect = true;
+    let connect = b"CONNECT far.example:22 HTTP/1.1\r\nHost: far.example:22\r\n\r\n";
+    let refused = Bed::start(wide, &[address]).exchange(connect).await;
+    assert!(refused.starts_with("HTTP/1.1 501 "), "{refused}");
+    assert_eq!(taken.load(Ordering::Relaxed), 0);
+    let bed = Bed::with_listener(wide, &[&[address]], vec![], |mut l| {
+        l.tunnels.connect = true;
+        l
+    });
+    let mut client = bed.client().await;
+    client.send(connect).await;
+    assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
+    client.send(b"GET / HTTP/1.1\r\n\0 is no request").await;
+    client.until("is no request").await;
+    drop(client);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_not_configured_goes_on_as_a_plain_request() {
+    let (address, _) = server().await;
+    let bed = Bed::with_listener(limits(), &[&[address]], vec![], |mut l| {
+        l.tunnels = Default::default();
+        l
+    });
+    let mut client = bed.client().await;
+    client
+        .send(
+            b"GET /headers HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket\r\n\
+              HTTP2-Settings: x\r\n\r\n",
+        )
+        .await;
+    let seen = client.until("127.0.0.1\n").await;
+    assert!(seen.ends_with("GET /headers\nhost: h\nx-forwarded-for: 127.0.0.1\n"), "{seen}");
+    client.send(GET_CLOSE).await;
+    assert!(client.rest().await.ends_with("asked for /b\n"));
+}

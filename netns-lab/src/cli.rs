@@ -71,6 +71,9 @@ struct Up {
     /// How connections are given to the servers: translate, adopt, auto
     #[arg(long, value_name = "HOW", default_value = "translate")]
     serve: Serve,
+    /// In an unprivileged user namespace, without root; with --plane userspace
+    #[arg(long)]
+    rootless: bool,
     /// Limit the intermediate's link, both ways, for example 1gbit
     #[arg(long, value_name = "R")]
     rate_intermediate: Option<Rate>,
@@ -122,6 +125,9 @@ struct Exec {
     /// The lab's name
     #[arg(long, value_name = "N", default_value = "lab")]
     name: String,
+    /// The lab was brought up with --rootless
+    #[arg(long)]
+    rootless: bool,
     /// The command, after two dashes
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -145,6 +151,9 @@ struct Down {
     /// All labs, whoever brought them up, but those of demos and tests that are running
     #[arg(long)]
     all: bool,
+    /// The lab was brought up with --rootless
+    #[arg(long, conflicts_with = "all")]
+    rootless: bool,
 }
 
 #[derive(Args)]
@@ -248,7 +257,20 @@ fn print_json(value: &Value) -> Result<()> {
     print(&serde_json::to_string_pretty(value)?)
 }
 
+/// Without root eBPF programs cannot be loaded.
+fn check_rootless(plane: Plane) -> Result<()> {
+    if plane != Plane::Userspace {
+        bail!("--rootless needs --plane userspace: eBPF programs are loaded by root only");
+    }
+    Ok(())
+}
+
 fn up(args: Up) -> Result<ExitCode> {
+    if args.rootless {
+        check_rootless(args.plane)?;
+        rootless::check_free(&args.name)?;
+        rootless::enter()?;
+    }
     interrupt::install()?;
     let spec = LabSpec {
         clients: args.clients,
@@ -271,7 +293,10 @@ fn up(args: Up) -> Result<ExitCode> {
         print_json(&state.shown())?;
     } else {
         print(&described(&state))?;
-        let name = if spec.name == "lab" { String::new() } else { format!(" --name {}", spec.name) };
+        let mut name = if spec.name == "lab" { String::new() } else { format!(" --name {}", spec.name) };
+        if args.rootless {
+            name.push_str(" --rootless");
+        }
         let url = match &state.vip {
             Some(vip) => format!("http://{}", vip.trim_end_matches(":80")),
             None => {
@@ -283,7 +308,11 @@ fn up(args: Up) -> Result<ExitCode> {
             "\nTry:   netns-lab exec client1{name} -- curl -s {url}/whoami\nEnd:   netns-lab down{name}"
         ))?;
     }
-    lab.leave()?;
+    if args.rootless {
+        rootless::leave(lab)?
+    } else {
+        lab.leave()?
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -308,6 +337,9 @@ fn described(state: &LabState) -> String {
 }
 
 fn exec(args: &Exec) -> Result<ExitCode> {
+    if args.rootless {
+        rootless::join(&args.name)?;
+    }
     let lab = Lab::attach(&args.name)?;
     let (program, rest) = args.command.split_first().context("no command given")?;
     let program = program.to_str().context("the command's name is not text")?;
@@ -360,6 +392,9 @@ fn status(args: &Status) -> Result<ExitCode> {
 }
 
 fn down(args: &Down) -> Result<ExitCode> {
+    if args.rootless {
+        rootless::join(&args.name)?;
+    }
     if !netns_lab::sys::is_root() {
         bail!("taking a lab down needs root; run it with sudo");
     }
@@ -372,7 +407,12 @@ fn down(args: &Down) -> Result<ExitCode> {
             continue;
         }
         match netns_lab::down(name) {
-            Ok(()) => print(&format!("lab {name} is down"))?,
+            Ok(()) => {
+                if args.rootless {
+                    rootless::forget(name);
+                }
+                print(&format!("lab {name} is down"))?;
+            }
             Err(e) => problems.push(format!("{e:#}")),
         }
     }
@@ -384,9 +424,7 @@ fn down(args: &Down) -> Result<ExitCode> {
 
 fn run_demo(args: Demo) -> Result<ExitCode> {
     if args.rootless {
-        if args.plane != Plane::Userspace {
-            bail!("--rootless needs --plane userspace: eBPF programs are loaded by root only");
-        }
+        check_rootless(args.plane)?;
         rootless::enter()?;
     }
     interrupt::install()?;

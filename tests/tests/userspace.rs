@@ -3,11 +3,9 @@
 
 use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab, VIP};
-use baton_tests::skip;
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{Family, Plane, Program};
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 /// What policy routing and the settings it needs look like on a node.
@@ -180,34 +178,4 @@ fn what_was_changed_on_the_hosts_is_put_back_and_a_killed_daemon_does_not_stop_t
     t.lab.stop_intermediate().unwrap();
     t.lab.stop_agent("target1").unwrap();
     assert_eq!(nodes.map(|node| routing(&t, node)), before);
-}
-
-/// As the user nobody, with no capability at all. Its `/dev/net/tun` is one that all may open, as udev makes it.
-#[test]
-fn the_demo_runs_in_an_unprivileged_user_namespace() {
-    const TEST: &str = "rootless";
-    if !skip::lab_can_run(TEST) {
-        return;
-    }
-    // netns-lab is beside this test's directory.
-    let lab = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("netns-lab");
-    let run = |what: &str| {
-        let prepare = "mount -t tmpfs tmpfs /mnt && mknod -m 666 /mnt/tun c 10 200 && \
-                       mount --bind /mnt/tun /dev/net/tun && cd /tmp";
-        let nobody = "exec setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set -all";
-        let script = format!("{prepare} && {nobody} {what}");
-        Command::new("unshare").args(["--mount", "bash", "-c", &script]).output().unwrap()
-    };
-    if !run("unshare --user --map-root-user --net true").status.success() {
-        return skip::skip(TEST, "this kernel does not let ordinary users make user namespaces");
-    }
-    if !run(&format!("test -x {}", lab.display())).status.success() {
-        return skip::skip(TEST, "the user nobody cannot reach the directory this was built in");
-    }
-    let demo = "demo --plane userspace --rootless --requests 4 --path /10m --json";
-    let output = run(&format!("{} {demo}", lab.display()));
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&report["ok"], &report["migrated"]), (&true.into(), &4.into()), "{report}");
 }

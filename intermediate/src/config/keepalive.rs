@@ -6,6 +6,7 @@
 use super::Config;
 use super::listener::Listener;
 use baton_daemon::config::Problems;
+use baton_shared::http::Tunnels;
 use baton_shared::route::{KeepAlive, Mode, PoolId, Route};
 
 /// What is decided for a request.
@@ -13,6 +14,7 @@ use baton_shared::route::{KeepAlive, Mode, PoolId, Route};
 struct Fate {
     pool: Option<PoolId>,
     mode: Mode,
+    tunnels: Tunnels,
 }
 
 impl Config {
@@ -22,7 +24,11 @@ impl Config {
         let mut fates: Vec<(String, Fate)> = Vec::new();
         let mut takes_all = false;
         for route in routes.iter().filter(|route| route.rules.apply_to(listener)) {
-            let fate = Fate { pool: Some(route.pool), mode: route.mode.unwrap_or(entry.mode()) };
+            let tunnels = Tunnels {
+                upgrade: route.upgrade.clone().unwrap_or_else(|| entry.tunnels().upgrade),
+                connect: route.connect.unwrap_or(entry.tunnels().connect),
+            };
+            let fate = Fate { pool: Some(route.pool), mode: route.mode.unwrap_or(entry.mode()), tunnels };
             if !route.headers.is_empty() {
                 return Err(format!("route {:?} changes headers, of the first request only", route.name));
             }
@@ -33,7 +39,7 @@ impl Config {
             }
         }
         if !takes_all {
-            let rest = Fate { pool: self.default_pool(entry), mode: entry.mode() };
+            let rest = Fate { pool: self.default_pool(entry), mode: entry.mode(), tunnels: entry.tunnels() };
             fates.push(("the listener's own pool".to_owned(), rest));
         }
         let mut fates = fates.into_iter();

@@ -26,8 +26,6 @@ pub struct Limits {
     pub header_count: Spanned<usize>,
     /// Bytes of a request target; over it 414.
     pub target_bytes: Spanned<usize>,
-    /// Whether CONNECT is passed on like another method; else it is answered 501.
-    pub connect: bool,
     /// Milliseconds from accept to the complete head; of later heads, from their first byte.
     pub head_timeout_ms: Spanned<u64>,
     /// Milliseconds for which a kept connection that is proxied may go without a request.
@@ -73,7 +71,6 @@ impl Default for Limits {
             head_bytes: default(16_384),
             header_count: default(100),
             target_bytes: default(8_192),
-            connect: false,
             head_timeout_ms: default(10_000),
             idle_timeout_ms: default(60_000),
             body_min_rate: default(240),

@@ -46,6 +46,10 @@ pub struct Listener {
     pub keepalive: Option<Spanned<KeepAlive>>,
     /// What its routes have if they say nothing else.
     pub mode: Option<Spanned<Mode>>,
+    /// Protocols to which its routes let connections be upgraded if they say nothing else, such as "websocket".
+    pub upgrade: Option<Vec<Spanned<String>>>,
+    /// Whether its routes serve CONNECT if they say nothing else.
+    pub connect: Option<Spanned<bool>>,
     /// The pool of requests that no route takes.
     pub pool: Option<Spanned<String>>,
     /// Milliseconds a client of protocol "tcp" may say nothing before its connection is relayed, so that the server can

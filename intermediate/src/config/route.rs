@@ -3,6 +3,7 @@
 use super::Config;
 use super::headers::RequestHeaders;
 use super::listener::Protocol;
+use super::stream::{protocols, validate_upgrade};
 use baton_daemon::config::{Problems, Spanned, did_you_mean};
 use baton_shared::http::is_token_text;
 use baton_shared::route::{HostRule, KeepAlive, Mode, PathRule, PoolId, Route, RuleError, Rules, ValueRule};
@@ -54,6 +55,10 @@ pub struct RouteEntry {
     pub keepalive: Option<Spanned<KeepAlive>>,
     /// As the listener's if it is not given.
     pub mode: Option<Spanned<Mode>>,
+    /// Protocols to which connections may be upgraded, such as "websocket"; as the listener's if it is not given.
+    pub upgrade: Option<Vec<Spanned<String>>>,
+    /// Whether CONNECT is served; as the listener's if it is not given.
+    pub connect: Option<Spanned<bool>>,
     /// Milliseconds without progress before a proxied request is given up; as `limits.upstream_timeout_ms`.
     pub upstream_timeout_ms: Option<Spanned<u64>>,
     /// What is changed in a request's head.
@@ -136,6 +141,8 @@ impl Config {
             Route {
                 keepalive: entry.keepalive.as_ref().map(|k| *k.get_ref()),
                 mode: entry.mode.as_ref().map(|m| *m.get_ref()),
+                upgrade: entry.upgrade.as_ref().map(|upgrade| protocols(upgrade)),
+                connect: entry.connect.as_ref().map(|connect| *connect.get_ref()),
                 upstream_timeout: entry
                     .upstream_timeout_ms
                     .as_ref()
@@ -170,6 +177,7 @@ impl Config {
                     format!("method {is:?} is not {upper:?}: methods are compared with regard to case"),
                 );
             }
+            validate_upgrade(route.upgrade.as_ref(), problems);
             if let Some(ms) = &route.upstream_timeout_ms {
                 let is = *ms.get_ref();
                 problems.require(

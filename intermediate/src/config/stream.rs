@@ -1,8 +1,10 @@
-//! What a listener has whose bytes are passed on as they are: times.
+//! What concerns bytes that are passed on as they are: times, and which requests may lead there.
 
 use super::limits::within;
 use super::listener::{Listener, Protocol};
 use baton_daemon::config::{Problems, Spanned};
+use baton_shared::http::{Tunnels, check_upgrade};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An hour, in milliseconds; as long as agents keep a silent migrated flow by default.
@@ -23,7 +25,27 @@ impl Default for StreamTimes {
     }
 }
 
+/// Reports names of protocols that cannot be.
+pub(super) fn validate_upgrade(upgrade: Option<&Vec<Spanned<String>>>, problems: &mut Problems<'_>) {
+    for protocol in upgrade.into_iter().flatten() {
+        if let Err(e) = check_upgrade(protocol.get_ref()) {
+            problems.with(protocol, e);
+        }
+    }
+}
+
+/// The names alone.
+pub(super) fn protocols(upgrade: &[Spanned<String>]) -> Arc<[String]> {
+    upgrade.iter().map(|protocol| protocol.get_ref().clone()).collect()
+}
+
 impl Listener {
+    /// What its routes let through if they say nothing else.
+    pub fn tunnels(&self) -> Tunnels {
+        let upgrade = self.upgrade.as_ref().map(|upgrade| protocols(upgrade)).unwrap_or_default();
+        Tunnels { upgrade, connect: self.connect.as_ref().is_some_and(|connect| *connect.get_ref()) }
+    }
+
     /// As configured.
     pub fn times(&self) -> StreamTimes {
         let defaults = StreamTimes::default();
@@ -47,6 +69,14 @@ impl Listener {
         }
         if let Some(idle) = &self.idle_ms {
             within(problems, "idle_ms", idle, 1..=24 * HOUR);
+        }
+        validate_upgrade(self.upgrade.as_ref(), problems);
+        let tunnels = [
+            self.upgrade.as_ref().and_then(|u| u.first()).map(Spanned::span),
+            self.connect.as_ref().map(Spanned::span),
+        ];
+        if let (Some(place), false) = (tunnels.into_iter().flatten().next(), self.protocol().is_http()) {
+            problems.at(place, "upgrade and connect are about requests: a listener of protocol \"tls\" or \"tcp\" reads none");
         }
         if let Some(keepalive) = &self.keepalive {
             problems.require(

@@ -271,3 +271,27 @@ fn a_listener_where_tls_ends_says_what_is_wrong_with_its_certificates() {
         assert!(found.iter().any(|line| line.starts_with(expected)), "{expected}: {found:?}");
     }
 }
+
+#[test]
+fn upgrades_and_connect_are_told_with_their_place() {
+    for (lines, expected) in [
+        (
+            "mode = \"proxy\"\nupgrade = [\"h2c\"]",
+            "6:12: upgrade to \"h2c\" would let requests past the routes",
+        ),
+        ("mode = \"proxy\"\nupgrade = [\"web socket\"]", "6:12: \"web socket\" is no protocol's name"),
+        (
+            "mode = \"proxy\"\nprotocol = \"tcp\"\nconnect = true",
+            "7:11: upgrade and connect are about requests",
+        ),
+        (
+            "mode = \"proxy\"\nkeepalive = \"pinned\"\n[[route]]\npath = \"/ws\"\npool = \"default\"\nupgrade = [\"websocket\"]",
+            "6:13: keepalive \"pinned\" gives all later requests",
+        ),
+    ] {
+        let found = problems(&PROXY.replace("mode = \"proxy\"", lines));
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected}: {found:?}");
+    }
+    let config = load(&PROXY.replace("mode = \"proxy\"", "mode = \"proxy\"\nconnect = true")).unwrap();
+    assert!(config.front_limits().head.connect && config.listener[0].tunnels().connect);
+}

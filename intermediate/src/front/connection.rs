@@ -12,7 +12,7 @@ use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
 use crate::site::{Decision, Denial};
 use crate::targets::TargetId;
 use crate::trace::trace_ids;
-use baton_shared::http::{Edits, GateRule, Origin, RequestHead, canonical};
+use baton_shared::http::{Edits, GateRule, Origin, RequestHead, Tunnel, UPGRADE_LINES, canonical};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use baton_shared::state::later::body_length;
@@ -68,7 +68,7 @@ pub(super) fn as_the_server_sees_it(
     head: &RequestHead,
     close: bool,
 ) -> Vec<u8> {
-    let edits = if decision.headers.is_empty() {
+    let mut edits = if decision.headers.is_empty() {
         Edits::default()
     } else {
         let lines = HeadLines::new(bytes, head);
@@ -77,6 +77,9 @@ pub(super) fn as_the_server_sees_it(
             Origin { client: asker.client.ip(), secure: decision.secure, authority: facts.authority };
         decision.headers.edits(&lines, &origin, trace_ids())
     };
+    if decision.tunnel == Tunnel::Ignored {
+        edits.remove.extend(UPGRADE_LINES.map(str::to_owned));
+    }
     canonical(bytes, head, &edits, close)
 }
 

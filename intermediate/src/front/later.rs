@@ -4,7 +4,7 @@
 use super::connection::{Asker, as_the_server_sees_it};
 use super::{Front, Stop};
 use crate::handoff::{FlowNow, Next, Returned, Router};
-use baton_shared::http::{HeadLimits, RequestHead};
+use baton_shared::http::{HeadLimits, RequestHead, Tunnel};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::sync::{Arc, Weak};
 
@@ -40,7 +40,8 @@ impl Router for LaterRouter {
         let has_it = front.targets.get(flow.target).is_some_and(|target| !target.is_removed());
         let has_it = has_it && decision.pool.has(flow.target);
         let form = bytes.get(head.target.start);
-        if has_it && decision.headers.is_empty() && matches!(form, Some(b'/' | b'*')) {
+        let as_it_is = decision.headers.is_empty() && decision.tunnel == Tunnel::Unasked;
+        if has_it && as_it_is && matches!(form, Some(b'/' | b'*')) {
             return Next::Stay;
         }
         // Its head is made anew, and so has other numbers: that takes a handoff, if only to the same target.

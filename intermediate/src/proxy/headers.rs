@@ -90,13 +90,6 @@ pub(super) fn change(headers: &mut HeaderMap, edits: &Edits) {
     }
 }
 
-/// Whether the request asks for a WebSocket, the one upgrade that is passed on. `h2c` must not be: behind it
-/// nothing could be judged any more.
-pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    let mut wanted = headers.get_all(header::UPGRADE).iter();
-    matches!((wanted.next(), wanted.next()), (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
 /// Puts the pair of headers in that changes the protocol.
 pub(super) fn put_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -134,13 +127,5 @@ mod tests {
         map.append(X_FORWARDED_FOR, HeaderValue::from_static("2.2.2.2"));
         add_forwarded_for(&mut map, [3, 3, 3, 3].into());
         assert_eq!(map, headers(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2, 3.3.3.3")]));
-    }
-
-    #[test]
-    fn only_a_websocket_is_an_upgrade() {
-        assert!(asks_for_websocket(&headers(&[("upgrade", "WebSocket")])));
-        assert!(!asks_for_websocket(&headers(&[("upgrade", "h2c")])));
-        assert!(!asks_for_websocket(&headers(&[("upgrade", "websocket, h2c")])));
-        assert!(!asks_for_websocket(&headers(&[])));
     }
 }

@@ -3,8 +3,7 @@
 use super::bodies::{AnswerBody, Progress, RequestBody, ResponseBody};
 use super::gated::{GatedRequest, Requests};
 use super::headers::{
-    add_forwarded_for, asks_for_websocket, change, interim, put_upgrade, strip_hop_by_hop, take_trailers,
-    takes_trailers,
+    add_forwarded_for, change, interim, put_upgrade, strip_hop_by_hop, take_trailers, takes_trailers,
 };
 use super::pool::Lease;
 use super::recorder::Recorder;
@@ -18,7 +17,7 @@ use crate::targets::{TargetId, UnderWay};
 use crate::trace::trace_ids;
 use baton_loader::monotonic_ns;
 use baton_shared::health::Signal;
-use baton_shared::http::{Edits, Framing, GateRule, Origin, RequestHead, Switch, Verdict};
+use baton_shared::http::{Edits, Framing, GateRule, Origin, RequestHead, Switch, Tunnel, Verdict};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, RequestFacts};
 use http::header::{self, HeaderValue};
@@ -142,8 +141,7 @@ impl Session {
         let mut recorder =
             Recorder::begin(&self.front.access_log, asked, placed, reason, refusal, self.requests.too_slow());
         let limit = decision.upstream_timeout;
-        let tunnelled =
-            gated.head.connect || (gated.head.may_switch() && asks_for_websocket(request.headers()));
+        let tunnelled = decision.tunnel == Tunnel::Allowed;
         if !tunnelled {
             self.requests.on_switch(Switch::Stayed);
         }

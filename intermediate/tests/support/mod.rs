@@ -10,6 +10,7 @@
 
 use arc_swap::ArcSwap;
 use baton_shared::admission::SourceLimits;
+use baton_shared::http::Tunnels;
 use baton_shared::pace::MinRate;
 use baton_shared::route::{KeepAlive, Mode, PoolId, Route, RouteTable};
 use http::header::{self, HeaderValue};
@@ -114,6 +115,7 @@ impl Bed {
             pool: Some(PoolId(0)),
             times: StreamTimes::default(),
             tls: None,
+            tunnels: Tunnels { upgrade: Arc::new(["websocket".to_owned()]), connect: false },
         })];
         let source_exempt = Vec::new();
         let site = Site { listeners, pools, table: RouteTable::new(routes), limits, source_exempt };

@@ -68,11 +68,11 @@ impl RequestHead {
         String::from_utf8_lossy(line).into_owned()
     }
 
-    /// Whether the connection is one to migrate, or why it is not. A tunnel (CONNECT, Upgrade) may end in
-    /// another protocol, and HTTP/1.0 with keep-alive in an answer that only the connection's end delimits.
+    /// Whether the connection is one to migrate, or why it is not. CONNECT is not, nor HTTP/1.0 with keep-alive, whose
+    /// answer may be one that only the connection's end delimits. An upgrade is told from `Tunnels`.
     pub fn migration(&self) -> Result<(), ProxyReason> {
         let old_keep_alive = self.version == Version::Http10 && self.connection.keep_alive;
-        if self.connect || self.upgrade || self.connection.upgrade || old_keep_alive {
+        if self.connect || old_keep_alive {
             return Err(ProxyReason::MethodNotMigrated);
         }
         Ok(())

@@ -20,6 +20,7 @@ mod rule;
 mod scan;
 mod stream;
 mod target;
+mod tunnels;
 
 pub use body::BodyScanner;
 pub use changes::{Edits, Forwarded, HeaderChanges, Origin, TraceIds, check_change};
@@ -30,6 +31,7 @@ pub use rewrite::canonical;
 pub use rule::{GateRule, Verdict};
 pub use scan::HeadScanner;
 pub use stream::{RequestStream, Step, Switch};
+pub use tunnels::{Tunnel, Tunnels, UPGRADE_LINES, check_upgrade};
 
 use scan::is_token;
 

@@ -7,6 +7,7 @@ use super::{Edits, RequestHead};
 /// - The target is in origin form; an absolute one's authority becomes `Host` where there was none.
 /// - `Connection` is one line of what is still to be said: `close` if `close` is given or the client said so, and what
 ///   else the client named. `Keep-Alive` and `Proxy-Connection` go.
+/// - What is taken out is not named in `Connection` either.
 /// - Every other line stays byte for byte, in its place; what is put in comes at the end.
 ///
 /// `bytes` are those `head` was parsed from; what follows the head is not copied.
@@ -26,7 +27,9 @@ pub fn canonical(bytes: &[u8], head: &RequestHead, edits: &Edits, close: bool) -
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         if is("connection") {
             let named = value.get(1..).unwrap_or_default().split(|b| *b == b',');
-            options.extend(named.map(<[u8]>::trim_ascii).filter(|option| !ours(option)));
+            let removed =
+                |option: &[u8]| edits.remove.iter().any(|name| option.eq_ignore_ascii_case(name.as_bytes()));
+            options.extend(named.map(<[u8]>::trim_ascii).filter(|option| !ours(option) && !removed(option)));
         } else if is("keep-alive") || is("proxy-connection") || edits.remove.iter().any(|other| is(other)) {
             // Gone. The empty line at the end has no name and stays for the last.
         } else if !name.is_empty() {

@@ -68,6 +68,10 @@ pub struct Route {
     pub mode: Option<Mode>,
     /// Without progress on the way to a server or from it; `None`: the limit for all.
     pub upstream_timeout: Option<Duration>,
+    /// To which protocols its connections may be upgraded; `None`: as the listener's.
+    pub upgrade: Option<Arc<[String]>>,
+    /// Whether CONNECT is served; `None`: as the listener's.
+    pub connect: Option<bool>,
     /// What is changed in a request's head on its way to the server.
     pub headers: Arc<HeaderChanges>,
     /// Which requests it takes.
@@ -83,6 +87,8 @@ impl Route {
             keepalive: None,
             mode: None,
             upstream_timeout: None,
+            upgrade: None,
+            connect: None,
             headers: Arc::default(),
             rules,
         }

@@ -231,6 +231,9 @@ impl Engine {
                 continue;
             }
             let Some(replay) = flow.replay.as_mut() else { continue };
+            // What was acknowledged meanwhile need not be sent again, however late this comes.
+            let record = self.shared.plane.slots().read(slot);
+            replay.on_notes(record.note_ack, record.note_window, record.note_flags & NOTE_RST != 0, now);
             if replay.next_timer_ns().is_some_and(|at| at <= now) {
                 replay.on_time(now);
             }

@@ -55,8 +55,9 @@ pub struct Watch {
     /// The number behind our FIN, once it is sent.
     fin_end: Option<u32>,
     tsvals_sent: HashSet<u32>,
-    /// Right edge of the window given.
+    /// Right edge of the window given, and the newest acknowledgement.
     given: u32,
+    told: u32,
     /// Newest acknowledgement received.
     acked: u32,
     /// Farthest right edge of the windows promised by the other end, and the newest.
@@ -95,6 +96,7 @@ impl Watch {
             fin_end: None,
             tsvals_sent: HashSet::new(),
             given: 0,
+            told: 0,
             acked: syn.seq,
             farthest_edge: syn.seq,
             promised: syn.seq,
@@ -211,7 +213,7 @@ impl Watch {
             // The window of a SYN counts from behind it (RFC 7323, section 2.2).
             self.farthest_edge = segment.seq.wrapping_add(1).wrapping_add(theirs);
             self.promised = self.farthest_edge;
-            self.given = segment.ack;
+            (self.given, self.told) = (segment.ack, segment.ack);
         }
         let payload = u32::try_from(segment.payload.len()).unwrap_or(u32::MAX);
         let fin_syn = u32::from(segment.flags & flag::FIN != 0) + u32::from(segment.flags & flag::SYN != 0);
@@ -227,6 +229,7 @@ impl Watch {
             let shift = if segment.flags & flag::SYN != 0 { 0 } else { self.scales().0 };
             let edge = segment.ack.wrapping_add(u32::from(segment.window) << shift);
             self.given = later(self.given, edge);
+            self.told = later(self.told, segment.ack);
         }
     }
 
@@ -250,7 +253,7 @@ impl Watch {
             // Said again: nothing was acknowledged yet.
             return Ok(());
         }
-        if packet.lacks(flag::RST) {
+        if packet.lacks(flag::RST) && !self.is_fed_again(packet) {
             self.times(packet)?;
             self.acknowledgement(packet)?;
         }
@@ -289,6 +292,13 @@ impl Watch {
             (now, _) => now,
         };
         self.no_echo == NoEcho::Seen
+    }
+
+    /// Whether a server has acknowledged all of this: the agent says the request again, as it was, if it learns late that it
+    /// has arrived; the client may have gone on meanwhile.
+    fn is_fed_again(&self, packet: &Packet) -> bool {
+        let end = packet.segment.seq.wrapping_add(packet.length());
+        self.called && packet.length() > 0 && !before(self.told, end)
     }
 
     /// Whether a server may hear this echo of what it did not send: until the client has heard the server, it echoes what it

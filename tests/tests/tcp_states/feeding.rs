@@ -26,16 +26,9 @@ fn long_request(length: usize) -> Vec<u8> {
     format!("GET /any HTTP/1.1\r\nHost: lab\r\nX-Long: {padding}\r\n\r\n").into_bytes()
 }
 
-/// The server answers the SYN. What the agent says again may still be on its way when the client's next segment arrives.
-fn fed(place: &Place, client: Peer, called: Peer, start: &Start) -> Both {
-    let mut both = Both::accept(place, client, called, start);
-    both.server.watch_mut().allow_overtaking();
-    both
-}
-
 fn server_acknowledges_late(place: &Place) {
     let (client, called) = called(place);
-    let mut both = fed(place, client, called, &server());
+    let mut both = Both::accept(place, client, called, &server());
     let first = both.server.wait("the request", |p| p.length() > 0);
     for _ in 0..3 {
         let again = both.server.wait("the request again", |p| p.length() > 0);
@@ -56,7 +49,7 @@ fn server_acknowledges_late(place: &Place) {
 
 fn server_answers_without_acknowledging(place: &Place) {
     let (client, called) = called(place);
-    let mut both = fed(place, client, called, &server());
+    let mut both = Both::accept(place, client, called, &server());
     both.server.wait("the request", |p| p.length() > 0);
     // Its acknowledgement is still that of the handshake: the client was told more by the intermediate, and must not hear
     // less from now on (its watch sees to that).
@@ -79,7 +72,7 @@ fn server_answers_without_acknowledging(place: &Place) {
 fn server_acknowledges_in_the_middle(place: &Place) {
     let request = long_request(4000);
     let (client, called) = called_with(place, &Start::default(), &request);
-    let mut both = fed(place, client, called, &server());
+    let mut both = Both::accept(place, client, called, &server());
     while both.server.watch().contiguous() < request.len() {
         let from = both.server.ack;
         both.server.wait("the request", |p| p.length() > 0);
@@ -104,7 +97,7 @@ fn a_window_smaller_than_the_request(place: &Place) {
     let (client, called) = called_with(place, &Start::default(), &request);
     let mut start = server_with(|o| o.window_scale = Some(0));
     start.window = 100;
-    let mut both = fed(place, client, called, &start);
+    let mut both = Both::accept(place, client, called, &start);
     // It is told what the server has, not what the intermediate had.
     both.client.watch_mut().allow_shrinking();
     both.server.watch_mut().allow_probes();
@@ -121,7 +114,7 @@ fn a_window_smaller_than_the_request(place: &Place) {
 
 fn no_window_in_the_syn_ack(place: &Place) {
     let (client, called) = called(place);
-    let mut both = fed(place, client, called, &Start { window: 0, ..server() });
+    let mut both = Both::accept(place, client, called, &Start { window: 0, ..server() });
     both.client.watch_mut().allow_shrinking();
     both.server.watch_mut().allow_probes();
     // One byte past it asks whether the window has opened (RFC 9293, section 3.8.6.1); twice it has not.
@@ -142,7 +135,7 @@ fn no_window_in_the_syn_ack(place: &Place) {
 fn a_segment_of_the_request_is_lost(place: &Place) {
     let request = long_request(5000);
     let (client, called) = called_with(place, &Start::default(), &request);
-    let mut both = fed(place, client, called, &server());
+    let mut both = Both::accept(place, client, called, &server());
     let first = both.server.wait("the first segment", |p| p.length() > 0);
     let lost = both.server.wait("the second", |p| p.length() > 0);
     let third = both.server.wait("the third", |p| p.length() > 0);
@@ -175,7 +168,7 @@ fn expect_reset(place: &Place, both: &mut Both) {
 
 fn reset_right_behind_the_syn_ack(place: &Place) {
     let (client, called) = called(place);
-    let mut both = fed(place, client, called, &server());
+    let mut both = Both::accept(place, client, called, &server());
     both.server.reset();
     // What finds no connection is answered by a reset with its number (RFC 9293, section 3.10.7.1).
     let stray = both.server.wait("the request", |p| p.length() > 0);
@@ -187,7 +180,7 @@ fn reset_right_behind_the_syn_ack(place: &Place) {
 
 fn reset_instead_of_an_acknowledgement(place: &Place) {
     let (client, called) = called(place);
-    let mut both = fed(place, client, called, &server());
+    let mut both = Both::accept(place, client, called, &server());
     both.server.wait("the request", |p| p.length() > 0);
     both.server.reset();
     expect_reset(place, &mut both);
@@ -198,7 +191,7 @@ fn reset_instead_of_an_acknowledgement(place: &Place) {
 
 fn fin_before_the_request_is_acknowledged(place: &Place) {
     let (client, called) = called(place);
-    let mut both = fed(place, client, called, &server());
+    let mut both = Both::accept(place, client, called, &server());
     both.server.wait("the request", |p| p.length() > 0);
     // It answers and closes; that it has the request it says later.
     both.server.fin(&[&head(5)[..], b"first"].concat());
@@ -220,7 +213,7 @@ fn the_clients_fin_is_fed(place: &Place) {
     let seat = place.seat(client.from().ip());
     client.fin(request("/any").as_bytes());
     let called = Peer::called(seat);
-    let mut both = fed(place, client, called, &server());
+    let mut both = Both::accept(place, client, called, &server());
     both.server.receive_end();
     assert_eq!(both.server.head(), request("/any"));
     both.answer(&bytes(4000));

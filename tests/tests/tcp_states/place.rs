@@ -3,7 +3,7 @@
 use crate::GROUPS;
 use crate::server::Server;
 use baton_tests::lab::{self, TestLab};
-use baton_tests::peer::{Device, Host, Peer, Start};
+use baton_tests::peer::{Device, Host, Peer, SERVER, SERVER6, Start};
 use netns_lab::spec::Plane;
 use netns_lab::{Family, LabSpec, Program, plan};
 use serde_json::Value;
@@ -44,6 +44,9 @@ pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, gr
     let device = Device::open(&t.lab).unwrap();
     let scripted = groups.iter().any(|group| SCRIPTED.contains(group));
     let seats = scripted.then(|| Device::open_server(&t.lab).unwrap());
+    if scripted && plane() == Plane::Userspace {
+        lead_to_the_agent(&t);
+    }
     let mut place = Place { t, device, server: None, seats, v6: false };
     let mut failed = Vec::new();
     for group in groups {
@@ -59,6 +62,18 @@ pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, gr
         }
     }
     assert!(failed.is_empty(), "rows that failed (their reports are above): {failed:?}");
+}
+
+/// In this plane the agent leads to its TUN what the host itself sends; the scripted server's packets are forwarded, so the
+/// same must be said of them (docs/userspace-plane.md).
+fn lead_to_the_agent(t: &TestLab) {
+    for server in [SERVER, SERVER6] {
+        let version = if server.is_ipv4() { "-4" } else { "-6" };
+        let (address, port) = (server.ip().to_string(), server.port().to_string());
+        let rule = ["from", &address, "iif", "peer0", "ipproto", "tcp", "sport", &port];
+        let words = [&["ip", version, "rule", "add", "pref", "89"], &rule[..], &["lookup", "16961"]].concat();
+        t.lab.output("target1", &words).unwrap();
+    }
 }
 
 /// The data plane in use: `BATON_PLANE=userspace` plays the rows over the one without eBPF.

@@ -197,6 +197,20 @@ fn a_server_is_called_fed_and_acknowledged() {
 }
 
 #[test]
+fn what_was_acknowledged_may_come_again_as_it_was() {
+    let old = packet(fed(0, b"GET"));
+    let mut watch = called();
+    watch.received_packet(&old).unwrap();
+    let newer = Segment { options: options(Some((MS + 1, 7))), ..fed(3, b"more") };
+    watch.received_packet(&packet(newer)).unwrap();
+    refused(&mut watch, &old, "timestamp before");
+    watch.sent(&Segment { seq: 201, ack: 3, flags: flag::ACK, window: 150, ..Segment::default() });
+    watch.received_packet(&old).unwrap();
+    refused(&mut watch, &packet(fed(0, b"PUT")), "other data");
+    refused(&mut watch, &packet(fed(1, b"ETm")), "timestamp before");
+}
+
+#[test]
 fn an_echo_of_the_intermediates_is_a_little_older_than_the_servers_first() {
     let with = |echo| packet(Segment { options: options(Some((MS, echo))), ..fed(0, b"a") });
     called().received_packet(&with(7u32.wrapping_sub(FROM_BEFORE_MS - 1))).unwrap();

@@ -1,0 +1,161 @@
+//! WebSockets by a real implementation (tungstenite) at both ends: migrated where the configuration says so, with
+//! everything that follows the upgrade going straight between client and server.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab};
+use netns_lab::LabSpec;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+use tungstenite::{Message, WebSocket, accept, client};
+
+const VIP: &str = "10.90.1.100:7001";
+const SERVER: &str = "10.90.101.2:7001";
+
+fn site(spec: LabSpec, keys: &str) -> LabSpec {
+    spec.targets(1)
+        .intermediate_with("listener", "pool", "plain")
+        .intermediate_also(
+            &r#"
+[[listener]]
+name = "ws"
+vip = "10.90.1.100:7001"
+KEYS
+[[target]]
+name = "ws1"
+server = "10.90.101.2:7001"
+agent = "10.90.101.2:7400"
+agent_name = "target1"
+[[pool]]
+name = "plain"
+targets = ["target1"]
+[[pool]]
+name = "ws"
+targets = ["ws1"]
+[[route]]
+name = "sockets"
+listener = ["ws"]
+path = "/socket"
+pool = "ws"
+upgrade = ["websocket"]
+[[route]]
+name = "rest"
+listener = ["ws"]
+pool = "ws"
+"#
+            .replace("KEYS", keys),
+        )
+        .agents_also(
+            "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:7001\"\nserver = \"ADDRESS:7001\"\n",
+        )
+}
+
+/// Echoes each message, with the peer's address in front of text.
+fn serve(t: &TestLab) {
+    let listener = t.lab.inside("target1", || TcpListener::bind(SERVER)).unwrap().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            std::thread::spawn(move || {
+                let peer = stream.peer_addr().unwrap();
+                // A request that asks for no WebSocket is answered by an error, and the connection closed.
+                let Ok(mut socket) = accept(stream) else { return };
+                while let Ok(message) = socket.read() {
+                    let answer = match message {
+                        Message::Text(text) => Message::text(format!("{peer}: {text}")),
+                        Message::Binary(bytes) => Message::Binary(bytes),
+                        _ => continue,
+                    };
+                    if socket.send(answer).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn open(path: &str) -> WebSocket<TcpStream> {
+    let vip: SocketAddr = VIP.parse().unwrap();
+    let stream = TcpStream::connect(vip).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client(format!("ws://{VIP}{path}"), stream).unwrap().0
+}
+
+/// Texts, large binary messages both ways, a pause, a ping, a close; gives the client's address and what it was told.
+fn talk(path: &str) -> (SocketAddr, String) {
+    let mut socket = open(path);
+    let mine = socket.get_ref().local_addr().unwrap();
+    socket.send(Message::text("hello")).unwrap();
+    let told = socket.read().unwrap().into_text().unwrap().to_string();
+    for round in 0..10u32 {
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| n.wrapping_mul(round).to_le_bytes()[1]).collect();
+        socket.send(Message::binary(bytes.clone())).unwrap();
+        assert!(socket.read().unwrap().into_data() == bytes, "message {round} came back otherwise");
+    }
+    // What reads as a request is none here: nobody may look into these bytes.
+    std::thread::sleep(Duration::from_millis(300));
+    socket.send(Message::text("GET /other HTTP/1.1\r\nHost: x\r\n\r\n")).unwrap();
+    assert!(
+        socket.read().unwrap().into_text().unwrap().ends_with(": GET /other HTTP/1.1\r\nHost: x\r\n\r\n")
+    );
+    socket.send(Message::Ping(vec![1, 2].into())).unwrap();
+    assert_eq!(socket.read().unwrap(), Message::Pong(vec![1, 2].into()));
+    socket.close(None).unwrap();
+    while socket.read().is_ok() {}
+    (mine, told)
+}
+
+#[test]
+fn websockets_are_migrated_and_belong_to_their_server_from_then_on() {
+    // Pinned is allowed where all routes let the same through.
+    for (keepalive, keys) in [("single", ""), ("pinned", "upgrade = [\"websocket\"]")] {
+        let keys = format!("keepalive = \"{keepalive}\"\n{keys}");
+        let Some(t) = lab::up(&format!("ws{keepalive}"), |s| site(s, &keys)) else { return };
+        serve(&t);
+        for n in 1..=5 {
+            let (mine, told) = t.client(|| talk("/socket/a?b"));
+            assert_eq!(told, format!("{mine}: hello"), "{keepalive}: the server saw the client itself");
+            t.expect_requests(n, 0);
+        }
+    }
+}
+
+#[test]
+fn where_no_route_allows_it_the_server_never_sees_the_wish() {
+    let Some(t) = lab::up("wsno", |s| site(s, "")) else { return };
+    serve(&t);
+    let vip: SocketAddr = VIP.parse().unwrap();
+    let refused = t.client(move || {
+        let stream = TcpStream::connect(vip).unwrap();
+        client(format!("ws://{VIP}/elsewhere"), stream).is_err()
+    });
+    assert!(refused);
+    // nginx on the other listener serves the page instead, as HTTP allows.
+    let page = t.client(|| {
+        let mut connection = Connection::open(lab::VIP).unwrap();
+        connection
+            .send(
+                b"GET /whoami HTTP/1.1\r\nHost: lab\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                  HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n",
+            )
+            .unwrap();
+        connection.response().unwrap()
+    });
+    assert_eq!(page.status, 200);
+    assert!(!page.text().contains("Upgrade"), "{}", page.text());
+    t.expect_requests(2, 0);
+    let curl = ["curl", "-sS", "--http2", "-w", "%{http_version}", "http://10.90.1.100/whoami"];
+    assert!(t.lab.output("client1", &curl).unwrap().ends_with("1.1"), "h2c is not spoken");
+    t.expect_requests(3, 0);
+}
+
+#[test]
+fn websockets_are_proxied_where_nothing_migrates() {
+    let Some(t) = lab::up("wsproxy", |s| site(s, "mode = \"proxy\"")) else { return };
+    serve(&t);
+    let (_, told) = t.client(|| talk("/socket"));
+    assert!(told.starts_with("10.90.1.2:"), "{told}");
+    t.expect_requests(0, 1);
+    assert_eq!(t.proxied("disabled"), 1);
+}
