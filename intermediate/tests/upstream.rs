@@ -329,3 +329,22 @@ async fn an_upgrade_that_is_not_configured_goes_on_as_a_plain_request() {
     client.send(GET_CLOSE).await;
     assert!(client.rest().await.ends_with("asked for /b\n"));
 }
+
+#[tokio::test]
+async fn a_tunnel_in_which_nothing_passes_ends_after_its_time() {
+    let (address, _) = server().await;
+    let bed = Bed::with_listener(limits(), &[&[address]], vec![], |mut l| {
+        l.times.idle = Duration::from_millis(300);
+        l
+    });
+    let mut client = bed.client().await;
+    client.send(b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        client.send(b"x").await;
+        client.until("x").await;
+    }
+    assert_eq!(client.rest().await, "");
+    assert_eq!(bed.front.metrics.closed(CloseReason::RelayIdle), 1);
+}

@@ -7,6 +7,7 @@ use baton_tests::lab::{self, TestLab};
 use netns_lab::{LabSpec, Program, plan};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -191,4 +192,87 @@ fn without_its_agent_a_tls_connection_is_relayed_with_its_reason() {
     let out = t.lab.output("client1", &["bash", "-o", "pipefail", "-c", fetch]).unwrap();
     assert_eq!(out.split_whitespace().next(), Some(t.sha256("10m").as_str()));
     assert_eq!((t.migrated(), t.proxied("no_agent")), (0, 2));
+}
+
+/// Writes a certificate for a name, signed by itself.
+fn certificate(dir: &Path, file: &str, name: &str) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(dir.join(format!("{file}.pem")), chain.pem()).unwrap();
+    std::fs::write(dir.join(format!("{file}.key")), key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn tls_that_ends_at_the_listener_is_proxied_and_a_reload_shows_the_new_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().display().to_string();
+    certificate(dir.path(), "a", "a.lab.test");
+    certificate(dir.path(), "b", "*.b.lab.test");
+    let listener = r#"
+[[listener]]
+name = "https"
+vip = "10.90.1.100:8443"
+protocol = "https"
+[[listener.certificate]]
+cert = "DIR/a.pem"
+key = "DIR/a.key"
+[[listener.certificate]]
+cert = "DIR/b.pem"
+key = "DIR/b.key"
+"#;
+    let Some(t) = lab::up("https", |s| s.intermediate_also(&listener.replace("DIR", &at))) else { return };
+    let words = |trusted: &str, name: &str, path: &str| {
+        let words = ["curl", "-sS", "--fail", "--max-time", "30", "--cacert"].map(str::to_owned);
+        let ends = [
+            format!("{at}/{trusted}.pem"),
+            "--resolve".into(),
+            format!("{name}:8443:10.90.1.100"),
+            format!("https://{name}:8443{path}"),
+        ];
+        words.into_iter().chain(ends).collect::<Vec<String>>()
+    };
+    let get = |trusted: &str, name: &str, path: &str, more: &[&str]| {
+        let words = words(trusted, name, path);
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        t.lab.output("client1", &words)
+    };
+    for version in ["--http1.1", "--http2"] {
+        let said = get("a", "a.lab.test", "/whoami", &[version, "-w", "%{http_version}"]).unwrap();
+        assert!(
+            said.contains("client: 10.90.1.2:") && said.contains("X-Forwarded-For: 10.90.11.2\n"),
+            "{said}"
+        );
+        assert!(said.contains("Host: a.lab.test:8443\n") && said.contains("GET /whoami HTTP/1.1"), "{said}");
+        assert!(said.ends_with(if version == "--http2" { "2" } else { "1.1" }), "{said}");
+        let hash = words("a", "a.lab.test", "/10m").join(" ") + " " + version + " | sha256sum";
+        let out = t.lab.output("client1", &["bash", "-o", "pipefail", "-c", &hash]).unwrap();
+        assert_eq!(out.split_whitespace().next(), Some(t.sha256("10m").as_str()));
+    }
+    assert_eq!((t.migrated(), t.proxied("tls_terminated")), (0, 4));
+    // By name; a name nobody has gets the first certificate, which is not for it.
+    assert!(get("b", "x.b.lab.test", "/whoami", &[]).is_ok());
+    assert!(get("b", "a.lab.test", "/whoami", &[]).is_err());
+    assert!(get("a", "other.lab.test", "/whoami", &[]).is_err());
+    assert!(get("a", "other.lab.test", "/whoami", &["-k"]).is_ok());
+
+    // A key that is not the certificate's changes nothing and says where.
+    let reload = || t.lab.admin_post(plan::INTERMEDIATE, "/v1/reload").unwrap();
+    std::fs::copy(dir.path().join("b.key"), dir.path().join("a.key")).unwrap();
+    let (status, text) = reload();
+    assert!(status >= 400 && text.contains("the key does not belong to the certificate"), "{status} {text}");
+    assert!(get("a", "a.lab.test", "/whoami", &[]).is_ok());
+    // A download runs on over the change.
+    let slow = words("a", "a.lab.test", "/10m").join(" ") + " --http2 --limit-rate 5M | sha256sum";
+    let mut download = t.lab.command("client1", "bash").unwrap();
+    let download = download.args(["-o", "pipefail", "-c", &slow]).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    std::fs::copy(dir.path().join("a.pem"), dir.path().join("old.pem")).unwrap();
+    certificate(dir.path(), "a", "a.lab.test");
+    let (status, text) = reload();
+    assert_eq!(status, 200, "{text}");
+    assert!(get("a", "a.lab.test", "/whoami", &[]).is_ok());
+    assert!(get("old", "a.lab.test", "/whoami", &[]).is_err());
+    let out = download.wait_with_output().unwrap();
+    let hash = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(hash.split_whitespace().next(), Some(t.sha256("10m").as_str()));
 }

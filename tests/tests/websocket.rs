@@ -109,7 +109,7 @@ fn talk(path: &str) -> (SocketAddr, String) {
 #[test]
 fn websockets_are_migrated_and_belong_to_their_server_from_then_on() {
     // Pinned is allowed where all routes let the same through.
-    for (keepalive, keys) in [("single", ""), ("pinned", "upgrade = [\"websocket\"]")] {
+    for (keepalive, keys) in [("single", ""), ("tracked", ""), ("pinned", "upgrade = [\"websocket\"]")] {
         let keys = format!("keepalive = \"{keepalive}\"\n{keys}");
         let Some(t) = lab::up(&format!("ws{keepalive}"), |s| site(s, &keys)) else { return };
         serve(&t);

@@ -7,6 +7,7 @@ use super::headers::{
 };
 use super::pool::Lease;
 use super::recorder::Recorder;
+use super::tunnel::Tunnelling;
 use super::upstream::{Answered, UpstreamError, connect, may_repeat};
 use super::{Entry, Peer, tunnel};
 use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
@@ -209,7 +210,11 @@ impl Session {
                     let server_end = hyper::upgrade::on(&mut response);
                     self.requests.on_switch(Switch::Tunnel);
                     let held = (Arc::clone(&self.guards), under_way);
-                    tunnel::join(client_end, server_end, self.stop.clone(), held, recorder);
+                    let listener = self.site.listeners.get(self.peer.listener);
+                    let idle = listener.map_or(crate::relay::IDLE, |l| l.times.idle);
+                    let (stop, metrics) = (self.stop.clone(), self.front.metrics.clone());
+                    let tunnelling = Tunnelling { stop, held, recorder, idle, metrics };
+                    tunnel::join(client_end, server_end, tunnelling);
                     recorder = Recorder::none();
                 } else {
                     if tunnelled {

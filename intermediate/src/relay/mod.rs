@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use watched::Watched;
+pub(crate) use watched::Watched;
 
 /// How long a connection to a server may take to be made, before the next one is tried.
 const CONNECT: Duration = Duration::from_secs(3);

@@ -10,18 +10,18 @@ use tokio::time::{Instant, sleep_until};
 
 /// What moved.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moved {
+pub(crate) struct Moved {
     /// When something last did, in either direction.
     at: Instant,
     /// Bytes read from the connection.
-    pub(super) read: u64,
+    pub(crate) read: u64,
     /// Bytes written to it.
-    pub(super) written: u64,
+    pub(crate) written: u64,
 }
 
 /// The watcher's end. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Watch(Arc<Mutex<Moved>>);
+pub(crate) struct Watch(Arc<Mutex<Moved>>);
 
 impl Watch {
     fn lock(&self) -> MutexGuard<'_, Moved> {
@@ -29,12 +29,12 @@ impl Watch {
     }
 
     /// So far.
-    pub(super) fn moved(&self) -> Moved {
+    pub(crate) fn moved(&self) -> Moved {
         *self.lock()
     }
 
     /// Until nothing has moved for `limit`.
-    pub(super) async fn idle(&self, limit: Duration) {
+    pub(crate) async fn idle(&self, limit: Duration) {
         loop {
             let due = self.lock().at + limit;
             if due <= Instant::now() {
@@ -47,13 +47,13 @@ impl Watch {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(crate) struct Watched<S> {
     stream: S,
     watch: Watch,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S) -> (Self, Watch) {
+    pub(crate) fn new(stream: S) -> (Self, Watch) {
         let watch = Watch(Arc::new(Mutex::new(Moved { at: Instant::now(), read: 0, written: 0 })));
         (Watched { stream, watch: watch.clone() }, watch)
     }
