@@ -5,9 +5,11 @@
 
 mod daemons;
 mod front;
+mod meaning;
 
 pub use daemons::daemon_packets;
 pub use front::{client_hello, http2_heads};
+pub use meaning::http_meaning;
 
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{FrameReader, encode};
@@ -23,7 +25,7 @@ use std::net::IpAddr;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("http_requests", http_requests),
     ("control_frames", control_frames),
     ("tcp_options", tcp_options),
@@ -31,6 +33,7 @@ pub const TARGETS: [Target; 7] = [
     ("daemon_packets", daemon_packets),
     ("client_hello", client_hello),
     ("http2_heads", http2_heads),
+    ("http_meaning", http_meaning),
 ];
 
 /// How a connection's bytes were judged: the lengths of the heads that passed, the bytes passed on, the refusal's status.

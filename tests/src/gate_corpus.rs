@@ -146,6 +146,63 @@ pub fn judge(bytes: &[u8], cuts: &[usize]) -> (Seen, Vec<Extent>) {
     (seen, extents)
 }
 
+/// Another reader: httparse, and the simplest thing that can be done with what it says. It takes the first length there
+/// is, as far as it has digits, and any coding that has `chunked` in it. Requests that are not there whole it leaves out.
+pub fn read_otherwise(bytes: &[u8]) -> Vec<Extent> {
+    let mut extents = Vec::new();
+    let mut from = 0;
+    while let Some(extent) = read_one(bytes, from) {
+        from = extent.2;
+        extents.push(extent);
+        if from >= bytes.len() {
+            break;
+        }
+    }
+    extents
+}
+
+fn read_one(bytes: &[u8], from: usize) -> Option<Extent> {
+    let rest = |from: usize| bytes.get(from..).unwrap_or_default();
+    let mut headers = [httparse::EMPTY_HEADER; 200];
+    let mut request = httparse::Request::new(&mut headers);
+    let Ok(httparse::Status::Complete(head)) = request.parse(rest(from)) else { return None };
+    let value = |name: &str| {
+        let found = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
+        found.map(|h| String::from_utf8_lossy(h.value).to_ascii_lowercase())
+    };
+    let body = from + head;
+    let end = if value("transfer-encoding").is_some_and(|v| v.contains("chunked")) {
+        chunked_end(bytes, body)?
+    } else {
+        let length = value("content-length").unwrap_or_default();
+        let digits: String = length.trim().chars().take_while(char::is_ascii_digit).collect();
+        body.saturating_add(digits.parse().unwrap_or(0))
+    };
+    // Empty lines between requests are nobody's.
+    let start = from + rest(from).iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+    (end <= bytes.len()).then_some((start, body, end))
+}
+
+fn chunked_end(bytes: &[u8], body: usize) -> Option<usize> {
+    let rest = |from: usize| bytes.get(from..).unwrap_or_default();
+    let mut end = body;
+    loop {
+        let Ok(httparse::Status::Complete((at, size))) = httparse::parse_chunk_size(rest(end)) else {
+            return None;
+        };
+        end += at;
+        if size == 0 {
+            let mut trailers = vec![httparse::EMPTY_HEADER; 3000];
+            let Ok(httparse::Status::Complete((n, _))) = httparse::parse_headers(rest(end), &mut trailers)
+            else {
+                return None;
+            };
+            return Some(end + n);
+        }
+        end = end.saturating_add(usize::try_from(size).ok()?).saturating_add(2);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,8 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_shared::http::GateRule;
-use baton_tests::gate_corpus::{Case, Extent, Seen, all, judge};
+use baton_tests::fuzzing::http_meaning;
+use baton_tests::gate_corpus::{Case, Seen, all, judge, read_otherwise};
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::LabSpec;
+use netns_lab::plan::INTERMEDIATE;
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// A request with which nothing is wrong.
 const GOOD: &[u8] = b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -16,9 +25,12 @@ fn the_corpus_is_large_and_has_every_rule() {
     let names: HashSet<&str> = cases.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names.len(), cases.len(), "two cases have one name");
     let has = |rule: GateRule| cases.iter().any(|c| c.expected.refused == Some(rule));
-    // These two are refused between gate and proxy, and authority_form only where CONNECT is configured.
-    let elsewhere = [GateRule::OutOfStep, GateRule::NotForwardable, GateRule::AuthorityForm];
-    let missing: Vec<_> = GateRule::ALL.iter().filter(|r| !elsewhere.contains(r) && !has(**r)).collect();
+    // These are refused between gate and proxy, in HTTP/2 alone, and where CONNECT is configured.
+    let elsewhere = |rule: &GateRule| {
+        matches!(rule, GateRule::OutOfStep | GateRule::NotForwardable | GateRule::AuthorityForm)
+            || (rule.name().starts_with("http2_") && *rule != GateRule::Http2Preface)
+    };
+    let missing: Vec<_> = GateRule::ALL.iter().filter(|r| !elsewhere(r) && !has(**r)).collect();
     assert!(missing.is_empty(), "no case for {missing:?}");
     assert!(cases.iter().filter(|c| c.expected.refused.is_none()).count() > 50);
 }
@@ -62,57 +74,6 @@ fn behind_every_accepted_request_the_next_one_is_where_the_gate_says() {
     }
 }
 
-/// Another reader: httparse, and the simplest thing that can be done with what it says. It takes the first length
-/// there is, as far as it has digits, and any coding that has `chunked` in it.
-fn read_otherwise(bytes: &[u8]) -> Vec<Extent> {
-    let rest = |from: usize| bytes.get(from..).unwrap_or_default();
-    let mut extents = Vec::new();
-    let mut from = 0;
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; 200];
-        let mut request = httparse::Request::new(&mut headers);
-        let Ok(httparse::Status::Complete(head)) = request.parse(rest(from)) else { return extents };
-        let value = |name: &str| {
-            let found = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
-            found.map(|h| String::from_utf8_lossy(h.value).to_ascii_lowercase())
-        };
-        let body = from + head;
-        let mut end = body;
-        if value("transfer-encoding").is_some_and(|v| v.contains("chunked")) {
-            loop {
-                let Ok(httparse::Status::Complete((at, size))) = httparse::parse_chunk_size(rest(end)) else {
-                    return extents;
-                };
-                end += at;
-                if size == 0 {
-                    let mut trailers = [httparse::EMPTY_HEADER; 50];
-                    let Ok(httparse::Status::Complete((n, _))) =
-                        httparse::parse_headers(rest(end), &mut trailers)
-                    else {
-                        return extents;
-                    };
-                    end += n;
-                    break;
-                }
-                end = end.saturating_add(usize::try_from(size).unwrap()).saturating_add(2);
-            }
-        } else if let Some(length) = value("content-length") {
-            let digits: String = length.trim().chars().take_while(char::is_ascii_digit).collect();
-            end = end.saturating_add(digits.parse().unwrap_or(0));
-        }
-        if end > bytes.len() {
-            return extents;
-        }
-        // Empty lines between requests are nobody's.
-        let start = from + bytes[from..].iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
-        extents.push((start, body, end));
-        from = end;
-        if from >= bytes.len() {
-            return extents;
-        }
-    }
-}
-
 #[test]
 fn what_is_accepted_is_the_same_to_another_reader() {
     let mut compared = 0;
@@ -134,4 +95,193 @@ fn the_other_reader_does_read_otherwise_what_is_refused() {
     let differs: Vec<String> = differs.map(|c| c.name).collect();
     println!("{} refused requests are requests to httparse", differs.len());
     assert!(differs.len() > 100, "only {}", differs.len());
+}
+
+/// A small generator of the same numbers every time.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % end.max(1)
+    }
+}
+
+#[test]
+fn what_is_accepted_of_a_corpus_cut_up_and_mixed_means_the_same_to_another_reader() {
+    let short = |c: &Case| c.bytes.len() < 400;
+    let (good, bad): (Vec<Case>, Vec<Case>) =
+        all().unwrap().into_iter().filter(short).partition(|c| c.expected.refused.is_none());
+    let mut draw = Draw(7);
+    let mut accepted = 0;
+    for _ in 0..30_000 {
+        let mut one = || {
+            let cases = if draw.below(3) > 0 { &good } else { &bad };
+            cases[draw.below(cases.len())].bytes.clone()
+        };
+        let (mut bytes, other) = (one(), one());
+        for _ in 0..1 + draw.below(3) {
+            let at = draw.below(bytes.len());
+            match draw.below(5) {
+                0 => drop(bytes.drain(at..(at + 1 + draw.below(4)).min(bytes.len()))),
+                1 => bytes.insert(at, b"\r\n\t :;,\0x0"[draw.below(10)]),
+                // A line of another request.
+                2 => {
+                    let lines: Vec<&[u8]> = other.split_inclusive(|b| *b == b'\n').collect();
+                    let line = lines[draw.below(lines.len())].to_vec();
+                    let starts: Vec<usize> =
+                        (0..bytes.len()).filter(|i| *i == 0 || bytes[i - 1] == b'\n').collect();
+                    let start = starts.get(draw.below(starts.len())).copied().unwrap_or(0);
+                    drop(bytes.splice(start..start, line));
+                }
+                3 => bytes.extend_from_slice(&other),
+                _ => bytes.truncate(at),
+            }
+        }
+        http_meaning(&bytes);
+        accepted += judge(&bytes, &[]).1.len();
+    }
+    println!("{accepted} requests compared");
+    assert!(accepted > 5_000, "only {accepted}");
+}
+
+/// Whether a rule is broken within a body, so that its head has passed.
+fn is_of_bodies(case: &Case) -> bool {
+    case.name.starts_with("chunks/") && case.expected.refused.is_some()
+}
+
+/// What came back on one connection, and what nginx has logged meanwhile.
+struct Came {
+    name: String,
+    statuses: Vec<u16>,
+    logged: usize,
+}
+
+/// Lines of nginx's access log that are new since the last call.
+struct Log {
+    path: PathBuf,
+    read: u64,
+}
+
+impl Log {
+    fn new_lines(&mut self) -> usize {
+        let Ok(mut file) = File::open(&self.path) else { return 0 };
+        file.seek(SeekFrom::Start(self.read)).unwrap();
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).unwrap();
+        self.read += text.len() as u64;
+        text.iter().filter(|b| **b == b'\n').count()
+    }
+}
+
+/// Sends `bytes` on a connection of their own, closes that direction, and reads to the end.
+fn exchange(bytes: &[u8]) -> Vec<u8> {
+    let mut socket = TcpStream::connect(VIP).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // Whoever refuses early may close before all is sent.
+    let _ = socket.write_all(bytes);
+    let _ = socket.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    answer
+}
+
+/// The final statuses in an answer; nginx's pages have nothing that looks like one.
+fn statuses(answer: &[u8]) -> Vec<u16> {
+    let text = String::from_utf8_lossy(answer);
+    let all = text.match_indices("HTTP/1.").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok());
+    all.filter(|status| *status >= 200).collect()
+}
+
+/// All cases through a running intermediate with nginx behind it, alone and behind a good request.
+fn through(t: &TestLab, behind_good: bool) -> Vec<Came> {
+    let mut log = Log { path: t.lab.access_log("target1"), read: 0 };
+    log.new_lines();
+    t.client(move || {
+        let mut came = Vec::new();
+        for case in all().unwrap() {
+            let good = if behind_good { GOOD } else { b"" };
+            let statuses = statuses(&exchange(&[good, &case.bytes].concat()));
+            // nginx writes its line when it has sent the answer, which may be here by then.
+            let expected = statuses.len().min(case.expected.accepted + usize::from(behind_good));
+            let started = Instant::now();
+            let mut logged = log.new_lines();
+            while logged < expected && started.elapsed() < Duration::from_millis(30) {
+                std::thread::sleep(Duration::from_millis(1));
+                logged += log.new_lines();
+            }
+            came.push(Came { name: case.name, statuses, logged });
+        }
+        // A line that comes late is one of the last case's, and one too many.
+        std::thread::sleep(Duration::from_millis(300));
+        came.last_mut().unwrap().logged += log.new_lines();
+        came
+    })
+}
+
+/// Compares, and says all that is wrong. `want` gives the statuses, as far as they are ours to say (0: the server's),
+/// and the least and most requests nginx may have seen.
+fn compare(came: &[Came], want: impl Fn(&Case) -> Vec<(Vec<u16>, usize)>) {
+    let mut wrong = Vec::new();
+    for (came, case) in came.iter().zip(all().unwrap()) {
+        let fits = |(statuses, logged): &(Vec<u16>, usize)| {
+            let ours = |(is, want): (&u16, &u16)| *want == 0 || is == want;
+            *logged == came.logged
+                && statuses.len() == came.statuses.len()
+                && came.statuses.iter().zip(statuses).all(ours)
+        };
+        let want = want(&case);
+        if !want.iter().any(fits) {
+            wrong
+                .push(format!("{}: {:?} and {} logged, not {want:?}", came.name, came.statuses, came.logged));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What the proxy makes of a case: each accepted request is one of nginx's, the refused one is answered by us.
+fn proxied(case: &Case, before: usize) -> Vec<(Vec<u16>, usize)> {
+    let Seen { accepted, refused } = case.expected;
+    let mut statuses = vec![0; before + accepted];
+    let Some(rule) = refused else { return vec![(statuses, before + accepted)] };
+    if !is_of_bodies(case) {
+        statuses.push(rule.status());
+        return vec![(statuses, before + accepted)];
+    }
+    // The request whose body broke off: refused before it was passed on, or while it was, or answered by nginx first.
+    let mut refused = vec![0; before + accepted - 1];
+    refused.push(rule.status());
+    let seen = before + accepted;
+    vec![(refused.clone(), seen - 1), (refused, seen), (statuses.clone(), seen)]
+}
+
+#[test]
+fn nginx_behind_a_proxy_sees_the_requests_the_gate_saw_and_no_other() {
+    let order = |s: LabSpec| s.targets(1).intermediate_with("listener", "mode", "proxy");
+    let Some(t) = lab::up("gateproxy", order) else { return };
+    compare(&through(&t, false), |case| proxied(case, 0));
+    compare(&through(&t, true), |case| proxied(case, 1));
+    let cases = all().unwrap();
+    for rule in GateRule::ALL {
+        let of_rule = cases.iter().filter(|c| c.expected.refused == Some(*rule) && !is_of_bodies(c)).count();
+        let counted =
+            t.metric(INTERMEDIATE, &format!("baton_gate_refused_total{{rule=\"{}\"}}", rule.name()));
+        let bodies = cases.iter().filter(|c| c.expected.refused == Some(*rule) && is_of_bodies(c)).count();
+        let range = 2 * of_rule as u64..=2 * (of_rule + bodies) as u64;
+        assert!(range.contains(&counted), "{}: {counted}, not {range:?}", rule.name());
+    }
+}
+
+#[test]
+fn nginx_that_gets_connections_sees_the_requests_the_gate_saw_and_no_other() {
+    let order = |s: LabSpec| s.targets(1).intermediate_with("listener", "keepalive", "single");
+    let Some(t) = lab::up("gatemove", order) else { return };
+    compare(&through(&t, false), |case| match (case.expected.accepted, case.expected.refused) {
+        (0, Some(rule)) => vec![(vec![rule.status()], 0)],
+        (_, Some(rule)) if is_of_bodies(case) => vec![(vec![rule.status()], 0), (vec![0], 1), (vec![], 1)],
+        // The connection closes after its first request.
+        _ => vec![(vec![0], 1)],
+    });
+    compare(&through(&t, true), |_| vec![(vec![0], 1)]);
+    assert!(t.migrated() > 500, "only {} were migrated", t.migrated());
 }

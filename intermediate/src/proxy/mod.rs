@@ -88,8 +88,9 @@ impl Peer {
     }
 }
 
-/// hyper's own limits must never be the narrower ones: what the gate lets pass it must take.
-const BUFFER_BYTES: usize = 512 * 1024;
+/// What hyper keeps for a client that takes a response in slowly, bytes. As a limit of heads it must never be the
+/// narrower one: what the gate lets pass it must take.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The kernel's clock: it knows what a client has acknowledged, and stops one that keeps its window shut too
 /// (`tcp_probe_timer` in `net/ipv4/tcp_timer.c`).

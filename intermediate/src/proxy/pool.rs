@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+/// What is read ahead from a server for a client that does not take it yet, bytes; and the longest head it may have.
+const BUFFER_BYTES: usize = 128 * 1024;
+
 /// How long a connection is kept without a request. Servers close theirs after five seconds and more by default
 /// (Apache, Node), and a request that meets a server's close may not be sent again unless it is idempotent.
 const IDLE: Duration = Duration::from_secs(4);
@@ -92,6 +95,7 @@ impl Upstreams {
         let stream = timeout(limit, TcpStream::connect(server)).await??;
         stream.set_nodelay(true)?;
         let mut builder = Builder::new();
+        builder.max_buf_size(BUFFER_BYTES);
         builder.preserve_header_case(true);
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;

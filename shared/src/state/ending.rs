@@ -16,13 +16,14 @@ pub enum SocketState {
     Alive,
 }
 
-/// Whether and how the flow has ended. `note_flags` is the record's.
+/// Whether and how the flow has ended. `note_flags` is the record's. A reset behind a FIN of its own is how the server's
+/// kernel answers what came too late for a connection that was over, a client's last acknowledgement too: it had ended.
 pub const fn judge(socket: SocketState, note_flags: u32) -> Option<EndReason> {
     match socket {
         SocketState::Alive => None,
         SocketState::TimeWait => Some(EndReason::Finished),
-        SocketState::Gone if note_flags & NOTE_RST != 0 => Some(EndReason::ServerReset),
         SocketState::Gone if note_flags & NOTE_FIN != 0 => Some(EndReason::Finished),
+        SocketState::Gone if note_flags & NOTE_RST != 0 => Some(EndReason::ServerReset),
         SocketState::Gone => Some(EndReason::SocketGone),
     }
 }
@@ -80,7 +81,7 @@ mod tests {
             (Gone, 0, Some(SocketGone)),
             (Gone, NOTE_FIN, Some(Finished)),
             (Gone, NOTE_RST, Some(ServerReset)),
-            (Gone, NOTE_FIN | NOTE_RST, Some(ServerReset)),
+            (Gone, NOTE_FIN | NOTE_RST, Some(Finished)),
         ];
         for (socket, notes, expected) in table {
             assert_eq!(judge(socket, notes), expected, "{socket:?} {notes}");

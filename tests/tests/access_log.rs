@@ -1,0 +1,237 @@
+//! The access log end to end: real nginx, real curl, both halves of migrated requests.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::{Connection, get};
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::plan::INTERMEDIATE;
+use netns_lab::{Impairment, LabSpec, Program};
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+struct Logged {
+    t: TestLab,
+    path: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+fn up(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<Logged> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let shown = path.to_string_lossy().into_owned();
+    let t = lab::up(name, |s| order(s.intermediate_with("access_log", "path", shown)))?;
+    Some(Logged { t, path, dir })
+}
+
+fn read(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+impl Logged {
+    /// All lines, once there are this many; more would be wrong.
+    fn lines(&self, count: usize) -> Vec<Value> {
+        let started = Instant::now();
+        while read(&self.path).len() < count && started.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let lines = read(&self.path);
+        assert_eq!(lines.len(), count, "{lines:#?}");
+        lines
+    }
+}
+
+/// What curl says of each of its requests.
+struct Told {
+    port: u16,
+    path: String,
+    header: u64,
+    body: u64,
+}
+
+fn curls(t: &TestLab, script: &str) -> Vec<Told> {
+    let out = t.lab.output("client1", &["bash", "-c", script]).unwrap();
+    out.lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [port, header, body, url] = words[..] else { panic!("{line}") };
+            Told {
+                port: port.parse().unwrap(),
+                path: url.strip_prefix("http://10.90.1.100").unwrap().to_owned(),
+                header: header.parse().unwrap(),
+                body: body.parse().unwrap(),
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn a_hundred_migrated_requests_and_some_proxied_ones_have_one_record_each_with_the_bytes_curl_got() {
+    let Some(l) = up("alog", |s| s) else { return };
+    let curl =
+        "curl -sS --fail -o /dev/null -w '%{local_port} %{size_header} %{size_download} %{url_effective}\\n'";
+    let migrated = curls(
+        &l.t,
+        &format!(
+            "for n in $(seq 100); do set -- 1k 10k 100k 1m; shift $((n % 4)); \
+             {curl} \"http://10.90.1.100/$1?n=$n\"; done"
+        ),
+    );
+    let proxied = curls(
+        &l.t,
+        &format!(
+            "for n in $(seq 7); do {curl} --http1.0 -H 'Connection: keep-alive' \"http://10.90.1.100/10k?p=$n\"; done"
+        ),
+    );
+    assert_eq!((migrated.len(), proxied.len()), (100, 7));
+    let lines = l.lines(107);
+    let by_path: HashMap<&str, &Value> = lines.iter().map(|l| (l["path"].as_str().unwrap(), l)).collect();
+    assert_eq!(by_path.len(), 107, "each request has its own path");
+    for told in &migrated {
+        let line = by_path[told.path.as_str()];
+        let texts = [
+            ("outcome", "migrated"),
+            ("method", "GET"),
+            ("host", "10.90.1.100"),
+            ("agent_half", "joined"),
+            ("end", "finished"),
+            ("closed_by", "client"),
+            ("termination", "--"),
+        ];
+        for (key, is) in texts {
+            assert_eq!(line[key], is, "{key} in {line}");
+        }
+        assert_eq!(line["client"], format!("10.90.11.2:{}", told.port));
+        assert_eq!(line["bytes"].as_u64(), Some(told.header + told.body), "{line}");
+        assert!(line["target"].as_str().unwrap().starts_with("target"), "{line}");
+        assert!(line["handoff_total_us"].as_u64().unwrap() > 0, "{line}");
+        assert!(line.get("status").is_none(), "nobody told the intermediate");
+    }
+    let flows: HashSet<&str> = lines.iter().filter_map(|l| l["flow"].as_str()).collect();
+    assert_eq!(flows.len(), 100);
+    for told in &proxied {
+        let line = by_path[told.path.as_str()];
+        assert_eq!((&line["outcome"], &line["reason"]), (&"proxied".into(), &"method_not_migrated".into()));
+        assert_eq!((line["status"].as_u64(), line["bytes"].as_u64()), (Some(200), Some(told.body)), "{line}");
+        assert_eq!(line["termination"], "--");
+    }
+    let written = l.t.metric(INTERMEDIATE, "baton_access_log_lines_total");
+    assert_eq!((written, l.t.metric(INTERMEDIATE, "baton_access_log_dropped_total")), (107, 0));
+}
+
+#[test]
+fn rotation_under_load_loses_no_line() {
+    let Some(l) = up("alogrotate", |s| s) else { return };
+    let requests = 400;
+    let rotated = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            l.t.client(move || {
+                (0..requests).for_each(|n| {
+                    let response = get(VIP, &format!("/1k?n={n}")).unwrap();
+                    assert_eq!(response.status, 200);
+                });
+            });
+        });
+        let mut rotated = Vec::new();
+        while !load.is_finished() {
+            let old = l.dir.path().join(format!("access.log.{}", rotated.len()));
+            if std::fs::rename(&l.path, &old).is_ok() {
+                l.t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGUSR1).unwrap();
+                rotated.push(old);
+            }
+            std::thread::sleep(Duration::from_millis(60));
+        }
+        load.join().unwrap();
+        rotated
+    });
+    let all = || {
+        let files = rotated.iter().chain([&l.path]);
+        files.flat_map(|file| read(file)).map(|line| line["path"].as_str().unwrap().to_owned()).collect()
+    };
+    l.t.eventually("all lines are there", Duration::from_secs(10), |_| {
+        let lines: Vec<String> = all();
+        lines.len() >= requests
+    });
+    let lines: Vec<String> = all();
+    let distinct: HashSet<&String> = lines.iter().collect();
+    assert_eq!((lines.len(), distinct.len()), (requests, requests));
+    assert!(rotated.len() > 2, "only {} rotations", rotated.len());
+    println!("{} rotations during {requests} requests", rotated.len());
+}
+
+#[test]
+fn a_long_way_and_a_lossy_link_show_in_the_record() {
+    let Some(l) = up("alogloss", |s| s.impair(Impairment::default())) else { return };
+    l.t.lab.impair("client1", "loss=2%,delay=10ms,seed=7".parse().unwrap()).unwrap();
+    let want = l.t.sha256("10m");
+    let response = l.t.get("/10m").unwrap();
+    assert_eq!((response.status, &response.sha256), (200, &want));
+    let line = &l.lines(1)[0];
+    let head = response.head.len() as u64 + 4;
+    let number = |key: &str| line[key].as_u64().unwrap_or_else(|| panic!("no {key} in {line}"));
+    assert_eq!(number("bytes"), head + response.body_bytes);
+    assert!(number("retransmitted_bytes") > 10_000, "{line}");
+    assert!(number("retransmitted_segments") > 5, "{line}");
+    assert!((18_000..500_000).contains(&number("rtt_us")), "{line}");
+    assert!(number("duration_us") > 20_000, "{line}");
+}
+
+#[test]
+fn a_flow_that_outlives_the_intermediate_says_so_and_a_reset_is_the_clients() {
+    let Some(l) = up("alogend", |s| s) else { return };
+    let kept = l.t.client(|| {
+        let mut reset = Connection::open(VIP).unwrap();
+        reset.get("/1k?reset").unwrap();
+        reset.response().unwrap();
+        reset.reset().unwrap();
+        let mut kept = Connection::open(VIP).unwrap();
+        kept.get("/1k?kept").unwrap();
+        kept.response().unwrap();
+        kept
+    });
+    let line = l.lines(1).remove(0);
+    let told = (&line["path"], &line["termination"], &line["closed_by"]);
+    assert_eq!(told, (&"/1k?reset".into(), &"CD".into(), &"client".into()), "{line}");
+    l.t.lab.stop_intermediate().unwrap();
+    let line = l.lines(2).remove(1);
+    let told = (&line["path"], &line["termination"], &line["agent_half"]);
+    assert_eq!(told, (&"/1k?kept".into(), &"??".into(), &"stopped_before_end".into()), "{line}");
+    drop(kept);
+}
+
+#[test]
+fn no_line_of_a_client_is_a_line_of_the_log() {
+    let Some(l) = up("alogsay", |s| s) else { return };
+    let forged = "x\\u0022,\\u0022status\\u0022:200";
+    let agent = format!("\"{forged}\\\x7f\u{202e}é\"");
+    let request = |agent: &str| {
+        let mut bytes = b"GET /1k?\"%0a{} HTTP/1.1\r\nHost: lab\r\nReferer: a\tb\r\nUser-Agent: ".to_vec();
+        bytes.extend_from_slice(agent.as_bytes());
+        bytes.extend_from_slice(b"\r\nConnection: close\r\n\r\n");
+        bytes
+    };
+    // The first is refused for its quote in the target and its DEL, the second is served.
+    let (refused, served) = (request(&agent), request(&agent.replace('\x7f', "")));
+    let served = String::from_utf8(served).unwrap().replace("?\"", "?").into_bytes();
+    l.t.client(move || {
+        for bytes in [refused, served] {
+            let mut connection = Connection::open(VIP).unwrap();
+            connection.send(&bytes).unwrap();
+            connection.response().unwrap();
+        }
+    });
+    let lines = l.lines(2);
+    let of = |outcome: &str| {
+        lines.iter().find(|l| l["outcome"] == outcome).unwrap_or_else(|| panic!("{lines:#?}"))
+    };
+    assert_eq!((&of("closed")["rule"], &of("closed")["status"]), (&"target_byte".into(), &400.into()));
+    let line = of("migrated");
+    assert_eq!(
+        (&line["referer"], line["user_agent"].as_str()),
+        (&"a\tb".into(), Some(&*agent.replace('\x7f', "")))
+    );
+    let text = std::fs::read_to_string(&l.path).unwrap();
+    assert!(text.bytes().all(|b| b == b'\n' || (b' '..=b'~').contains(&b)), "{text:?}");
+}
