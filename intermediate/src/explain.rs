@@ -87,7 +87,11 @@ fn put_decision(out: &mut String, site: &Site, listener: &SiteListener, facts: &
             Err(no) if no.condition == "listener" => {
                 writeln!(out, "  route {name:?}: is not for this listener")
             }
-            Err(no) => writeln!(out, "  route {name:?}: no, {} is not {}", no.condition, no.wanted),
+            // A rule about paths says by itself which of the three kinds it is.
+            Err(no) if no.condition == "path" => {
+                writeln!(out, "  route {name:?}: no, it wants {}", no.wanted)
+            }
+            Err(no) => writeln!(out, "  route {name:?}: no, it wants {} {}", no.condition, no.wanted),
         };
     }
     let _ = match site.decide_on(facts) {

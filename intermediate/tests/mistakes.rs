@@ -264,7 +264,7 @@ const MISTAKES: &[Mistake] = &[
         "pool = \"one\"",
         "pool = \"one\"\nkeepalive = \"pinned\"",
         "11:13",
-        &["route \"api\" and the listener's own pool differ", "\"single\""],
+        &["route \"api\" and the listener's own pool differ", "use \"tracked\""],
     ),
     ("path = \"/api\"", "leg = \"ipip\"", "28:1", &["unknown field `leg`"]),
     (
@@ -460,8 +460,8 @@ fn included_files_are_read_in_the_order_of_their_names() {
     assert_eq!(
         explained,
         format!(
-            "listener \"web\": {}, http\n  route \"api\": no, path is not path \"/api\"\n  route \"middle\": no, path is not path \"/a\"\n  \
-             route \"last\": takes it\ndecision: pool \"one\" (t1), by route \"last\"\n  mode proxy, keepalive single\n",
+            "listener \"web\": {}, http\n  route \"api\": no, it wants path \"/api\"\n  route \"middle\": no, it wants path \"/a\"\n  \
+             route \"last\": takes it\ndecision: pool \"one\" (t1), by route \"last\"\n  mode proxy, keepalive tracked\n",
             place.vip
         )
     );
@@ -470,7 +470,8 @@ fn included_files_are_read_in_the_order_of_their_names() {
     assert!(refused.contains("the gate refuses it: 400"), "{refused}");
     // What is shown means the same, and shows itself.
     let shown = out(&["config", "show", "--effective"]);
-    for line in ["keepalive = \"single\"", "protocol = \"http\"", "head_bytes = 16384", "name = \"middle\""] {
+    for line in ["keepalive = \"tracked\"", "protocol = \"http\"", "head_bytes = 16384", "name = \"middle\""]
+    {
         assert!(shown.contains(line), "{line} is not in {shown}");
     }
     std::fs::write(&file, &shown).unwrap();

@@ -177,6 +177,7 @@ reasons! {
         Disabled = 13, "disabled", "The configuration says mode = \"proxy\".";
         AddressFamily = 14, "address_family", "No connected target has a server address of the VIP's family, or the client's address is link-local.";
         SynCookie = 15, "syn_cookie", "Not given any more. Connections accepted by a SYN cookie that use timestamps were proxied, since the kernel does not tell the client's clock; now they migrate without it.";
+        Pipelined = 16, "pipelined", "More than one request had arrived, and the route's keepalive is \"single\": proxied, so that each goes where its own route says.";
         NoUsableTarget = 20, "no_usable_target", "Every target of the pool is down, drained, or was just tried.";
         StickyCookie = 21, "sticky_cookie", "The request had no good cookie of a sticky pool: it was proxied so that its response could set one (sticky.first = \"migrate\" changes that).";
         TlsTerminated = 27, "tls_terminated", "TLS ends at the listener (protocol https): its keys cannot go with the connection.";

@@ -83,6 +83,12 @@ pub(super) fn as_the_server_sees_it(
     canonical(bytes, head, &edits, close)
 }
 
+/// The length of its body if a request's connection is read on behind it; one whose end is not known is the
+/// connection's last.
+fn following(decision: &Decision, head: &RequestHead) -> Option<u64> {
+    body_length(head).filter(|_| decision.keepalive == KeepAlive::Tracked)
+}
+
 impl Front {
     pub(super) async fn on_connection(
         self: &Arc<Self>,
@@ -168,7 +174,12 @@ impl Front {
         let peer = accepted.peer();
         let lines = HeadLines::new(&bytes, &head);
         let facts = RequestFacts::of_head(peer.listener, &head, &bytes, &lines);
-        let chosen = head.migration().and_then(|()| self.choose(&decision, &peer, facts));
+        // Behind a request that is the connection's last nothing is for its server.
+        let pipelined = decision.keepalive != KeepAlive::Pinned
+            && following(&decision, &head).is_none()
+            && head.is_followed(&bytes);
+        let alone = if pipelined { Err(ProxyReason::Pipelined) } else { Ok(()) };
+        let chosen = head.migration().and(alone).and_then(|()| self.choose(&decision, &peer, facts));
         let site = Arc::clone(&accepted.site);
         let (stream, bytes, entry) = match chosen {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
@@ -178,8 +189,7 @@ impl Front {
                     let asked = accepted.asked(Some(RequestText::of_head(&head, &bytes)));
                     (asked, decision.placed())
                 });
-                // A tracked request whose end is not known is the connection's last.
-                let body = body_length(&head).filter(|_| decision.keepalive == KeepAlive::Tracked);
+                let body = following(&decision, &head);
                 let close = decision.keepalive != KeepAlive::Pinned && body.is_none();
                 let asker = Asker { client: peer.client, listener: peer.listener };
                 let mut request = as_the_server_sees_it(asker, &decision, &bytes, &head, close);

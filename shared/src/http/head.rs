@@ -1,7 +1,7 @@
 //! A complete, accepted head, and how to come by one.
 
 use super::gate;
-use super::{HeadLimits, HeadScanner, Verdict};
+use super::{BodyScanner, HeadLimits, HeadScanner, Verdict};
 use crate::reason::ProxyReason;
 use core::ops::Range;
 
@@ -76,6 +76,13 @@ impl RequestHead {
             return Err(ProxyReason::MethodNotMigrated);
         }
         Ok(())
+    }
+
+    /// Whether `bytes`, those the head was parsed from, go on behind the request's end.
+    pub fn is_followed(&self, bytes: &[u8]) -> bool {
+        let rest = bytes.get(self.head_len..).unwrap_or_default();
+        let mut body = BodyScanner::new(self.framing);
+        matches!(body.advance(rest), Ok(taken) if body.is_done() && taken < rest.len())
     }
 
     /// Whether what follows this request may be another protocol, so that nothing can be said of it before the

@@ -90,3 +90,20 @@ fn nothing_follows_an_upgrade_before_its_answer() {
     stream.on_switch(Switch::Stayed);
     assert!(matches!(stream.step(rest), Step::Refuse(Verdict { status: 400, .. })));
 }
+
+#[test]
+fn a_request_is_followed_only_by_what_is_behind_its_end() {
+    for (head, body, expected) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "", false),
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "G", true),
+        ("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", "ab", false),
+        ("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", "abc", false),
+        ("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", "abcd", true),
+        ("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n0\r\n\r", false),
+        ("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n", false),
+        ("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\nGET", true),
+    ] {
+        let bytes = format!("{head}{body}");
+        assert_eq!(accepted(bytes.as_bytes()).is_followed(bytes.as_bytes()), expected, "{bytes:?}");
+    }
+}
