@@ -22,6 +22,8 @@ pub struct Start {
     pub options: Options,
     /// Ask for explicit congestion notification (RFC 3168, section 6.1.1).
     pub ecn: bool,
+    /// What a client's SYN carries (RFC 7413); a server's end has no use for it.
+    pub data: Vec<u8>,
 }
 
 impl Default for Start {
@@ -39,6 +41,7 @@ impl Default for Start {
                 ..Options::default()
             },
             ecn: false,
+            data: Vec::new(),
         }
     }
 }
@@ -75,15 +78,17 @@ impl Peer {
             flags,
             window: start.window,
             options: start.options.clone(),
+            payload: start.data.clone(),
             ..Segment::default()
         };
+        let data = u32::try_from(start.data.len()).unwrap_or(u32::MAX);
         let from = SocketAddr::new(host.address, start.port);
         let mut peer = Peer {
             watch: Watch::new(from, to, &syn),
             host,
             from,
             to,
-            seq: start.isn.wrapping_add(1),
+            seq: start.isn.wrapping_add(1).wrapping_add(data),
             ack: 0,
             window: start.window,
             clock: start.options.timestamps.map_or(0, |(value, _)| value.wrapping_add(1)),

@@ -15,6 +15,7 @@ mod answers;
 mod blind;
 mod closing;
 mod cookies;
+mod fastopen;
 mod feeding;
 mod freeze;
 mod options;
@@ -41,6 +42,7 @@ pub(crate) use rows;
 const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("options", options::ROWS, &[]),
     ("cookies", &[], cookies::ALONE),
+    ("fastopen", &[], fastopen::ALONE),
     ("freeze", &[], freeze::ALONE),
     ("refused", &[], refused::ALONE),
     ("after", after::ROWS, &[]),
@@ -60,7 +62,7 @@ fn short_deadline(spec: LabSpec) -> LabSpec {
 
 #[test]
 fn what_the_handshake_agrees_on() {
-    play_in("tcpopt", short_deadline, &["options", "cookies"]);
+    play_in("tcpopt", short_deadline, &["options", "cookies", "fastopen"]);
 }
 
 #[test]

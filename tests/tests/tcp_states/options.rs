@@ -3,6 +3,7 @@
 use crate::place::{Place, Row};
 use crate::rows;
 use baton_tests::peer::{Options, Peer, Start, flag};
+use std::time::Duration;
 
 pub(crate) const ROWS: &[Row] = rows![
     no_options_at_all,
@@ -14,11 +15,13 @@ pub(crate) const ROWS: &[Row] = rows![
     window_scale_1,
     window_scale_7,
     window_scale_14,
+    every_other_window_scale,
     mss_536,
     mss_88,
     no_mss,
     unknown_options_are_ignored,
     mptcp_falls_back,
+    a_signed_syn_is_taken_as_direct,
     a_fast_open_cookie_request_is_ignored,
     data_in_the_syn_waits_for_the_handshake,
     the_request_completes_the_handshake,
@@ -88,6 +91,12 @@ fn window_scale_14(place: &Place) {
     both_files(place, &with(|o| o.window_scale = Some(14)));
 }
 
+fn every_other_window_scale(place: &Place) {
+    for scale in (2..14).filter(|scale| *scale != 7) {
+        both_files(place, &with(|o| o.window_scale = Some(scale)));
+    }
+}
+
 fn mss_536(place: &Place) {
     both_files(place, &with(|o| o.mss = Some(536)));
 }
@@ -109,6 +118,21 @@ fn mptcp_falls_back(place: &Place) {
     // MP_CAPABLE version 1 without a key, as in a SYN (RFC 8684, section 3.1): the listener does not answer it, so
     // the connection is an ordinary one.
     both_files(place, &with(|o| o.raw = vec![30, 4, 0x01, 0x81]));
+}
+
+fn a_signed_syn_is_taken_as_direct(place: &Place) {
+    // TCP-MD5 (RFC 2385) and TCP-AO (RFC 5925) with keys that no server here has: kernels differ in whether they answer.
+    for raw in [[&[19, 18][..], &[7; 16][..]].concat(), [&[29, 16, 1, 1][..], &[7; 12][..]].concat()] {
+        let start = with(|o| (o.timestamps, o.raw) = (None, raw));
+        let [direct, vip] = [place.direct(), place.vip()].map(|to| {
+            let mut peer = Peer::dial(place.host(), to, &start);
+            peer.try_syn_ack(Duration::from_millis(300)).is_some()
+        });
+        assert_eq!(direct, vip, "answered directly, and at the VIP");
+        if vip {
+            both_files(place, &start);
+        }
+    }
 }
 
 fn a_fast_open_cookie_request_is_ignored(place: &Place) {

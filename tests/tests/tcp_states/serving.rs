@@ -78,7 +78,7 @@ fn window_shrinks(place: &Place) {
 
 fn window_update_without_data(place: &Place) {
     let options = Options { window_scale: None, ..Start::default().options };
-    let start = |isn| Start { isn, window: 60_000, options: options.clone(), ecn: false, port: 40_000 };
+    let start = |isn| Start { isn, window: 60_000, options: options.clone(), ..Start::default() };
     let (mut client, called) = called_with(place, &start(1_000_000), request("/any").as_bytes());
     // The intermediate had a little more.
     client.watch_mut().allow_shrinking();
