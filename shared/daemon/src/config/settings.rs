@@ -3,8 +3,11 @@
 use super::{Problems, Spanned};
 use crate::tls::{TlsFile, TlsFiles};
 use baton_shared::control::Role;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use time::OffsetDateTime;
@@ -53,9 +56,11 @@ pub enum PlaneKind {
     Userspace,
 }
 
-/// `[plane]`: the data plane. All keys have defaults.
+/// `[plane]`: the data plane. All keys have defaults. `plane = "userspace"` is short for a table with nothing but this `kind`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+// The derived functions read and write the table; the traits' are below.
+#[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(transform = or_a_kind)]
 pub struct PlaneSettings {
     /// Who carries the packets.
     pub kind: PlaneKind,
@@ -69,6 +74,43 @@ pub struct PlaneSettings {
     pub idle_ms: Option<Spanned<u64>>,
     /// The TUN device's name.
     pub tun: Spanned<String>,
+}
+
+/// The table's schema, and that of its short form.
+fn or_a_kind(schema: &mut Schema) {
+    let table = std::mem::take(schema);
+    *schema = json_schema!({ "anyOf": [{ "type": "string", "enum": ["ebpf", "userspace"] }, table] });
+}
+
+impl<'de> Deserialize<'de> for PlaneSettings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KindOrTable;
+
+        impl<'de> Visitor<'de> for KindOrTable {
+            type Value = PlaneSettings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"ebpf\", \"userspace\" or a table")
+            }
+
+            fn visit_str<E: de::Error>(self, kind: &str) -> Result<PlaneSettings, E> {
+                let kind = PlaneKind::deserialize(kind.into_deserializer())?;
+                Ok(PlaneSettings { kind, ..PlaneSettings::default() })
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, table: M) -> Result<PlaneSettings, M::Error> {
+                PlaneSettings::deserialize(MapAccessDeserializer::new(table))
+            }
+        }
+
+        deserializer.deserialize_any(KindOrTable)
+    }
+}
+
+impl Serialize for PlaneSettings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        PlaneSettings::serialize(self, serializer)
+    }
 }
 
 impl Default for PlaneSettings {

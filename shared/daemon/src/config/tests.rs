@@ -58,6 +58,19 @@ fn every_mistake_has_its_place() {
                 "5:11: idle_ms is a setting of the agent",
             ],
         ),
+        ("plane = \"userspace\"\nname = \"a\"", &[]),
+        (
+            "name = \"a\"\n plane = \"kernel\"",
+            &["2:10: unknown variant `kernel`, expected `ebpf` or `userspace`"],
+        ),
+        (
+            "name = \"a\"\nplane = 7",
+            &["2:9: invalid type: integer `7`, expected \"ebpf\", \"userspace\" or a table"],
+        ),
+        ("name = \"a\"\n[plane]\nkind = \"kernel\"", &["3:8: unknown variant `kernel`"]),
+        ("name = \"a\"\n[plane]\nflows = \"many\"", &["3:9: invalid type: string \"many\", expected u32"]),
+        ("name = \"a\"\n[plane]\n  flows = 7\n  flows = 8", &["4:3: duplicate key"]),
+        ("name = \"a\"\nplane = \"ebpf\"\n[plane]\nflows = 7", &["3:2: "]),
         ("name = \"a\"\nplane = { tun = \"ääää/\", flows = 0 }", &["2:17: tun", "2:34: flows"]),
     ];
     for (text, expected) in cases {
@@ -66,6 +79,22 @@ fn every_mistake_has_its_place() {
         for (line, beginning) in said.iter().zip(*expected) {
             assert!(line.starts_with(beginning), "{text:?}: {line:?} does not begin with {beginning:?}");
         }
+    }
+}
+
+#[test]
+fn the_plane_is_a_name_or_a_table() {
+    let plane = |text: &str| toml::from_str::<Sample>(&format!("{text}\nname = \"a\"")).unwrap().plane;
+    let table = "plane.kind = \"userspace\"\nplane.flows = 7";
+    for (text, kind, flows) in [
+        ("", PlaneKind::Ebpf, 65_536),
+        ("plane = \"ebpf\"", PlaneKind::Ebpf, 65_536),
+        ("plane = \"userspace\"", PlaneKind::Userspace, 65_536),
+        ("plane = { flows = 7 }", PlaneKind::Ebpf, 7),
+        (table, PlaneKind::Userspace, 7),
+    ] {
+        let plane = plane(text);
+        assert_eq!((plane.kind, *plane.flows.get_ref()), (kind, flows), "{text}");
     }
 }
 
