@@ -39,6 +39,13 @@ impl Skb {
         unsafe { (*self.0).len }
     }
 
+    /// Payload bytes of each segment of a super-packet; 0: it is none.
+    #[inline(always)]
+    pub(crate) fn segment_bytes(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).gso_size }
+    }
+
     /// EtherType, memory order in the low 16 bits.
     #[inline(always)]
     pub(crate) fn protocol(self) -> u32 {

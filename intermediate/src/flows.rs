@@ -14,13 +14,15 @@ pub use view::{EndView, FlowFilter, FlowView};
 
 use crate::access_log::AccessLog;
 use crate::handoff::LaterFlow;
+use crate::leg_mtu::LegMtus;
 use crate::targets::{TargetId, Targets};
 use baton_loader::{InsertError, Plane, monotonic_ns};
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
 use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
+use baton_shared::translate::Leg;
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -111,6 +113,7 @@ pub struct Flows {
     table: Mutex<Table>,
     plane: Arc<Plane>,
     targets: Arc<Targets>,
+    leg_mtus: LegMtus,
     linger: Duration,
     idle: Duration,
     next_id: AtomicU64,
@@ -143,6 +146,7 @@ impl Flows {
             table: Mutex::default(),
             plane,
             targets,
+            leg_mtus: LegMtus::default(),
             linger,
             idle,
             next_id: AtomicU64::new(first),
@@ -290,6 +294,7 @@ impl Flows {
         let mut committed = *record;
         committed.state = FlowState::Committed as u32;
         committed.drain_end = self.plane.slots().accounts(slot).0.wrapping_add(DRAIN_BYTES);
+        committed.leg_mtu = self.leg_mtus.room(record.new_addr.into(), Leg::from_flags(record.flags));
         self.plane.slots().set_notes(slot, record.note_ack, record.note_seq_end);
         self.plane.slots().write(slot, &committed);
         let Some(entry) = table.by_id.get_mut(&record.flow_id) else { return };
@@ -306,6 +311,17 @@ impl Flows {
             table.lingering.push_back((now + self.linger, record.flow_id));
         }
         table.watched.push(Watch::new(record.flow_id, (0, 0), now));
+    }
+
+    /// A probe of the way to a server told its MTU, bytes: for flows to come and those under way.
+    pub fn on_leg_probe(&self, server: IpAddr, told: u32) {
+        let table = self.table();
+        self.leg_mtus.on_probe(server, told);
+        let slots = self.plane.slots();
+        for entry in table.by_id.values().filter(|e| e.committed && e.server.ip() == server) {
+            let leg = Leg::from_flags(slots.read(entry.slot).flags);
+            slots.set_leg_mtu(entry.slot, self.leg_mtus.room(server, leg));
+        }
     }
 
     /// Takes a frozen flow's record away: its packets pass to the ordinary stack again.

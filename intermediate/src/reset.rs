@@ -7,16 +7,12 @@
 //! acknowledgement), which is held too, and then the reset is sent there.
 
 use crate::hold::HeldFlow;
+use crate::raw::RawSender;
 use baton_shared::capture::CapturedConnection;
 use etherparse::PacketBuilder;
-use pnet::packet::ip::IpNextHeaderProtocols;
-use pnet::packet::ipv4::Ipv4Packet;
-use pnet::transport::{TransportChannelType, TransportSender, transport_channel};
-use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long to wait for the client to contradict a reset. One round trip and a delayed acknowledgement.
@@ -52,9 +48,7 @@ impl From<&CapturedConnection> for Severed {
 
 /// Sends resets to clients.
 pub struct Resetter {
-    /// Opened at the first use: they are rarely needed.
-    v4: Mutex<Option<TransportSender>>,
-    v6: Mutex<Option<Socket>>,
+    raw: RawSender,
     resets: AtomicU64,
     connections: AtomicU64,
 }
@@ -74,12 +68,7 @@ impl Default for Resetter {
 impl Resetter {
     /// One that has not sent any.
     pub const fn new() -> Self {
-        Resetter {
-            v4: Mutex::new(None),
-            v6: Mutex::new(None),
-            resets: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
-        }
+        Resetter { raw: RawSender::new(), resets: AtomicU64::new(0), connections: AtomicU64::new(0) }
     }
 
     /// Connections ended so far.
@@ -99,7 +88,7 @@ impl Resetter {
         let probe = Kind::Probe { ack: connection.rcv_nxt };
         let sent = bare_packet(connection.vip, connection.client, before, probe)
             .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
-            .and_then(|packet| self.send(&packet, connection.client.ip()));
+            .and_then(|packet| self.raw.send(&packet, connection.client.ip()));
         match sent {
             // Without an answer the number known stands.
             Ok(()) => drop(tokio::time::timeout(ANSWER_TIME, held.packet_arrived()).await),
@@ -122,7 +111,7 @@ impl Resetter {
                 let kind = Kind::Reset { ack: Some(connection.rcv_nxt) };
                 let sent = bare_packet(connection.vip, connection.client, seq, kind)
                     .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
-                    .and_then(|packet| self.send(&packet, connection.client.ip()));
+                    .and_then(|packet| self.raw.send(&packet, connection.client.ip()));
                 match sent {
                     Ok(()) => self.resets.fetch_add(1, Ordering::Relaxed),
                     Err(e) => {
@@ -143,7 +132,7 @@ impl Resetter {
         let (rcv_nxt, client) = (connection.rcv_nxt, connection.client);
         let sent = bare_packet(client, server, rcv_nxt, Kind::Reset { ack: None })
             .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
-            .and_then(|packet| self.send(&packet, server.ip()));
+            .and_then(|packet| self.raw.send(&packet, server.ip()));
         match sent {
             Ok(()) => {
                 self.resets.fetch_add(1, Ordering::Relaxed);
@@ -153,39 +142,6 @@ impl Resetter {
             }
         }
     }
-
-    fn send(&self, packet: &[u8], to: IpAddr) -> io::Result<()> {
-        let sent = match to {
-            IpAddr::V4(_) => {
-                let mut sender = self.v4.lock().unwrap_or_else(PoisonError::into_inner);
-                let open = sender.take().map_or_else(open_v4, Ok)?;
-                let packet =
-                    Ipv4Packet::new(packet).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-                sender.insert(open).send_to(packet, to)?
-            }
-            IpAddr::V6(_) => {
-                let mut socket = self.v6.lock().unwrap_or_else(PoisonError::into_inner);
-                let open = socket.take().map_or_else(open_v6, Ok)?;
-                // The port must be 0 or the protocol's number (`rawv6_sendmsg` in `net/ipv6/raw.c`).
-                socket.insert(open).send_to(packet, &SocketAddr::new(to, 0).into())?
-            }
-        };
-        if sent == packet.len() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WriteZero)) }
-    }
-}
-
-fn open_v4() -> io::Result<TransportSender> {
-    // Protocol 255 (IPPROTO_RAW): we write the IP header, and nothing is ever received. With protocol TCP the
-    // kernel would copy every TCP packet of the host to this socket.
-    let channel = TransportChannelType::Layer3(IpNextHeaderProtocols::Reserved);
-    transport_channel(0, channel).map(|(sender, _)| sender)
-}
-
-/// The same for IPv6, whose header pnet lets the kernel write alone, with an address of the kernel's choice.
-fn open_v6() -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }
 
 /// What a packet without payload is for.
@@ -258,7 +214,7 @@ mod tests {
         let (from, to) = (server.local_addr().unwrap(), client.local_addr().unwrap());
         // Anywhere in the window: the client answers that with its number, and nothing else happens.
         let packet = bare_packet(from, to, 1, Kind::Reset { ack: None }).unwrap();
-        match resetter.send(&packet, to.ip()) {
+        match resetter.raw.send(&packet, to.ip()) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 return eprintln!("skipped: no raw sockets: {e}");

@@ -4,7 +4,7 @@ use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::front::{Front, LaterRouter, Migration, StopControl, Waiting, listen_shared};
-use crate::handoff::{History, Migrator};
+use crate::handoff::{History, LegSink, Migrator};
 use crate::metrics::Metrics;
 use crate::proxy::Upstreams;
 use crate::reload::{ReloadHandle, Reloader};
@@ -342,7 +342,7 @@ fn start_migrator(
     let tun = Arc::new(tun);
     plane.attach_tun(tun.name(), REINJECT_MARK)?;
     tracing::info!(hook = ?plane.hook(), tun = tun.name(), "data plane attached");
-    let sink: Arc<dyn crate::hold::PacketSink> = tun.clone();
+    let sink = Arc::new(LegSink::new(Arc::clone(&tun), Arc::clone(&plane)));
     let migrator = Migrator::new(plane, sink, Arc::clone(targets), config.handoff_settings(uplink));
     migrator.start(tun, &tls, &hello(config))?;
     Ok(migrator)

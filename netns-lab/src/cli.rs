@@ -105,6 +105,9 @@ struct Network {
     /// MTU of the clients' links, which servers must find out
     #[arg(long, value_name = "BYTES")]
     mtu_client: Option<u16>,
+    /// MTU of the targets' links, which clients that upload must find out
+    #[arg(long, value_name = "BYTES")]
+    mtu_target: Option<u16>,
     /// The router drops IPv4 packets whose source is not where they come from
     #[arg(long)]
     urpf: bool,
@@ -282,6 +285,7 @@ fn up(args: Up) -> Result<ExitCode> {
         impair: args.network.impair,
         impair_links: args.network.impair_link,
         mtu_client: args.network.mtu_client,
+        mtu_target: args.network.mtu_target,
         urpf: args.network.urpf,
         ..LabSpec::new(args.name)
     }

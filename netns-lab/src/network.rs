@@ -115,7 +115,12 @@ fn link(spec: &LabSpec, router: &NodeState, node: &NodeState) -> Result<()> {
         ip(&format!("-n {r} link add {name} type veth peer name eth0 netns {n}"))?;
     }
     let client = name.starts_with("client");
-    if let Some(mtu) = spec.mtu_client.filter(|_| client) {
+    let mtu = match name.as_str() {
+        _ if client => spec.mtu_client,
+        target if target.starts_with("target") => spec.mtu_target,
+        _ => None,
+    };
+    if let Some(mtu) = mtu {
         for (netns, device) in ends {
             ip(&format!("-n {netns} link set {device} mtu {mtu}"))?;
         }

@@ -197,6 +197,10 @@ pub struct LabSpec {
     /// servers learn of it by path-MTU discovery.
     #[serde(default)]
     pub mtu_client: Option<u16>,
+    /// MTU of the targets' links at both ends. Clients do not learn of it from the segment size they are told: that is the
+    /// intermediate's.
+    #[serde(default)]
+    pub mtu_target: Option<u16>,
     /// Whether the router drops IPv4 packets whose source is not where they come from (strict rp_filter).
     #[serde(default)]
     pub urpf: bool,
@@ -228,6 +232,7 @@ impl LabSpec {
             impair: None,
             impair_links: Vec::new(),
             mtu_client: None,
+            mtu_target: None,
             urpf: false,
             intermediate: Sections::new(),
             agents: Sections::new(),
@@ -276,6 +281,13 @@ impl LabSpec {
     #[must_use]
     pub fn mtu_client(mut self, mtu: u16) -> Self {
         self.mtu_client = Some(mtu);
+        self
+    }
+
+    /// The same with another MTU on the targets' links.
+    #[must_use]
+    pub fn mtu_target(mut self, mtu: u16) -> Self {
+        self.mtu_target = Some(mtu);
         self
     }
 
@@ -371,8 +383,10 @@ impl LabSpec {
         }
         // Below, IPv6 is not possible (RFC 8200 section 5), and IPv4 not usual.
         let least = if self.family.has_v6() { 1280 } else { 576 };
-        if let Some(mtu) = self.mtu_client.filter(|mtu| !(least..=9000).contains(mtu)) {
-            bail!("the clients' links can have an MTU of {least} to 9000, not {mtu}");
+        for (whose, mtu) in [("clients", self.mtu_client), ("targets", self.mtu_target)] {
+            if let Some(mtu) = mtu.filter(|mtu| !(least..=9000).contains(mtu)) {
+                bail!("the {whose}' links can have an MTU of {least} to 9000, not {mtu}");
+            }
         }
         let links = self.impaired_links();
         for (i, link) in links.iter().enumerate() {
@@ -425,6 +439,10 @@ mod tests {
             |order: &dyn Fn(LabSpec) -> LabSpec| order(LabSpec::new("x")).check().unwrap_err().to_string();
         assert!(wrong(&|s| s.mtu_client(500)).contains("576 to 9000, not 500"));
         assert!(wrong(&|s| s.mtu_client(1279).family(Family::V6)).contains("1280 to 9000"));
+        assert!(
+            wrong(&|s| s.mtu_target(9001))
+                .contains("the targets' links can have an MTU of 576 to 9000, not 9001")
+        );
         let at = |links: &[&str]| {
             let links = links.iter().map(|l| (*l).to_owned()).collect();
             wrong(&|s| LabSpec { impair_links: Vec::clone(&links), ..s.impair(Impairment::default()) })

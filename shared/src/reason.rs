@@ -60,6 +60,7 @@ reasons! {
         IcmpTranslated = 10, "icmp_translated", "An ICMP error about a packet the target sent in the VIP's name was rewritten, inside and out, and sent to the target. Many mean a link with a smaller MTU or an unreachable client.";
         LegStripped = 11, "leg_stripped", "An intermediate's encapsulated packet for a migrated flow was taken out of its outer header.";
         LegUnknown = 12, "leg_unknown", "An encapsulated packet of an intermediate holds nothing of a flow of this target; it passed to the ordinary stack. A few are late packets of flows that have ended.";
+        TooBig = 13, "too_big", "A client's packet is larger than the way to its target takes: it went to the daemon, which tells the client so as a router would (ICMP), and drops it. A few at the begin of uploads over a leg with a smaller MTU.";
         LaterRequest = 15, "later_request", "Data behind the end of the request under way on a tracked connection went to the intermediate to be read: the start of a later request, or the client's end.";
         ResponseCopied = 16, "response_copied", "A packet with a part of a response that its agent must read, to know where the response ends, was copied to the agent.";
         CopyFailed = 17, "copy_failed", "The kernel could not copy a part of a response to the agent: the end of that response will not be known. Out of memory.";
@@ -77,6 +78,7 @@ reasons! {
         DropTunFrame = 39, "drop_tun_frame", "A packet written into the TUN could not be given an Ethernet header.";
         DropExtensions = 40, "drop_extensions", "An IPv6 packet with more than eight extension headers, or a first fragment that ends within them: no stack sends those.";
         DropIcmpMalformed = 41, "drop_icmp_malformed", "An ICMP error about a migrated flow that is cut short before the sequence number it must quote.";
+        DropTooBig = 42, "drop_too_big", "A client's packet larger than the way to its target takes; the client was told. Many mean that it does not hear: look for a firewall that drops ICMP errors, or lower the leg's overhead.";
         DropAdoptEarly = 48, "drop_adopt_early", "A packet on the 4-tuple of a flow that is being adopted, and not the agent's with the numbers expected.";
         DropAdoptRefused = 49, "drop_adopt_refused", "The agent's packet could not be made a socket: nothing listens, the 4-tuple is in use, or the kernel refused. `target-agent doctor` tells what adopting needs.";
         DropAdoptReset = 50, "drop_adopt_reset", "The kernel made no socket from the agent's packet and would have reset the client: net.ipv4.tcp_syncookies is 0, or the listener was just closed.";

@@ -4,6 +4,7 @@
 
 use baton_tests::client;
 use baton_tests::lab::{self, TestLab};
+use netns_lab::spec::Plane;
 use netns_lab::{Family, plan};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -30,6 +31,80 @@ fn retransmitted(t: &TestLab) -> u64 {
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let at = names.split(' ').position(|n| n == "RetransSegs").unwrap();
     values.split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+/// The MTU of a link behind the intermediate, smaller than what clients are told.
+const NARROW: u16 = 1400;
+
+/// An upload whose packets do not fit the way from the intermediate to the target: the client hears of it from the VIP.
+fn narrows(leg: &str, family: Family, plane: Plane) {
+    let v4 = family == Family::V4;
+    let (vip, source): (SocketAddr, IpAddr) = if v4 {
+        (plan::VIP.into(), plan::INTERMEDIATE_ADDR.into())
+    } else {
+        (plan::VIP6.into(), plan::INTERMEDIATE_ADDR6.into())
+    };
+    let name =
+        format!("narrow-{leg}{}{}", if v4 { 4 } else { 6 }, if plane == Plane::Ebpf { "" } else { "-us" });
+    let Some(t) = lab::up(&name, |s| {
+        let s = s.targets(1).family(family).plane(plane).mtu_target(NARROW);
+        if leg == "rewrite" {
+            return s;
+        }
+        let s = s.intermediate_with("target", "leg", leg);
+        s.agents_with("allow", "leg", leg).agents_with("allow", "leg_source", source.to_string())
+    }) else {
+        return;
+    };
+    let file = t.lab.www_dir().join("10m");
+    let want = t.sha256("10m");
+    let count = |name: &str| counted(&t, plan::INTERMEDIATE, name);
+    t.client(move || client::get(vip, "/1k")).unwrap();
+    for n in 0..2 {
+        let command =
+            format!("curl -sSg --fail --max-time 20 -T {} http://{vip}/upload/narrow{n}", file.display());
+        let (begun, before) = (Instant::now(), count("drop_too_big"));
+        t.lab.output("client1", &["bash", "-c", &command]).unwrap();
+        let took = begun.elapsed();
+        let dropped = count("drop_too_big") - before;
+        let arrived = t.lab.upload_dir("target1").join(format!("narrow{n}"));
+        assert_eq!(netns_lab::content::sha256_of_file(&arrived).unwrap(), want);
+        println!("{name}: 10 MB up in {took:?}, {dropped} packets were too big");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        // Once told, the client knows.
+        assert_eq!(n == 0, dropped > 0, "upload {n}: {dropped} packets were too big");
+    }
+    let overhead = match (leg, v4) {
+        ("ipip", true) => 20,
+        ("udp", true) => 28,
+        ("ipip", false) => 40,
+        ("udp", false) => 48,
+        _ => 0,
+    };
+    let route = t.lab.output("client1", &["ip", "route", "get", &vip.ip().to_string()]).unwrap();
+    assert!(route.contains(&format!(" mtu {}", NARROW - overhead)), "{route}");
+    t.expect_requests(3, 0);
+}
+
+#[test]
+fn an_upload_over_a_narrow_way_heals() {
+    narrows("rewrite", Family::V4, Plane::Ebpf);
+}
+
+#[test]
+fn an_ipv6_upload_over_a_narrow_way_heals() {
+    narrows("rewrite", Family::V6, Plane::Ebpf);
+}
+
+#[test]
+fn an_upload_over_a_narrow_way_heals_in_outer_headers() {
+    narrows("ipip", Family::V4, Plane::Ebpf);
+    narrows("udp", Family::V6, Plane::Ebpf);
+}
+
+#[test]
+fn an_upload_over_a_narrow_way_heals_in_user_space() {
+    narrows("rewrite", Family::V4, Plane::Userspace);
 }
 
 fn moves(leg: &str, family: Family) {

@@ -115,6 +115,11 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, note_seq_end)).store(note_seq_end, Ordering::Relaxed);
     }
 
+    /// Stores [`FlowRecord::leg_mtu`], bytes.
+    pub fn set_leg_mtu(&self, slot: u32, bytes: u32) {
+        self.mapped.field(slot, offset_of!(FlowRecord, leg_mtu)).store(bytes, Ordering::Relaxed);
+    }
+
     /// Stores `FLAG_*`.
     pub fn set_flags(&self, slot: u32, flags: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, flags)).store(flags, Ordering::Release);

@@ -210,9 +210,9 @@ const _: () = assert!(size_of::<FlowRecord>().is_multiple_of(8));
 const STATE_WORD: usize = offset_of!(FlowRecord, state) / 8;
 const _: () = assert!(offset_of!(FlowRecord, state).is_multiple_of(8));
 const _: () = assert!(offset_of!(FlowRecord, flags) == offset_of!(FlowRecord, state) + 4);
-/// The word whose second half is `diverted`: from there on the programs write.
+/// The word that `diverted` begins: from there on the programs write.
 const ACCOUNTS_WORD: usize = offset_of!(FlowRecord, diverted) / 8;
-const _: () = assert!(offset_of!(FlowRecord, diverted) == ACCOUNTS_WORD * 8 + 4);
+const _: () = assert!(offset_of!(FlowRecord, diverted) == ACCOUNTS_WORD * 8);
 
 /// The mapped array `SLOTS`. The programs read and write it at the same time, so every access is atomic.
 #[derive(Debug)]
@@ -301,18 +301,13 @@ impl MappedSlots {
                 STATE_WORD => {
                     self.field(slot, offset_of!(FlowRecord, flags)).store(record.flags, Ordering::Relaxed);
                 }
-                ACCOUNTS_WORD if !accounts => self
-                    .field(slot, offset_of!(FlowRecord, read_from))
-                    .store(record.read_from, Ordering::Relaxed),
-                _ if i > ACCOUNTS_WORD && !accounts => {}
+                _ if i >= ACCOUNTS_WORD && !accounts => {}
                 _ => to.store(from, Ordering::Relaxed),
             }
         }
         self.field(slot, offset_of!(FlowRecord, state)).store(record.state, Ordering::Release);
     }
 }
-
-const _: () = assert!(offset_of!(FlowRecord, read_from) == ACCOUNTS_WORD * 8);
 
 impl Drop for MappedSlots {
     fn drop(&mut self) {

@@ -95,7 +95,12 @@ pub(super) fn load_segment(skb: Skb, tcp_at: u32, scratch: &mut Scratch) -> Resu
     if header < 20 || total < headers || total > there {
         return Err(PacketCounter::DropMalformed);
     }
-    scratch.segment.load(&scratch.ip, &scratch.tcp, total - headers);
+    let largest = match skb.segment_bytes() {
+        0 => total,
+        // The last one of a super-packet may be the only one.
+        bytes => total.min(headers + bytes),
+    };
+    scratch.segment.load(&scratch.ip, &scratch.tcp, total - headers, largest);
     scratch.segment.options.places = Default::default();
     let length = header - 20;
     if length != 0 {

@@ -122,7 +122,7 @@ fn load(skb: Skb, tcp_at: u32, scratch: &mut Scratch) -> Result<(), PacketCounte
     if scratch.tcp.header_bytes() < 20 {
         return Err(PacketCounter::DropMalformed);
     }
-    scratch.segment.load(&scratch.ip, &scratch.tcp, 0);
+    scratch.segment.load(&scratch.ip, &scratch.tcp, 0, scratch.ip.total);
     Ok(())
 }
 

@@ -1,15 +1,18 @@
 //! The migrator's ties to the outside: agents' control channels, the hold TUN, the plane as an earlier run left it.
 
 use super::{AgentEvent, Migrator};
-use crate::hold::PacketSink;
+use crate::leg_mtu;
 use crate::targets::{AgentId, AgentLink, NotSent};
 use baton_daemon::control::{ChannelEvent, Client, ClientSpec, ControlError, SendError};
 use baton_daemon::tls::TlsFiles;
-use baton_daemon::tun::{Offload, Tun};
+use baton_daemon::tun::Tun;
 use baton_shared::control::{Hello, Message, Role};
-use std::io;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 /// The longest packet read from the TUN: an IP packet's length is 16 bits.
 const PACKET_BYTES: usize = 65_536;
@@ -29,12 +32,6 @@ impl AgentLink for Client {
     }
 }
 
-impl PacketSink for Tun {
-    fn send(&self, packet: &[u8], offload: Offload) -> io::Result<()> {
-        Tun::send_back(self, packet, offload).map(drop)
-    }
-}
-
 impl Migrator {
     /// Takes over what an earlier run left in the plane, connects to the agents, and starts the tasks that read
     /// `tun` (the device this migrator writes to) and sweep. In a tokio runtime; `tls` and `hello` are this
@@ -46,6 +43,7 @@ impl Migrator {
         }
         self.connect(tls, hello)?;
         tokio::spawn(self.clone().run_sweeps());
+        tokio::spawn(self.clone().run_leg_mtus());
         tokio::spawn(self.clone().run_hold(tun));
         Ok(())
     }
@@ -84,6 +82,38 @@ impl Migrator {
             ChannelEvent::Message(message) => AgentEvent::Message(message),
         };
         self.on_agent_event(id, event);
+    }
+
+    /// Finds out what the ways to the targets take, for ever.
+    async fn run_leg_mtus(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut probed: HashMap<IpAddr, Instant> = HashMap::new();
+        loop {
+            tick.tick().await;
+            let targets = self.targets.all();
+            let servers = targets.iter().filter(|t| !t.is_removed()).flat_map(|t| t.spec.servers.iter());
+            let due = |server: &IpAddr| probed.get(server).is_none_or(|at| at.elapsed() >= leg_mtu::INTERVAL);
+            let due: HashSet<IpAddr> = servers.map(|server| server.ip()).filter(due).collect();
+            let mut probes = JoinSet::new();
+            for server in due {
+                probed.insert(server, Instant::now());
+                let migrator = Arc::clone(&self);
+                probes.spawn(async move {
+                    let at_once = |told| migrator.flows.on_leg_probe(server, told);
+                    (server, leg_mtu::probe(server, at_once).await)
+                });
+            }
+            while let Some(done) = probes.join_next().await {
+                match done {
+                    Ok((server, Ok(told))) => self.flows.on_leg_probe(server, told),
+                    // No route, as a rule: the way is as it was.
+                    Ok((server, Err(e))) => {
+                        tracing::debug!(%server, error = %e, "the way's MTU is not known")
+                    }
+                    Err(e) => tracing::error!(error = %e, "a probe of a way's MTU ended"),
+                }
+            }
+        }
     }
 
     /// Reads the hold TUN, for ever. The only reader: packets keep their order.

@@ -18,6 +18,7 @@ mod resolve;
 mod send_off;
 mod settings;
 mod sys;
+mod too_big;
 mod unresolved;
 
 pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes, TrackedCandidate};
@@ -27,6 +28,7 @@ pub(crate) use later::LaterFlow;
 pub use later::{FlowNow, LaterCounts, Next, Returned, Router};
 pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener, syn_tsval};
 pub use settings::{HandoffSettings, MigratorStats};
+pub use too_big::LegSink;
 
 use crate::access_log::{Asked, ClosedRecord, MigratedRecord, Placed};
 use crate::flows::Flows;

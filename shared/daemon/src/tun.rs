@@ -24,6 +24,15 @@ const BURST: u32 = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload(pub(crate) [u8; 10]);
 
+impl Offload {
+    /// Payload bytes of each segment of a super-packet; `None`: it is none.
+    pub fn segment_bytes(self) -> Option<u32> {
+        // gso_type and gso_size; this host's byte order, as long as nobody asks for another (TUNSETVNETLE).
+        let [_, kind, _, _, a, b, ..] = self.0;
+        (kind != 0).then(|| u16::from_ne_bytes([a, b]).into())
+    }
+}
+
 /// An open TUN device; it vanishes when this is dropped.
 #[derive(Debug)]
 pub struct Tun {

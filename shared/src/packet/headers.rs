@@ -88,7 +88,7 @@ pub fn load_segment(
         return Err(malformed);
     }
     let (words, _) = TcpWords::read_from_prefix(tcp.slice()).map_err(|_| malformed)?;
-    segment.load(ip, &words, total - headers);
+    segment.load(ip, &words, total - headers, total);
     let mut options = [0; OPTION_BUFFER];
     let length = tcp.options().len();
     options.get_mut(..length).ok_or(malformed)?.copy_from_slice(tcp.options());

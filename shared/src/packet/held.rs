@@ -3,7 +3,7 @@
 use super::headers;
 use crate::record::FlowKey;
 use crate::translate::Direction;
-use crate::wire::{ACK, FIN, RST};
+use crate::wire::{ACK, FIN, RST, Segment};
 
 /// What the daemon needs to know of a held packet. Numbers in the client's space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct HeldFacts<'a> {
     pub tsval: Option<u32>,
     /// Its payload.
     pub payload: &'a [u8],
+    /// All of its facts.
+    pub segment: Segment,
 }
 
 /// Reads a raw IP packet; `None` if it is no whole TCP packet. A super-packet over 64 kB is one.
@@ -38,5 +40,6 @@ pub fn facts(packet: &[u8]) -> Option<HeldFacts<'_>> {
         window: segment.window,
         tsval: (segment.options.places.timestamps != 0).then_some(segment.options.tsval),
         payload: headers::payload(packet, &segment, tcp_at)?,
+        segment,
     })
 }

@@ -5,3 +5,4 @@ pub mod headers;
 pub mod held;
 pub mod reply;
 pub mod syn;
+pub mod too_big;

@@ -190,6 +190,9 @@ pub struct FlowRecord {
     /// to read. I: the end of the request under way, what reaches beyond it is diverted to the hold TUN. T: where the
     /// agent needs the server's stream next, what reaches beyond it is copied to the agent's TUN. By the daemon.
     pub read_from: u32,
+    /// I: the largest packet, bytes with its IP header, that the way to the target takes, without what the leg puts in front
+    /// of it; 0: any. By the daemon, as it learns it.
+    pub leg_mtu: u32,
 
     // --- hold accounts (I): payload bytes (FIN counts one), wrapping ---
     /// I: sent to the hold TUN. Written by the program. T: no account; the client's `snd_nxt` at the handoff, for
@@ -212,6 +215,8 @@ pub struct FlowRecord {
     pub note_seq_end: u32,
     /// `NOTE_*`.
     pub note_flags: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 
     // --- statistics, by the program ---
     /// CLOCK_MONOTONIC, ns, of the last packet seen.
@@ -247,8 +252,8 @@ impl FlowRecord {
     }
 }
 
-const _: () = assert!(size_of::<FlowRecord>() == 168);
+const _: () = assert!(size_of::<FlowRecord>() == 176);
 const _: () = assert!(core::mem::offset_of!(FlowRecord, state) == 56);
 const _: () = assert!(core::mem::offset_of!(FlowRecord, new_addr) == 64);
-const _: () = assert!(core::mem::offset_of!(FlowRecord, diverted) == 116);
-const _: () = assert!(core::mem::offset_of!(FlowRecord, last_seen_ns) == 144);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, diverted) == 120);
+const _: () = assert!(core::mem::offset_of!(FlowRecord, last_seen_ns) == 152);

@@ -16,4 +16,4 @@ pub use settings::Settings;
 
 /// Version of every layout in this module, of the meaning of their fields, and of the counters' numbering.
 /// It is part of the names under which maps and links are pinned. Raise it with any change.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;

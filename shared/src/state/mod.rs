@@ -5,6 +5,7 @@ pub mod ending;
 pub mod handoff;
 pub mod later;
 pub mod lost;
+pub mod path_mtu;
 pub mod recall;
 pub mod replay;
 pub mod responses;

@@ -2,7 +2,10 @@
 
 use super::{Account, Direction, Patch, adopt};
 use crate::reason::PacketCounter;
-use crate::record::{FLAG_TRACKED, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK};
+use crate::record::{
+    FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TRACKED, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST,
+    NOTE_SYN_ACK,
+};
 use crate::seq::before;
 use crate::wire::{ACK, FIN, RST, SYN, Segment};
 
@@ -84,6 +87,15 @@ pub fn judge_ingress(
                 patch.account.diverted = length;
                 return Verdict::new(Action::Divert, PacketCounter::LaterRequest);
             }
+            if exceeds_leg(record, segment) {
+                // The daemon tells the client, gives the packet back so that the accounts agree, and here it ends.
+                if marked {
+                    patch.account.also = 0;
+                    return Verdict::new(Action::Drop, PacketCounter::DropTooBig);
+                }
+                patch.account.diverted = length;
+                return Verdict::new(Action::Divert, PacketCounter::TooBig);
+            }
             if segment.ttl <= 1 {
                 return Verdict::new(Action::Drop, PacketCounter::DropTtlExpired);
             }
@@ -100,6 +112,15 @@ pub fn judge_ingress(
 #[inline(always)]
 fn is_draining(record: &FlowRecord) -> bool {
     before(record.released, record.diverted) && before(record.diverted, record.drain_end)
+}
+
+/// Whether a segment is larger than the way to the target takes. Where routers cut it into fragments it is not: but never
+/// inside an outer header, which they must not cut.
+#[inline(always)]
+pub const fn exceeds_leg(record: &FlowRecord, segment: &Segment) -> bool {
+    record.leg_mtu != 0
+        && segment.packet > record.leg_mtu
+        && (segment.may_fragment == 0 || record.flags & (FLAG_LEG_IPIP | FLAG_LEG_UDP) != 0)
 }
 
 /// Whether data or FIN of a tracked flow reaches beyond the request under way. A reset is the server's, whatever it

@@ -15,7 +15,9 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-pub use judge::{Action, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked};
+pub use judge::{
+    Action, Verdict, exceeds_leg, judge_egress, judge_ingress, judge_unreadable, judge_unwalked,
+};
 pub use leg::{
     LEG_PORT, Leg, PROTOCOL_IPIP, PROTOCOL_IPV6, judge_inner, judge_outer, leg_of, outer_udp, outer_v4,
     outer_v6,

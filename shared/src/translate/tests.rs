@@ -4,7 +4,9 @@
 use super::{Action, Direction, Patch, judge_egress, judge_ingress, judge_unreadable, translate};
 use crate::addr::{IpWords, PortWord};
 use crate::reason::PacketCounter;
-use crate::record::{FlowKey, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK};
+use crate::record::{
+    FLAG_LEG_IPIP, FlowKey, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
+};
 use crate::wire::{ACK, FIN, HeaderChecksum, OPTION_BUFFER, OptionPlaces, OptionValues, RST, SYN, Segment};
 use etherparse::{IpNumber, Ipv4Header, TcpHeader};
 use proptest::prelude::*;
@@ -58,7 +60,7 @@ prop_compose! {
         let (tsval, tsecr) = if timestamps { (numbers[2], numbers[3]) } else { (0, 0) };
         Segment {
             seq: numbers[0], ack: numbers[1], payload, window, flags, ttl,
-            header_checksum: HeaderChecksum(0x1234), reserved: 0,
+            header_checksum: HeaderChecksum(0x1234), may_fragment: 0, reserved: 0, packet: payload + 40,
             options: OptionValues { places, tsval, tsecr, sack_edges },
         }
     }
@@ -366,6 +368,36 @@ fn data_queues_behind_held_data_only_until_the_drains_end() {
         judge_ingress(&record, &of(ACK, 1), true, 0, &mut patch);
         assert_eq!((patch.account.released, patch.account.diverted), (1, 0));
     }
+}
+
+#[test]
+fn what_exceeds_the_leg_goes_to_the_daemon_and_ends_when_it_comes_back() {
+    let mut patch = Patch::default();
+    let record = FlowRecord { leg_mtu: 1400, ..at(FlowState::Committed) };
+    let sized = |packet| Segment { packet, ..of(ACK, 1360) };
+    let judge = |record: &FlowRecord, segment, marked, patch: &mut Patch| {
+        let verdict = judge_ingress(record, &segment, marked, 0, patch);
+        (
+            verdict.action,
+            verdict.counter.unwrap(),
+            patch.account.diverted,
+            patch.account.released,
+            patch.account.also,
+        )
+    };
+    use PacketCounter as C;
+    assert_eq!(judge(&record, sized(1400), false, &mut patch).0, Action::Translate);
+    // The accounts agree when it has come back, so that no later data waits for it.
+    assert_eq!(judge(&record, sized(1401), false, &mut patch), (Action::Divert, C::TooBig, 1360, 0, 0));
+    assert_eq!(judge(&record, sized(1401), true, &mut patch), (Action::Drop, C::DropTooBig, 0, 1360, 0));
+    let ended = FlowRecord { state: FlowState::Ended as u32, ..record };
+    assert_eq!(judge(&ended, sized(1401), false, &mut patch).0, Action::Divert);
+    let any = FlowRecord { leg_mtu: 0, ..record };
+    assert_eq!(judge(&any, sized(65_535), false, &mut patch).0, Action::Translate);
+    let cut = Segment { may_fragment: 1, ..sized(1401) };
+    assert_eq!(judge(&record, cut, false, &mut patch).0, Action::Translate);
+    let wrapped = FlowRecord { flags: FLAG_LEG_IPIP, ..record };
+    assert_eq!(judge(&wrapped, cut, false, &mut patch).1, C::TooBig);
 }
 
 #[test]

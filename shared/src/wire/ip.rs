@@ -42,8 +42,10 @@ pub struct IpFacts {
     pub protocol: u8,
     /// See [`IpFacts::fragment`]: 0, 1, 2.
     fragment: u8,
+    /// 1 if routers may cut it into fragments; never of IPv6.
+    pub may_fragment: u8,
     /// Explicit padding.
-    reserved: [u8; 3],
+    reserved: [u8; 2],
 }
 
 impl IpFacts {
@@ -58,6 +60,7 @@ impl IpFacts {
         self.ttl = ip.ttl();
         self.protocol = ip.protocol();
         self.set_fragment(ip.fragment());
+        self.may_fragment = ip.may_fragment() as u8;
     }
 
     /// Takes over an IPv6 header, and begins the walk over the extension headers behind it. The caller has asked
@@ -72,6 +75,7 @@ impl IpFacts {
         self.ttl = ip.hop_limit();
         self.protocol = ip.next_header();
         self.set_fragment(Fragment::No);
+        self.may_fragment = 0;
     }
 
     /// Whether an extension header stands at `upper_at` that must be walked over to find the upper layer.

@@ -46,6 +46,12 @@ impl Ipv4Words {
         }
     }
 
+    /// Whether routers may cut it into fragments.
+    #[inline(always)]
+    pub const fn may_fragment(&self) -> bool {
+        u32::from_be(self.0[1]) & 0x4000 == 0
+    }
+
     /// Time to live, hops.
     #[inline(always)]
     pub const fn ttl(&self) -> u8 {

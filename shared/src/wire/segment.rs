@@ -22,16 +22,20 @@ pub struct Segment {
     pub ttl: u8,
     /// IPv4: the header's checksum.
     pub header_checksum: HeaderChecksum,
+    /// 1 if routers may cut it into fragments.
+    pub may_fragment: u8,
     /// Explicit padding.
-    pub reserved: u16,
+    pub reserved: u8,
+    /// Bytes of the IP packet, of a super-packet those of its largest segment's: what must fit through each link.
+    pub packet: u32,
     /// Timestamps and selective acknowledgements.
     pub options: OptionValues,
 }
 
 impl Segment {
-    /// Takes over all but the options from an IP and a TCP header; `payload` is in bytes.
+    /// Takes over all but the options from an IP and a TCP header; `payload` and `packet` are in bytes.
     #[inline(always)]
-    pub fn load(&mut self, ip: &IpFacts, tcp: &TcpWords, payload: u32) {
+    pub fn load(&mut self, ip: &IpFacts, tcp: &TcpWords, payload: u32, packet: u32) {
         self.seq = tcp.seq();
         self.ack = tcp.ack();
         self.payload = payload;
@@ -39,6 +43,8 @@ impl Segment {
         self.flags = tcp.flags();
         self.ttl = ip.ttl;
         self.header_checksum = ip.header_checksum;
+        self.may_fragment = ip.may_fragment;
+        self.packet = packet;
     }
 
     /// Whether all of `flags` are set.

@@ -7,7 +7,7 @@ use crate::packet::Frame;
 use crate::{Case, Hook, Outcome};
 use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
-use baton_shared::record::{FLAG_TRACKED, FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{FLAG_LEG_UDP, FLAG_TRACKED, FlowKey, FlowRecord, FlowState};
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
@@ -222,6 +222,28 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
         (r.diverted, r.released, r.drain_end) = (300, 100, 1000);
         f.payload.clear();
     });
+    let size = match version {
+        Version::V4 => 140,
+        Version::V6 => 160,
+    };
+    add("just what fits the leg goes on", Ingress, &[C::Translated], &|r, _| r.leg_mtu = size);
+    add("a byte more goes to the daemon", Ingress, &[C::TooBig], &|r, _| r.leg_mtu = size - 1);
+    add("marked: and is dropped when it comes back", Ingress, &[C::DropTooBig], &|r, _| {
+        (r.leg_mtu, r.diverted, r.released) = (size - 1, 300, 100);
+    });
+    add("held data is held, whatever its size", Ingress, &[C::Diverted], &|r, _| {
+        (r.leg_mtu, r.state) = (size - 1, FlowState::Frozen as u32);
+    });
+    if version == Version::V4 {
+        add("what routers may cut is not too big", Ingress, &[C::Translated], &|r, f| {
+            r.leg_mtu = 100;
+            f.may_fragment();
+        });
+        add("but in an outer header it is", Ingress, &[C::TooBig], &|r, f| {
+            (r.leg_mtu, r.flags) = (100, FLAG_LEG_UDP);
+            f.may_fragment();
+        });
+    }
     add("a SYN on a live flow is translated", Ingress, &[C::Translated], &|r, f| {
         deltas(r);
         (f.tcp.syn, f.tcp.ack) = (true, false);

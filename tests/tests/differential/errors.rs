@@ -130,6 +130,7 @@ fn read_quoted(v4: bool, quoted: &[u8]) -> Option<Ip> {
             total: word(2).into(),
             later_fragment: word(6) & 0x1fff != 0,
             more_fragments: word(6) & 0x2000 != 0,
+            may_fragment: false,
         });
     }
     let (header, _) = Ipv6Header::from_slice(quoted).ok()?;
@@ -147,6 +148,7 @@ fn read_quoted(v4: bool, quoted: &[u8]) -> Option<Ip> {
         total: 0,
         later_fragment: false,
         more_fragments: false,
+        may_fragment: false,
     })
 }
 

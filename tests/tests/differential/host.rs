@@ -36,6 +36,7 @@ pub(crate) struct Ip {
     pub(crate) total: usize,
     pub(crate) later_fragment: bool,
     pub(crate) more_fragments: bool,
+    pub(crate) may_fragment: bool,
 }
 
 /// `Err(true)`: more extension headers than are walked, or a first fragment that ends within them.
@@ -53,6 +54,7 @@ fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
             total: whole(ip.total_len.into()),
             later_fragment: ip.fragment_offset.value() != 0,
             more_fragments: ip.more_fragments,
+            may_fragment: !ip.dont_fragment,
         });
     }
     if ether_type != [0x86, 0xdd] {
@@ -73,6 +75,7 @@ fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
         total: whole(if ip.payload_length == 0 { 0 } else { 40 + usize::from(ip.payload_length) }),
         later_fragment: false,
         more_fragments: false,
+        may_fragment: false,
     };
     let mut headers = 0;
     while matches!(read.protocol, 0 | 43 | 44 | 60) && !read.later_fragment {
@@ -177,6 +180,8 @@ fn segment_of(ip: &Ip, tcp: &TcpHeader, payload: usize) -> Segment {
         window: tcp.window_size,
         flags: bits.iter().zip(0..).map(|(set, bit)| u8::from(*set) << bit).sum(),
         ttl: ip.hops,
+        may_fragment: u8::from(ip.may_fragment),
+        packet: u32::try_from(ip.total).unwrap(),
         header_checksum: HeaderChecksum(ip.header_checksum.to_be()),
         ..Segment::default()
     };

@@ -95,6 +95,11 @@ impl Frame {
         self.extension(44, vec![0, high, low, 0, 0, 0, 7]);
     }
 
+    /// Lets routers cut it (IPv4).
+    pub(crate) fn may_fragment(&mut self) {
+        self.v4(|ip| ip.dont_fragment = false);
+    }
+
     /// Where TCP begins in the frame.
     pub(crate) fn tcp_at(&self) -> u64 {
         let headers = match &self.net {

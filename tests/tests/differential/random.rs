@@ -120,6 +120,7 @@ impl Random {
             drain_end: diverted.wrapping_add(self.pick(&[0, 1, u32::MAX])),
             flags: if self.chance(3) { FLAG_TRACKED } else { 0 },
             read_from: self.word(),
+            leg_mtu: self.pick(&[0, 0, 100, 150, 0xffff_ffff]),
             diverted,
             released: if self.chance(4) { self.word() } else { diverted },
             note_ack: self.word(),
