@@ -352,7 +352,7 @@ impl LabSpec {
     #[must_use]
     pub fn serve(self, serve: Serve) -> Self {
         match serve {
-            Serve::Translate => self,
+            Serve::Translate => self.agents_with("serve", "way", "translate"),
             Serve::Adopt => self.agents_with("serve", "way", "adopt"),
             Serve::Auto => self.agents_with("serve", "way", "auto"),
         }

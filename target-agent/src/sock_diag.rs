@@ -20,8 +20,6 @@ const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
 const HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: usize = HEADER_BYTES + 56;
-/// `struct inet_diag_msg`, bytes.
-const DIAG_BYTES: usize = 72;
 /// What is on top of the protocol ("upper layer protocol"), and its name in there.
 const INET_DIAG_ULP_INFO: u16 = 19;
 const INET_ULP_INFO_NAME: u16 = 1;
@@ -63,14 +61,18 @@ impl SockDiag {
         };
         let mut answer = [0u8; 1024];
         let client = SocketAddr::new(nobody, 9);
-        let length = self.ask(&Question::about(SOCK_DIAG_BY_FAMILY, server, client), &mut answer)?;
+        // The kernel tells of what is on top of TCP only along with the rest (INET_DIAG_INFO).
+        let question = Question {
+            attributes: 1 << (info::INET_DIAG_INFO - 1),
+            ..Question::about(SOCK_DIAG_BY_FAMILY, server, client)
+        };
+        let length = self.ask(&question, &mut answer)?;
         let message = answer.get(..length).unwrap_or_default();
         if message_type(message) == Some(NLMSG_ERROR) {
             return Err(io::Error::from_raw_os_error(error_code(message)));
         }
-        let ulp = attribute(message.get(HEADER_BYTES + DIAG_BYTES..).unwrap_or_default(), INET_DIAG_ULP_INFO);
-        Ok(attribute(ulp.unwrap_or_default(), INET_ULP_INFO_NAME)
-            .is_some_and(|name| name.starts_with(b"mptcp")))
+        let ulp = info::attribute(message, INET_DIAG_ULP_INFO).unwrap_or_default();
+        Ok(nested(ulp, INET_ULP_INFO_NAME).is_some_and(|name| name.starts_with(b"mptcp")))
     }
 
     /// Ends the server's socket (`SOCK_DESTROY`; needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).
@@ -182,16 +184,15 @@ impl Question {
     }
 }
 
-/// The value of the first attribute of a kind.
-fn attribute(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+/// The value of the first attribute of a kind inside another.
+fn nested(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     loop {
         let half = |at: usize| Some(u16::from_ne_bytes(attributes.get(at..at + 2)?.try_into().ok()?));
         let (length, is) = (usize::from(half(0)?), half(2)?);
         if length < 4 {
             return None;
         }
-        // The highest bit says that more attributes are inside.
-        if is & 0x7fff == kind {
+        if is == kind {
             return attributes.get(4..length);
         }
         attributes = attributes.get(length.next_multiple_of(4)..)?;

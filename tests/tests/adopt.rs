@@ -6,8 +6,10 @@ use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::{Family, LabSpec, Program, Serve, plan};
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 const LINGER: Duration = Duration::from_secs(3);
@@ -301,7 +303,13 @@ fn each_thing_missing_is_named_refused_by_adopt_and_healed() {
         ("net.ipv4.tcp_timestamps", "0", "1", "tcp_timestamps"),
         ("net.ipv4.tcp_sack", "0", "1", "tcp_sack"),
         ("net.ipv4.tcp_window_scaling", "0", "1", "tcp_window_scaling"),
+        ("net.netfilter.nf_conntrack_tcp_loose", "0", "1", "nf_conntrack_tcp_loose"),
     ] {
+        // A kernel without connection tracking has no such setting.
+        if !std::path::Path::new(&format!("/proc/sys/{}", key.replace('.', "/"))).exists() {
+            println!("no {key} on this kernel");
+            continue;
+        }
         sysctl(&t, "target1", key, off);
         eventually_missing(&t, "none", &[name]);
         assert_eq!(t.get("/1k").unwrap().status, 200, "proxied without {name}");
@@ -320,6 +328,58 @@ fn each_thing_missing_is_named_refused_by_adopt_and_healed() {
     assert_eq!(t.proxied("refused"), proxied);
     let refused = t.metric("target1", "baton_handoffs_refused_total{reason=\"adopt_unavailable\"}");
     assert_eq!(refused, proxied);
+}
+
+/// A server on target1, in nginx's place, that listens with MPTCP and answers everything with "ok".
+fn listen_with_mptcp(t: &TestLab) {
+    t.lab.kill("target1", Program::Server).unwrap();
+    let listener = t.lab.inside("target1", || {
+        // IPPROTO_MPTCP of linux/in.h.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::from(262))).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from(([10, 90, 101, 2], 80)).into()).unwrap();
+        socket.listen(64).unwrap();
+        TcpListener::from(socket)
+    });
+    let listener = listener.unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 4096];
+            if stream.read(&mut request).is_ok_and(|n| n > 0) {
+                let _ =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_mptcp_listener_is_named_and_its_connections_are_replayed_even_before_it_is_noticed() {
+    let Some(t) = lab::up("amptcp", |s| s.targets(1).serve(Serve::Auto)) else { return };
+    if !std::path::Path::new("/proc/sys/net/mptcp/enabled").exists() {
+        println!("no MPTCP on this kernel");
+        return;
+    }
+    // The agent looks at the host every five seconds; a connection between two looks is the kernel's to refuse.
+    let failed = |t: &TestLab| t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_failed\"}");
+    listen_with_mptcp(&t);
+    let (way, missing) = serve(&t, "target1");
+    let response = t.get("/1k").unwrap();
+    assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+    if way == "adopt" {
+        assert_eq!(failed(&t), 1, "the kernel refused");
+        assert_eq!(counted(&t, "target1", "drop_adopt_refused"), 1);
+    } else {
+        assert_eq!(missing, ["mptcp_listener"]);
+    }
+    t.expect_requests(1, 0);
+    t.eventually("it is named", Duration::from_secs(8), |t| {
+        serve(t, "target1").1.contains(&"mptcp_listener".to_owned())
+    });
+    assert_eq!(t.get("/1k").unwrap().text(), "ok");
+    t.expect_requests(2, 0);
+    assert_eq!(adopted(&t, &["target1"]), 0);
 }
 
 #[test]

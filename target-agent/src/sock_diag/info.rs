@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 /// `struct inet_diag_msg`; attributes follow it.
 pub(super) const MESSAGE_BYTES: usize = 72;
-const INET_DIAG_INFO: u16 = 2;
+pub(super) const INET_DIAG_INFO: u16 = 2;
 
 /// What is read of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,9 +6,11 @@
 
 mod sys;
 
+use aya::programs::{SchedClassifier, TcAttachType};
+use baton_loader::adopt::AdoptError;
 use baton_loader::{Hook, InsertError, Plane, PlaneConfig, PlaneError, Side};
 use baton_shared::addr::PortWord;
-use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{FLAG_LEG_IPIP, FlowKey, FlowRecord, FlowState, LegSettings};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -159,5 +161,70 @@ fn what_is_wrong_is_said_in_one_line() {
         let plane = Plane::open(&good).unwrap();
         assert!(matches!(plane.attach_tun("nope", 0), Err(PlaneError::NoDevice { .. })));
         plane.detach().unwrap();
+    });
+}
+
+/// Where the kernel has what it takes.
+#[test]
+fn what_adopts_takes_the_place_of_what_takes_outer_headers_off_and_goes_with_detach() {
+    inside(|pins| {
+        let config = config(Side::Target, pins);
+        let on_ingress = || {
+            let (_, programs) = SchedClassifier::query_tcx("up0", TcAttachType::Ingress).unwrap();
+            programs.iter().map(|p| p.name_as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        let plane = Plane::open(&config).unwrap();
+        match plane.adopt() {
+            Ok(()) => {}
+            Err(e @ (AdoptError::NoFunction | AdoptError::NoTcx(_) | AdoptError::NoBtf(_))) => {
+                println!("this kernel does not adopt: {e}");
+                return plane.detach().unwrap();
+            }
+            Err(e) => panic!("{e}"),
+        }
+        let legs = |flags| {
+            let mut legs = LegSettings::default();
+            legs.peers[0].flags = flags;
+            legs
+        };
+        for flags in [0, FLAG_LEG_IPIP] {
+            plane.set_legs(&legs(flags)).unwrap();
+            assert_eq!(on_ingress(), ["target_adopt"]);
+        }
+        drop(plane);
+        assert_eq!(on_ingress(), ["target_adopt"], "flows go on without the agent");
+        let plane = Plane::open(&config).unwrap();
+        plane.adopt().unwrap();
+        assert_eq!(on_ingress(), ["target_adopt"], "taken over in its place");
+        drop(plane);
+        // Without adopting, what remains is what the legs need.
+        let plane = Plane::open(&config).unwrap();
+        plane.set_legs(&legs(FLAG_LEG_IPIP)).unwrap();
+        assert_eq!(on_ingress(), ["target_ingress"]);
+        // A link without a pin is taken away by the kernel in its own time.
+        let gone = || {
+            (0..100).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                on_ingress().is_empty()
+            })
+        };
+        plane.set_legs(&legs(0)).unwrap();
+        assert!(gone(), "{:?}", on_ingress());
+        plane.adopt().unwrap();
+        plane.detach().unwrap();
+        assert!(gone(), "{:?}", on_ingress());
+    });
+}
+
+#[test]
+fn adopting_needs_links_and_is_a_targets() {
+    inside(|pins| {
+        let plane = Plane::open_by(&config(Side::Target, pins), Hook::Clsact).unwrap();
+        assert!(matches!(plane.adopt(), Err(AdoptError::NoTcx(Hook::Clsact))));
+        plane.detach().unwrap();
+        let plane = Plane::open(&config(Side::Intermediate, pins)).unwrap();
+        assert!(plane.adopt().is_err());
+        plane.detach().unwrap();
+        assert!(matches!(baton_loader::adopt::check(Hook::Clsact), Err(AdoptError::NoTcx(Hook::Clsact))));
     });
 }
