@@ -5,8 +5,10 @@
 use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab};
 use netns_lab::LabSpec;
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
+use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket, accept, client};
 
 const VIP: &str = "10.90.1.100:7001";
@@ -39,6 +41,11 @@ path = "/socket"
 pool = "ws"
 upgrade = ["websocket"]
 [[route]]
+name = "pages"
+listener = ["ws"]
+path_exact = "/whoami"
+pool = "plain"
+[[route]]
 name = "rest"
 listener = ["ws"]
 pool = "ws"
@@ -47,6 +54,10 @@ pool = "ws"
         )
         .agents_also(
             "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:7001\"\nserver = \"ADDRESS:7001\"\n",
+        )
+        // nginx serves pages on the same address.
+        .agents_also(
+            "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:7001\"\nserver = \"ADDRESS:80\"\n",
         )
 }
 
@@ -108,9 +119,8 @@ fn talk(path: &str) -> (SocketAddr, String) {
 
 #[test]
 fn websockets_are_migrated_and_belong_to_their_server_from_then_on() {
-    // Pinned is allowed where all routes let the same through.
-    for (keepalive, keys) in [("single", ""), ("tracked", ""), ("pinned", "upgrade = [\"websocket\"]")] {
-        let keys = format!("keepalive = \"{keepalive}\"\n{keys}");
+    for keepalive in ["single", "tracked"] {
+        let keys = format!("keepalive = \"{keepalive}\"");
         let Some(t) = lab::up(&format!("ws{keepalive}"), |s| site(s, &keys)) else { return };
         serve(&t);
         for n in 1..=5 {
@@ -158,4 +168,41 @@ fn websockets_are_proxied_where_nothing_migrates() {
     assert!(told.starts_with("10.90.1.2:"), "{told}");
     t.expect_requests(0, 1);
     assert_eq!(t.proxied("disabled"), 1);
+}
+
+#[test]
+fn a_kept_connection_may_become_a_websocket_where_the_route_allows_it_and_nowhere_else() {
+    let Some(t) = lab::up("wslater", |s| site(s, "keepalive = \"tracked\"")) else { return };
+    serve(&t);
+    let vip: SocketAddr = VIP.parse().unwrap();
+    let wish = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let (pages, head, told) = t.client(move || {
+        let mut connection = Connection::open(vip).unwrap();
+        let ask = |path: &str, lines: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+        // A page, a page with a wish that is not allowed there, a page again: nginx sees no wish.
+        let pages = ["", wish, ""].map(|lines| {
+            connection.send(ask("/whoami", lines).as_bytes()).unwrap();
+            connection.response().unwrap().text()
+        });
+        // Then the wish where it is allowed, for another server, on the same connection.
+        connection.send(ask("/socket", wish).as_bytes()).unwrap();
+        let mut socket = connection.socket().try_clone().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let mut socket = WebSocket::from_raw_socket(socket, Role::Client, None);
+        socket.send(Message::text("kept")).unwrap();
+        let told = socket.read().unwrap().into_text().unwrap().to_string();
+        (pages, String::from_utf8(head).unwrap(), told)
+    });
+    for page in pages {
+        assert!(page.contains("target: target1") && !page.contains("Upgrade"), "{page}");
+    }
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(told.starts_with("10.90.11.2:") && told.ends_with(": kept"), "{told}");
+    assert_eq!(t.all_proxied(), 0);
 }
