@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 mod load;
+mod recall;
 mod support;
 
 use baton_shared::capture::NegotiatedOptions;

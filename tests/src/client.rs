@@ -132,6 +132,19 @@ impl Connection {
         Ok(response)
     }
 
+    /// The head of a response that has no body, without the empty line.
+    pub fn head(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(at) = self.rest.windows(4).position(|w| w == b"\r\n\r\n") {
+                let head: Vec<u8> = self.rest.drain(..at + 4).collect();
+                return Ok(String::from_utf8_lossy(head.get(..at).unwrap_or_default()).into_owned());
+            }
+            if self.more()? == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before a whole head"));
+            }
+        }
+    }
+
     /// What the peer does next without being asked: `Ok(0)` is its close.
     pub fn read_some(&mut self) -> io::Result<usize> {
         self.more()

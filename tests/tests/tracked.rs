@@ -75,3 +75,153 @@ fn a_thousand_requests_on_one_connection_alternate_between_two_targets() {
         t.access_log("target1").len() + t.access_log("target2").len() == 1000
     });
 }
+
+#[test]
+fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
+    let Some(t) = lab::up("tracked6", |s| site(s).family(netns_lab::Family::Dual)) else { return };
+    let vip = SocketAddr::V6(netns_lab::plan::VIP6);
+    alternate(&t, vip, 60);
+    let large = t.sha256("10m");
+    let sink: Vec<u8> = (0..3_000_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    t.client(move || {
+        let mut connection = Connection::open(vip).unwrap();
+        for n in 0..6 {
+            let to = if n % 2 == 0 { 'a' } else { 'b' };
+            assert_eq!(ask(&mut connection, "/10m", to).sha256, large, "download {n}");
+            // Its body follows its head at once; the answer comes when all of it was read.
+            let head = format!(
+                "POST /upload?to={to} HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n",
+                sink.len()
+            );
+            connection.send(head.as_bytes()).unwrap();
+            connection.send(&sink).unwrap();
+            let response = connection.response().unwrap();
+            assert_eq!((response.status, response.header("x-served-by")), (200, Some(served_by(to))));
+            // A head of six thousand bytes, in pieces that the network carries one by one.
+            let head =
+                format!("GET /1k?to={to} HTTP/1.1\r\nHost: lab\r\nX-Fill: {}\r\n\r\n", "f".repeat(6000));
+            for piece in head.as_bytes().chunks(1000) {
+                connection.send(piece).unwrap();
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            assert_eq!(connection.response().unwrap().header("x-served-by"), Some(served_by(to)));
+        }
+    });
+    no_request_on_the_wrong_target(&t);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
+    let Some(t) = lab::up("pipelined", site) else { return };
+    let (small, large) = (t.sha256("1k"), t.sha256("1m"));
+    t.client(move || {
+        // All that one target gets, all alternating, and mixed; as the first bytes of a connection and later.
+        for pattern in ["aaaaaaaa", "abababab", "aabbbaab"] {
+            let mut connection = Connection::open(VIP).unwrap();
+            for round in 0..3 {
+                let batch: String = pattern
+                    .chars()
+                    .enumerate()
+                    .map(|(n, to)| {
+                        let path = if n % 3 == 1 { "/1m" } else { "/1k" };
+                        format!("GET {path}?to={to}&n={n} HTTP/1.1\r\nHost: lab\r\n\r\n")
+                    })
+                    .collect();
+                connection.send(batch.as_bytes()).unwrap();
+                for (n, to) in pattern.chars().enumerate() {
+                    let response = connection
+                        .response()
+                        .unwrap_or_else(|e| panic!("{pattern}, round {round}, request {n}: {e}"));
+                    assert_eq!(response.header("x-served-by"), Some(served_by(to)), "{pattern} {round} {n}");
+                    let want = if n % 3 == 1 { &large } else { &small };
+                    assert_eq!(&response.sha256, want, "{pattern} {round} {n}");
+                }
+            }
+        }
+    });
+    no_request_on_the_wrong_target(&t);
+}
+
+/// The status of what comes back for one request as it stands.
+fn status_of(connection: &mut Connection, request: &str) -> u16 {
+    connection.send(request.as_bytes()).unwrap();
+    connection.response().unwrap_or_else(|e| panic!("{request}: {e}")).status
+}
+
+#[test]
+fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
+    let Some(t) = lab::up("taken-back", site) else { return };
+    t.client(move || {
+        let open = || {
+            let mut connection = Connection::open(VIP).unwrap();
+            ask(&mut connection, "/1k", 'a');
+            connection
+        };
+        // No route; the gate; a route that is gone right again afterwards.
+        assert_eq!(status_of(&mut open(), "GET /1k HTTP/1.1\r\nHost: lab\r\n\r\n"), 404);
+        let two = "GET /1k?to=a HTTP/1.1\r\nHost: lab\r\nHost: other\r\n\r\n";
+        assert_eq!(status_of(&mut open(), two), 400);
+        // A body whose end is not known: the connection's last request, wherever it goes.
+        let mut connection = open();
+        let chunked = "POST /upload?to=b HTTP/1.1\r\nHost: lab\r\nTransfer-Encoding: chunked\r\n\r\n\
+                       5\r\nhello\r\n0\r\n\r\n";
+        assert_eq!(status_of(&mut connection, chunked), 200);
+        // A head that comes too slowly to be held.
+        let mut connection = open();
+        let head = b"GET /1k?to=b HTTP/1.1\r\nHost: lab\r\nX-Slow: yes\r\n\r\n";
+        let (first, rest) = head.split_at(20);
+        connection.send(first).unwrap();
+        std::thread::sleep(Duration::from_millis(900));
+        connection.send(rest).unwrap();
+        let response = connection.response().unwrap();
+        assert_eq!((response.status, response.header("x-served-by")), (200, Some("target2")));
+    });
+    assert!(t.metric("intermediate", "baton_later_requests_total{outcome=\"returned\"}") >= 4);
+    no_request_on_the_wrong_target(&t);
+}
+
+#[test]
+fn responses_without_bodies_and_of_unknown_length_do_not_confuse_anybody() {
+    let Some(t) = lab::up("framings", site) else { return };
+    let etag = t.get("/1k?to=a").unwrap().header("etag").unwrap().to_owned();
+    t.client(move || {
+        let mut connection = Connection::open(VIP).unwrap();
+        for n in 0..40 {
+            let to = if n % 2 == 0 { 'a' } else { 'b' };
+            ask(&mut connection, "/1k", to);
+            // HEAD: the response says a length and has no body.
+            connection.send(format!("HEAD /1m?to={to} HTTP/1.1\r\nHost: lab\r\n\r\n").as_bytes()).unwrap();
+            let head = connection.head().unwrap();
+            assert!(head.starts_with("HTTP/1.1 200") && head.contains(served_by(to)), "{head}");
+            let not_modified =
+                format!("GET /1k?to={to} HTTP/1.1\r\nHost: lab\r\nIf-None-Match: {etag}\r\n\r\n");
+            connection.send(not_modified.as_bytes()).unwrap();
+            let head = connection.head().unwrap();
+            assert!(head.starts_with("HTTP/1.1 304"), "{head}");
+        }
+    });
+    no_request_on_the_wrong_target(&t);
+}
+
+#[test]
+fn a_connection_that_ends_after_its_last_request_leaves_nothing_behind() {
+    let Some(t) = lab::up("tracked-end", site) else { return };
+    t.client(move || {
+        for n in 0..20 {
+            let mut connection = Connection::open(VIP).unwrap();
+            ask(&mut connection, "/1k", 'a');
+            ask(&mut connection, "/1k", 'b');
+            if n % 2 == 0 {
+                // The last request and the end in one.
+                connection.get("/1k?to=a").unwrap();
+                connection.socket().shutdown(std::net::Shutdown::Write).unwrap();
+                assert_eq!(connection.response().unwrap().header("x-served-by"), Some("target1"));
+                assert_eq!(connection.read_some().unwrap(), 0, "the server closes");
+            }
+        }
+    });
+    t.eventually("all records are freed", Duration::from_secs(15), |t| {
+        ["intermediate", "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
+    });
+    no_request_on_the_wrong_target(&t);
+}

@@ -30,6 +30,20 @@ pub(super) fn register(registry: &mut Registry, front: &Arc<Front>, plane: Optio
     }
     if let Some(migrator) = front.migration.migrator() {
         registry.register_collector(Box::new(OfMigrator(Arc::clone(migrator))));
+        let of = Arc::clone(migrator);
+        baton_daemon::metrics::register_labelled(
+            registry,
+            "baton_later_requests",
+            "Later requests on tracked connections that were read, by what became of them",
+            "outcome",
+            move || of.later_counts().outcomes().to_vec(),
+        );
+        baton_daemon::metrics::register_counters(
+            registry,
+            "baton_recalls_refused",
+            "Tracked connections whose agents could not give them back, by reason",
+            &migrator.later_counts().refused,
+        );
     }
 }
 

@@ -133,7 +133,8 @@ pub fn register_reasons(
     register_labelled(registry, name, help, "reason", read);
 }
 
-fn register_labelled(
+/// Registers a counter family with one label, whose values `read` gives at each scrape.
+pub fn register_labelled(
     registry: &mut Registry,
     name: &str,
     help: &str,

@@ -22,11 +22,14 @@ pub(crate) const CLIENT_IP: &str = "10.95.0.77";
 const INNER: &str = "BATON_AGENT_TEST_INSIDE";
 
 /// Answers each request with what it got: method, path, client address, body's length and checksum. `/slow` waits
-/// before it reads the body; `/big/N` answers N bytes.
+/// before it reads the body; `/big/N` answers N bytes. After `/kept/...` the connection stays open: `pause` and `chunks`
+/// rest in mid-response, `odd` has a length nobody can rely on.
 const PYTHON_SERVER: &str = r#"
 import hashlib, socketserver, sys, time
 class H(socketserver.StreamRequestHandler):
     def handle(self):
+        while self.one(): pass
+    def one(self):
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             line = self.rfile.readline()
@@ -38,11 +41,26 @@ class H(socketserver.StreamRequestHandler):
             if l.lower().startswith(b"content-length:"): length = int(l.split(b":")[1])
         if path == "/slow": time.sleep(0.7)
         body = self.rfile.read(length)
+        if path.startswith("/kept/"): return self.kept(path)
         if path.startswith("/big/"): text = b"x" * int(path[5:])
         elif path == "/hang":
             time.sleep(60); return
         else: text = ("%s %s:%d %d %s" % (path, *self.client_address, len(body), hashlib.sha256(body).hexdigest())).encode()
         self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
+    def kept(self, path):
+        start = b"HTTP/1.1 200 OK\r\n"
+        if path == "/kept/pause":
+            self.wfile.write(start + b"Content-Length: 10\r\n\r\nfirst")
+            time.sleep(0.8)
+            self.wfile.write(b"later")
+        elif path == "/kept/chunks":
+            self.wfile.write(start + b"Transfer-Encoding: chunked\r\n\r\n5\r\n0\r\n\r\n\r\n")
+            time.sleep(0.8)
+            self.wfile.write(b"0\r\n\r\n")
+        elif path == "/kept/odd":
+            self.wfile.write(start + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nbytes")
+        else: self.wfile.write(start + b"Content-Length: 5\r\n\r\nwhole")
+        return True
 class S(socketserver.ThreadingTCPServer):
     allow_reuse_address = True; daemon_threads = True; request_queue_size = 512
 S(("10.95.0.2", 8080), H).serve_forever()

@@ -37,10 +37,21 @@ impl Wire {
 
     /// Receives the flow's response to its end, acknowledging like a client; closes when the server has.
     pub(crate) fn receive(&self, handoff: &Handoff, migrated: &MigratedAnswer, limit: Duration) -> Received {
+        self.receive_up_to(handoff, migrated, usize::MAX, limit)
+    }
+
+    /// The same, but no longer than until so many bytes are there.
+    pub(crate) fn receive_up_to(
+        &self,
+        handoff: &Handoff,
+        migrated: &MigratedAnswer,
+        bytes: usize,
+        limit: Duration,
+    ) -> Received {
         let mut got = Received::default();
         let until = Instant::now() + limit;
         let mut packet = vec![0; 65_536];
-        while Instant::now() < until && !got.fin && !got.reset {
+        while Instant::now() < until && !got.fin && !got.reset && got.bytes.len() < bytes {
             let Ok(length) = (&self.capture).read(&mut packet) else { continue };
             self.take(handoff, migrated, &packet[..length], &mut got);
         }

@@ -88,6 +88,19 @@ pub struct LaterCounts {
     pub refused: Arc<ReasonCounters<Refusal>>,
 }
 
+impl LaterCounts {
+    /// By their names in metrics.
+    pub fn outcomes(&self) -> [(&'static str, u64); 4] {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("stayed", of(&self.stayed)),
+            ("moved", of(&self.moved)),
+            ("returned", of(&self.returned)),
+            ("dropped", of(&self.closed)),
+        ]
+    }
+}
+
 /// What a migrator has of all this.
 pub(super) struct Laters {
     pub(super) router: OnceLock<Arc<dyn Router>>,
