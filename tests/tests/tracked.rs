@@ -225,3 +225,22 @@ fn a_connection_that_ends_after_its_last_request_leaves_nothing_behind() {
     });
     no_request_on_the_wrong_target(&t);
 }
+
+#[test]
+fn loss_and_reordering_change_no_byte_and_no_target() {
+    let impaired =
+        |spec: LabSpec| site(spec).impair("loss=1%,dup=1%,reorder=2%,delay=2ms,seed=11".parse().unwrap());
+    let Some(t) = lab::up("tracked-bad", impaired) else { return };
+    let (small, large) = (t.sha256("1k"), t.sha256("1m"));
+    t.client(move || {
+        for _ in 0..4 {
+            let mut connection = Connection::open(VIP).unwrap();
+            for n in 0..40 {
+                let to = if n % 3 == 0 { 'a' } else { 'b' };
+                let (path, want) = if n % 8 == 5 { ("/1m", &large) } else { ("/1k", &small) };
+                assert_eq!(&ask(&mut connection, path, to).sha256, want, "request {n}");
+            }
+        }
+    });
+    no_request_on_the_wrong_target(&t);
+}

@@ -48,7 +48,18 @@ impl Wire {
         bytes: usize,
         limit: Duration,
     ) -> Received {
-        let mut got = Received::default();
+        self.receive_more(handoff, migrated, Received::default(), bytes, limit)
+    }
+
+    /// The same, behind what was received before.
+    pub(crate) fn receive_more(
+        &self,
+        handoff: &Handoff,
+        migrated: &MigratedAnswer,
+        mut got: Received,
+        bytes: usize,
+        limit: Duration,
+    ) -> Received {
         let until = Instant::now() + limit;
         let mut packet = vec![0; 65_536];
         while Instant::now() < until && !got.fin && !got.reset && got.bytes.len() < bytes {

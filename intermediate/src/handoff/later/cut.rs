@@ -6,6 +6,19 @@ use std::net::IpAddr;
 /// Payload per packet: no more than any path between the hosts of one site carries.
 const PAYLOAD: usize = 1200;
 
+/// What the client has acknowledged since it sent a segment, and what its clock says by now: to a server that the
+/// connection was given to meanwhile the segment's own acknowledgement is older than anything it has sent, and its
+/// timestamp older than that of the handshake, and it would take neither (RFC 5961, section 5.2; RFC 7323, section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fresh {
+    /// The acknowledgement number.
+    pub(super) ack: u32,
+    /// The client's timestamp.
+    pub(super) tsval: u32,
+    /// The timestamp it echoes.
+    pub(super) tsecr: u32,
+}
+
 /// What of a segment to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Part {
@@ -20,13 +33,17 @@ pub(super) struct Part {
 /// The packets of `part`, in order; `None` if the packet cannot be read. Their checksums are whole, and none is larger
 /// than a path between hosts of one site carries. IP options and extension headers, which say nothing to a server, are
 /// left out.
-pub(super) fn cut(packet: &[u8], part: Part) -> Option<Vec<Vec<u8>>> {
+pub(super) fn cut(packet: &[u8], part: Part, fresh: Option<Fresh>) -> Option<Vec<Vec<u8>>> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
     let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
     let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
     let mut header = tcp.to_header();
     let first = header.sequence_number.wrapping_add(u32::try_from(part.from).ok()?);
     let payload = tcp.payload().get(part.from..part.to)?;
+    if let Some(fresh) = fresh {
+        header.acknowledgment_number = fresh.ack;
+        renew_timestamps(&mut header, fresh);
+    }
     let (fin, push) = (part.fin, header.psh);
     let mut chunks: Vec<&[u8]> = payload.chunks(PAYLOAD).collect();
     if chunks.is_empty() && fin {
@@ -53,6 +70,34 @@ pub(super) fn fin_at(packet: &[u8], seq: u32) -> Option<Vec<u8>> {
     let mut header = tcp.to_header();
     (header.sequence_number, header.fin) = (seq, true);
     write(source, destination, header, &[])
+}
+
+/// Replaces both values of the timestamps option, if there is one (RFC 7323, section 3.2).
+fn renew_timestamps(header: &mut TcpHeader, fresh: Fresh) {
+    const KIND: u8 = 8;
+    let mut options = header.options.as_slice().to_vec();
+    let mut at = 0;
+    while let Some(kind) = options.get(at).copied() {
+        let length = match kind {
+            0 => return,
+            1 => 1,
+            _ => options.get(at + 1).map_or(0, |length| usize::from(*length)),
+        };
+        if kind == KIND
+            && let Some((value, echo)) =
+                options.get_mut(at + 2..at + 10).and_then(|v| v.split_at_mut_checked(4))
+        {
+            value.copy_from_slice(&fresh.tsval.to_be_bytes());
+            echo.copy_from_slice(&fresh.tsecr.to_be_bytes());
+            // As long as before, so it fits.
+            let _ = header.set_options_raw(&options);
+            return;
+        }
+        if length == 0 {
+            return;
+        }
+        at += length;
+    }
 }
 
 /// The builder makes length and checksum anew.
@@ -91,6 +136,21 @@ mod tests {
     }
 
     #[test]
+    fn an_old_segment_can_be_given_what_the_client_acknowledged_since() {
+        let fresh = Some(Fresh { ack: 99, tsval: 9, tsecr: 1234 });
+        let part = Part { from: 1, to: 3, fin: false };
+        let bytes = cut(&packet(true, b"abc", false), part, fresh).unwrap().remove(0);
+        let sliced = SlicedPacket::from_ip(&bytes).unwrap();
+        let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP") };
+        assert_eq!((tcp.acknowledgment_number(), tcp.payload()), (99, &b"bc"[..]));
+        let echoes = tcp.options_iterator().filter_map(|option| match option {
+            Ok(TcpOptionElement::Timestamp(value, echo)) => Some((value, echo)),
+            _ => None,
+        });
+        assert_eq!(echoes.collect::<Vec<_>>(), [(9, 1234)]);
+    }
+
+    #[test]
     fn the_parts_have_their_own_numbers_and_right_checksums() {
         let payload: Vec<u8> = (0..3000).map(|n| u8::try_from(n % 251).unwrap()).collect();
         for v6 in [false, true] {
@@ -98,7 +158,7 @@ mod tests {
             let mut put_together = Vec::new();
             let mut ends = Vec::new();
             for part in [Part { from: 0, to: 1500, fin: false }, Part { from: 1500, to: 3000, fin: true }] {
-                for bytes in cut(&whole, part).unwrap() {
+                for bytes in cut(&whole, part, None).unwrap() {
                     let sliced = SlicedPacket::from_ip(&bytes).unwrap();
                     let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP") };
                     let at = u32::try_from(put_together.len()).unwrap();
@@ -123,8 +183,8 @@ mod tests {
             assert_eq!(ends.iter().filter(|fin| **fin).count(), 1);
             assert_eq!(ends.last(), Some(&true));
         }
-        let bare = cut(&packet(false, b"", true), Part { from: 0, to: 0, fin: true }).unwrap();
+        let bare = cut(&packet(false, b"", true), Part { from: 0, to: 0, fin: true }, None).unwrap();
         assert_eq!(bare.len(), 1);
-        assert_eq!(cut(b"no packet", Part { from: 0, to: 0, fin: true }), None);
+        assert_eq!(cut(b"no packet", Part { from: 0, to: 0, fin: true }, None), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What is held of one tracked flow, and what is done with it at once.
 
-use super::cut::{Part, cut, fin_at};
+use super::cut::{Fresh, Part, cut, fin_at};
 use super::turn::Plan;
 use super::{FlowNow, Migrator, Next};
 use crate::targets::TargetId;
@@ -80,7 +80,28 @@ struct Held {
     fin: bool,
 }
 
+/// The packets of what lies before `at`, and of the rest.
+fn divide(held: &Held, at: Seq<Client>, fresh: Option<Fresh>) -> Option<(Vec<Vec<u8>>, Vec<Held>)> {
+    let size = usize::try_from(held.payload).ok()?;
+    let place = usize::try_from(at.since(held.seq)).ok()?.min(size);
+    let front = cut(&held.bytes, Part { from: 0, to: place, fin: false }, fresh)?;
+    let rest = cut(&held.bytes, Part { from: place, to: size, fin: held.fin }, fresh)?;
+    let rest = rest.into_iter().filter_map(|bytes| {
+        let facts = baton_shared::packet::held::facts(&bytes)?;
+        let (seq, fin) = (Seq::new(facts.seq), facts.fin);
+        let payload = u32::try_from(facts.payload.len()).ok()?;
+        Some(Held { seq, payload, fin, offload: Offload::default(), bytes })
+    });
+    let rest = rest.collect();
+    Some((front, rest))
+}
+
 impl Held {
+    fn new(bytes: Vec<u8>, offload: Offload, facts: &HeldFacts<'_>) -> Self {
+        let payload = u32::try_from(facts.payload.len()).unwrap_or(u32::MAX);
+        Held { bytes, offload, seq: Seq::new(facts.seq), payload, fin: facts.fin }
+    }
+
     fn length(&self) -> u32 {
         self.payload.wrapping_add(u32::from(self.fin))
     }
@@ -214,24 +235,41 @@ impl Migrator {
             return self.hold.write_back(packet, offload);
         }
         state.note(facts, flow.options.as_ref());
-        let payload = u32::try_from(facts.payload.len()).unwrap_or(u32::MAX);
-        let held =
-            Held { bytes: packet.to_vec(), offload, seq: Seq::new(facts.seq), payload, fin: facts.fin };
+        let held = Held::new(packet.to_vec(), offload, facts);
         let end = state.later.end();
         // A part of the request under way, sent again or on its way through the queue; or nothing of the stream.
-        if facts.rst || held.length() == 0 || held.end().before(end) || held.end() == end {
+        if facts.rst || held.length() == 0 || !end.before(held.end()) {
             return self.hold.write_back(packet, offload);
         }
         if state.phase == Phase::Dropping {
             self.forward_fin(flow, state, &held);
             return self.drop_held(flow, &held);
         }
+        if !held.seq.before(end) {
+            return self.keep(flow, state, held, facts.payload);
+        }
+        // Sent again: its front is a part of the request under way, which its server may lack.
+        match divide(&held, end, None) {
+            Some((front, rest)) => {
+                front.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
+                for held in rest {
+                    let bytes = held.bytes.clone();
+                    let payload = baton_shared::packet::held::facts(&bytes).map_or(&[][..], |f| f.payload);
+                    self.keep(flow, state, held, payload);
+                }
+            }
+            None => self.drop_held(flow, &held),
+        }
+    }
+
+    /// Keeps a packet that lies behind the request under way, if it is not there already and there is room.
+    fn keep(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8]) {
         // What is there already came in a packet that is held.
-        let have = end.plus(u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
+        let have = state.later.end().plus(u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
         let known = !held.fin && !have.before(held.end());
         let kept = !known
-            && state.held().saturating_add(packet.len()) <= self.settings().hold.per_flow
-            && state.later.on_segment(held.seq, facts.payload, held.fin).is_ok();
+            && state.held().saturating_add(held.bytes.len()) <= self.settings().hold.per_flow
+            && state.later.on_segment(held.seq, payload, held.fin).is_ok();
         if kept {
             state.packets.push_back(held);
         } else {
@@ -311,45 +349,32 @@ impl Migrator {
             if !end.before(held.end()) {
                 self.hold.write_back(&held.bytes, held.offload);
             } else if held.seq.before(end) {
-                self.divide(flow, state, &held, end);
+                match divide(&held, end, None) {
+                    Some((front, rest)) => {
+                        front.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
+                        state.packets.extend(rest);
+                    }
+                    None => self.drop_held(flow, &held),
+                }
             } else {
                 state.packets.push_back(held);
             }
         }
     }
 
-    /// Passes the part of a packet before `end` on and keeps the rest.
-    fn divide(&self, flow: &LaterFlow, state: &mut State, held: &Held, end: Seq<Client>) {
-        let size = usize::try_from(held.payload).unwrap_or(0);
-        let at = usize::try_from(end.since(held.seq)).unwrap_or(size).min(size);
-        let parts = [Part { from: 0, to: at, fin: false }, Part { from: at, to: size, fin: held.fin }];
-        let [Some(front), Some(rest)] = parts.map(|part| cut(&held.bytes, part)) else {
-            return self.drop_held(flow, held);
-        };
-        for packet in front {
-            self.hold.write_back(&packet, Offload::default());
-        }
-        for bytes in rest {
-            let Some(facts) = baton_shared::packet::held::facts(&bytes) else { continue };
-            let part = Held {
-                seq: Seq::new(facts.seq),
-                payload: u32::try_from(facts.payload.len()).unwrap_or(0),
-                fin: facts.fin,
-                offload: Offload::default(),
-                bytes: bytes.clone(),
-            };
-            state.packets.push_back(part);
-        }
-    }
-
-    /// Drops what is held before `end`: others have delivered it.
-    pub(super) fn drop_before(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>) {
+    /// A target was given all before `end`: that is dropped, and the rest made fit for it.
+    pub(super) fn make_fit(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>, fresh: Fresh) {
         for held in std::mem::take(&mut state.packets) {
-            if end.before(held.end()) {
-                state.packets.push_back(held);
-            } else {
+            let from = if held.seq.before(end) { end } else { held.seq };
+            let rest = end.before(held.end()).then(|| divide(&held, from, Some(fresh))).flatten();
+            let Some((front, rest)) = rest else {
                 self.drop_held(flow, &held);
-            }
+                continue;
+            };
+            drop(front);
+            let kept: u32 = rest.iter().map(Held::length).fold(0, u32::wrapping_add);
+            self.flows.add_released(flow.slot, held.length().wrapping_sub(kept));
+            state.packets.extend(rest);
         }
     }
 

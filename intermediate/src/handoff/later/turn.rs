@@ -1,6 +1,7 @@
 //! A tracked flow changes hands: recalled from its target, then given to another one or to a socket here. What the
 //! agent's word means is said by [`Recall`] and [`Handoff`](baton_shared::state::handoff::Handoff); here it is done.
 
+use super::cut::Fresh;
 use super::restore::{Returned, restore};
 use super::state::{LaterFlow, Phase, State};
 use super::waits::Told;
@@ -18,7 +19,7 @@ use baton_shared::control::{
 use baton_shared::http::RequestHead;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use baton_shared::record::{FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
-use baton_shared::seq::{Client, Seq};
+use baton_shared::seq::Seq;
 use baton_shared::state::recall::{Recall, RecallAction, RecallEvent};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -239,7 +240,7 @@ impl Migrator {
                 record.note_ack = connection.snd_nxt.raw();
                 record.note_seq_end = connection.rcv_nxt.raw();
                 self.flows.assign(hand.place.flow, to, server, &subject.request);
-                self.commit_again(flow, &hand, record, to, connection.rcv_nxt);
+                self.commit_again(flow, &hand, record, to, &connection);
                 let times = StageTimes {
                     handoff: start.elapsed(),
                     agent: Duration::from_micros(answer.total_us.into()),
@@ -269,7 +270,7 @@ impl Migrator {
         hand: &InHand,
         mut record: FlowRecord,
         to: TargetId,
-        given_end: Seq<Client>,
+        given: &CapturedConnection,
     ) {
         let mut state = flow.lock();
         record.read_from = state.later.end().raw();
@@ -278,7 +279,10 @@ impl Migrator {
         state.flow = hand.place.flow;
         state.target = to;
         state.requests = 1;
-        self.drop_before(flow, &mut state, given_end);
+        // It has acknowledged all there was, or the flow were not here.
+        state.ack = given.snd_nxt;
+        let fresh = Fresh { ack: given.snd_nxt.raw(), tsval: given.client_tsval, tsecr: given.vip_tsval };
+        self.make_fit(flow, &mut state, given.rcv_nxt, fresh);
         self.resume(flow, &mut state, &hand.held);
     }
 
@@ -365,6 +369,12 @@ impl Migrator {
                     state.phase = Phase::Gone;
                     // Its packets are the ordinary stack's from here on, those that are held too.
                     self.flows.abandon(hand.place.flow);
+                    let fresh = Fresh {
+                        ack: connection.snd_nxt.raw(),
+                        tsval: connection.client_tsval,
+                        tsecr: connection.vip_tsval,
+                    };
+                    self.make_fit(flow, &mut state, connection.rcv_nxt, fresh);
                     self.write_all_back(&mut state);
                     self.hold.release(&hand.held, &[]);
                 }
