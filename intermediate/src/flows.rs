@@ -394,6 +394,13 @@ impl Flows {
         table.by_id.values().filter(live).map(|e| e.flow).collect()
     }
 
+    /// How many live flows came by a VIP, or by any.
+    pub fn live_of(&self, vip: Option<SocketAddr>) -> usize {
+        let table = self.table();
+        let live = |e: &&Entry| vip.is_none_or(|vip| e.vip == vip) && e.committed && e.end.is_none();
+        table.by_id.values().filter(live).count()
+    }
+
     /// How many flows have an entry, lingering ones too.
     pub fn count(&self) -> usize {
         self.table().by_id.len()

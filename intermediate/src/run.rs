@@ -3,7 +3,7 @@
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::front::{Front, LaterRouter, Migration, StopControl, Waiting, listen_shared};
+use crate::front::{Drains, Front, LaterRouter, Migration, StopControl, Waiting, listen_shared};
 use crate::handoff::{History, LegSink, Migrator};
 use crate::metrics::Metrics;
 use crate::proxy::Upstreams;
@@ -271,6 +271,7 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
         site: ArcSwap::from_pointee(site),
         waiting: Waiting::default(),
         upstreams: Upstreams::default(),
+        drains: Drains::default(),
         access_log: access_log.clone(),
     });
     if let Some(migrator) = front.migration.migrator() {

@@ -112,3 +112,39 @@ fn a_target_that_is_drained_alone_leaves_nothing_to_go_to_and_unknown_ones_are_t
         assert_eq!(is, status, "{path}: {text}");
     }
 }
+
+#[test]
+fn a_drained_listener_and_a_drained_node_take_no_connections_and_come_back() {
+    let Some(t) = lab::up("drainnode", pool) else { return };
+    let mut held = held_download(&t);
+    let answer = t.order("/v1/listeners/10.90.1.100:80/drain");
+    assert_eq!((&answer["state"], &answer["flows"]), (&"draining".into(), &1.into()), "{answer}");
+    t.eventually("connections are refused", Duration::from_secs(5), |t| {
+        t.get("/1k").is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+    });
+    assert_eq!(t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap().0, 200, "the node itself is ready");
+    t.order("/v1/listeners/10.90.1.100:80/undrain");
+    t.eventually("it listens again", Duration::from_secs(5), |t| t.get("/1k").is_ok());
+    let before = t.migrated();
+    for _ in 0..4 {
+        assert_eq!(t.get("/1k").unwrap().sha256, t.sha256("1k"));
+    }
+    t.eventually("they migrate as before", Duration::from_secs(3), |t| t.migrated() == before + 4);
+
+    // Not ready at once, closed later: whoever sends connections here has time to learn of it.
+    let answer = t.order("/v1/node/drain?after_ms=1500");
+    assert_eq!((&answer["state"], &answer["drained"]), (&"draining".into(), &false.into()), "{answer}");
+    let (status, text) = t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap();
+    assert_eq!((status, text.contains("\"draining\":true")), (503, true), "{text}");
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    t.eventually("it closes", Duration::from_secs(8), |t| t.get("/1k").is_err());
+    let node = t.admin(INTERMEDIATE, "/v1/node");
+    assert_eq!((&node["drained"], &node["flows"]), (&false.into(), &1.into()), "{node}");
+    let (whole, held) = t.client(move || (held.response().unwrap(), held));
+    assert_eq!(whole.sha256, t.sha256("10m"), "the download went on all the time");
+    drop(held);
+    assert_eq!(t.order("/v1/node/drain?wait_ms=20000")["drained"], true);
+    assert_eq!(t.order("/v1/node/undrain")["state"], "ready");
+    t.eventually("it is back", Duration::from_secs(5), |t| t.get("/1k").is_ok());
+    assert_eq!(t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap().0, 200);
+}

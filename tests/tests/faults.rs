@@ -180,7 +180,9 @@ fn an_agent_takes_only_what_its_configuration_names() {
         return;
     };
     all_right(&t, 10);
+    // What one refuses is given to the other.
     assert_eq!(t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"not_allowed\"}"), 5);
-    t.expect_requests(5, 5);
-    assert_eq!(t.proxied("refused"), 5);
+    assert_eq!(t.metric(INTERMEDIATE, "baton_handoffs_retried_total{reason=\"refused\"}"), 5);
+    t.expect_requests(10, 0);
+    assert_eq!(t.metric("target2", "baton_handoffs_migrated_total"), 10);
 }

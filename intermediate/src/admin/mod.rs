@@ -59,6 +59,10 @@ impl Admin {
             .route("/v1/targets/{name}", get(target))
             .route("/v1/targets/{name}/{order}", post(orders::target))
             .route("/v1/pools", get(pools))
+            .route("/v1/listeners", get(listeners))
+            .route("/v1/listeners/{name}/{order}", post(orders::listener))
+            .route("/v1/node", get(node))
+            .route("/v1/node/{order}", post(orders::node))
             .route("/v1/flows", get(flows))
             .route("/v1/flows/{id}", get(flow))
             .route("/v1/migrations", get(migrations))
@@ -88,18 +92,21 @@ async fn healthz() -> Json<Value> {
 
 async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
     let stopping = admin.stopping.load(Ordering::Relaxed);
+    let draining = admin.front.drains.node().is_some();
+    let ready = !stopping && !draining;
     let targets = &admin.front.targets;
     let data_plane = admin.plane.as_ref().map(|plane| format!("{:?}", plane.hook()).to_lowercase());
     let listeners: Vec<SocketAddr> = admin.front.site.load().listeners.iter().map(|l| l.vip).collect();
     let detail = json!({
-        "ready": !stopping,
+        "ready": ready,
         "stopping": stopping,
+        "draining": draining,
         "listeners": listeners,
         "data_plane": data_plane.unwrap_or_else(|| "none".into()),
         "targets": targets.iter().count(),
         "targets_up": targets.iter().filter(|target| target.is_up()).count(),
     });
-    let status = if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(detail)).into_response()
 }
 
@@ -114,6 +121,16 @@ async fn target(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Re
         Some(target) => Json(orders::of_target(&admin, &target)).into_response(),
         None => not_found("no target of this name is configured"),
     }
+}
+
+async fn listeners(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let site = admin.front.site.load_full();
+    let views: Vec<Value> = site.listeners.iter().map(|l| orders::of_listener(&admin, l)).collect();
+    Json(json!({ "listeners": views }))
+}
+
+async fn node(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    Json(orders::of_node(&admin))
 }
 
 async fn pools(State(admin): State<Arc<Admin>>) -> Json<Value> {

@@ -1,6 +1,7 @@
-//! What an operator orders: drain a target, take it back.
+//! What an operator orders: drain a target, a listener or the node, take it back.
 
 use super::{Admin, error, not_found};
+use crate::site::SiteListener;
 use crate::targets::Target;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -10,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use baton_shared::health::AdminOrder;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The longest an order is waited for.
 const WAIT_MOST: Duration = Duration::from_secs(600);
@@ -48,13 +50,141 @@ pub(super) async fn target(
     if from != to {
         tracing::warn!(target = name, "{} -> {} (ordered)", from.name(), to.name());
     }
+    // An order taken back meanwhile ends the waiting as well.
+    wait_until(&wait, || target.view().drained || target.ordered.state() != to).await;
+    Json(of_target(&admin, &target)).into_response()
+}
+
+/// `POST /v1/listeners/{name}/{order}`.
+pub(super) async fn listener(
+    State(admin): State<Arc<Admin>>,
+    Path((name, order)): Path<(String, String)>,
+    query: Result<Query<Wait>, QueryRejection>,
+) -> Response {
+    let Ok(Query(wait)) = query else {
+        return error(StatusCode::BAD_REQUEST, "the query may name wait_ms");
+    };
+    let Some(drain) = drain_or_undrain(&order) else {
+        return not_found("a listener can be ordered to drain or undrain");
+    };
+    let site = admin.front.site.load_full();
+    let Some(listener) = site.listeners.iter().find(|listener| listener.name == name) else {
+        return not_found("no listener of this name is configured");
+    };
+    if admin.front.drains.drain_listener(listener.vip, drain) {
+        tracing::warn!(listener = name, "{order} (ordered)");
+    }
+    let drains = &admin.front.drains;
+    wait_until(&wait, || {
+        !drain || left_of(&admin, Some(listener.vip)) == 0 || drains.listener(listener.vip).is_none()
+    })
+    .await;
+    Json(of_listener(&admin, listener)).into_response()
+}
+
+/// Query of an order to the node.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeWait {
+    /// Answer when nothing is left, at the latest after so many milliseconds.
+    wait_ms: Option<u64>,
+    /// For so many milliseconds the node says that it is not ready, and still takes connections: whoever sends them here
+    /// learns of it.
+    after_ms: Option<u64>,
+}
+
+/// `POST /v1/node/{order}`.
+pub(super) async fn node(
+    State(admin): State<Arc<Admin>>,
+    Path(order): Path<String>,
+    query: Result<Query<NodeWait>, QueryRejection>,
+) -> Response {
+    let Ok(Query(query)) = query else {
+        return error(StatusCode::BAD_REQUEST, "the query may name wait_ms and after_ms");
+    };
+    let Some(drain) = drain_or_undrain(&order) else {
+        return not_found("the node can be ordered to drain or undrain");
+    };
+    if admin.front.drains.drain_node(drain) {
+        tracing::warn!("node: {order} (ordered)");
+    }
+    if drain {
+        let front = Arc::clone(&admin.front);
+        let after = Duration::from_millis(query.after_ms.unwrap_or(0)).min(WAIT_MOST);
+        let since = front.drains.node();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            // Taken back and ordered anew meanwhile: that order has its own time.
+            if front.drains.node() == since {
+                front.drains.close_node();
+            }
+        });
+    }
+    let wait = Wait { wait_ms: query.wait_ms };
+    wait_until(&wait, || !drain || is_drained(&admin) || admin.front.drains.node().is_none()).await;
+    Json(of_node(&admin)).into_response()
+}
+
+fn drain_or_undrain(order: &str) -> Option<bool> {
+    match order {
+        "drain" => Some(true),
+        "undrain" => Some(false),
+        _ => None,
+    }
+}
+
+async fn wait_until(wait: &Wait, done: impl Fn() -> bool) {
     let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(WAIT_MOST);
     let until = Instant::now() + wait;
-    // An order taken back meanwhile ends the waiting as well.
-    while !target.view().drained && target.ordered.state() == to && Instant::now() < until {
+    while !done() && Instant::now() < until {
         tokio::time::sleep(LOOK).await;
     }
-    Json(of_target(&admin, &target)).into_response()
+}
+
+/// Live flows that came by a VIP, or by any.
+fn left_of(admin: &Admin, vip: Option<SocketAddr>) -> usize {
+    admin.front.migration.migrator().map_or(0, |migrator| migrator.flows().live_of(vip))
+}
+
+fn is_drained(admin: &Admin) -> bool {
+    let front = &admin.front;
+    let closed = front.site.load().listeners.iter().all(|l| front.drains.listener(l.vip).is_some());
+    front.drains.node().is_some()
+        && closed
+        && front.metrics.open_connections() == 0
+        && left_of(admin, None) == 0
+}
+
+fn millis(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A listener, and the flows that came by it.
+pub(super) fn of_listener(admin: &Admin, listener: &SiteListener) -> Value {
+    let since = admin.front.drains.listener(listener.vip);
+    json!({
+        "name": listener.name,
+        "vip": listener.vip,
+        "protocol": listener.protocol,
+        "state": if since.is_some() { "draining" } else { "open" },
+        "since": since.map(millis),
+        "flows": left_of(admin, Some(listener.vip)),
+    })
+}
+
+/// The node, and what is left on it.
+pub(super) fn of_node(admin: &Admin) -> Value {
+    let since = admin.front.drains.node();
+    let site = admin.front.site.load_full();
+    let listeners: Vec<Value> = site.listeners.iter().map(|listener| of_listener(admin, listener)).collect();
+    json!({
+        "state": if since.is_some() { "draining" } else { "ready" },
+        "since": since.map(millis),
+        "drained": is_drained(admin),
+        "connections": admin.front.metrics.open_connections(),
+        "flows": left_of(admin, None),
+        "listeners": listeners,
+    })
 }
 
 /// A target with its part in each pool.

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 /// Connections the kernel keeps until they are accepted; it cuts this at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// Binds and listens. Accepted connections inherit TCP_NODELAY. A socket on an IPv6 address takes IPv6 alone
 /// (`IPV6_V6ONLY`): for both families a VIP of each is listed, and no client shows up as `::ffff:a.b.c.d`.

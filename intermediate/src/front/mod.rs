@@ -2,6 +2,7 @@
 
 mod answer;
 mod connection;
+mod drain;
 mod give;
 mod head;
 mod https;
@@ -13,6 +14,7 @@ mod stop;
 mod waiting;
 
 pub use answer::{answer_and_close, close_lingering, text};
+pub use drain::Drains;
 pub use later::LaterRouter;
 pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
@@ -30,6 +32,7 @@ use arc_swap::ArcSwap;
 use baton_shared::admission::SourceLimits;
 use baton_shared::http::HeadLimits;
 use baton_shared::pace::MinRate;
+use drain::Door;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -77,6 +80,8 @@ pub struct Front {
     pub site: ArcSwap<Site>,
     /// Connections whose first head is awaited.
     pub waiting: Waiting,
+    /// What takes no new connections.
+    pub drains: Drains,
     /// Kept connections to the servers.
     pub upstreams: Upstreams,
     /// A line for each request.
@@ -159,14 +164,34 @@ impl Front {
 
     /// Accepts on `listener` until told to stop; each connection gets its own task.
     pub async fn run(self: Arc<Self>, listener: TcpListener, vip: SocketAddr, stop: Stop) {
-        let listener = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => listener,
+        let mut door = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => Door::Open(listener),
             Err(e) => return tracing::error!(%vip, "cannot listen: {e}"),
         };
         let mut stop = stop;
+        let mut drains = self.drains.watch();
         loop {
+            drains.borrow_and_update();
+            let drained = self.drains.listener(vip).is_some();
+            let moved = match (drained, &door) {
+                (true, Door::Open(_)) => {
+                    tracing::warn!(%vip, "drained: listens no more");
+                    door.close(|stream, client| self.on_accepted(stream, client, vip, &stop)).await
+                }
+                (false, Door::Closed(_)) => {
+                    tracing::warn!(%vip, "listens again");
+                    door.open()
+                }
+                _ => Ok(door),
+            };
+            door = match moved {
+                Ok(door) => door,
+                Err(e) => return tracing::error!(%vip, drained, "the listening socket is lost: {e}"),
+            };
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = door.accept() => accepted,
+                // The front has the other end: it is there.
+                _ = drains.changed() => continue,
                 () = stop.wait() => return,
             };
             match accepted {

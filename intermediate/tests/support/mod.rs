@@ -22,7 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use intermediate::access_log::AccessLog;
 use intermediate::config::{Protocol, StreamTimes};
-use intermediate::front::{Front, FrontLimits, Migration, SlowLimits, StopControl, Waiting, listen};
+use intermediate::front::{Drains, Front, FrontLimits, Migration, SlowLimits, StopControl, Waiting, listen};
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
 use intermediate::pools::{Member, Pool};
@@ -126,6 +126,7 @@ impl Bed {
             site: ArcSwap::from_pointee(site),
             waiting: Waiting::default(),
             upstreams: Upstreams::default(),
+            drains: Drains::default(),
             access_log,
         });
         let control = StopControl::default();
