@@ -178,8 +178,9 @@ impl Front {
         let pipelined = decision.keepalive != KeepAlive::Pinned
             && following(&decision, &head).is_none()
             && head.is_followed(&bytes);
-        let alone = if pipelined { Err(ProxyReason::Pipelined) } else { Ok(()) };
-        let chosen = head.migration().and(alone).and_then(|()| self.choose(&decision, &peer, facts));
+        let chosen = head.migration().and_then(|()| self.choose(&decision, &peer, facts));
+        let chosen =
+            chosen.and_then(|chosen| if pipelined { Err(ProxyReason::Pipelined) } else { Ok(chosen) });
         let site = Arc::clone(&accepted.site);
         let (stream, bytes, entry) = match chosen {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
