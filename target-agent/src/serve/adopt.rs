@@ -10,8 +10,10 @@ use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{Handoff, RefusedAnswer};
 use baton_shared::reason::Refusal;
 use baton_shared::record::{FLAG_FED, FlowRecord};
+use baton_shared::seq::Seq;
 use baton_shared::state::adopt::{Adopt, Cause, Phase};
 use baton_shared::state::replay::{Answer, Phase as Feeding};
+use baton_shared::state::responses::Responses;
 use std::sync::Arc;
 
 impl Engine {
@@ -28,6 +30,9 @@ impl Engine {
         // The socket's own address is the VIP.
         let local = Ends::new(ends.client(), vip).ok_or(Refusal::Unsupported)?;
         let (key, arrival) = (key(local), key(ends));
+        // Both sides count alike, so the first response begins where the client expects it.
+        let first = Seq::new(handoff.connection.snd_nxt.raw());
+        let responses = handoff.tracked.map(|request| Box::new(Responses::new(first, request.head)));
         let adopt = Box::new(Adopt::new(handoff, now));
         let slot = self.slot(table, now).ok_or(Refusal::TableFull)?;
         let mut record = FlowRecord {
@@ -59,6 +64,7 @@ impl Engine {
         flow.server = server;
         flow.arrival = Some(arrival);
         flow.adopt = Some(adopt);
+        flow.responses = responses;
         table.insert(slot, Box::new(flow));
         self.active.push(slot);
         self.drive_adopting(table, slot);

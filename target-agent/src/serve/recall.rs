@@ -110,7 +110,7 @@ impl Engine {
         let Some(flow) = table.get(slot) else { return };
         let Some(Waiting { session, request, .. }) = flow.recall else { return };
         // A request that is still being fed has no complete response.
-        if flow.replay.is_some() {
+        if flow.is_in_hand() {
             return;
         }
         let record = self.shared.plane.slots().read(slot);
