@@ -126,7 +126,9 @@ async fn a_hello_in_single_bytes_and_in_tiny_records_is_one() {
 async fn what_cannot_be_routed_gets_its_alert_and_its_reason() {
     let a = named("a:").await;
     let only_a = |l: SiteListener| SiteListener { pool: None, ..tls(l) };
-    let bed = Bed::with_listener(limits(), &[&[a]], vec![route("a", 0, "a.example", &[])], only_a);
+    let mut patient = limits();
+    patient.head_timeout = Duration::from_millis(1500);
+    let bed = Bed::with_listener(patient, &[&[a]], vec![route("a", 0, "a.example", &[])], only_a);
     let closed = |reason| bed.front.metrics.closed(reason);
     assert!(exchange(&bed, &hello("a.example", &[])).await.starts_with(b"a:"));
     // Nobody's name, and none at all: unrecognized_name.
@@ -137,7 +139,7 @@ async fn what_cannot_be_routed_gets_its_alert_and_its_reason() {
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"SSH-2.0-x\r\n", b"\0"] {
         let began = Instant::now();
         assert_eq!(bed.client_said(garbage).await, b"");
-        assert!(began.elapsed() < Duration::from_millis(200));
+        assert!(began.elapsed() < Duration::from_secs(1), "waited for the timeout");
     }
     assert_eq!(closed(CloseReason::NotTls), 3);
     // Too long, and one that contradicts itself: decode_error.
@@ -180,7 +182,7 @@ async fn a_relay_passes_over_dead_servers_ends_when_idle_and_at_the_stop() {
     let server = named("x").await;
     let order = |mut l: SiteListener| {
         l.protocol = Protocol::Tcp;
-        l.times.idle = Duration::from_millis(300);
+        l.times.idle = Duration::from_millis(900);
         l
     };
     let bed = Bed::with_listener(limits(), &[&[nobody().await, server]], vec![], order);

@@ -240,15 +240,18 @@ async fn kept_connections_are_closed_before_servers_would() {
         server.send(OK).await;
         let began = std::time::Instant::now();
         assert_eq!(server.0.read(&mut [0; 1]).await.unwrap(), 0);
-        assert!(began.elapsed() < Duration::from_secs(6));
+        assert!(began.elapsed() < Duration::from_secs(8));
         CLOSED.fetch_add(1, Ordering::Relaxed);
     })
     .await;
     static CLOSED: AtomicUsize = AtomicUsize::new(0);
     let bed = Bed::start(limits(), &[address]);
     assert!(bed.exchange(GET_CLOSE).await.ends_with("ok"));
-    tokio::time::sleep(Duration::from_millis(5500)).await;
-    assert_eq!(CLOSED.load(Ordering::Relaxed), 1);
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while CLOSED.load(Ordering::Relaxed) == 0 {
+        assert!(std::time::Instant::now() < until, "it is kept for ever");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]
@@ -334,14 +337,14 @@ async fn an_upgrade_that_is_not_configured_goes_on_as_a_plain_request() {
 async fn a_tunnel_in_which_nothing_passes_ends_after_its_time() {
     let (address, _) = server().await;
     let bed = Bed::with_listener(limits(), &[&[address]], vec![], |mut l| {
-        l.times.idle = Duration::from_millis(300);
+        l.times.idle = Duration::from_millis(900);
         l
     });
     let mut client = bed.client().await;
     client.send(b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
     assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
         client.send(b"x").await;
         client.until("x").await;
     }

@@ -120,12 +120,12 @@ mod tests {
     #[tokio::test]
     async fn silence_ends_it_and_a_byte_now_and_then_does_not() {
         let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
-        let limit = Duration::from_millis(200);
+        let limit = Duration::from_millis(900);
         let control = StopControl::default();
         let mut stop = control.stop();
         let relaying = tokio::spawn(async move { relay(near, b"", far, limit, &mut stop).await });
         for _ in 0..6 {
-            tokio::time::sleep(limit / 2).await;
+            tokio::time::sleep(limit / 4).await;
             server.write_all(b"x").await.unwrap();
             assert_eq!(client.read_u8().await.unwrap(), b'x');
         }
