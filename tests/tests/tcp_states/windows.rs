@@ -106,13 +106,15 @@ fn fill(peer: &mut Peer, bytes: &[u8]) -> usize {
     loop {
         let room = peer.watch().promised().wrapping_sub(peer.seq) as usize;
         let piece = room.min(1400).min(bytes.len() - sent);
-        // A busy machine's acknowledgement may take its time.
-        if piece == 0 && peer.listen(Duration::from_millis(500)).is_empty() {
-            return sent;
-        }
         if piece > 0 {
             peer.data(&bytes[sent..sent + piece]);
             sent += piece;
+        } else {
+            // Whether there is more room the last byte's acknowledgement says, however long a busy machine takes for it.
+            peer.wait_acknowledged();
+            if room > 0 || peer.watch().promised() == peer.seq {
+                return sent;
+            }
         }
         peer.listen(Duration::ZERO);
     }
