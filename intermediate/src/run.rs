@@ -4,7 +4,7 @@ use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::front::{Drains, Front, LaterRouter, Migration, StopControl, Waiting, listen_shared};
-use crate::handoff::{History, LegSink, Migrator};
+use crate::handoff::{History, LegSink, Migrator, carry_errors6};
 use crate::metrics::Metrics;
 use crate::proxy::Upstreams;
 use crate::reload::{ReloadHandle, Reloader};
@@ -335,7 +335,7 @@ fn start_migrator(
     let carrier = plane.carrier();
     // A carrier rewrites packets, and so needs whole ones.
     let tun = if carrier.is_some() { Tun::open(name) } else { Tun::open_offloading(name) }.map_err(fail)?;
-    if let Some(carrier) = carrier {
+    if let Some(carrier) = carrier.clone() {
         let uplink = config.uplink.as_ref().map_or("", |u| u.get_ref());
         tun.copy_mtu_of(uplink).map_err(fail)?;
         tun.carry_by(carrier);
@@ -345,7 +345,10 @@ fn start_migrator(
     tracing::info!(hook = ?plane.hook(), tun = tun.name(), "data plane attached");
     let sink = Arc::new(LegSink::new(Arc::clone(&tun), Arc::clone(&plane)));
     let migrator = Migrator::new(plane, sink, Arc::clone(targets), config.handoff_settings(uplink));
-    migrator.start(tun, &tls, &hello(config))?;
+    migrator.start(Arc::clone(&tun), &tls, &hello(config))?;
+    if let Some(carrier) = carrier.filter(|_| config.vips().iter().any(SocketAddr::is_ipv6)) {
+        tokio::spawn(carry_errors6(tun, carrier));
+    }
     Ok(migrator)
 }
 

@@ -7,6 +7,7 @@
 mod candidate;
 mod connect;
 mod dispatch;
+mod errors6;
 mod flight;
 mod history;
 mod late;
@@ -23,6 +24,7 @@ mod unresolved;
 
 pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes, TrackedCandidate};
 pub use dispatch::AgentEvent;
+pub use errors6::carry_errors6;
 pub use history::{History, HistoryOutcome, MigrationRecord, Subject, flow_id_text};
 pub(crate) use later::LaterFlow;
 pub use later::{FlowNow, LaterCounts, Next, Returned, Router};

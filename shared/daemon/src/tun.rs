@@ -173,6 +173,11 @@ impl Tun {
         self.send_back(packet, Offload::default())
     }
 
+    /// Writes a packet that the carrier has judged already.
+    pub fn send_carried(&self, packet: &[u8]) -> io::Result<usize> {
+        self.device.device().send(packet, Offload::default())
+    }
+
     /// As [`Tun::send`], for a packet that came from this device with this [`Offload`].
     pub fn send_back(&self, packet: &[u8], offload: Offload) -> io::Result<usize> {
         let device = self.device.device();
