@@ -244,3 +244,19 @@ fn loss_and_reordering_change_no_byte_and_no_target() {
     });
     no_request_on_the_wrong_target(&t);
 }
+
+#[test]
+fn without_ebpf_later_requests_are_routed_just_so() {
+    let Some(t) = lab::up("tracked-user", |s| site(s).plane(netns_lab::Plane::Userspace)) else { return };
+    alternate(&t, VIP, 100);
+    let large = t.sha256("1m");
+    t.client(move || {
+        let mut connection = Connection::open(VIP).unwrap();
+        for n in 0..12 {
+            let to = if n % 2 == 0 { 'a' } else { 'b' };
+            assert_eq!(ask(&mut connection, "/1m", to).sha256, large, "download {n}");
+        }
+        assert_eq!(status_of(&mut connection, "GET /1k HTTP/1.1\r\nHost: lab\r\n\r\n"), 404);
+    });
+    no_request_on_the_wrong_target(&t);
+}
