@@ -357,7 +357,7 @@ impl Flows {
         }
         // It goes on: who takes it back has had the agent's answer, which came before this.
         if report.reason == EndReason::Recalled && entry.turning {
-            return (true, false);
+            return (true, true);
         }
         entry.end = Some(report);
         // Before the commit the report only waits: the commit sees it.

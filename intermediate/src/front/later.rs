@@ -3,10 +3,12 @@
 
 use super::connection::{Asker, as_the_server_sees_it};
 use super::{Front, Stop};
+use crate::access_log::{Asked, RequestText};
 use crate::handoff::{FlowNow, Next, Returned, Router};
 use baton_shared::http::{HeadLimits, RequestHead, Tunnel};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 /// The site's word on later requests.
 pub struct LaterRouter {
@@ -41,19 +43,30 @@ impl Router for LaterRouter {
         let has_it = has_it && decision.pool.has(flow.target);
         let form = bytes.get(head.target.start);
         let as_it_is = decision.headers.is_empty() && decision.tunnel == Tunnel::Unasked;
+        let noted = front.access_log.is_on().then(|| {
+            let asked = Asked {
+                client: flow.client,
+                vip: flow.vip,
+                listener: site.listener_name(listener),
+                at: SystemTime::now(),
+                request: Some(RequestText::of_head(head, bytes)),
+                request_no: flow.request_no,
+            };
+            (asked, decision.placed())
+        });
         if has_it && as_it_is && matches!(form, Some(b'/' | b'*')) {
-            return Next::Stay;
+            return Next::Stay { noted };
         }
         // Its head is made anew, and so has other numbers: that takes a handoff, if only to the same target.
         let asker = Asker { client: flow.client, listener };
         let fed = as_the_server_sees_it(asker, &decision, bytes, head, false);
         if has_it {
-            return Next::Move { target: flow.target, head: fed };
+            return Next::Move { target: flow.target, head: fed, noted };
         }
         let lines = HeadLines::new(bytes, head);
         let request = RequestFacts::of_head(listener, head, bytes, &lines);
         match front.pick(&decision, flow.client, flow.vip, request) {
-            Ok(target) => Next::Move { target, head: fed },
+            Ok(target) => Next::Move { target, head: fed, noted },
             Err(_) => Next::Return,
         }
     }

@@ -27,7 +27,7 @@ pub use dispatch::AgentEvent;
 pub use errors6::carry_errors6;
 pub use history::{History, HistoryOutcome, MigrationRecord, Subject, flow_id_text};
 pub(crate) use later::LaterFlow;
-pub use later::{FlowNow, LaterCounts, Next, Returned, Router};
+pub use later::{FlowNow, LaterCounts, Next, Noted, Returned, Router};
 pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener, syn_tsval};
 pub use settings::{HandoffSettings, MigratorStats};
 pub use too_big::LegSink;

@@ -17,6 +17,7 @@ pub(crate) use state::LaterFlow;
 pub(super) use state::Started;
 
 use super::Migrator;
+use crate::access_log::{Asked, Placed};
 use crate::hold::Offered;
 use crate::targets::TargetId;
 use baton_daemon::metrics::ReasonCounters;
@@ -43,19 +44,29 @@ pub struct FlowNow {
     pub vip: SocketAddr,
     /// Who has it now.
     pub target: TargetId,
+    /// The request's place on its connection; the first was 1.
+    pub request_no: u32,
 }
 
+/// For the access log, if there is one; its target is filled in.
+pub type Noted = Option<(Asked, Placed)>;
+
 /// Where a later request goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Next {
     /// Where the flow is.
-    Stay,
+    Stay {
+        /// See there.
+        noted: Noted,
+    },
     /// To another target, with the connection.
     Move {
         /// Which; perhaps the same.
         target: TargetId,
         /// The head as its server shall see it.
         head: Vec<u8>,
+        /// See there.
+        noted: Noted,
     },
     /// It cannot be given to a target as it is: the front gets connection and request.
     Return,

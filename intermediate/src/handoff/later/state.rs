@@ -59,6 +59,8 @@ pub(in crate::handoff) struct State {
     pub(super) phase: Phase,
     /// Requests the server was given since the last handoff.
     pub(super) requests: u32,
+    /// Requests on the connection, the first included.
+    pub(super) all_requests: u32,
     pub(super) later: LaterRequests,
     /// Since when the head in front has been incomplete.
     pub(super) partial_since: Option<Instant>,
@@ -132,6 +134,7 @@ impl LaterFlow {
             target: started.target,
             phase: Phase::Turning,
             requests: 1,
+            all_requests: 1,
             later: started.later,
             partial_since: None,
             ack: c.snd_nxt,
@@ -159,6 +162,7 @@ impl LaterFlow {
             target: target.unwrap_or(NOBODY),
             phase: Phase::Following,
             requests: 0,
+            all_requests: 0,
             later: LaterRequests::new(Seq::new(record.read_from), TAKEN_OVER_BYTES),
             partial_since: None,
             ack: Seq::new(record.note_ack),
@@ -315,7 +319,8 @@ impl Migrator {
     fn on_request(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State, head: &RequestHead) {
         let Some(router) = self.laters.router.get() else { return };
         let bytes = state.later.bytes();
-        let now = FlowNow { client: flow.client, vip: flow.vip, target: state.target };
+        let request_no = state.all_requests.saturating_add(1);
+        let now = FlowNow { client: flow.client, vip: flow.vip, target: state.target, request_no };
         // A body whose end is not known, and whatever may become another protocol, is not followed.
         let followed = request_length(head).is_some() && head.migration().is_ok();
         let next = if followed { router.route(&now, head, bytes) } else { Next::Return };
@@ -323,19 +328,30 @@ impl Migrator {
         match next {
             // The agent must know of a HEAD before its response comes, and bytes that the client was told of must be
             // delivered by somebody who sends them again: both are what a handoff does.
-            Next::Stay if is_head || state.later.owes() => {
+            Next::Stay { noted } if is_head || state.later.owes() => {
                 let fed = bytes.get(head.start..head.head_len).unwrap_or_default().to_vec();
-                let plan = Plan::Move { target: state.target, head: head.clone(), fed };
+                let plan = Plan::Move {
+                    target: state.target,
+                    head: Box::new(head.clone()),
+                    fed,
+                    noted: Box::new(noted),
+                };
                 self.turn_to(flow, state, plan);
             }
-            Next::Stay => {
+            Next::Stay { noted } => {
                 let Some(end) = state.later.pass(head) else { return self.turn_back(flow, state) };
                 state.requests = state.requests.saturating_add(1);
+                state.all_requests = request_no;
+                self.log_later(noted, state.target, state.flow.flow_id, None);
                 Self::count(&self.laters.counts.stayed);
                 self.pass_to(flow, state, end);
             }
-            Next::Move { target, head: fed } => {
-                self.turn_to(flow, state, Plan::Move { target, head: head.clone(), fed });
+            Next::Move { target, head: fed, noted } => {
+                self.turn_to(
+                    flow,
+                    state,
+                    Plan::Move { target, head: Box::new(head.clone()), fed, noted: Box::new(noted) },
+                );
             }
             Next::Return => self.turn_back(flow, state),
         }

@@ -5,7 +5,8 @@ use super::cut::Fresh;
 use super::restore::{Returned, restore};
 use super::state::{LaterFlow, Phase, State};
 use super::waits::Told;
-use super::{Migrator, Router};
+use super::{Migrator, Noted, Router};
+use crate::access_log::{MigratedRecord, Placed};
 use crate::flows::Place;
 use crate::handoff::resolve::Settled;
 use crate::handoff::{FREEZE_MARGIN, StageTimes, Subject, flow_id_text};
@@ -41,9 +42,10 @@ pub(super) enum Plan {
     Move {
         target: TargetId,
         /// As the bytes in front were judged.
-        head: RequestHead,
+        head: Box<RequestHead>,
         /// The head as its server shall see it.
         fed: Vec<u8>,
+        noted: Box<Noted>,
     },
     /// It gets a socket here.
     Return,
@@ -60,6 +62,14 @@ impl Migrator {
     /// The request in front, or what is none, cannot go to any target by itself.
     pub(super) fn turn_back(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
         self.turn_to(flow, state, Plan::Return);
+    }
+
+    /// The front's half of a later request's line in the access log.
+    pub(super) fn log_later(&self, noted: Noted, target: TargetId, flow_id: u64, stages: Option<StageTimes>) {
+        let Some((asked, placed)) = noted else { return };
+        let target = self.targets.get(target).map(|t| t.spec.name.clone()).unwrap_or_default();
+        let placed = Placed { target, ..placed };
+        self.flows.access_log().migrated(MigratedRecord { asked, placed, flow_id, stages });
     }
 
     /// Begins to turn the flow; all that comes is kept meanwhile.
@@ -149,7 +159,9 @@ impl Migrator {
                 };
                 let hand = InHand { place, held, answer };
                 match plan {
-                    Plan::Move { target, head, fed } => self.hand_on(flow, hand, target, &head, fed).await,
+                    Plan::Move { target, head, fed, noted } => {
+                        self.hand_on(flow, hand, target, &head, (fed, *noted)).await;
+                    }
                     Plan::Return => self.give_to_front(flow, hand, None).await,
                 }
             }
@@ -206,7 +218,7 @@ impl Migrator {
         mut hand: InHand,
         to: TargetId,
         head: &RequestHead,
-        fed: Vec<u8>,
+        (fed, noted): (Vec<u8>, Noted),
     ) {
         let start = Instant::now();
         let target = self.targets.get(to);
@@ -247,6 +259,7 @@ impl Migrator {
                     total: start.elapsed(),
                     ..StageTimes::default()
                 };
+                self.log_later(noted, to, hand.place.flow.flow_id, Some(times));
                 self.history.record_migrated(subject, &times);
             }
             Settled::Kept(reason, refusal) => {
@@ -279,6 +292,7 @@ impl Migrator {
         state.flow = hand.place.flow;
         state.target = to;
         state.requests = 1;
+        state.all_requests = state.all_requests.saturating_add(1);
         // It has acknowledged all there was, or the flow were not here.
         state.ack = given.snd_nxt;
         let fresh = Fresh { ack: given.snd_nxt.raw(), tsval: given.client_tsval, tsecr: given.vip_tsval };
