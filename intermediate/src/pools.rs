@@ -194,18 +194,24 @@ impl Pool {
                 if !member.target.takes_handoffs() {
                     return Err(ProxyReason::NoAgent);
                 }
+                if member.is_host_of(facts.client.ip()) {
+                    return Err(ProxyReason::LocalClient);
+                }
                 if member.target.spec.servers.for_vip(facts.vip).is_none() {
                     return Err(ProxyReason::AddressFamily);
                 }
                 n
             }
             None => {
-                let serves = |m: &Member| m.target.spec.servers.for_vip(facts.vip).is_some();
+                let other = |m: &Member| !m.is_host_of(facts.client.ip());
+                let serves = |m: &Member| m.target.spec.servers.for_vip(facts.vip).is_some() && other(m);
                 let picked = self.by_method(|m| takes(m) && m.target.takes_handoffs() && serves(m));
                 picked.ok_or_else(|| {
                     let taking = || self.members.iter().filter(|m| takes(m));
                     if taking().next().is_none() {
                         ProxyReason::NoUsableTarget
+                    } else if !taking().any(other) {
+                        ProxyReason::LocalClient
                     } else if taking().any(|m| m.target.takes_handoffs()) {
                         ProxyReason::AddressFamily
                     } else {

@@ -169,3 +169,31 @@ fn load_reports_reach_the_intermediate() {
     let view = t.admin(INTERMEDIATE, "/v1/targets/target1");
     assert!(view["pools"][0]["latency_us"].as_u64().unwrap() > 0, "{view}");
 }
+
+/// One GET of the VIP from a node's own network; its status and sum, and how it went by the intermediate's record.
+fn get_from(t: &TestLab, node: &str, path: &'static str) -> (u16, String, String) {
+    let response = t.lab.inside(node, move || baton_tests::client::get(lab::VIP, path)).unwrap();
+    let response = response.unwrap_or_else(|e| panic!("{node} {path}: {e}"));
+    // A migrated response may be there before the intermediate has noted it.
+    let newest = || t.admin(INTERMEDIATE, "/v1/migrations?limit=1")["migrations"][0].clone();
+    let noted = || newest()["request"].as_str().is_some_and(|request| request.contains(path));
+    t.eventually("the request is noted", Duration::from_secs(3), |_| noted());
+    (response.status, response.sha256, newest()["outcome"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_probe_along_the_real_path_comes_from_another_targets_host() {
+    let Some(t) = lab::up("probepath", |s| pool(s, "")) else { return };
+    let sum = t.sha256("10k");
+    t.order("/v1/targets/target2/drain");
+    // From another target's host a connection to the VIP migrates like any client's.
+    let (status, sha256, outcome) = get_from(&t, "target2", "/10k?other");
+    assert_eq!((status, &sha256, outcome.as_str()), (200, &sum, "migrated"));
+    // The probed target's own host cannot be its client: the answers would not leave it. It is served all the same.
+    let (status, sha256, outcome) = get_from(&t, "target1", "/10k?own");
+    assert_eq!((status, &sha256, outcome.as_str()), (200, &sum, "proxied"));
+    assert_eq!(t.proxied("local_client"), 1);
+    t.order("/v1/targets/target2/undrain");
+    let (status, sha256, outcome) = get_from(&t, "target1", "/10k?elsewhere");
+    assert_eq!((status, &sha256, outcome.as_str()), (200, &sum, "migrated"), "to the other target");
+}

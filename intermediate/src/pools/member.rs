@@ -5,6 +5,7 @@ use crate::targets::Target;
 use baton_loader::monotonic_ns;
 use baton_shared::balance::{Candidate, Method, effective_weight};
 use baton_shared::health::{Change, CheckState, Checked, Passive, PassiveState, Serving, Signal, Standing};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -108,6 +109,11 @@ impl Member {
             Standing::Up => of_health,
             ordered => ordered,
         }
+    }
+
+    /// Whether a client is a process on its server's own host: what the server sends it would not leave the host.
+    pub fn is_host_of(&self, client: IpAddr) -> bool {
+        self.target.spec.servers.iter().any(|server| server.ip() == client)
     }
 
     /// What the checks, and what requests say.
