@@ -261,18 +261,28 @@ impl Config {
         let routes = self.routes();
         for (n, l) in self.listener.iter().enumerate() {
             let keepalive = l.keepalive.as_ref().map(|k| *k.get_ref());
-            let what = match (l.mode(), keepalive.unwrap_or_else(|| self.default_keepalive(n, &routes))) {
-                (Mode::Proxy, _) => "proxies all requests",
-                (_, KeepAlive::Pinned) => "gives connections to targets, with all their requests",
-                (_, KeepAlive::Single) => "gives connections to targets, which close them after one request",
-                (_, KeepAlive::Tracked) => {
+            let keepalive = keepalive.unwrap_or_else(|| self.default_keepalive(n, &routes));
+            let what = match (l.protocol(), l.mode(), keepalive) {
+                (Protocol::Https, _, _) => "ends TLS and proxies all requests",
+                (Protocol::Tls, Mode::Migrate, _) => {
+                    "gives TLS connections to targets, by the name they ask for"
+                }
+                (Protocol::Tcp, Mode::Migrate, _) => "gives connections to targets at their first bytes",
+                (Protocol::Tls | Protocol::Tcp, Mode::Proxy, _) => "relays all connections",
+                (_, Mode::Proxy, _) => "proxies all requests",
+                (_, _, KeepAlive::Pinned) => "gives connections to targets, with all their requests",
+                (_, _, KeepAlive::Single) => {
+                    "gives connections to targets, which close them after one request"
+                }
+                (_, _, KeepAlive::Tracked) => {
                     "gives connections to targets, each request to the one its route says"
                 }
             };
             let vip = l.vip.get_ref();
             let rest = match self.default_pool(l).and_then(|pool| self.pool_names().get(pool.0).copied()) {
                 Some(pool) => format!("what no route takes goes to pool {pool:?}"),
-                None => "what no route takes is answered 404".to_owned(),
+                None if l.protocol().is_http() => "what no route takes is answered 404".to_owned(),
+                None => "what no route takes is closed".to_owned(),
             };
             let _ = writeln!(out, "  listener {vip}: {what}; {rest}");
         }

@@ -219,6 +219,49 @@ fn requests_to_several_paths_and_hosts_on_one_kept_connection_each_reach_their_p
 }
 
 #[test]
+fn chunked_and_empty_responses_let_a_kept_connection_go_on_to_another_pool() {
+    let Some(t) = lab::up("sitechunked", site) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut words: Vec<String> = Vec::new();
+    let mut files = Vec::new();
+    for round in 0..6 {
+        for (host, pool) in NAMES {
+            for path in ["/chunked/1m", "/nothing", "/chunked/10k"] {
+                if !words.is_empty() {
+                    words.push("--next".into());
+                }
+                let file = dir.path().join(format!("{round}-{}-{}", pool[0], path.replace('/', "-")));
+                words.extend(
+                    ["-sS", "--compressed", "-D", "-", "-w", "connects: %{num_connects}\n", "-o"]
+                        .map(String::from),
+                );
+                words.push(file.to_string_lossy().into_owned());
+                words.extend(["-H".to_owned(), format!("Host: {host}"), format!("http://{VIP}{path}")]);
+                files.push((file, path, pool));
+            }
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let heads = curl(&t, &words);
+    let by = served_by(&heads);
+    assert_eq!(by.len(), files.len(), "{heads}");
+    for ((file, path, pool), by) in files.iter().zip(&by) {
+        assert!(pool.contains(&by.as_str()), "{path} was answered by {by}, not {pool:?}");
+        match path.strip_prefix("/chunked/") {
+            Some(name) => {
+                assert_eq!(netns_lab::content::sha256_of_file(file).unwrap(), t.sha256(name), "{path}")
+            }
+            None => assert!(!file.exists() || file.metadata().unwrap().len() == 0, "{path}"),
+        }
+    }
+    let chunked = heads.lines().filter(|l| l.eq_ignore_ascii_case("transfer-encoding: chunked")).count();
+    assert_eq!(chunked, files.len() * 2 / 3, "{heads}");
+    let connects: u32 =
+        heads.lines().filter_map(|l| l.strip_prefix("connects: ")).map(|n| n.parse::<u32>().unwrap()).sum();
+    assert_eq!(connects, 1, "all on one connection:\n{heads}");
+}
+
+#[test]
 fn whole_tls_connections_reach_the_pool_of_their_name_and_end_at_its_servers() {
     let Some(t) = lab::up("sitetls", site) else { return };
     furnish(&t);

@@ -91,6 +91,15 @@ http {{
             return 200 'who("$host", "{name}", "$args");';
         }}
         location ~ \.html$ {{ default_type text/html; }}
+        # The same files in chunks, for who accepts gzip; and an answer without content.
+        location /chunked/ {{
+            alias {www}/;
+            gzip on;
+            gzip_comp_level 1;
+            gzip_min_length 1;
+            gzip_types application/octet-stream;
+        }}
+        location = /nothing {{ return 204; }}
         location = /whoami {{
             default_type text/plain;
             return 200 "target: {name}\nclient: $remote_addr:$remote_port\nserver: $server_addr:$server_port\nrequest: $request\n\n{lines}";
