@@ -265,6 +265,10 @@ impl Flows {
     /// Entry, key and slot gone.
     fn remove(&self, table: &mut Table, flow_id: u64) {
         let Some(entry) = table.by_id.remove(&flow_id) else { return };
+        if entry.end.is_none() {
+            // Never given away, or taken back.
+            self.access_log().taken_back(flow_id);
+        }
         if table.by_key.get(&entry.key) == Some(&flow_id) {
             table.by_key.remove(&entry.key);
         }

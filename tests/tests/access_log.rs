@@ -235,3 +235,56 @@ fn no_line_of_a_client_is_a_line_of_the_log() {
     let text = std::fs::read_to_string(&l.path).unwrap();
     assert!(text.bytes().all(|b| b == b'\n' || (b' '..=b'~').contains(&b)), "{text:?}");
 }
+
+#[test]
+fn every_later_request_of_a_tracked_connection_has_a_line_that_says_who_got_it() {
+    const SITE: &str = r#"
+[[pool]]
+name = "a"
+targets = ["target1"]
+[[pool]]
+name = "b"
+targets = ["target2"]
+[[route]]
+name = "to-b"
+query = { to = "b" }
+pool = "b"
+[[route]]
+name = "to-a"
+query = { to = "a" }
+pool = "a"
+"#;
+    let order = |s: LabSpec| s.intermediate_with("listener", "keepalive", "tracked").intermediate_also(SITE);
+    let Some(l) = up("alogtrack", order) else { return };
+    let to = ["a", "a", "b", "b", "b", "a", "b", "a"];
+    let last = l.t.client(move || {
+        let mut connection = Connection::open(VIP).unwrap();
+        let mut last = 0;
+        for (n, to) in to.iter().enumerate() {
+            connection.get(&format!("/1k?to={to}&n={n}")).unwrap();
+            let response = connection.response().unwrap();
+            assert_eq!(response.status, 200);
+            last = response.head.len() as u64 + 4 + response.body_bytes;
+        }
+        last
+    });
+    let lines = l.lines(to.len());
+    let flows: HashSet<&str> = lines.iter().map(|l| l["flow"].as_str().unwrap()).collect();
+    assert_eq!(flows.len(), 1, "one connection");
+    for (n, (line, to)) in lines.iter().zip(to).enumerate() {
+        assert_eq!(line["path"], format!("/1k?to={to}&n={n}"), "in the order they came");
+        assert_eq!(line["request_no"].as_u64(), Some(n as u64 + 1), "{line}");
+        let target = if to == "a" { "target1" } else { "target2" };
+        let told = (&line["target"], &line["pool"], &line["route"]);
+        assert_eq!(told, (&target.into(), &to.into(), &format!("to-{to}").into()), "{line}");
+        // A target that gives the connection back reports what it served.
+        let half = if lines.get(n + 1).is_some_and(|next| next["target"] == target) {
+            "with_later_request"
+        } else {
+            "joined"
+        };
+        assert_eq!((&line["agent_half"], &line["termination"]), (&half.into(), &"--".into()), "{line}");
+    }
+    // The last handoff brought one request.
+    assert_eq!(lines.last().unwrap()["bytes"].as_u64(), Some(last));
+}

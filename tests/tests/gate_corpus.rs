@@ -285,3 +285,34 @@ fn nginx_that_gets_connections_sees_the_requests_the_gate_saw_and_no_other() {
     compare(&through(&t, true), |_| vec![(vec![0], 1)]);
     assert!(t.migrated() > 500, "only {} were migrated", t.migrated());
 }
+
+#[test]
+fn nginx_that_gets_tracked_connections_sees_the_requests_the_gate_saw_and_no_other() {
+    let order = |s: LabSpec| s.targets(1).intermediate_with("listener", "keepalive", "tracked");
+    let Some(t) = lab::up("gatetrack", order) else { return };
+    let before = t.access_log("target1").len();
+    let mut came = through(&t, true);
+    let cases = all().unwrap();
+    // Who answers a chunked request by closing writes its line seconds later: lines are counted in all.
+    std::thread::sleep(Duration::from_secs(6));
+    let logged = t.access_log("target1").len() - before;
+    let answered: usize = came.iter().map(|c| c.statuses.len()).sum();
+    let ours: usize = cases.iter().filter(|c| c.expected.refused.is_some()).count();
+    let in_bodies = cases.iter().filter(|c| is_of_bodies(c)).count();
+    // Behind a chunked request nothing is followed: its connection closes, and what was pipelined behind it is cut off.
+    let cut = |case: &Case| case.bytes.windows(7).any(|w| w.eq_ignore_ascii_case(b"chunked"));
+    for (came, case) in came.iter_mut().zip(&cases) {
+        came.logged = 1 + case.expected.accepted;
+        if cut(case) && case.expected.accepted > 0 && came.statuses.len() == 2 {
+            came.logged = usize::MAX;
+        }
+    }
+    compare(&came, |case| {
+        let mut want = proxied(case, 1);
+        want.iter_mut().for_each(|(_, logged)| *logged = 1 + case.expected.accepted);
+        want.push((vec![0, 0], usize::MAX));
+        want
+    });
+    let range = answered - ours..=answered - ours + in_bodies + 3;
+    assert!(range.contains(&logged), "{logged} logged, not {range:?}");
+}

@@ -153,6 +153,7 @@ fn agent_half(f: &mut Fields<'_>, half: &AgentHalf) {
             return f.shown("end", reason.name());
         }
         AgentHalf::NextRequest => return f.shown("agent_half", "with_later_request"),
+        AgentHalf::TakenBack => return f.shown("agent_half", "taken_back"),
         AgentHalf::Stopped => return f.shown("agent_half", "stopped_before_end"),
     };
     f.shown("agent_half", "joined");

@@ -21,6 +21,10 @@ impl Join {
     /// flow.
     pub(super) fn front(&mut self, record: MigratedRecord) -> Option<Record> {
         let flow = record.flow_id;
+        if self.waiting.get(&flow).is_some_and(|later| later.asked.request_no > record.asked.request_no) {
+            // The flow's next request was quicker than the word that this one was given away.
+            return Some(Record::Migrated(record, AgentHalf::NextRequest));
+        }
         if let Some(half) = self.early.remove(&flow) {
             return Some(Record::Migrated(record, half));
         }
@@ -41,6 +45,12 @@ impl Join {
             self.order.push_back(flow);
         }
         None
+    }
+
+    /// The flow is the intermediate's again: nobody will report its end.
+    pub(super) fn taken_back(&mut self, flow: u64) -> Option<Record> {
+        let record = self.waiting.remove(&flow)?;
+        Some(Record::Migrated(record, AgentHalf::TakenBack))
     }
 
     /// The agent's report.

@@ -79,6 +79,11 @@ impl AccessLog {
         self.joined(|join| join.report(report));
     }
 
+    /// A flow's connection came back to the intermediate. Without effect on one that nobody has recorded.
+    pub fn taken_back(&self, flow_id: u64) {
+        self.joined(|join| join.taken_back(flow_id));
+    }
+
     /// A flow was given up whose end no agent will report.
     pub fn unreported(&self, flow_id: u64, reason: EndReason) {
         self.joined(|join| join.agent(flow_id, AgentHalf::Unreported(reason)));

@@ -161,6 +161,8 @@ pub enum AgentHalf {
     Unreported(EndReason),
     /// The next request on the same connection came first: the report will stand with the last one.
     NextRequest,
+    /// The connection came back to the intermediate: the request had been answered.
+    TakenBack,
     /// The intermediate stops; the flow goes on.
     Stopped,
 }
@@ -171,7 +173,7 @@ impl AgentHalf {
         match self {
             AgentHalf::Reported(report) => Termination::of_end(report.reason),
             AgentHalf::Unreported(reason) => Termination::of_end(*reason),
-            AgentHalf::NextRequest => Termination::Normal,
+            AgentHalf::NextRequest | AgentHalf::TakenBack => Termination::Normal,
             AgentHalf::Stopped => Termination::Unknown,
         }
     }

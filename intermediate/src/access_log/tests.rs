@@ -60,15 +60,34 @@ fn halves_are_joined_in_whichever_order_they_come_and_once() {
 #[test]
 fn later_requests_on_a_flow_have_lines_of_their_own() {
     let (_dir, path, log) = log();
-    for n in 1..=3 {
-        log.migrated(front(9, n));
-    }
+    log.migrated(front(9, 1));
+    log.migrated(front(9, 2));
+    log.migrated(front(9, 3));
     log.ended(&report(9));
+    // The second one's word comes first.
+    log.migrated(front(8, 2));
+    log.migrated(front(8, 1));
+    log.ended(&report(8));
     log.finish(LIMIT);
     let told: Vec<_> =
         lines(&path).iter().map(|l| (l["request_no"].clone(), l["agent_half"].clone())).collect();
-    let expected = [(1, "with_later_request"), (2, "with_later_request"), (3, "joined")];
-    assert_eq!(told, expected.map(|(n, half)| (n.into(), half.into())));
+    let first = [(1, "with_later_request"), (2, "with_later_request"), (3, "joined")];
+    let expected = [first.as_slice(), &[(1, "with_later_request"), (2, "joined")]].concat();
+    let expected: Vec<_> = expected.into_iter().map(|(n, half)| (n.into(), half.into())).collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_connection_that_came_back_has_its_line_and_one_that_was_never_recorded_none() {
+    let (_dir, path, log) = log();
+    log.migrated(front(9, 1));
+    log.taken_back(9);
+    log.taken_back(9);
+    log.taken_back(10);
+    log.migrated(front(10, 1));
+    log.finish(LIMIT);
+    let told: Vec<_> = lines(&path).iter().map(|l| l["agent_half"].clone()).collect();
+    assert_eq!(told, ["taken_back", "stopped_before_end"]);
 }
 
 #[test]

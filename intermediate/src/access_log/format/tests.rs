@@ -127,6 +127,7 @@ fn what_the_agent_did_not_tell_is_not_made_up() {
     let halves = [
         (AgentHalf::Unreported(EndReason::AgentLost), "missing", "ID"),
         (AgentHalf::NextRequest, "with_later_request", "--"),
+        (AgentHalf::TakenBack, "taken_back", "--"),
         (AgentHalf::Stopped, "stopped_before_end", "??"),
     ];
     for (half, told, letters) in halves {

@@ -252,14 +252,15 @@ impl Migrator {
                 record.note_ack = connection.snd_nxt.raw();
                 record.note_seq_end = connection.rcv_nxt.raw();
                 self.flows.assign(hand.place.flow, to, server, &subject.request);
-                self.commit_again(flow, &hand, record, to, &connection);
                 let times = StageTimes {
                     handoff: start.elapsed(),
                     agent: Duration::from_micros(answer.total_us.into()),
                     total: start.elapsed(),
                     ..StageTimes::default()
                 };
+                // Before the commit: the next request may be held already, and be read by it.
                 self.log_later(noted, to, hand.place.flow.flow_id, Some(times));
+                self.commit_again(flow, &hand, record, to, &connection);
                 self.history.record_migrated(subject, &times);
             }
             Settled::Kept(reason, refusal) => {
