@@ -343,7 +343,10 @@ impl LabSpec {
         match plane {
             Plane::Ebpf => self,
             Plane::Userspace => {
-                self.intermediate_with("plane", "kind", "userspace").agents_with("plane", "kind", "userspace")
+                // Without eBPF no connection is adopted.
+                self.intermediate_with("plane", "kind", "userspace")
+                    .agents_with("plane", "kind", "userspace")
+                    .serve(Serve::Translate)
             }
         }
     }

@@ -482,6 +482,40 @@ fn a_path_with_a_smaller_mtu_is_discovered_by_adopted_sockets() {
 }
 
 #[test]
+fn requests_of_one_connection_go_to_two_targets_in_turn_and_are_adopted_each_time() {
+    let site = r#"
+[[pool]]
+name = "a"
+targets = ["target1"]
+[[pool]]
+name = "b"
+targets = ["target2"]
+[[route]]
+name = "b"
+query = { to = "b" }
+pool = "b"
+[[route]]
+name = "a"
+query = { to = "a" }
+pool = "a"
+"#;
+    let order = |s: LabSpec| s.intermediate_with("listener", "keepalive", "tracked").intermediate_also(site);
+    let Some(t) = adopting("atracked", order) else { return };
+    let want = t.sha256("100k");
+    t.client(move || {
+        let mut connection = Connection::open(VIP).unwrap();
+        for n in 0..200 {
+            let (to, server) = if n % 2 == 0 { ("a", "target1") } else { ("b", "target2") };
+            connection.get(&format!("/100k?to={to}")).unwrap();
+            let response = connection.response().unwrap_or_else(|e| panic!("request {n}: {e}"));
+            assert_eq!((response.status, &response.sha256), (200, &want), "request {n}");
+            assert_eq!(response.header("x-served-by"), Some(server), "request {n}");
+        }
+    });
+    expect_adopted(&t, 200);
+}
+
+#[test]
 fn an_encapsulated_leg_carries_adopted_flows() {
     for leg in ["ipip", "udp"] {
         let order = |s: LabSpec| {
