@@ -182,7 +182,7 @@ reasons! {
         Pipelined = 16, "pipelined", "More than one request had arrived, and the route's keepalive is \"single\": proxied, so that each goes where its own route says.";
         NoUsableTarget = 20, "no_usable_target", "Every target of the pool is down, drained, or was just tried.";
         StickyCookie = 21, "sticky_cookie", "The request had no good cookie of a sticky pool: it was proxied so that its response could set one (sticky.first = \"migrate\" changes that).";
-        LocalClient = 22, "local_client", "The client is a process on the target's own host: what the server sends it would not leave the host, where it is translated.";
+        LocalClient = 22, "local_client", "The client is a process on the target's own host, or on the intermediate's: its packets, or the server's to it, pass no device at which they could be translated.";
         TlsTerminated = 27, "tls_terminated", "TLS ends at the listener (protocol https): its keys cannot go with the connection.";
         ClientSilent = 28, "client_silent", "The client of a listener of protocol tcp said nothing for the listener's silence_ms: the server may be the one that speaks first.";
     }

@@ -197,3 +197,16 @@ fn a_probe_along_the_real_path_comes_from_another_targets_host() {
     let (status, sha256, outcome) = get_from(&t, "target1", "/10k?elsewhere");
     assert_eq!((status, &sha256, outcome.as_str()), (200, &sum, "migrated"), "to the other target");
 }
+
+#[test]
+fn a_client_on_the_intermediates_own_host_is_proxied_by_each_of_its_addresses() {
+    let Some(t) = lab::up("ownclient", |s| pool(s, "")) else { return };
+    let sum = t.sha256("10k");
+    let (status, sha256, outcome) = get_from(&t, INTERMEDIATE, "/10k?vip");
+    assert_eq!((status, &sha256, outcome.as_str()), (200, &sum, "proxied"));
+    let other = netns_lab::plan::INTERMEDIATE_ADDR.to_string();
+    let words = ["curl", "-sS", "--max-time", "10", "--interface", &other, "http://10.90.1.100/whoami"];
+    let said = t.lab.output(INTERMEDIATE, &words).unwrap();
+    assert!(said.starts_with("target: "), "{said}");
+    assert_eq!(t.proxied("local_client"), 2);
+}

@@ -234,6 +234,9 @@ impl Front {
         if is_link_local(peer.client) {
             return Err(ProxyReason::AddressFamily);
         }
+        if migrator.is_own(peer.client) {
+            return Err(ProxyReason::LocalClient);
+        }
         let target = self.pick(decision, peer.client, peer.vip, request)?;
         Ok((migrator, target))
     }

@@ -190,6 +190,7 @@ impl Migrator {
             sweeps = sweeps.wrapping_add(1);
             if sweeps.is_multiple_of(SWEEPS_PER_IDLE_SWEEP) {
                 self.flows.sweep_idle();
+                self.own.look();
                 self.let_agents_go(&mut idle);
             }
             for agent in self.targets.agents() {

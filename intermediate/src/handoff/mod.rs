@@ -38,6 +38,7 @@ use crate::hold::{Hold, PacketSink};
 use crate::reset::Resetter;
 use crate::targets::Targets;
 use arc_swap::ArcSwap;
+use baton_daemon::own::OwnAddresses;
 use baton_loader::Plane;
 use baton_shared::reason::CloseReason;
 use flight::Kept;
@@ -68,6 +69,7 @@ pub struct Migrator {
     /// How many targets are looked after; the first of all.
     watched: AtomicUsize,
     laters: Laters,
+    own: OwnAddresses,
     late: AtomicU64,
     prefetched: AtomicU64,
     stray_answers: AtomicU64,
@@ -94,6 +96,7 @@ impl Migrator {
             disowned: Disowned::default(),
             watched: AtomicUsize::new(0),
             laters: Laters::new(),
+            own: OwnAddresses::new(),
             late: AtomicU64::new(0),
             prefetched: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),
@@ -112,6 +115,11 @@ impl Migrator {
             HandoffSettings { deadline, freeze, agent_lost, prefetch_bytes, hold, ..self.settings() };
         self.settings.store(Arc::new(changed));
         self.hold.set_limits(hold);
+    }
+
+    /// Whether a client is a process on this host: its packets pass no device's ingress, where they would be translated.
+    pub fn is_own(&self, client: SocketAddr) -> bool {
+        self.own.has(client.ip())
     }
 
     /// The flows given away.

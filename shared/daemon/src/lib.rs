@@ -11,6 +11,7 @@ pub mod control;
 pub mod doctor;
 pub mod logging;
 pub mod metrics;
+pub mod own;
 pub mod privileges;
 pub mod tls;
 pub mod tun;

@@ -4,10 +4,42 @@ use crate::tun::Offload;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use tokio::io::unix::AsyncFd;
 use tun_tap::Iface;
+
+/// The addresses of all devices in this network namespace.
+pub(crate) fn device_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: getifaddrs stores a list's start there; it is given back below.
+    check(unsafe { libc::getifaddrs(&raw mut list) })?;
+    let mut addresses = Vec::new();
+    let mut at = list;
+    while !at.is_null() {
+        // SAFETY: not null, and an entry of the list that lives until freeifaddrs.
+        let entry = unsafe { &*at };
+        at = entry.ifa_next;
+        if entry.ifa_addr.is_null() {
+            continue;
+        }
+        // SAFETY: every socket address begins with its family.
+        let family = libc::c_int::from(unsafe { (*entry.ifa_addr).sa_family });
+        if family == libc::AF_INET {
+            // SAFETY: the family says that it is a sockaddr_in; read whatever its alignment.
+            let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+            addresses.push(Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr)).into());
+        } else if family == libc::AF_INET6 {
+            // SAFETY: the family says that it is a sockaddr_in6; read whatever its alignment.
+            let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
+            addresses.push(Ipv6Addr::from(address.sin6_addr.s6_addr).into());
+        }
+    }
+    // SAFETY: the list that getifaddrs gave, once.
+    unsafe { libc::freeifaddrs(list) };
+    Ok(addresses)
+}
 
 /// An open TUN device.
 #[derive(Debug)]
