@@ -16,6 +16,7 @@ pub mod hold;
 pub mod leg_mtu;
 pub mod metrics;
 pub mod pools;
+pub mod probe;
 pub mod proxy;
 pub mod raw;
 pub mod relay;

@@ -21,6 +21,13 @@ pub struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
+/// The label of probes along the real path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabel {
+    /// `ok` or `failed`.
+    pub result: &'static str,
+}
+
 /// The label of durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct StageLabel {
@@ -40,6 +47,7 @@ pub struct Metrics {
     closed: Arc<ReasonCounters<CloseReason>>,
     gate: Arc<ReasonCounters<GateRule>>,
     reloads: Family<OutcomeLabel, Counter>,
+    probes: Family<ResultLabel, Counter>,
     accepted: Counter,
     connections: Gauge,
     stages: Stages,
@@ -60,6 +68,7 @@ impl Default for Metrics {
             closed: Arc::default(),
             gate: Arc::default(),
             reloads: Family::default(),
+            probes: Family::default(),
             accepted: Counter::default(),
             connections: Gauge::default(),
             stages: Family::new_with_constructor(stage_histogram),
@@ -70,6 +79,9 @@ impl Default for Metrics {
         }
         for outcome in ["applied", "refused"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for result in ["ok", "failed"] {
+            drop(metrics.probes.get_or_create(&ResultLabel { result }));
         }
         metrics
     }
@@ -146,6 +158,12 @@ impl Metrics {
         self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
+    /// A target was probed along the real path.
+    pub fn on_probe(&self, ok: bool) {
+        let result = if ok { "ok" } else { "failed" };
+        self.probes.get_or_create(&ResultLabel { result }).inc();
+    }
+
     /// How often a reason was counted.
     pub fn closed(&self, reason: CloseReason) -> u64 {
         self.closed.get(reason)
@@ -193,6 +211,11 @@ impl Metrics {
             "baton_reloads",
             "Configurations read again while running, taken into service or refused",
             self.reloads.clone(),
+        );
+        registry.register(
+            "baton_probes",
+            "Probes of targets along the real path, by what came of them",
+            self.probes.clone(),
         );
         registry.register("baton_accepted", "Connections accepted", self.accepted.clone());
         registry.register(

@@ -32,6 +32,8 @@ pub mod pace;
 #[cfg(feature = "std")]
 pub mod packet;
 #[cfg(feature = "std")]
+pub mod probe;
+#[cfg(feature = "std")]
 pub mod route;
 #[cfg(feature = "std")]
 pub mod state;

@@ -229,6 +229,11 @@ impl Policy {
         self.lookup.contains(&(peer, vip, server))
     }
 
+    /// Whether this intermediate may hand off flows of this VIP at all.
+    pub(crate) fn knows_vip(&self, peer: PeerId, vip: SocketAddr) -> bool {
+        self.allowed.iter().any(|(p, v, _)| *p == peer && *v == vip)
+    }
+
     /// The first intermediate that may.
     pub(crate) fn peer_of(&self, vip: SocketAddr, server: SocketAddr) -> Option<PeerId> {
         self.allowed.iter().find(|(_, v, s)| *v == vip && *s == server).map(|(peer, ..)| *peer)

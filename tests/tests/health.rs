@@ -210,3 +210,143 @@ fn a_client_on_the_intermediates_own_host_is_proxied_by_each_of_its_addresses() 
     assert!(said.starts_with("target: "), "{said}");
     assert_eq!(t.proxied("local_client"), 2);
 }
+
+/// Orders a probe; its answer.
+fn probe(t: &TestLab, target: &str, query: &str) -> serde_json::Value {
+    t.order(&format!("/v1/targets/{target}/probe?{query}"))
+}
+
+/// What servers logged of a path: which, and the line.
+fn logged(t: &TestLab, path: &str) -> Vec<(&'static str, String)> {
+    let asked = format!(" {path} ");
+    let of = |target| {
+        let lines = t.access_log(target).into_iter().filter(|line| line.contains(&asked));
+        lines.map(move |line| (target, line)).collect::<Vec<_>>()
+    };
+    ["target1", "target2"].into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_sees_an_ordinary_request() {
+    let Some(t) = lab::up("probed", |s| pool(s, "")) else { return };
+    let address = |target: &str| {
+        let server = t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["server"].clone();
+        server.as_str().unwrap().strip_suffix(":80").unwrap().to_owned()
+    };
+    let well = |answer: &serde_json::Value, target: &str, from: &str| {
+        let words =
+            [&answer["ok"], &answer["migrated"], &answer["target"], &answer["from"], &answer["status"]];
+        let want = serde_json::json!([true, true, target, from, 200]);
+        assert_eq!(serde_json::json!(words), want, "{answer}");
+        assert_eq!(
+            (&answer["reason"], answer["body_bytes"].as_u64()),
+            (&serde_json::Value::Null, Some(1024))
+        );
+        assert!(
+            answer["stages_us"]["freeze"].is_u64() && answer["first_byte_us"].as_u64() > Some(0),
+            "{answer}"
+        );
+        assert!(answer["total_us"].as_u64() >= answer["first_byte_us"].as_u64(), "{answer}");
+    };
+    // Each way, again and again: the pool's turns do not matter.
+    for n in 0..3 {
+        for (target, other) in [("target1", "target2"), ("target2", "target1")] {
+            let path = format!("/1k?{target}-{n}");
+            let answer = probe(&t, target, &format!("path=/1k%3F{target}-{n}"));
+            well(&answer, target, other);
+            t.eventually("it is logged", Duration::from_secs(3), |t| !logged(t, &path).is_empty());
+            let lines = logged(&t, &path);
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            let (at, line) = &lines[0];
+            assert!(*at == target && line.starts_with(&format!("{} ", address(other))), "{lines:?}");
+            // Not a byte of the header reached the server.
+            let seen = format!("GET {path} HTTP/1.1\r\nConnection: close\r\nHost: {}\r\n\r\n", lab::VIP);
+            assert!(line.ends_with(&format!(" {}", seen.len())), "{line}, wanted {}", seen.len());
+            let flow = answer["flow_id"].as_str().unwrap().to_owned();
+            let newest = t.admin(INTERMEDIATE, "/v1/migrations?limit=1")["migrations"][0].clone();
+            assert_eq!(
+                (newest["id"].as_str(), newest["target"].as_str()),
+                (Some(flow.as_str()), Some(target))
+            );
+        }
+    }
+    t.order("/v1/targets/target1/drain");
+    well(&probe(&t, "target1", "path=/1k"), "target1", "target2");
+    t.order("/v1/targets/target1/undrain");
+    // Well along the way, but not what the server says.
+    let missing = probe(&t, "target1", "path=/missing");
+    assert_eq!(
+        (&missing["ok"], &missing["migrated"], &missing["status"]),
+        (&false.into(), &true.into(), &404.into())
+    );
+    assert_eq!(missing["reason"], "the answer's status is 404");
+
+    // A client that brings such a header is a client.
+    let with_header = |token: &str| {
+        let token = token.to_owned();
+        let ask = move || {
+            use std::io::{Read, Write};
+            let mut stream = std::net::TcpStream::connect(lab::VIP).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let head = format!(
+                "GET /1k?guess HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Baton-Probe: {token}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            all
+        };
+        t.lab.inside("target2", ask).unwrap()
+    };
+    t.order("/v1/targets/target2/drain");
+    assert!(with_header("00000000000000000000000000000000").starts_with(b"HTTP/1.1 200"));
+    let results =
+        |result: &str| t.metric(INTERMEDIATE, &format!("baton_probes_total{{result=\"{result}\"}}"));
+    assert_eq!((results("ok"), results("failed")), (7, 1));
+    t.expect_requests(9, 0);
+}
+
+#[test]
+fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well() {
+    let Some(t) = lab::up("probedead", |s| pool(s, "")) else { return };
+    t.lab.kill("target1", Program::Server).unwrap();
+    let answer = probe(&t, "target1", "path=/1k");
+    assert_eq!((&answer["ok"], &answer["migrated"]), (&false.into(), &false.into()), "{answer}");
+    assert_eq!(answer["reason"], "refused: server_refused", "{answer}");
+    assert_eq!(answer["status"], 200, "the client was served all the same, by the other: {answer}");
+    t.lab.start("target1", Program::Server).unwrap();
+    t.eventually("it is well again", Duration::from_secs(5), |t| {
+        probe(t, "target1", "path=/1k")["ok"] == true
+    });
+
+    // The probed target's agent is gone: nothing migrates there. The asking one's: nobody asks.
+    t.lab.kill_agent("target1").unwrap();
+    t.eventually("the intermediate has noticed", Duration::from_secs(6), |t| {
+        t.admin(INTERMEDIATE, "/v1/targets/target1")["agent_state"] == "gone"
+    });
+    let answer = probe(&t, "target1", "path=/1k");
+    assert_eq!((&answer["ok"], &answer["reason"]), (&false.into(), &"no_agent".into()), "{answer}");
+    let (status, text) = t.lab.admin_post(INTERMEDIATE, "/v1/targets/target2/probe").unwrap();
+    assert!(
+        status == 409 && text.contains("no agent of another target's host is connected"),
+        "{status} {text}"
+    );
+}
+
+#[test]
+fn a_target_alone_cannot_be_probed_and_a_bad_order_is_refused() {
+    let only = "[[pool]]\nname = \"web\"\ntargets = [\"target1\"]\n";
+    let order =
+        |s: LabSpec| s.targets(1).intermediate_with("listener", "pool", "web").intermediate_also(only);
+    let Some(t) = lab::up("probealone", order) else { return };
+    let refused = |path: &str| t.lab.admin_post(INTERMEDIATE, path).unwrap();
+    let (status, text) = refused("/v1/targets/target1/probe");
+    assert!(
+        status == 409 && text.contains("there is no target on another host that could ask"),
+        "{status} {text}"
+    );
+    assert_eq!(refused("/v1/targets/nobody/probe").0, 404);
+    assert_eq!(refused("/v1/targets/target1/probe?wait_ms=1").0, 400);
+    assert_eq!(refused("/v1/targets/target1/probe?timeout_ms=0").0, 400);
+    t.expect_requests(0, 0);
+}

@@ -2,6 +2,7 @@
 
 mod orders;
 mod pools;
+mod probe;
 mod scrape;
 
 use crate::flows::FlowFilter;
@@ -57,6 +58,7 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/v1/targets", get(targets))
             .route("/v1/targets/{name}", get(target))
+            .route("/v1/targets/{name}/probe", post(probe::probe))
             .route("/v1/targets/{name}/{order}", post(orders::target))
             .route("/v1/pools", get(pools))
             .route("/v1/listeners", get(listeners))

@@ -41,7 +41,7 @@ pub(super) async fn target(
         "drain" => AdminOrder::Drain,
         "undrain" => AdminOrder::Undrain,
         "disable" => AdminOrder::Disable,
-        _ => return not_found("a target can be ordered to drain, undrain or disable"),
+        _ => return not_found("a target can be ordered to drain, undrain, disable or probe"),
     };
     let Some(target) = admin.front.targets.by_name(&name) else {
         return not_found("no target of this name is configured");

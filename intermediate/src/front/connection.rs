@@ -161,7 +161,8 @@ impl Front {
         bytes: Vec<u8>,
         head: RequestHead,
     ) {
-        let decision = match accepted.site.decide(accepted.listener, &head, &bytes) {
+        let (bytes, head, probed) = self.take_probe(&accepted, bytes, head);
+        let mut decision = match accepted.site.decide(accepted.listener, &head, &bytes) {
             Ok(decision) => decision,
             Err(denial) => {
                 let request_line = head.request_line(&bytes);
@@ -171,6 +172,9 @@ impl Front {
                 return self.deny(accepted, denial, request_line).await;
             }
         };
+        if probed.is_some() {
+            decision.keepalive = KeepAlive::Single;
+        }
         let peer = accepted.peer();
         let lines = HeadLines::new(&bytes, &head);
         let facts = RequestFacts::of_head(peer.listener, &head, &bytes, &lines);
@@ -178,7 +182,10 @@ impl Front {
         let pipelined = decision.keepalive != KeepAlive::Pinned
             && following(&decision, &head).is_none()
             && head.is_followed(&bytes);
-        let chosen = head.migration().and_then(|()| self.choose(&decision, &peer, facts));
+        let chosen = head.migration().and_then(|()| match probed {
+            Some(target) => self.choose_probed(target, &peer),
+            None => self.choose(&decision, &peer, facts),
+        });
         let chosen =
             chosen.and_then(|chosen| if pipelined { Err(ProxyReason::Pipelined) } else { Ok(chosen) });
         let site = Arc::clone(&accepted.site);
@@ -203,6 +210,9 @@ impl Front {
                 let original = Some(bytes);
                 let pool = &decision.pool;
                 let another = |bytes: &[u8], tried: &[TargetId]| {
+                    if probed.is_some() {
+                        return None;
+                    }
                     let lines = HeadLines::new(bytes, &head);
                     let request = RequestFacts::of_head(peer.listener, &head, bytes, &lines);
                     pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()

@@ -10,6 +10,7 @@ mod later;
 mod listen;
 mod opening;
 mod passthrough;
+mod probed;
 mod stop;
 mod waiting;
 

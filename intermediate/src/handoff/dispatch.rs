@@ -120,6 +120,7 @@ impl Migrator {
                     self.stray_answers.fetch_add(1, Ordering::Relaxed);
                 }
             }
+            Message::Probed(report) => self.probes.on_report(agent.id, *report),
             Message::Load(load) => {
                 let targets = self.targets.of_agent(agent.id);
                 let of = |target: &&Arc<Target>| target.spec.servers.iter().any(|s| s == load.server);
@@ -134,6 +135,7 @@ impl Migrator {
             | Message::Cancel(_)
             | Message::EndSeen(_)
             | Message::Recall(_)
+            | Message::Probe(_)
             | Message::Ping(_)
             | Message::Pong(_) => {}
         }

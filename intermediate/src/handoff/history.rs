@@ -5,10 +5,11 @@ use baton_shared::http::Verdict;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
 
 /// How a request went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +55,7 @@ pub struct MigrationRecord {
 }
 
 /// As a JSON object that keeps its order.
-fn stages<Z: Serializer>(stages: &[(&'static str, u64)], z: Z) -> Result<Z::Ok, Z::Error> {
+pub(crate) fn stages<Z: Serializer>(stages: &[(&'static str, u64)], z: Z) -> Result<Z::Ok, Z::Error> {
     let mut map = z.serialize_map(Some(stages.len()))?;
     for (name, us) in stages {
         map.serialize_entry(name, us)?;
@@ -108,34 +109,55 @@ pub(crate) fn micros(d: Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
 }
 
+#[derive(Debug, Default)]
+struct Ring {
+    records: VecDeque<MigrationRecord>,
+    /// Who waits for a client's next record.
+    awaited: HashMap<SocketAddr, oneshot::Sender<MigrationRecord>>,
+}
+
 /// A ring of the most recent [`MigrationRecord`]s.
 #[derive(Debug)]
 pub struct History {
-    ring: Mutex<VecDeque<MigrationRecord>>,
+    ring: Mutex<Ring>,
     capacity: usize,
 }
 
 impl History {
     /// One that keeps the `capacity` most recent records.
     pub fn new(capacity: usize) -> Self {
-        History { ring: Mutex::new(VecDeque::with_capacity(capacity)), capacity }
+        let ring = Ring { records: VecDeque::with_capacity(capacity), ..Ring::default() };
+        History { ring: Mutex::new(ring), capacity }
     }
 
-    fn ring(&self) -> MutexGuard<'_, VecDeque<MigrationRecord>> {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest records, newest first.
     pub fn recent(&self, limit: usize) -> Vec<MigrationRecord> {
-        self.ring().iter().rev().take(limit).cloned().collect()
+        self.ring().records.iter().rev().take(limit).cloned().collect()
     }
 
     fn push(&self, record: MigrationRecord) {
         let mut ring = self.ring();
-        while ring.len() >= self.capacity.max(1) {
-            ring.pop_front();
+        if !ring.awaited.is_empty()
+            && let Some(awaiting) = ring.awaited.remove(&record.client)
+        {
+            // Nobody waits any more if that fails.
+            let _ = awaiting.send(record.clone());
         }
-        ring.push_back(record);
+        while ring.records.len() >= self.capacity.max(1) {
+            ring.records.pop_front();
+        }
+        ring.records.push_back(record);
+    }
+
+    /// Sends the next record of this client's as well. Records are pushed out of the ring in no time on a busy node.
+    pub(crate) fn await_record(&self, client: SocketAddr, to: oneshot::Sender<MigrationRecord>) {
+        let mut ring = self.ring();
+        ring.awaited.retain(|_, waiting| !waiting.is_closed());
+        ring.awaited.insert(client, to);
     }
 
     /// The connection was given to a target.
@@ -194,6 +216,28 @@ mod tests {
         let ids: Vec<_> = history.recent(10).into_iter().map(|r| r.id).collect();
         assert_eq!(ids, ["0000000000000003", "0000000000000002"]);
         assert_eq!(history.recent(1).len(), 1);
+    }
+
+    #[test]
+    fn an_awaited_record_comes_once_and_those_nobody_waits_for_are_forgotten() {
+        let history = History::new(1);
+        let client = subject(1).client;
+        let (to, mut record) = oneshot::channel();
+        history.await_record(client, to);
+        history.record_closed(
+            Subject { client: "10.0.0.1:1001".parse().unwrap(), ..subject(1) },
+            CloseReason::NoRoute,
+        );
+        assert!(record.try_recv().is_err(), "another client's");
+        history.record_migrated(subject(2), &StageTimes::default());
+        history.record_migrated(subject(3), &StageTimes::default());
+        assert_eq!(record.try_recv().unwrap().id, "0000000000000002");
+        let (to, gone) = oneshot::channel();
+        history.await_record("10.0.0.1:1002".parse().unwrap(), to);
+        drop(gone);
+        let (to, _waiting) = oneshot::channel();
+        history.await_record(client, to);
+        assert_eq!(history.ring().awaited.len(), 1);
     }
 
     #[test]

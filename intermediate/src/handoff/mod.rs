@@ -25,6 +25,7 @@ mod unresolved;
 pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes, TrackedCandidate};
 pub use dispatch::AgentEvent;
 pub use errors6::carry_errors6;
+pub(crate) use history::stages;
 pub use history::{History, HistoryOutcome, MigrationRecord, Subject, flow_id_text};
 pub(crate) use later::LaterFlow;
 pub use later::{FlowNow, LaterCounts, Next, Noted, Returned, Router};
@@ -35,6 +36,7 @@ pub use too_big::LegSink;
 use crate::access_log::{Asked, ClosedRecord, MigratedRecord, Placed};
 use crate::flows::Flows;
 use crate::hold::{Hold, PacketSink};
+use crate::probe::Probes;
 use crate::reset::Resetter;
 use crate::targets::Targets;
 use arc_swap::ArcSwap;
@@ -70,6 +72,7 @@ pub struct Migrator {
     watched: AtomicUsize,
     laters: Laters,
     own: OwnAddresses,
+    probes: Arc<Probes>,
     late: AtomicU64,
     prefetched: AtomicU64,
     stray_answers: AtomicU64,
@@ -97,6 +100,7 @@ impl Migrator {
             watched: AtomicUsize::new(0),
             laters: Laters::new(),
             own: OwnAddresses::new(),
+            probes: Arc::default(),
             late: AtomicU64::new(0),
             prefetched: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),
@@ -140,6 +144,11 @@ impl Migrator {
     /// The targets.
     pub fn targets(&self) -> &Arc<Targets> {
         &self.targets
+    }
+
+    /// The probes under way.
+    pub fn probes(&self) -> &Arc<Probes> {
+        &self.probes
     }
 
     /// Counts for `/metrics`.

@@ -211,6 +211,42 @@ pub struct WayReport {
     pub age_ms: u64,
 }
 
+/// Ask the VIP once, as a client on the agent's host (`probe`). Answered by `Probed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeOrder {
+    /// Comes back with the report.
+    pub id: u64,
+    /// Where to connect to.
+    pub vip: SocketAddr,
+    /// The value of `Host`.
+    pub host: String,
+    /// The path, with a query if there is one.
+    pub path: String,
+    /// The value of [`crate::probe::PROBE_HEADER`], hexadecimal.
+    pub token: String,
+    /// For all of it, milliseconds.
+    pub timeout_ms: u32,
+}
+
+/// What came of a [`ProbeOrder`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// The order's.
+    pub id: u64,
+    /// The connection's address and port on the agent's host, if there was one.
+    pub local: Option<SocketAddr>,
+    /// The response's status, if one came.
+    pub status: Option<u16>,
+    /// Bytes behind its head.
+    pub body_bytes: u64,
+    /// Microseconds from the connection's begin to the response's first byte; 0 if none came.
+    pub first_byte_us: u32,
+    /// Microseconds from the connection's begin to the end.
+    pub total_us: u32,
+    /// What went wrong on the asking host, for people.
+    pub error: Option<String>,
+}
+
 /// All there is to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
@@ -240,6 +276,10 @@ pub enum Message {
     Recalled(RecalledAnswer),
     /// To the intermediate: the flow stays as it is.
     RecallRefused(RefusedAnswer),
+    /// To the agent.
+    Probe(Box<ProbeOrder>),
+    /// To the intermediate.
+    Probed(Box<ProbeReport>),
     /// Both ways: are you alive? The number comes back.
     Ping(u64),
     /// The answer.

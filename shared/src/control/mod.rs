@@ -10,6 +10,6 @@ mod message;
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, encode_into};
 pub use load::ServerLoad;
 pub use message::{
-    Closer, EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, RecallRequest,
-    RecalledAnswer, RefusedAnswer, Role, TrackedRequest, WayReport,
+    Closer, EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, ProbeOrder,
+    ProbeReport, RecallRequest, RecalledAnswer, RefusedAnswer, Role, TrackedRequest, WayReport,
 };

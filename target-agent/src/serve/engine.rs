@@ -2,6 +2,7 @@
 
 use super::packet::{self, Ends, FromServer};
 use super::preflight::Preflight;
+use super::probe::{self, Probes};
 use super::ways::Ways;
 use crate::config::Policy;
 use crate::flows::table::{PeerId, Session, Table, Who};
@@ -72,6 +73,7 @@ pub(crate) struct Engine {
     blind_until_ns: u64,
     /// Where the next ageing scan begins.
     pub(crate) scan_from: u32,
+    probes: Probes,
     /// The packet being built.
     packet: Vec<u8>,
     /// The packet being read.
@@ -156,6 +158,7 @@ impl Engine {
             recalls: Vec::new(),
             draining: false,
             scan_from: 0,
+            probes: Probes::default(),
             packet: Vec::with_capacity(2048),
             buffer: vec![0; PACKET_BYTES].into_boxed_slice(),
             waiting: Arc::default(),
@@ -220,6 +223,8 @@ impl Engine {
                 self.refuse_at_once(session, flow, Refusal::NeverSeen);
             } else if let Message::Recall(request) = message {
                 self.refuse_recall(session, request.flow, Refusal::NotAllowed);
+            } else if let Message::Probe(order) = message {
+                self.refuse_probe(session, order.id, "the intermediate is in no [[allow]]");
             }
             return;
         };
@@ -245,6 +250,19 @@ impl Engine {
                 // What the server has sent by now is read before it is judged.
                 self.drain_tun(table, true);
                 self.on_recall(table, session, peer, &request);
+            }
+            Message::Probe(order) => {
+                let id = order.id;
+                let begun = if !self.shared.policy.knows_vip(peer, order.vip) {
+                    Err(format!("no [[allow]] of this intermediate names {}", order.vip))
+                } else if self.draining {
+                    Err("the agent is stopping".to_owned())
+                } else {
+                    self.probes.begin(*order, &self.server, session)
+                };
+                if let Err(why) = begun {
+                    self.refuse_probe(session, id, &why);
+                }
             }
             Message::EndSeen(flow) => table.reports.seen(&(peer, flow)),
             // The transport answers pings; the rest is not for an agent.
@@ -293,6 +311,10 @@ impl Engine {
     pub(crate) fn refuse_at_once(&self, session: u64, flow: FlowRef, reason: Refusal) {
         self.shared.metrics.refused(reason);
         self.say(session, Answer::Refused(RefusedAnswer { flow, reason }));
+    }
+
+    fn refuse_probe(&self, session: u64, id: u64, why: &str) {
+        self.send(session, Message::Probed(Box::new(probe::refused(id, why))));
     }
 
     // --- the TUN ---

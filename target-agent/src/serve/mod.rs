@@ -5,6 +5,7 @@ pub(crate) mod engine;
 pub(crate) mod handoff;
 pub(crate) mod packet;
 pub(crate) mod preflight;
+mod probe;
 pub(crate) mod recall;
 pub(crate) mod ways;
 

@@ -1,0 +1,187 @@
+//! The order to probe a target along the real path: another target's host asks the VIP, and the connection must migrate
+//! to the target in question.
+
+use super::{Admin, error, not_found};
+use crate::config::Protocol;
+use crate::handoff::{HistoryOutcome, MigrationRecord, stages};
+use crate::probe::Pending;
+use crate::site::SiteListener;
+use crate::targets::{Agent, Target};
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use baton_shared::control::{Message, ProbeOrder, ProbeReport};
+use baton_shared::health;
+use baton_shared::probe::{Host, Noted, choose_asker, fault, request};
+use baton_shared::route::Mode;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// For all of it if the order does not say, and at most, milliseconds.
+const TIMEOUT_MS: u32 = 5000;
+const TIMEOUT_MOST_MS: u32 = 60_000;
+/// How much later than its end an agent's report, or the record of what a client has the answer of already, may come.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Query of the order.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProbeQuery {
+    path: Option<String>,
+    host: Option<String>,
+    timeout_ms: Option<u32>,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+struct ProbeAnswer {
+    /// It migrated to the target, and the answer was complete, 2xx or 3xx.
+    ok: bool,
+    /// Why not.
+    reason: Option<String>,
+    target: String,
+    /// The agent that asked, and from which address and port.
+    from: String,
+    client: Option<SocketAddr>,
+    vip: SocketAddr,
+    migrated: bool,
+    /// As in `/v1/flows/ID`.
+    flow_id: Option<String>,
+    /// What the asking host saw.
+    status: Option<u16>,
+    body_bytes: u64,
+    first_byte_us: u32,
+    total_us: u32,
+    /// As in `/v1/migrations`.
+    migration_us: u64,
+    #[serde(serialize_with = "stages")]
+    stages_us: Vec<(&'static str, u64)>,
+}
+
+/// `POST /v1/targets/{name}/probe`.
+pub(super) async fn probe(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    query: Result<Query<ProbeQuery>, QueryRejection>,
+) -> Response {
+    let Ok(Query(query)) = query else {
+        return error(StatusCode::BAD_REQUEST, "the query may name path, host and timeout_ms");
+    };
+    let timeout_ms = query.timeout_ms.unwrap_or(TIMEOUT_MS);
+    if timeout_ms == 0 || timeout_ms > TIMEOUT_MOST_MS {
+        return error(StatusCode::BAD_REQUEST, "timeout_ms must be 1 to 60000");
+    }
+    let front = &admin.front;
+    let Some(target) = front.targets.by_name(&name) else {
+        return not_found("no target of this name is configured");
+    };
+    let Some(migrator) = front.migration.migrator() else {
+        return error(StatusCode::CONFLICT, "no listener migrates");
+    };
+    let Some(vip) = vip_for(&admin, &target) else {
+        let text = "no listener that is open speaks http, migrates and has an address of the target's family";
+        return error(StatusCode::CONFLICT, text);
+    };
+    let (asker, from) = match asker(&admin, &target) {
+        Ok(found) => found,
+        Err(text) => return error(StatusCode::CONFLICT, text),
+    };
+    let pending = migrator.probes().begin(target.id, asker.id, from);
+    let order = ProbeOrder {
+        id: pending.id,
+        vip,
+        host: query.host.unwrap_or_else(|| vip.to_string()),
+        path: query.path.unwrap_or_else(|| "/".to_owned()),
+        token: pending.token.clone(),
+        timeout_ms,
+    };
+    if let Err(text) = request(&order) {
+        return error(StatusCode::BAD_REQUEST, text);
+    }
+    if asker.send(Message::Probe(Box::new(order))).is_err() {
+        return error(StatusCode::CONFLICT, "the asking agent's channel is gone or full");
+    }
+    let (report, record) = outcome(pending, Duration::from_millis(timeout_ms.into())).await;
+    let answer = join(&target, &asker, vip, report, record);
+    front.metrics.on_probe(answer.ok);
+    let reason = answer.reason.as_deref().unwrap_or("ok");
+    tracing::info!(target = name, from = asker.name, "probe along the real path: {reason}");
+    Json(answer).into_response()
+}
+
+/// Where a client could come to the target.
+fn vip_for(admin: &Admin, target: &Target) -> Option<SocketAddr> {
+    let site = admin.front.site.load_full();
+    let usable = |listener: &&SiteListener| {
+        listener.protocol == Protocol::Http
+            && listener.mode == Mode::Migrate
+            && target.spec.servers.for_vip(listener.vip).is_some()
+            && admin.front.drains.listener(listener.vip).is_none()
+    };
+    site.listeners.iter().find(usable).map(|listener| listener.vip)
+}
+
+/// The agent that asks, and its host's addresses.
+fn asker(admin: &Admin, target: &Target) -> Result<(Arc<Agent>, Vec<IpAddr>), &'static str> {
+    let targets: Vec<Arc<Target>> = admin.front.targets.iter().collect();
+    let addresses = |agent: &Agent| {
+        let of_agent = targets.iter().filter(|target| target.agent.id == agent.id);
+        let servers = of_agent.flat_map(|target| target.spec.servers.iter()).map(|server| server.ip());
+        std::iter::once(agent.addr.ip()).chain(servers).collect::<Vec<_>>()
+    };
+    // From this host nothing migrates either.
+    let migrator = admin.front.migration.migrator();
+    let is_own = |ip: &IpAddr| migrator.is_some_and(|migrator| migrator.is_own(SocketAddr::new(*ip, 0)));
+    let agents = targets.iter().map(|target| Arc::clone(&target.agent));
+    let agents: Vec<Arc<Agent>> = agents.filter(|agent| !addresses(agent).iter().any(is_own)).collect();
+    let host =
+        |agent: &Arc<Agent>| Host { addresses: addresses(agent), up: agent.state() == health::Agent::Up };
+    let hosts: Vec<Host> = agents.iter().map(host).collect();
+    let chosen = choose_asker(&addresses(&target.agent), &hosts).map_err(|no| no.explanation())?;
+    let found = agents.into_iter().zip(hosts).nth(chosen).ok_or("no agent")?;
+    Ok((found.0, found.1.addresses))
+}
+
+/// What both ends say.
+async fn outcome(mut pending: Pending, limit: Duration) -> (Option<ProbeReport>, Option<MigrationRecord>) {
+    let report = timeout(limit + LATE, &mut pending.report).await.ok().and_then(Result::ok);
+    // A request that comes only now is nobody's.
+    pending.forget();
+    let record = timeout(LATE, &mut pending.record).await.ok().and_then(Result::ok);
+    (report, record)
+}
+
+fn join(
+    target: &Target,
+    asker: &Agent,
+    vip: SocketAddr,
+    report: Option<ProbeReport>,
+    record: Option<MigrationRecord>,
+) -> ProbeAnswer {
+    let migrated = record.as_ref().is_some_and(|record| record.outcome == HistoryOutcome::Migrated);
+    let noted =
+        record.as_ref().map(|record| Noted { migrated, reason: record.reason, refusal: record.refusal });
+    let reason = fault(report.as_ref(), noted);
+    let report = report.as_ref();
+    ProbeAnswer {
+        ok: reason.is_none(),
+        reason,
+        target: target.spec.name.clone(),
+        from: asker.name.clone(),
+        client: report.and_then(|report| report.local),
+        vip,
+        migrated,
+        flow_id: record.as_ref().map(|record| record.id.clone()).filter(|id| !id.is_empty()),
+        status: report.and_then(|report| report.status),
+        body_bytes: report.map_or(0, |report| report.body_bytes),
+        first_byte_us: report.map_or(0, |report| report.first_byte_us),
+        total_us: report.map_or(0, |report| report.total_us),
+        migration_us: record.as_ref().map_or(0, |record| record.total_us),
+        stages_us: record.map(|record| record.stages_us).unwrap_or_default(),
+    }
+}

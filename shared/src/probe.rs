@@ -1,0 +1,350 @@
+//! A probe along the real path: a request from another target's host that must migrate to the target probed. Who asks,
+//! what it says, and what came of it; nothing here connects.
+
+use crate::control::{ProbeOrder, ProbeReport};
+use crate::http::{BodyScanner, Framing};
+use core::net::IpAddr;
+
+/// The header by which the intermediate knows the request. It never reaches a server.
+pub const PROBE_HEADER: &str = "X-Baton-Probe";
+/// A response is read no further, bytes.
+pub const RESPONSE_BYTES: usize = 1 << 20;
+/// A response head longer than this, bytes, is not read.
+const HEAD_BYTES: usize = 64 * 1024;
+/// Header lines of one head at most.
+const HEADERS: usize = 256;
+
+/// A host with an agent that could ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its agent's and its servers' addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its agent is connected and is not stopping.
+    pub up: bool,
+}
+
+/// Why nobody can ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAsker {
+    /// All targets are on the host that is to be probed.
+    OneHost,
+    /// The agents of the other hosts are not connected.
+    NotUp,
+}
+
+impl NoAsker {
+    /// For people.
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            NoAsker::OneHost => "there is no target on another host that could ask",
+            NoAsker::NotUp => "no agent of another target's host is connected",
+        }
+    }
+}
+
+/// The first of `hosts` that can ask: what a host sends to an address of its own never leaves it, so it is another one
+/// than that with the addresses `probed`.
+pub fn choose_asker(probed: &[IpAddr], hosts: &[Host]) -> Result<usize, NoAsker> {
+    let other = |host: &Host| !host.addresses.iter().any(|address| probed.contains(address));
+    match hosts.iter().position(|host| host.up && other(host)) {
+        Some(place) => Ok(place),
+        None if hosts.iter().any(other) => Err(NoAsker::NotUp),
+        None => Err(NoAsker::OneHost),
+    }
+}
+
+/// The request to send, or what is wrong with the order.
+pub fn request(order: &ProbeOrder) -> Result<Vec<u8>, &'static str> {
+    let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    if !order.path.starts_with('/') || !visible(&order.path) {
+        return Err("the path must begin with / and have only visible ASCII characters");
+    }
+    if order.host.is_empty() || !visible(&order.host) {
+        return Err("the host must have only visible ASCII characters");
+    }
+    if order.token.is_empty() || !order.token.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err("the token must be hexadecimal");
+    }
+    let ProbeOrder { path, host, token, .. } = order;
+    let text = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{PROBE_HEADER}: {token}\r\n\r\n"
+    );
+    Ok(text.into_bytes())
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Body {
+    Framed(BodyScanner),
+    UntilClose,
+}
+
+/// Reads the one response to a [`request`].
+#[derive(Clone, Debug, Default)]
+pub struct ResponseReader {
+    head: Vec<u8>,
+    /// Of the final response.
+    status: Option<u16>,
+    body: Option<Body>,
+    body_bytes: u64,
+    fault: Option<&'static str>,
+}
+
+impl ResponseReader {
+    /// The final response's status, if there is one.
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Bytes that came behind its head, with a chunked body's framing.
+    pub fn body_bytes(&self) -> u64 {
+        self.body_bytes
+    }
+
+    /// Whether nothing more is to be read, be it that something is wrong.
+    pub fn is_done(&self) -> bool {
+        self.fault.is_some() || matches!(&self.body, Some(Body::Framed(body)) if body.is_done())
+    }
+
+    /// What is wrong, if the connection ends here.
+    pub fn fault_at_end(&self) -> Option<&'static str> {
+        match &self.body {
+            _ if self.fault.is_some() => self.fault,
+            None => Some("the connection ended before the response's head was complete"),
+            Some(Body::Framed(body)) if !body.is_done() => {
+                Some("the connection ended before the response was complete")
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Takes in the next bytes.
+    pub fn advance(&mut self, bytes: &[u8]) {
+        if self.is_done() {
+            return;
+        }
+        if self.body.is_some() {
+            return self.on_body(bytes);
+        }
+        self.head.extend_from_slice(bytes);
+        while self.body.is_none() && self.fault.is_none() {
+            match judge(&self.head) {
+                Ok(None) if self.head.len() > HEAD_BYTES => {
+                    self.fault = Some("the response's head is too long")
+                }
+                Ok(None) => return,
+                // Interim: the final one follows.
+                Ok(Some((length, status, _))) if (100..200).contains(&status) => {
+                    self.head.drain(..length.min(self.head.len()));
+                }
+                Ok(Some((length, status, body))) => {
+                    self.status = Some(status);
+                    self.body = Some(body);
+                    let rest = self.head.split_off(length.min(self.head.len()));
+                    self.on_body(&rest);
+                }
+                Err(fault) => self.fault = Some(fault),
+            }
+        }
+    }
+
+    fn on_body(&mut self, mut bytes: &[u8]) {
+        self.body_bytes = self.body_bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if self.body_bytes > u64::try_from(RESPONSE_BYTES).unwrap_or(u64::MAX) {
+            self.fault = Some("the response is longer than 1 MiB");
+        }
+        let Some(Body::Framed(body)) = &mut self.body else { return };
+        while !bytes.is_empty() && !body.is_done() {
+            match body.advance(bytes) {
+                Ok(taken) => bytes = bytes.get(taken..).unwrap_or_default(),
+                Err(_) => return self.fault = Some("a chunk of the response is malformed"),
+            }
+        }
+    }
+}
+
+/// The first head's length and status and how its body ends; nothing if it is not complete.
+fn judge(bytes: &[u8]) -> Result<Option<(usize, u16, Body)>, &'static str> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let length = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err("the response is not HTTP/1"),
+    };
+    let status = response.code.unwrap_or(0);
+    let value = |name: &str| {
+        let mut found = response.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+        found.next().map(|header| header.value.trim_ascii())
+    };
+    let body = if status == 204 || status == 304 {
+        Body::Framed(BodyScanner::new(Framing::None))
+    } else if let Some(coding) = value("transfer-encoding") {
+        if !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err("the response has a transfer coding that is not known");
+        }
+        Body::Framed(BodyScanner::new(Framing::Chunked))
+    } else if let Some(length) = value("content-length") {
+        let number = core::str::from_utf8(length).ok().and_then(|text| text.parse().ok());
+        let number = number.ok_or("the response's Content-Length is not a number")?;
+        Body::Framed(BodyScanner::new(Framing::Length(number)))
+    } else {
+        Body::UntilClose
+    };
+    Ok(Some((length, status, body)))
+}
+
+/// What the intermediate noted of a probe's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted<'a> {
+    /// It went to a target with its connection.
+    pub migrated: bool,
+    /// Why not.
+    pub reason: Option<&'a str>,
+    /// The agent's own reason, if it refused.
+    pub refusal: Option<&'a str>,
+}
+
+/// Why a probe is not well; `None`: it is, its connection migrated and the answer was complete, 2xx or 3xx. Without
+/// `report` the host that was to ask did not say anything in time, without `noted` no request of it was seen.
+pub fn fault(report: Option<&ProbeReport>, noted: Option<Noted<'_>>) -> Option<String> {
+    let Some(report) = report else { return Some("the asking agent did not report in time".to_owned()) };
+    let of_path = match noted {
+        // What the way there ended with tells more.
+        None => report.error.clone().or_else(|| {
+            let from = report.local.map(|local| format!(" (it came from {local})")).unwrap_or_default();
+            Some(format!("the request was not known as the probe's{from}"))
+        }),
+        Some(Noted { migrated: false, reason, refusal }) => {
+            let reason = reason.unwrap_or("not_migrated");
+            Some(refusal.map_or_else(|| reason.to_owned(), |refusal| format!("{reason}: {refusal}")))
+        }
+        Some(Noted { migrated: true, .. }) => None,
+    };
+    let of_answer = || match (&report.error, report.status) {
+        (Some(error), _) => Some(error.clone()),
+        (None, Some(200..=399)) => None,
+        (None, Some(status)) => Some(format!("the answer's status is {status}")),
+        (None, None) => Some("there was no answer".to_owned()),
+    };
+    of_path.or_else(of_answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn host(addresses: &[&str], up: bool) -> Host {
+        Host { addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(), up }
+    }
+
+    #[test]
+    fn another_host_asks_never_the_probed_one() {
+        let own = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let (same, down, up) =
+            (host(&["10.9.0.1", "fd00::1"], true), host(&["10.0.0.2"], false), host(&["10.0.0.3"], true));
+        assert_eq!(choose_asker(&own, &[same.clone(), down.clone(), up]), Ok(2));
+        assert_eq!(choose_asker(&own, &[same.clone(), down]), Err(NoAsker::NotUp));
+        assert_eq!(choose_asker(&own, &[same]), Err(NoAsker::OneHost));
+        assert_eq!(choose_asker(&own, &[]), Err(NoAsker::OneHost));
+    }
+
+    fn order(path: &str, host: &str) -> ProbeOrder {
+        ProbeOrder {
+            id: 1,
+            vip: "192.0.2.1:80".parse().unwrap(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            token: "0a".to_owned(),
+            timeout_ms: 1000,
+        }
+    }
+
+    #[test]
+    fn an_order_cannot_bring_lines_of_its_own() {
+        let text = request(&order("/a?b=c", "a.example:80")).unwrap();
+        let want =
+            "GET /a?b=c HTTP/1.1\r\nHost: a.example:80\r\nConnection: close\r\nX-Baton-Probe: 0a\r\n\r\n";
+        assert_eq!(text, want.as_bytes());
+        for (path, host) in
+            [("/a\r\nb: c", "h"), ("/a b", "h"), ("a", "h"), ("", "h"), ("/", ""), ("/", "h\nx")]
+        {
+            assert!(request(&order(path, host)).is_err(), "{path:?} {host:?}");
+        }
+        assert!(request(&ProbeOrder { token: "x\r\n".to_owned(), ..order("/", "h") }).is_err());
+    }
+
+    fn read(bytes: &[u8], cut: usize) -> ResponseReader {
+        let mut reader = ResponseReader::default();
+        bytes.chunks(cut).for_each(|piece| reader.advance(piece));
+        reader
+    }
+
+    #[test]
+    fn a_response_is_complete_by_its_framing_however_it_is_cut() {
+        let cases: [(&str, Option<u16>, u64, bool); 8] = [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", Some(200), 3, true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc", Some(200), 3, false),
+            ("HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 404 No\r\n\r\nab", Some(404), 2, true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", Some(200), 11, true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n", Some(200), 6, false),
+            ("HTTP/1.1 204 OK\r\n\r\n", Some(204), 0, true),
+            ("HTTP/1.1 200 OK\r\nConte", None, 0, false),
+            ("SSH-2.0-x\r\n", None, 0, false),
+        ];
+        for (text, status, body_bytes, complete) in cases {
+            for cut in [1, 7, 1000] {
+                let reader = read(text.as_bytes(), cut);
+                let got = (reader.status(), reader.body_bytes(), reader.fault_at_end().is_none());
+                assert_eq!(got, (status, body_bytes, complete), "{text:?} in pieces of {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_response_is_not_read_for_ever() {
+        let mut reader = ResponseReader::default();
+        reader.advance(b"HTTP/1.1 200 OK\r\n\r\n");
+        for _ in 0..=RESPONSE_BYTES / 1024 {
+            reader.advance(&[0; 1024]);
+        }
+        assert!(reader.is_done() && reader.fault_at_end().is_some());
+        let endless =
+            read(&[b"HTTP/1.1 200 OK\r\nA: ".as_slice(), &vec![b'a'; HEAD_BYTES]].concat(), 1 << 12);
+        assert_eq!(endless.fault_at_end(), Some("the response's head is too long"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_response_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 1usize..40) {
+            let after_head = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice(), &bytes].concat();
+            let _ = (read(&bytes, cut).fault_at_end(), read(&after_head, cut).fault_at_end());
+        }
+    }
+
+    #[test]
+    fn a_probe_is_well_only_if_it_migrated_and_was_answered_well() {
+        let report = |status, error: Option<&str>| ProbeReport {
+            id: 1,
+            local: Some("10.0.0.2:999".parse().unwrap()),
+            status,
+            body_bytes: 0,
+            first_byte_us: 0,
+            total_us: 0,
+            error: error.map(str::to_owned),
+        };
+        let migrated = Some(Noted { migrated: true, reason: None, refusal: None });
+        let refused =
+            Some(Noted { migrated: false, reason: Some("refused"), refusal: Some("server_refused") });
+        assert_eq!(fault(Some(&report(Some(200), None)), migrated), None);
+        assert_eq!(fault(Some(&report(Some(302), None)), migrated), None);
+        let why = |report: Option<ProbeReport>, noted| fault(report.as_ref(), noted).unwrap();
+        assert_eq!(why(Some(report(Some(500), None)), migrated), "the answer's status is 500");
+        assert_eq!(why(Some(report(Some(200), Some("cut"))), migrated), "cut");
+        assert_eq!(why(Some(report(Some(200), None)), refused), "refused: server_refused");
+        assert_eq!(why(Some(report(None, Some("no route"))), None), "no route");
+        assert!(why(Some(report(Some(200), None)), None).contains("10.0.0.2:999"));
+        assert_eq!(why(Some(report(None, None)), migrated), "there was no answer");
+        assert!(why(None, migrated).contains("in time"));
+    }
+}
