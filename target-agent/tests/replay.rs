@@ -6,11 +6,11 @@ mod recall;
 mod support;
 
 use baton_shared::capture::NegotiatedOptions;
-use baton_shared::control::{Handoff, Message, MigratedAnswer};
+use baton_shared::control::{Handoff, Message, MigratedAnswer, ProbeOrder};
 use baton_shared::reason::{EndReason, Refusal};
 use std::time::Duration;
 use support::wire::{Received, Wire};
-use support::{World, handoff, inside, options};
+use support::{SERVER, VIP, World, handoff, inside, options};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -112,6 +112,30 @@ fn large_requests_and_responses_pass_whole() {
     let got = wire.receive(&h, &m, LIMIT);
     assert_eq!(body(&got).len(), 3_000_000);
     ended(&world, &h, EndReason::Finished);
+}
+
+#[test]
+fn a_probe_is_made_only_of_a_vip_that_is_allowed_and_reports_whatever_comes_of_it() {
+    let name = "a_probe_is_made_only_of_a_vip_that_is_allowed_and_reports_whatever_comes_of_it";
+    let Some(world) = inside(name) else { return };
+    let probe = |id: u64, vip: &str, path: &str| {
+        let (vip, host, path, token) =
+            (vip.parse().unwrap(), "h".to_owned(), path.to_owned(), "aa".to_owned());
+        world.send(Message::Probe(Box::new(ProbeOrder { id, vip, host, path, token, timeout_ms: 500 })));
+        let Message::Probed(report) = world.next() else { panic!("no report") };
+        assert_eq!((report.id, report.status), (id, None));
+        (report.local, report.error.unwrap())
+    };
+    // A server of this host, and reachable: it is no VIP.
+    assert_eq!(
+        probe(1, SERVER, "/hello"),
+        (None, format!("no [[allow]] of this intermediate names {SERVER}"))
+    );
+    let (local, error) = probe(2, VIP, "/hello HTTP/1.1\r\nX: y");
+    assert!(local.is_none() && error.contains("the path must begin"), "{error}");
+    // Nobody has the VIP in this world: the report comes all the same.
+    let (local, error) = probe(3, VIP, "/hello");
+    assert!(local.is_none() && !error.is_empty(), "{error}");
 }
 
 #[test]
