@@ -276,14 +276,18 @@ fn nginx_behind_a_proxy_sees_the_requests_the_gate_saw_and_no_other() {
 fn nginx_that_gets_connections_sees_the_requests_the_gate_saw_and_no_other() {
     let order = |s: LabSpec| s.targets(1).intermediate_with("listener", "keepalive", "single");
     let Some(t) = lab::up("gatemove", order) else { return };
+    // A migrated connection closes after its first request; one that brings more at once is proxied.
+    let moved_or_proxied = |case: &Case, good: usize| [vec![(vec![0], 1)], proxied(case, good)].concat();
     compare(&through(&t, false), |case| match (case.expected.accepted, case.expected.refused) {
         (0, Some(rule)) => vec![(vec![rule.status()], 0)],
-        (_, Some(rule)) if is_of_bodies(case) => vec![(vec![rule.status()], 0), (vec![0], 1), (vec![], 1)],
-        // The connection closes after its first request.
-        _ => vec![(vec![0], 1)],
+        (_, Some(rule)) if is_of_bodies(case) => {
+            [vec![(vec![rule.status()], 0), (vec![], 1)], moved_or_proxied(case, 0)].concat()
+        }
+        _ => moved_or_proxied(case, 0),
     });
-    compare(&through(&t, true), |_| vec![(vec![0], 1)]);
-    assert!(t.migrated() > 500, "only {} were migrated", t.migrated());
+    let alone = t.migrated();
+    assert!(alone > 50, "only {alone} were migrated");
+    compare(&through(&t, true), |case| moved_or_proxied(case, 1));
 }
 
 #[test]
