@@ -118,6 +118,10 @@ pub const NOTE_SYN_ACK: u32 = 4;
 /// [`FlowRecord::note_flags`]: a SYN-ACK was dropped after the handshake. The listener answers on this 4-tuple, so
 /// the server's socket is gone; or it was the replay's own, late.
 pub const NOTE_LISTENER: u32 = 8;
+/// [`FlowRecord::note_flags`], beside [`NOTE_RST`]: an RST carried an acknowledgement, so a socket sent it of its own
+/// accord (`tcp_send_active_reset`). One without answers a segment that no socket wanted (`tcp_v4_send_reset`): the
+/// connection was over before, by whose doing it does not tell.
+pub const NOTE_ACTIVE_RST: u32 = 16;
 
 /// Bytes of one flow that go through the hold queue after its commit, at most, and what other CPUs have in hand at that
 /// moment. The queue of a sender that is as fast as the daemon need not run empty by itself. Behind the limit new data

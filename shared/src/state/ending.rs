@@ -3,7 +3,7 @@
 
 use crate::control::Closer;
 use crate::reason::EndReason;
-use crate::record::{NOTE_FIN, NOTE_RST};
+use crate::record::{NOTE_ACTIVE_RST, NOTE_FIN};
 
 /// What the kernel says of the server's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +18,14 @@ pub enum SocketState {
 
 /// Whether and how the flow has ended. `note_flags` is the record's. A reset behind a FIN of its own is how the server's
 /// kernel answers what came too late for a connection that was over, a client's last acknowledgement too: it had ended.
+/// So it is with a reset that no socket sent: a client's acknowledgement that comes behind the client's own reset (the
+/// one was held for the handoff, the other not) is answered so.
 pub const fn judge(socket: SocketState, note_flags: u32) -> Option<EndReason> {
     match socket {
         SocketState::Alive => None,
         SocketState::TimeWait => Some(EndReason::Finished),
         SocketState::Gone if note_flags & NOTE_FIN != 0 => Some(EndReason::Finished),
-        SocketState::Gone if note_flags & NOTE_RST != 0 => Some(EndReason::ServerReset),
+        SocketState::Gone if note_flags & NOTE_ACTIVE_RST != 0 => Some(EndReason::ServerReset),
         SocketState::Gone => Some(EndReason::SocketGone),
     }
 }
@@ -68,6 +70,7 @@ pub const fn retransmitted(bytes: u64, first: u32, end: u32, fin: bool) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::NOTE_RST;
 
     #[test]
     fn every_combination_is_judged() {
@@ -80,7 +83,9 @@ mod tests {
             (TimeWait, NOTE_FIN, Some(Finished)),
             (Gone, 0, Some(SocketGone)),
             (Gone, NOTE_FIN, Some(Finished)),
-            (Gone, NOTE_RST, Some(ServerReset)),
+            // A reset that no socket sent: the client's own had come before.
+            (Gone, NOTE_RST, Some(SocketGone)),
+            (Gone, NOTE_RST | NOTE_ACTIVE_RST, Some(ServerReset)),
             (Gone, NOTE_FIN | NOTE_RST, Some(Finished)),
         ];
         for (socket, notes, expected) in table {

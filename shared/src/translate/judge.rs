@@ -3,8 +3,8 @@
 use super::{Account, Direction, Patch, adopt};
 use crate::reason::PacketCounter;
 use crate::record::{
-    FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TRACKED, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST,
-    NOTE_SYN_ACK,
+    FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TRACKED, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_FIN,
+    NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
 };
 use crate::seq::before;
 use crate::wire::{ACK, FIN, RST, SYN, Segment};
@@ -252,6 +252,9 @@ pub(super) fn note(record: &FlowRecord, segment: &Segment, account: &mut Account
     }
     if segment.has(RST) {
         account.note_flags |= NOTE_RST;
+        if segment.has(ACK) {
+            account.note_flags |= NOTE_ACTIVE_RST;
+        }
     }
     if segment.has(SYN | ACK) {
         account.note_flags |= NOTE_SYN_ACK;

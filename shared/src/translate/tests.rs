@@ -5,7 +5,8 @@ use super::{Action, Direction, Patch, judge_egress, judge_ingress, judge_unreada
 use crate::addr::{IpWords, PortWord};
 use crate::reason::PacketCounter;
 use crate::record::{
-    FLAG_LEG_IPIP, FlowKey, FlowRecord, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
+    FLAG_LEG_IPIP, FlowKey, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_FIN, NOTE_LISTENER, NOTE_RST,
+    NOTE_SYN_ACK,
 };
 use crate::wire::{ACK, FIN, HeaderChecksum, OPTION_BUFFER, OptionPlaces, OptionValues, RST, SYN, Segment};
 use etherparse::{IpNumber, Ipv4Header, TcpHeader};
@@ -441,6 +442,8 @@ fn the_notes_of_a_flow() {
         see(&mut record, server(7, 0, 0, RST, 0)),
         (150, 51_200, 1001, NOTE_SYN_ACK | NOTE_FIN | NOTE_RST)
     );
+    // A socket's own reset acknowledges; the kernel's answer to a segment that no socket wanted does not.
+    assert_eq!(see(&mut record, server(7, 150, 0, RST | ACK, 0)).3 & NOTE_ACTIVE_RST, NOTE_ACTIVE_RST);
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub(crate) const ROWS: &[Row] = rows![
     server_closes_with_data_unread,
     client_resets_in_mid_response,
     client_resets_right_after_the_commit,
+    acknowledgement_behind_the_clients_reset,
     fin_of_the_server_sent_again,
     port_again_after_the_client_closed_first,
     port_again_after_the_server_closed_first,
@@ -207,6 +208,18 @@ fn client_resets_right_after_the_commit(place: &Place) {
     let mut server = place.server().accept(&peer);
     server.request();
     assert!(server.is_reset());
+}
+
+/// What was held for the handoff may come behind a reset that was not. The server's kernel answers it with a reset of
+/// its own, for want of a socket: it was the client who ended the flow.
+fn acknowledgement_behind_the_clients_reset(place: &Place) {
+    let (mut peer, mut server) = answered(place);
+    let late = peer.segment();
+    peer.reset();
+    assert!(server.is_reset());
+    peer.forge(&late);
+    peer.wait("the kernel's answer to it", |p| p.has(flag::RST) && !p.has(flag::ACK));
+    place.expect_end_on_target(&peer, "socket_gone");
 }
 
 fn fin_of_the_server_sent_again(place: &Place) {

@@ -246,6 +246,24 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Waits until the agent has seen this client's flow end, and expects this reason.
+    pub(crate) fn expect_end_on_target(&self, peer: &Peer, reason: &str) {
+        let client = peer.from().to_string();
+        let until = Instant::now() + Duration::from_secs(12);
+        let end = loop {
+            let flows = self.t.flows("target1");
+            let flow = flows.iter().find(|f| f["client"] == client.as_str());
+            match flow.and_then(|f| f["end"].as_str()) {
+                Some(end) => break end.to_owned(),
+                None if Instant::now() > until => peer.fail(&format!("its flow has not ended: {flow:?}")),
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        assert_eq!(end, reason);
+    }
+}
+
 /// A value under /proc/sys that is put back when this is dropped.
 pub(crate) struct Setting<'a> {
     place: &'a Place,

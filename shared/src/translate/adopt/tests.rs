@@ -1,6 +1,6 @@
 use super::*;
 use crate::addr::{IpWords, PortWord};
-use crate::record::{FlowKey, NOTE_RST, NOTE_SYN_ACK};
+use crate::record::{FlowKey, NOTE_ACTIVE_RST, NOTE_RST, NOTE_SYN_ACK};
 use crate::translate::{judge_egress, reported_flow};
 use crate::wire::{HeaderChecksum, IcmpWords, IpFacts, PROTOCOL_TCP, QuotedTcp};
 use etherparse::checksum::Sum16BitWords;
@@ -164,7 +164,7 @@ fn the_stacks_reset_for_a_packet_without_a_connection_never_reaches_the_client()
     assert_eq!(notes, NOTE_UNADOPTED);
     // A socket's own: the server has closed at once.
     let (verdict, notes) = egress(&adopting, RST | ACK);
-    assert_eq!((verdict.action, notes), (Action::Pass, NOTE_RST));
+    assert_eq!((verdict.action, notes), (Action::Pass, NOTE_RST | NOTE_ACTIVE_RST));
     // It has said something before: whatever comes now is the flow's.
     let (verdict, notes) = egress(&FlowRecord { packets: 1, ..adopting }, RST);
     assert_eq!((verdict.action, notes), (Action::Pass, NOTE_RST));
