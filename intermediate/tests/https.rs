@@ -16,37 +16,15 @@ use frames::{Http2, connect};
 use intermediate::config::Protocol;
 use intermediate::front::FrontLimits;
 use intermediate::site::{Site, SiteListener};
-use intermediate::tls::{Certificates, server_config};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::server::ServerConfig;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use support::tls::{certificate, config_of};
 use support::{Bed, LARGE, limits, server};
 use tempfile::TempDir;
-
-/// Writes a certificate for these names, signed by itself.
-fn certificate(dir: &Path, file: &str, names: &[&str]) -> (PathBuf, PathBuf) {
-    let key = KeyPair::generate().unwrap();
-    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-    let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
-    let paths = (dir.join(format!("{file}.pem")), dir.join(format!("{file}.key")));
-    fs::write(&paths.0, certificate.pem()).unwrap();
-    fs::write(&paths.1, key.serialize_pem()).unwrap();
-    paths
-}
-
-fn config_of(files: &[(PathBuf, PathBuf)]) -> Arc<ServerConfig> {
-    let mut certificates = Certificates::default();
-    for (chain, key) in files {
-        certificates.add(chain, key).unwrap();
-    }
-    server_config(certificates).unwrap()
-}
 
 struct Https {
     bed: Bed,

@@ -133,6 +133,37 @@ impl Sources {
     }
 }
 
+/// Streams of HTTP/2 under way over all connections. Each may need a connection to a server as a connection of HTTP/1
+/// does, so there may be as many as connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenStreams(usize);
+
+impl OpenStreams {
+    /// One more, if there may be. Each one that was let in must [`OpenStreams::leave`].
+    pub fn enter(&mut self, limit: usize) -> Result<(), CloseReason> {
+        if self.0 >= limit {
+            return Err(CloseReason::StreamLimit);
+        }
+        self.0 += 1;
+        Ok(())
+    }
+
+    /// One less.
+    pub fn leave(&mut self) {
+        self.0 = self.0.saturating_sub(1);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// Connections whose first request is awaited, oldest first. When there are too many connections these make way, in
 /// this order: who opens connections to hold them open is old before long; who has a request to make is not.
 #[derive(Debug)]
@@ -255,6 +286,16 @@ mod tests {
         let any = SourceLimits::default();
         assert!((0..1000).all(|_| sources.enter(any.source(ip("::1")), &any)));
         assert_eq!(sources.len(), 1);
+    }
+
+    #[test]
+    fn there_are_as_many_streams_as_connections_and_no_more() {
+        let mut streams = OpenStreams::default();
+        assert_eq!([(); 3].map(|()| streams.enter(2)), [Ok(()), Ok(()), Err(CloseReason::StreamLimit)]);
+        streams.leave();
+        assert_eq!((streams.enter(2), streams.len()), (Ok(()), 2));
+        (0..3).for_each(|_| streams.leave());
+        assert!(streams.is_empty());
     }
 
     #[test]

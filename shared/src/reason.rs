@@ -226,6 +226,9 @@ reasons! {
         SlowBody = 26, "slow_body", "A proxied request's body came slower than limits.body_min_rate for longer than limits.body_grace_ms: answered 408.";
         SlowReader = 27, "slow_reader", "The client took a proxied response in slower than limits.response_min_rate for longer than limits.client_timeout_ms: the connection was closed.";
         IdleTimeout = 28, "idle_timeout", "A kept connection made no further request within limits.idle_timeout_ms: closed.";
+        StreamLimit = 75, "stream_limit", "More HTTP/2 streams under way, over all connections, than limits.connections: the newest was refused with REFUSED_STREAM, after which a client may ask again.";
+        Http2Flood = 76, "http2_flood", "An HTTP/2 client sent mostly frames that ask for nothing, reset most of its streams, or sent a head in too many pieces: the connection was closed.";
+        Http2Error = 77, "http2_error", "An HTTP/2 client broke the protocol: the connection was closed with GOAWAY, whose code says what.";
     }
 }
 

@@ -93,7 +93,9 @@ impl Termination {
             CloseReason::ClientGone => Termination::ClientBeforeRequest,
             CloseReason::HeadTimeout | CloseReason::IdleTimeout => Termination::SlowBeforeRequest,
             CloseReason::SlowBody | CloseReason::SlowReader => Termination::SlowInData,
-            CloseReason::ConnectionLimit | CloseReason::SourceLimit => Termination::ExhaustedBeforeRequest,
+            CloseReason::ConnectionLimit | CloseReason::SourceLimit | CloseReason::StreamLimit => {
+                Termination::ExhaustedBeforeRequest
+            }
             CloseReason::NoTarget => Termination::ServerUnreachable,
             CloseReason::UpstreamFailed => Termination::ServerBeforeHead,
             CloseReason::UpstreamTimeout => Termination::SilentBeforeHead,

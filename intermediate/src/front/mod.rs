@@ -20,7 +20,7 @@ pub use later::LaterRouter;
 pub use listen::{listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
 pub use waiting::Waiting;
-pub(crate) use waiting::{Place, SourcePlace};
+pub(crate) use waiting::{Place, SourcePlace, StreamPlace};
 
 use crate::access_log::AccessLog;
 use crate::config::{Protocol, StreamTimes};

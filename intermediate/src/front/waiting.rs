@@ -1,7 +1,7 @@
 //! Connections and their places: who waits for its first request head, which source has how many. Who gets a place is
 //! judged by [`baton_shared::admission`]; here is what it is told, and what comes of it.
 
-use baton_shared::admission::{Admission, Network, SourceLimits, Sources, Waiting as ByAge};
+use baton_shared::admission::{Admission, Network, OpenStreams, SourceLimits, Sources, Waiting as ByAge};
 use baton_shared::reason::CloseReason;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 struct Inner {
     by_age: ByAge<oneshot::Sender<()>>,
     sources: Sources,
+    streams: OpenStreams,
 }
 
 /// All of them. Cheap to clone.
@@ -31,6 +32,10 @@ pub(crate) struct SourcePlace {
     waiting: Waiting,
     source: Network,
 }
+
+/// One stream's place among those of all connections, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct StreamPlace(Waiting);
 
 impl Waiting {
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -73,6 +78,16 @@ impl Waiting {
         }
     }
 
+    /// A place for a stream of HTTP/2, of which there may be `limit`.
+    pub(crate) fn enter_stream(&self, limit: usize) -> Result<StreamPlace, CloseReason> {
+        self.inner().streams.enter(limit).map(|()| StreamPlace(self.clone()))
+    }
+
+    /// How many streams of HTTP/2 are under way.
+    pub fn streams(&self) -> usize {
+        self.inner().streams.len()
+    }
+
     /// How many sources have connections.
     pub fn sources(&self) -> usize {
         self.inner().sources.len()
@@ -90,6 +105,12 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.waiting.inner().by_age.leave(self.number);
+    }
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.inner().streams.leave();
     }
 }
 

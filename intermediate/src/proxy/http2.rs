@@ -1,11 +1,13 @@
 //! HTTP/2 from clients, where TLS ends here. Each stream is a request of its own: judged, routed and sent to a server in
 //! HTTP/1.1 as if it had come alone.
 //!
-//! What keeps one connection from costing too much: a bound on streams at a time, small windows, hyper's own bound on
-//! streams opened and reset (CVE-2023-44487), a time without any stream, and a time for which a client may leave
-//! response bytes untaken.
+//! What keeps one connection from costing too much: a bound on streams at a time, its own and that of all connections,
+//! small windows and buffers, a time without any stream, a rate at which the client must take responses in, and an
+//! account of what it sends beside requests ([`baton_shared::http::Conduct`]; hyper has more bounds of its own).
 
-use super::bodies::{AnswerBody, BodyError};
+mod received;
+mod streams;
+
 use super::gated::{GatedRequest, gate};
 use super::paced::Paced;
 use super::service::{Channel, Session};
@@ -17,17 +19,18 @@ use baton_shared::route::HeadLines;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Request, Response};
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use received::Received;
+use std::error::Error;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{Instant, interval, timeout};
+use streams::{Stream, StreamBody, Streams};
+use tokio::time::{interval, timeout};
 
 /// Streams at a time.
 const STREAMS: u32 = 100;
@@ -35,7 +38,7 @@ const STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What of responses is kept for a client that does not take it yet, for each stream, bytes.
-const SEND_BUFFER: usize = 128 << 10;
+const SEND_BUFFER: usize = 64 << 10;
 /// Streams a client may reset before they were served, and those we reset for its errors, until it is closed.
 const RESETS: usize = 50;
 /// For a client to say goodbye after ours.
@@ -43,125 +46,37 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// How often times are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
-/// The streams of a connection, as far as times go.
-#[derive(Debug)]
-struct Inner {
-    next: u64,
-    /// When each was last given something, if the client has not come for more; `None` while the server is waited for.
-    open: HashMap<u64, Option<Instant>>,
-    /// When the last one ended.
-    quiet_since: Instant,
-    any_yet: bool,
-}
-
-/// Cheap to clone.
-#[derive(Clone, Debug)]
-struct Streams(Arc<Mutex<Inner>>);
-
-/// One open stream.
-#[derive(Debug)]
-struct Stream {
-    streams: Streams,
-    number: u64,
-}
-
-impl Streams {
-    fn new() -> Self {
-        let inner = Inner { next: 0, open: HashMap::new(), quiet_since: Instant::now(), any_yet: false };
-        Streams(Arc::new(Mutex::new(inner)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open(&self) -> Stream {
-        let mut inner = self.lock();
-        let number = inner.next;
-        inner.next += 1;
-        inner.any_yet = true;
-        inner.open.insert(number, None);
-        Stream { streams: self.clone(), number }
-    }
-
-    fn any_yet(&self) -> bool {
-        self.lock().any_yet
-    }
-
-    /// Nothing has been asked for so long.
-    fn is_idle(&self, limit: Duration) -> bool {
-        let inner = self.lock();
-        inner.open.is_empty() && inner.quiet_since.elapsed() >= limit
-    }
-
-    /// The client has left something untaken for so long.
-    fn is_stalled(&self, limit: Duration) -> bool {
-        self.lock().open.values().flatten().any(|since| since.elapsed() >= limit)
-    }
-}
-
-impl Stream {
-    fn set(&self, given: Option<Instant>) {
-        self.streams.lock().open.insert(self.number, given);
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let mut inner = self.streams.lock();
-        inner.open.remove(&self.number);
-        inner.quiet_since = Instant::now();
-    }
-}
-
-/// A response's body, with its stream.
-#[derive(Debug)]
-struct StreamBody {
-    inner: AnswerBody,
-    stream: Stream,
-}
-
-impl Body for StreamBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let frame = Pin::new(&mut this.inner).poll_frame(cx);
-        this.stream.set(frame.is_ready().then(Instant::now));
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
 /// Serves the connection's streams until its end.
 pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
     let ProxyJob { front, site, mut stop, peer, stream, entry, .. } = job;
     let limits = site.limits;
     limit_client(&stream, &limits, peer.client);
-    let metrics = front.metrics.clone();
+    let (metrics, waiting) = (front.metrics.clone(), front.waiting.clone());
     // Nothing goes through this gate: each head is judged when hyper has it.
     let (_, requests) = gate(limits.head);
     let too_slow = requests.too_slow();
     let session = Session::new(front, site, peer, entry, requests, stop.clone(), guards);
     let session = Arc::new(session.over(Channel::Http2));
-    let streams = Streams::new();
+    let streams = Streams::new(limits.slow.response);
+    let bodies = session.body_bytes();
     let service = {
-        let (streams, session) = (streams.clone(), Arc::downgrade(&session));
+        let (streams, session, metrics) = (streams.clone(), Arc::downgrade(&session), metrics.clone());
         service_fn(move |request| {
-            let (stream, session) = (streams.open(), session.upgrade());
+            let place = waiting.enter_stream(limits.connections);
+            let (streams, session) = (streams.clone(), session.upgrade());
             session.iter().for_each(|session| session.count_request());
-            async move { Ok::<_, Infallible>(answer(session, request, stream).await) }
+            // The stream is there from its head on, not from when hyper comes to it.
+            let stream = place.map(|place| streams.open(place));
+            let metrics = metrics.clone();
+            async move {
+                match stream {
+                    Ok(stream) => Ok(answer(session, request, stream, &streams).await),
+                    Err(reason) => {
+                        metrics.on_closed(reason);
+                        Err(h2::Error::from(h2::Reason::REFUSED_STREAM))
+                    }
+                }
+            }
         })
     };
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -175,29 +90,40 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(RESETS);
     let paced = Paced::new(stream, limits.slow.response, too_slow.clone());
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(paced), service));
+    let counted = Received::new(paced, streams.clone());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(counted), service));
     let mut tick = interval(TICK);
+    let (mut stopping, mut bodies_before) = (false, 0);
     let closed = loop {
         tokio::select! {
             ended = &mut connection => {
-                if let Err(error) = ended {
-                    tracing::debug!(client = %peer.client, "HTTP/2 connection: {error}");
-                }
-                if too_slow.is_set() {
-                    metrics.on_closed(CloseReason::SlowReader);
-                }
+                let reason = match &ended {
+                    _ if too_slow.is_set() => Some(CloseReason::SlowReader),
+                    Ok(()) => None,
+                    Err(error) => {
+                        tracing::debug!(client = %peer.client, "HTTP/2 connection: {error}");
+                        fault(error)
+                    }
+                };
+                reason.into_iter().for_each(|reason| metrics.on_closed(reason));
                 return;
             }
-            () = stop.wait() => {
+            () = stop.wait(), if !stopping => {
+                // Streams under way may end; who has the last word waits for us. Times are looked at all the same.
                 connection.as_mut().graceful_shutdown();
-                // Streams under way may end; who has the last word waits for us.
-                let _ = connection.as_mut().await;
-                return;
+                stopping = true;
             }
-            () = place.given_up(), if !streams.any_yet() => break Some(CloseReason::ConnectionLimit),
+            () = place.given_up(), if !streams.any_yet() => break CloseReason::ConnectionLimit,
             _ = tick.tick() => {
+                let sent = bodies.load(Ordering::Relaxed);
+                streams.on_used(sent.saturating_sub(std::mem::replace(&mut bodies_before, sent)));
+                if streams.is_flood() {
+                    tracing::debug!(client = %peer.client, "HTTP/2 client only makes work");
+                    metrics.on_closed(CloseReason::Http2Flood);
+                    return;
+                }
                 if streams.is_stalled(limits.client_timeout) {
-                    tracing::debug!(client = %peer.client, "HTTP/2 client takes in nothing");
+                    tracing::debug!(client = %peer.client, "HTTP/2 client takes too little in");
                     too_slow.set();
                     metrics.on_closed(CloseReason::SlowReader);
                     return;
@@ -208,26 +134,38 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
                     (limits.head_timeout, CloseReason::HeadTimeout)
                 };
                 if streams.is_idle(limit) {
-                    break Some(reason);
+                    break reason;
                 }
             }
         }
     };
-    if let Some(reason) = closed {
-        metrics.on_closed(reason);
-    }
+    metrics.on_closed(closed);
     connection.as_mut().graceful_shutdown();
     let _ = timeout(GOODBYE, connection).await;
+}
+
+/// What the client did that hyper closed the connection for.
+fn fault(error: &hyper::Error) -> Option<CloseReason> {
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    let by_us = error.is_go_away() && error.is_library();
+    by_us.then(|| match error.reason() {
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => CloseReason::Http2Flood,
+        _ => CloseReason::Http2Error,
+    })
 }
 
 async fn answer(
     session: Option<Arc<Session>>,
     request: Request<Incoming>,
     stream: Stream,
+    streams: &Streams,
 ) -> Response<StreamBody> {
     let response = match session {
         Some(session) => match judge(request, &session.limits().head) {
-            Ok((request, gated)) => session.forward(request, gated).await,
+            Ok((request, gated)) => {
+                streams.on_used(gated.bytes.len() as u64);
+                session.forward(request, gated).await
+            }
             Err(verdict) => session.refuse_head(verdict),
         },
         None => super::service::answer(503, "the connection is closing"),
@@ -235,8 +173,8 @@ async fn answer(
     let (mut parts, inner) = response.into_parts();
     // Of HTTP/1 connections.
     parts.headers.remove(header::CONNECTION);
-    stream.set(Some(Instant::now()));
-    Response::from_parts(parts, StreamBody { inner, stream })
+    stream.on_given(0);
+    Response::from_parts(parts, StreamBody::new(inner, stream))
 }
 
 /// The request as one of HTTP/1.1: what is sent to a server is what was judged.

@@ -14,12 +14,15 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
@@ -93,10 +96,22 @@ struct Got {
 
 impl Http2 {
     pub(crate) async fn open(vip: SocketAddr) -> Self {
+        Self::open_with(vip, &[]).await
+    }
+
+    /// With these settings: identifiers and values.
+    pub(crate) async fn open_with(vip: SocketAddr, settings: &[(u16, u32)]) -> Self {
         let mut stream = connect(vip, &[b"h2"]).await;
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-        stream.flush().await.unwrap();
-        Http2 { stream, next: 1 }
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut http2 = Http2 { stream, next: 1 };
+        // Without a table that changes, a status is always spelt in full (RFC 7541, section 4.2).
+        let payload: Vec<u8> = [(1, 0)]
+            .iter()
+            .chain(settings)
+            .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
+        assert!(http2.frame(SETTINGS, 0, 0, &payload).await);
+        http2
     }
 
     pub(crate) fn next_stream(&mut self) -> u32 {
@@ -104,12 +119,24 @@ impl Http2 {
         self.next
     }
 
-    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+    /// Sends a frame as it is; whether it could still be sent.
+    pub(crate) async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+        self.frames(1, kind, flags, stream, payload).await
+    }
+
+    /// Sends a frame so many times in one write.
+    pub(crate) async fn frames(
+        &mut self,
+        times: usize,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+    ) -> bool {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-        bytes.extend(stream.to_be_bytes());
-        bytes.extend(payload);
-        self.stream.write_all(&bytes).await.is_ok() && self.stream.flush().await.is_ok()
+        let head = [length[1], length[2], length[3], kind, flags];
+        let frame = [&head[..], &stream.to_be_bytes(), payload].concat();
+        self.stream.write_all(&frame.repeat(times)).await.is_ok() && self.stream.flush().await.is_ok()
     }
 
     /// Names and values as literals, none of them in the table.
@@ -178,6 +205,55 @@ impl Http2 {
         timeout(Duration::from_secs(10), reading).await.expect("an answer")
     }
 
+    /// Until all that was sent before has been looked at; whether the connection goes on.
+    pub(crate) async fn settled(&mut self) -> bool {
+        if !self.frame(PING, 0, 0, b"settled?").await {
+            return false;
+        }
+        let waiting = async {
+            while let Some(got) = self.read().await {
+                if got.kind == PING && got.flags & ACK != 0 {
+                    return true;
+                }
+            }
+            false
+        };
+        timeout(Duration::from_secs(10), waiting).await.expect("an acknowledgement")
+    }
+
+    /// The code a stream was reset with; none if it was answered, or the connection ended.
+    pub(crate) async fn reset_code(&mut self, stream: u32) -> Option<u32> {
+        let waiting = async {
+            while let Some(got) = self.read().await {
+                match got.kind {
+                    RST_STREAM if got.stream == stream => {
+                        return Some(u32::from_be_bytes(got.payload[..4].try_into().unwrap()));
+                    }
+                    HEADERS if got.stream == stream => return None,
+                    _ => {}
+                }
+            }
+            None
+        };
+        timeout(Duration::from_secs(10), waiting).await.expect("an answer")
+    }
+
+    /// Opens the windows of a stream and of the connection.
+    pub(crate) async fn window(&mut self, stream: u32, bytes: u32) -> bool {
+        self.frame(WINDOW_UPDATE, 0, 0, &bytes.to_be_bytes()).await
+            && self.frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes()).await
+    }
+
+    /// Bytes of body of the next DATA frame, of whatever stream; none at the connection's end.
+    pub(crate) async fn some_data(&mut self) -> Option<usize> {
+        loop {
+            let got = self.read().await?;
+            if got.kind == DATA {
+                return Some(got.payload.len());
+            }
+        }
+    }
+
     /// Reads until the connection's end; whether it came in ten seconds. Opens no window.
     pub(crate) async fn is_ended(&mut self) -> bool {
         timeout(Duration::from_secs(10), async { while self.read().await.is_some() {} }).await.is_ok()
@@ -186,6 +262,9 @@ impl Http2 {
 
 /// Of the static table, or a literal with that table's name (RFC 7541, appendix A).
 fn read_status(block: &[u8]) -> u16 {
+    // Updates of the table's size come first.
+    let updates = block.iter().take_while(|b| **b & 0xe0 == 0x20).count();
+    let block = &block[updates..];
     match block[0] & 0x7f {
         indexed @ 8..=14 if block[0] & 0x80 != 0 => {
             [200, 204, 206, 304, 400, 404, 500][usize::from(indexed) - 8]

@@ -8,6 +8,8 @@
     reason = "a test's panic is its report"
 )]
 
+pub mod tls;
+
 use arc_swap::ArcSwap;
 use baton_shared::admission::SourceLimits;
 use baton_shared::http::Tunnels;
@@ -31,8 +33,8 @@ use intermediate::site::{Site, SiteListener};
 use intermediate::targets::{Servers, TargetSpec, Targets};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -188,6 +190,9 @@ impl Client {
 /// More than all buffers between server and client take.
 pub const LARGE: usize = 64 << 20;
 
+/// Once, however many ask for it.
+static LARGE_BODY: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![b'x'; LARGE]));
+
 /// How many connections a server took.
 pub type Taken = Arc<AtomicUsize>;
 
@@ -235,7 +240,7 @@ async fn answer(mut request: Request<Incoming>) -> Result<Answer, Infallible> {
             tokio::time::sleep(Duration::from_secs(5)).await;
             text("late".into())
         }
-        "/large" => Response::new(Either::Left(Full::new(Bytes::from(vec![b'x'; LARGE])))),
+        "/large" => Response::new(Either::Left(Full::new(LARGE_BODY.clone()))),
         "/204" => status(StatusCode::NO_CONTENT),
         "/304" => {
             let mut response = status(StatusCode::NOT_MODIFIED);

@@ -11,6 +11,7 @@
 
 mod body;
 mod changes;
+mod conduct;
 mod downgrade;
 mod gate;
 mod head;
@@ -24,6 +25,7 @@ mod tunnels;
 
 pub use body::BodyScanner;
 pub use changes::{Edits, Forwarded, HeaderChanges, Origin, TraceIds, check_change};
+pub use conduct::Conduct;
 pub use downgrade::{Http2Head, to_http11};
 pub use head::{ConnectionOptions, Framing, HeadStatus, RequestHead, Version, parse};
 pub use response::{ResponseStream, Standing};
