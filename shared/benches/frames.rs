@@ -2,7 +2,9 @@
 #![allow(missing_docs, reason = "what criterion's macros make")]
 
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions, WindowScales};
-use baton_shared::control::{FlowRef, FrameReader, Handoff, Message, MigratedAnswer, TrackedRequest, encode_into};
+use baton_shared::control::{
+    FlowRef, FrameReader, Handoff, Message, MigratedAnswer, TrackedRequest, encode_into,
+};
 use baton_shared::seq::Seq;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;

@@ -25,7 +25,8 @@ fn browser(cookies: usize) -> String {
 
 fn heads(c: &mut Criterion) {
     let limits = HeadLimits::default();
-    for (name, head) in [("curl", CURL.to_owned()), ("a browser", browser(4)), ("200 cookies", browser(200))] {
+    for (name, head) in [("curl", CURL.to_owned()), ("a browser", browser(4)), ("200 cookies", browser(200))]
+    {
         let bytes = head.as_bytes();
         let mut group = c.benchmark_group(format!("head of {name}, {} bytes", bytes.len()));
         group.throughput(Throughput::Bytes(bytes.len() as u64));

@@ -34,7 +34,8 @@ fn record() -> FlowRecord {
 }
 
 fn segment(blocks: u32) -> Segment {
-    let places = OptionPlaces { timestamps: 2, sack: if blocks > 0 { 13 } else { 0 }, sack_blocks: blocks, next: 0 };
+    let places =
+        OptionPlaces { timestamps: 2, sack: if blocks > 0 { 13 } else { 0 }, sack_blocks: blocks, next: 0 };
     Segment {
         seq: 1000,
         ack: 2000,

@@ -41,7 +41,6 @@ fn checks(path: &Path) -> Vec<Check> {
     servers.sort_unstable();
     servers.dedup();
     checks.push(sock_diag(&servers));
-    checks.push(congestion_control());
     checks.extend(servers.into_iter().map(server));
     checks.extend(adopting(&config));
     checks
@@ -92,23 +91,6 @@ fn sock_diag(servers: &[SocketAddr]) -> Check {
         .map_err(|e| e.to_string());
     let why = "whether the server's socket still exists tells the end of a flow";
     Check::of("sock_diag", result, why, "modprobe tcp_diag (CONFIG_INET_TCP_DIAG)")
-}
-
-/// The congestion control that servers get which choose none.
-fn congestion_control() -> Check {
-    let path = "/proc/sys/net/ipv4/tcp_congestion_control";
-    let (status, found) = match std::fs::read_to_string(path) {
-        Ok(name) if name.trim().starts_with("bbr") => (Status::Warn, name.trim().to_owned()),
-        Ok(name) => (Status::Ok, name.trim().to_owned()),
-        Err(e) => (Status::Warn, format!("{path}: {e}")),
-    };
-    Check::new(
-        "congestion control",
-        status,
-        found,
-        "the replayed handshake is local: BBR takes its time for the client's and sends too slowly for 10 s",
-        "sysctl -w net.ipv4.tcp_congestion_control=cubic, or a route to the clients with `congctl cubic`",
-    )
 }
 
 fn server(addr: SocketAddr) -> Check {

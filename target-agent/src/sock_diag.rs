@@ -53,6 +53,15 @@ impl SockDiag {
         state(answer.get(..length).unwrap_or_default()).map(|(state, _)| state)
     }
 
+    /// Whether the server's kernel remembers this connection's handshake and waits for its last packet.
+    pub(crate) fn is_half_open(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<bool> {
+        let mut answer = [0u8; 512];
+        let question = Question::about(SOCK_DIAG_BY_FAMILY, server, client);
+        let length = self.ask(&question, &mut answer)?;
+        let message = answer.get(..length).unwrap_or_default();
+        Ok(message_type(message) != Some(NLMSG_ERROR) && message.get(HEADER_BYTES + 1) == Some(&TCP_SYN_RECV))
+    }
+
     /// Whether the socket that listens on an address is MPTCP's. The kernel tells it to `CAP_NET_ADMIN` only.
     pub(crate) fn listens_with_mptcp(&mut self, server: SocketAddr) -> io::Result<bool> {
         let nobody: IpAddr = match server {

@@ -5,7 +5,7 @@
 //!
 //! | from | event | to | what follows |
 //! |---|---|---|---|
-//! | (new) | | `SynSent` | SYN |
+//! | (new) | | `SynSent` | SYN; to a client that is far away twice |
 //! | `SynSent` | SYN-ACK with the client's options | `Accepted` | the caller puts the record in force |
 //! | `SynSent` | SYN-ACK with other options | `Refused(OptionsMismatch)` | RST into the server |
 //! | `SynSent` | RST that answers the SYN | `Refused(ServerRefused)` | |
@@ -57,6 +57,17 @@ const DEFAULT_MSS: u16 = 536;
 /// Added to the last timestamp value the client may have seen to get the one at the server's SYN-ACK.
 const TSVAL_AHEAD: u32 = 2;
 
+/// From this round-trip time of the client's on, microseconds, the server's kernel must not take the replayed
+/// handshake's for it: timestamps count milliseconds, and below this BBR and the retransmission timer do not mind.
+const FAR_RTT_US: u32 = 2_000;
+
+/// How many SYNs open a replay. The second one looks like a retransmission, and so does the SYN-ACK it is answered with:
+/// by Karn's algorithm (RFC 6298, section 3) the kernel then measures no round trip. The handshake is local, and BBR
+/// would believe in its round-trip time for ten seconds.
+fn syns(connection: &CapturedConnection) -> u8 {
+    if connection.rtt_us >= FAR_RTT_US { 2 } else { 1 }
+}
+
 /// Where the handoff stands; the table is at the top of the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -99,8 +110,10 @@ pub struct Replay {
     handshake_ns: u64,
     /// Nanoseconds from receipt to the moment the answer was known, 0 before.
     answered_ns: u64,
-    /// A SYN is to be sent.
-    syn_due: bool,
+    /// How many SYNs are to be sent.
+    syns_due: u8,
+    /// The server's kernel takes no round-trip time from this handshake: echoes are 0.
+    untimed: bool,
     /// A reset is to be sent, with this number.
     reset_due: Option<Seq<Client>>,
     /// A bare acknowledgement is to be sent (a request without a byte).
@@ -126,6 +139,7 @@ impl Replay {
     /// Starts a handoff received at `now_ns`; the SYN is the first segment to send.
     pub fn new(handoff: Box<Handoff>, now_ns: u64) -> Self {
         let deadline_ns = now_ns.saturating_add(u64::from(handoff.deadline_ms) * 1_000_000);
+        let syns_due = syns(&handoff.connection);
         Replay {
             handoff,
             phase: Phase::SynSent,
@@ -133,7 +147,8 @@ impl Replay {
             deadline_ns,
             handshake_ns: 0,
             answered_ns: 0,
-            syn_due: true,
+            syns_due,
+            untimed: false,
             reset_due: None,
             ack_due: false,
             stale_seen: false,
@@ -220,7 +235,7 @@ impl Replay {
                 // number. It clears what is left of an older connection on this 4-tuple (TIME_WAIT).
                 self.stale_seen = true;
                 self.reset_due = Some(reply.ack);
-                self.syn_due = true;
+                self.syns_due = syns(&self.handoff.connection);
             }
             return None;
         }
@@ -244,6 +259,18 @@ impl Replay {
         self.translation = translation;
         self.enter(Phase::Accepted, now_ns);
         Some(translation)
+    }
+
+    /// Whether the client is so far away that its round trip must not be taken for the replay's. Its timestamps would
+    /// still tell; [`Replay::on_request_kept`] hides them.
+    pub fn is_far(&self) -> bool {
+        self.handoff.connection.rtt_us >= FAR_RTT_US
+    }
+
+    /// The server's kernel keeps the connection request in memory. If it does not (SYN cookies), the echoed timestamp is
+    /// all it remembers the options by, and must come back.
+    pub fn on_request_kept(&mut self) {
+        self.untimed = self.phase == Phase::Accepted && self.is_far();
     }
 
     /// The record with the translation is in force: the request may be fed.
@@ -293,7 +320,7 @@ impl Replay {
                 self.withdraw(Refusal::ServerSilent, now_ns);
             }
             Phase::SynSent if now_ns >= self.resend_at_ns => {
-                self.syn_due = true;
+                self.syns_due = 1;
                 self.resend_ns = self.resend_ns.saturating_mul(2);
                 self.resend_at_ns = now_ns.saturating_add(self.resend_ns);
             }
@@ -326,7 +353,7 @@ impl Replay {
         match self.phase {
             Phase::SynSent | Phase::Accepted => {
                 self.reset_due = Some(self.first_byte());
-                self.syn_due = false;
+                self.syns_due = 0;
                 self.enter(Phase::Refused(reason), now_ns);
             }
             Phase::Feeding if self.answered_ns == 0 => self.answered_ns = now_ns,

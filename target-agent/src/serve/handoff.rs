@@ -192,6 +192,9 @@ impl Engine {
             let slots = self.shared.plane.slots();
             let mut record = slots.read(slot);
             translation.fill(&mut record);
+            if replay.is_far() && matches!(self.diag.is_half_open(ends.server(), ends.client()), Ok(true)) {
+                replay.on_request_kept();
+            }
             record.state = FlowState::Committed as u32;
             slots.write(slot, &record);
             replay.on_record_in_force(now);

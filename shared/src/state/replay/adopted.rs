@@ -17,7 +17,7 @@ impl Replay {
     pub(in crate::state) fn adopted(handoff: Box<Handoff>, echo: u32, now_ns: u64) -> Self {
         let snd_nxt = handoff.connection.snd_nxt.raw();
         let mut replay = Replay::new(handoff, now_ns);
-        replay.syn_due = false;
+        replay.syns_due = 0;
         replay.phase = Phase::Feeding;
         replay.resend_ns = RESEND_NS;
         replay.resend_at_ns = now_ns.saturating_add(RESEND_NS);

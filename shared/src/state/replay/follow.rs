@@ -11,8 +11,8 @@ impl Replay {
             return Some(SegmentToSend { seq, flags: flag::RST, ..SegmentToSend::default() });
         }
         match self.phase {
-            Phase::SynSent if self.syn_due => {
-                self.syn_due = false;
+            Phase::SynSent if self.syns_due > 0 => {
+                self.syns_due -= 1;
                 Some(SegmentToSend::syn(&self.handoff.connection, self.first_byte().minus(1)))
             }
             Phase::Feeding => {
@@ -66,7 +66,8 @@ impl Replay {
             // The client's own clock as it last stood: echoes need no change then.
             SegmentOptions::Timestamps {
                 value: self.handoff.connection.client_tsval,
-                echo: self.server_tsval,
+                // Linux measures nothing by an echo of 0.
+                echo: if self.untimed { 0 } else { self.server_tsval },
             }
         } else {
             SegmentOptions::None

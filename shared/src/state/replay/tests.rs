@@ -162,6 +162,52 @@ fn a_small_request_is_fed_in_one_segment_and_answered_at_once() {
     assert_eq!(again, m, "the answer stays the same");
 }
 
+/// The replay of a client 20 ms away, at its SYN-ACK.
+fn far(options: NegotiatedOptions) -> (Replay, Model) {
+    let mut order = handoff(body(100), 5000, options, false);
+    order.connection.rtt_us = 20_000;
+    let mut r = Replay::new(order, 0);
+    let model = Model::new(&r, 65160);
+    let syns: Vec<_> = std::iter::from_fn(|| r.poll_segment(1)).collect();
+    assert_eq!(syns.len(), 2, "the second makes the server's answer a retransmission");
+    assert_eq!(syns[0], syns[1]);
+    assert!(r.on_reply(&model.syn_ack(), 2).is_some());
+    (r, model)
+}
+
+#[test]
+fn the_local_handshake_does_not_tell_the_round_trip_time_of_a_client_that_is_far_away() {
+    let (mut r, model) = far(options(2));
+    r.on_request_kept();
+    r.on_record_in_force(3);
+    let s = r.poll_segment(4).unwrap();
+    assert_eq!(s.options, SegmentOptions::Timestamps { value: 5000, echo: 0 });
+    assert!(r.on_reply(&model.syn_ack(), 5).is_none(), "the SYN-ACK to the second SYN");
+    r.on_notes(5000, 65160, false, 6);
+    assert_eq!(r.phase(), Phase::Fed);
+}
+
+#[test]
+fn a_server_that_keeps_no_connection_request_gets_its_timestamp_back() {
+    let (mut r, _) = far(options(7));
+    r.on_record_in_force(3);
+    assert_eq!(r.poll_segment(4).unwrap().options, SegmentOptions::Timestamps { value: 5000, echo: 333 });
+}
+
+#[test]
+fn a_near_clients_handshake_is_replayed_as_it_is() {
+    let mut order = handoff(body(100), 5100, options(2), false);
+    order.connection.rtt_us = FAR_RTT_US - 1;
+    let mut r = Replay::new(order, 0);
+    let model = Model::new(&r, 65160);
+    r.poll_segment(1).unwrap();
+    assert!(r.poll_segment(1).is_none());
+    assert!(r.on_reply(&model.syn_ack(), 2).is_some());
+    r.on_request_kept();
+    r.on_record_in_force(3);
+    assert_eq!(r.poll_segment(4).unwrap().options, SegmentOptions::Timestamps { value: 5000, echo: 333 });
+}
+
 #[test]
 fn each_combination_of_options_is_replayed_and_any_other_refused() {
     for used in 0..16u8 {
