@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Brings up Baton's whole system on this machine: client, router, intermediate and targets as network namespaces, with
 /// a real nginx on each target. Needs root.
@@ -62,7 +63,7 @@ struct Up {
     /// How many clients
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     clients: u8,
-    /// What answers at the VIP: baton, haproxy, nginx; with none there is no VIP
+    /// What answers at the VIP: baton, haproxy, nginx, envoy, caddy; with none there is no VIP
     #[arg(long, value_name = "WHAT", default_value = "baton")]
     balancer: Balancer,
     /// Who carries the packets of migrated connections: ebpf, userspace
@@ -108,6 +109,9 @@ struct Network {
     /// MTU of the targets' links, which clients that upload must find out
     #[arg(long, value_name = "BYTES")]
     mtu_target: Option<u16>,
+    /// Congestion control of the servers' sockets, for example bbr [default: cubic]
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
     /// The router drops IPv4 packets whose source is not where they come from
     #[arg(long)]
     urpf: bool,
@@ -170,7 +174,7 @@ struct Demo {
     /// Which file to download [default with --requests: /100m]
     #[arg(long, value_name = "P")]
     path: Option<String>,
-    /// What answers at the VIP, to compare: baton, haproxy, nginx
+    /// What answers at the VIP, to compare: baton, haproxy, nginx, envoy, caddy
     #[arg(long, value_name = "WHAT", default_value = "baton")]
     balancer: Balancer,
     /// Who carries the packets of migrated connections: ebpf, userspace
@@ -198,7 +202,7 @@ struct Bench {
     /// Files to fetch: 1k, 10k, 100k, 1m, 10m, 100m
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1k,100k,100m")]
     sizes: Vec<String>,
-    /// Which ways: direct, baton, baton-adopt, haproxy, nginx
+    /// Which ways: direct, baton, baton-adopt, baton-pinned, haproxy, nginx, envoy, caddy
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct,baton,haproxy,nginx")]
     balancers: Vec<Way>,
     /// Connections at a time
@@ -222,8 +226,14 @@ struct Bench {
     /// Limit each target's link, both ways
     #[arg(long, value_name = "R")]
     rate_target: Option<Rate>,
-    /// Kept and idle connections to measure a balancer's memory with; 0: not measured
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(..=20000))]
+    /// Delay the client's packets: what a packet and its answer take, for example 20ms
+    #[arg(long, value_name = "TIME", value_parser = impair::time)]
+    round_trip: Option<Duration>,
+    /// Congestion control of the servers' sockets, for example bbr [default: cubic]
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
+    /// Kept and idle connections to measure a balancer's memory with, opened twice; 0: not measured
+    #[arg(long, value_name = "N", default_value_t = 10000, value_parser = clap::value_parser!(u32).range(..=30000))]
     idle_connections: u32,
     /// Write the results there as JSON
     #[arg(long, value_name = "FILE")]
@@ -286,6 +296,7 @@ fn up(args: Up) -> Result<ExitCode> {
         impair_links: args.network.impair_link,
         mtu_client: args.network.mtu_client,
         mtu_target: args.network.mtu_target,
+        congestion: args.network.congestion,
         urpf: args.network.urpf,
         ..LabSpec::new(args.name)
     }
@@ -462,6 +473,8 @@ fn run_bench(args: Bench) -> Result<ExitCode> {
         targets: args.targets,
         rate_intermediate: args.rate_intermediate,
         rate_target: args.rate_target,
+        round_trip: args.round_trip,
+        congestion: args.congestion,
         idle_connections: args.idle_connections,
         progress: true,
     };
@@ -472,12 +485,16 @@ fn run_bench(args: Bench) -> Result<ExitCode> {
     if let Some(file) = &args.json {
         write(file, serde_json::to_string_pretty(&report)?)?;
     }
-    let markdown = report.to_markdown();
+    let mut markdown = report.to_markdown();
     if let Some(file) = &args.report {
-        let plot = file.with_extension("svg");
-        let name = plot.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        write(&plot, report.to_svg())?;
-        write(file, format!("{markdown}\n![requests per second]({name})\n"))?;
+        let text = markdown.clone();
+        for (name, title, svg) in report.to_svgs() {
+            let plot = file.with_extension(format!("{name}.svg"));
+            let link = plot.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            markdown.push_str(&format!("\n![{title}]({link})\n"));
+            write(&plot, svg)?;
+        }
+        write(file, std::mem::replace(&mut markdown, text))?;
     }
     print(&markdown)?;
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

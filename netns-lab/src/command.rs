@@ -25,7 +25,14 @@ pub fn find(program: &str) -> Result<PathBuf> {
         "nsenter" | "mount" | "umount" | "setsid" => "util-linux",
         other => other,
     };
-    found.with_context(|| format!("{program} is not installed (apt-get install {package})"))
+    found.with_context(|| match program {
+        "envoy" => {
+            "envoy is not installed: Debian has no package of it; put the program of an Envoy release \
+                    (https://www.envoyproxy.io/docs/envoy/latest/start/install) into PATH"
+                .to_owned()
+        }
+        _ => format!("{program} is not installed (apt-get install {package})"),
+    })
 }
 
 /// The command as one would type it.

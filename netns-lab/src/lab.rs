@@ -333,8 +333,11 @@ pub(crate) fn patiently(mut make: impl FnMut() -> std::io::Result<()>) -> std::i
 /// Says at once what is not installed, before anything is made.
 fn needed_programs(spec: &LabSpec) -> Result<()> {
     let mut needed = vec!["ip", "nsenter", "setsid", "mount", "umount", "nginx", "curl"];
-    if spec.balancer == Balancer::Haproxy {
-        needed.push("haproxy");
+    match spec.balancer {
+        Balancer::Haproxy => needed.push("haproxy"),
+        Balancer::Envoy => needed.push("envoy"),
+        Balancer::Caddy => needed.push("caddy"),
+        Balancer::Baton | Balancer::Nginx | Balancer::None => {}
     }
     if spec.rate_intermediate.or(spec.rate_target).is_some() {
         needed.push("tc");

@@ -149,11 +149,16 @@ fn link(spec: &LabSpec, router: &NodeState, node: &NodeState) -> Result<()> {
         if client && spec.mtu_client.is_some() {
             route.push_str(&format!(" advmss {}", ETHERNET_MTU - headers));
         }
-        // The replayed handshake is local, and BBR would keep its tiny round-trip time for ten seconds. By the route,
-        // since a namespace may not choose its default among those the machine restricts.
-        let cubic = name.starts_with("target") && ip(&format!("{route} congctl cubic")).is_ok();
-        if !cubic {
-            ip(&route)?;
+        // The same on every machine. By the route, since a namespace may not choose its default among those the machine
+        // restricts.
+        match (&spec.congestion, name.starts_with("target")) {
+            (Some(control), true) => {
+                ip(&format!("{route} congctl {control}")).map(drop)?;
+            }
+            (None, true) if ip(&format!("{route} congctl cubic")).is_ok() => {}
+            _ => {
+                ip(&route)?;
+            }
         }
     }
     let rate = match name.as_str() {

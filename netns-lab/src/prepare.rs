@@ -35,6 +35,8 @@ impl Lab {
                     config::proxy::nginx(&self.vips(), &targets, &self.node_dir(plan::INTERMEDIATE)),
                 )?;
             }
+            Balancer::Envoy => fs::write(path, config::proxy::envoy(&self.vips(), &targets))?,
+            Balancer::Caddy => fs::write(path, config::proxy::caddy(&self.vips(), &targets))?,
             Balancer::Baton => self.prepare_baton(&targets)?,
             Balancer::None => {}
         }

@@ -22,6 +22,10 @@ pub enum Balancer {
     Haproxy,
     /// nginx as a plain HTTP proxy on the VIP.
     Nginx,
+    /// Envoy as a plain HTTP proxy on the VIP.
+    Envoy,
+    /// Caddy as a plain HTTP proxy on the VIP.
+    Caddy,
     /// Nothing, and no VIP: clients reach the targets by their own addresses.
     None,
 }
@@ -32,6 +36,8 @@ impl fmt::Display for Balancer {
             Self::Baton => "baton",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
+            Self::Envoy => "envoy",
+            Self::Caddy => "caddy",
             Self::None => "none",
         })
     }
@@ -45,8 +51,10 @@ impl FromStr for Balancer {
             "baton" => Ok(Self::Baton),
             "haproxy" => Ok(Self::Haproxy),
             "nginx" => Ok(Self::Nginx),
+            "envoy" => Ok(Self::Envoy),
+            "caddy" => Ok(Self::Caddy),
             "none" => Ok(Self::None),
-            other => Err(format!("'{other}' is none of baton, haproxy, nginx, none")),
+            other => Err(format!("'{other}' is none of baton, haproxy, nginx, envoy, caddy, none")),
         }
     }
 }
@@ -201,6 +209,9 @@ pub struct LabSpec {
     /// intermediate's.
     #[serde(default)]
     pub mtu_target: Option<u16>,
+    /// The congestion control of the servers' sockets; none: cubic where the kernel has it.
+    #[serde(default)]
+    pub congestion: Option<String>,
     /// Whether the router drops IPv4 packets whose source is not where they come from (strict rp_filter).
     #[serde(default)]
     pub urpf: bool,
@@ -233,6 +244,7 @@ impl LabSpec {
             impair_links: Vec::new(),
             mtu_client: None,
             mtu_target: None,
+            congestion: None,
             urpf: false,
             intermediate: Sections::new(),
             agents: Sections::new(),

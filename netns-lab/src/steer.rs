@@ -35,6 +35,8 @@ impl Lab {
             (Program::Server, _) | (Program::Balancer, Balancer::Nginx) => "nginx",
             (Program::Agent, _) => "target-agent",
             (Program::Balancer, Balancer::Haproxy) => "haproxy",
+            (Program::Balancer, Balancer::Envoy) => "envoy",
+            (Program::Balancer, Balancer::Caddy) => "caddy",
             (Program::Balancer, Balancer::Baton | Balancer::None) => "intermediate",
         }
     }
@@ -44,6 +46,8 @@ impl Lab {
         let suffix = match self.program_name(program) {
             "nginx" => "conf",
             "haproxy" => "cfg",
+            "envoy" => "json",
+            "caddy" => "json",
             _ => "toml",
         };
         self.node_dir(node).join(format!("{}.{suffix}", self.program_name(program)))
@@ -259,12 +263,20 @@ impl Lab {
                 command.arg(command::find(name)?).arg("-p").arg(self.node_dir(node)).arg("-c").arg(config)
             }
             "haproxy" => command.arg(command::find(name)?).args(["-db", "-f"]).arg(config),
+            // Hot restart takes an abstract socket, of which a machine has one for each number.
+            "envoy" => {
+                let quiet = ["--disable-hot-restart", "--log-level", "warning", "-c"];
+                command.arg(command::find(name)?).args(quiet).arg(config)
+            }
+            "caddy" => command.arg(command::find(name)?).args(["run", "--config"]).arg(config),
             daemon => command.arg(self.program(daemon)?).args(["run", "--config"]).arg(config),
         };
         let path = self.log(node, program);
         let log = OpenOptions::new().create(true).append(true).open(&path)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env("NO_COLOR", "1");
-        command.current_dir(self.node_dir(node));
+        // Caddy keeps what it knows below its user's home.
+        command.env("HOME", self.node_dir(node)).env("XDG_DATA_HOME", self.node_dir(node));
+        command.env("XDG_CONFIG_HOME", self.node_dir(node)).current_dir(self.node_dir(node));
         let child = spawn(&mut command)?;
         self.record(node, name, child, Some(&path))
     }

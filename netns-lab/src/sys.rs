@@ -109,3 +109,22 @@ pub fn on_termination(handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Lets this process have so many files open, if it has fewer.
+///
+/// # Errors
+/// Those of setrlimit(2).
+pub fn allow_files(count: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live rlimit for the kernel to fill.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur >= count {
+        return Ok(());
+    }
+    limit = libc::rlimit { rlim_cur: count, rlim_max: limit.rlim_max.max(count) };
+    // SAFETY: `limit` is a live, initialised rlimit.
+    let rc = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

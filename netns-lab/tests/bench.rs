@@ -42,7 +42,7 @@ fn a_small_benchmark_answers_every_request_and_writes_every_figure() {
         assert_eq!(cell["failed"], 0, "{cell}");
         assert!(figure("/mb_per_s") > 0.0 && figure("/requests_per_s") > 0.0, "{cell}");
         assert!(figure("/ttfb_us/p50") > 0.0 && figure("/ttfb_us/p99") >= figure("/ttfb_us/p50"), "{cell}");
-        for place in ["intermediate", "target", "machine"] {
+        for place in ["intermediate", "target", "machine", "kernel_network"] {
             assert!(figure(&format!("/cpu_s_per_gb/{place}")) >= 0.0, "{cell}");
         }
         assert!(figure("/cpu_s_per_gb/machine") > 0.0, "{cell}");
@@ -51,8 +51,11 @@ fn a_small_benchmark_answers_every_request_and_writes_every_figure() {
         report["idle"].as_array().unwrap().iter().map(|i| i["balancer"].as_str().unwrap()).collect();
     assert_eq!(idle, ["baton", "haproxy", "nginx"]);
     let text = std::fs::read_to_string(&markdown).unwrap();
-    assert!(text.contains("| 1k x2, kept (wrk) | baton |") && text.contains("(bench.svg)"), "{text}");
-    assert!(std::fs::read_to_string(dir.path().join("bench.svg")).unwrap().starts_with("<svg"));
+    assert!(
+        text.contains("| 1k x2, kept (wrk) | baton |") && text.contains("(bench.requests.svg)"),
+        "{text}"
+    );
+    assert!(std::fs::read_to_string(dir.path().join("bench.cpu.svg")).unwrap().starts_with("<svg"));
 }
 
 #[test]

@@ -13,11 +13,12 @@ pub(super) struct CpuReading {
     pub(super) intermediate: f64,
     pub(super) target: f64,
     pub(super) machine: f64,
+    pub(super) kernel_network: f64,
 }
 
 impl CpuReading {
     pub(super) fn take(lab: &Lab) -> Result<Self> {
-        let mut reading = CpuReading { machine: machine()?, ..CpuReading::default() };
+        let mut reading = machine()?;
         for node in lab.nodes() {
             let seconds = || of_namespace(&plan::netns_path(&node.netns));
             if node.name == plan::INTERMEDIATE {
@@ -38,6 +39,7 @@ impl Sub for CpuReading {
             intermediate: (self.intermediate - before.intermediate).max(0.0),
             target: (self.target - before.target).max(0.0),
             machine: (self.machine - before.machine).max(0.0),
+            kernel_network: (self.kernel_network - before.kernel_network).max(0.0),
         }
     }
 }
@@ -46,13 +48,14 @@ impl Sub for CpuReading {
 const TICKS: f64 = 100.0;
 
 /// All that is not idle, of all processors (`proc(5)`, /proc/stat).
-fn machine() -> Result<f64> {
+fn machine() -> Result<CpuReading> {
     let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
     let line = text.lines().next().unwrap_or_default();
     let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
     let at = |n: usize| ticks.get(n).copied().unwrap_or(0.0);
     // user, nice, system, irq, softirq; idle, iowait and steal are nobody's work.
-    Ok((at(0) + at(1) + at(2) + at(5) + at(6)) / TICKS)
+    let machine = (at(0) + at(1) + at(2) + at(5) + at(6)) / TICKS;
+    Ok(CpuReading { machine, kernel_network: at(6) / TICKS, ..CpuReading::default() })
 }
 
 /// User and system time of all processes in a network namespace, ended children of theirs included.
@@ -82,13 +85,13 @@ mod tests {
     #[test]
     fn work_done_here_is_seen_in_this_namespace_and_on_the_machine() {
         let own = || of_namespace(Path::new("/proc/self/ns/net")).unwrap();
-        let (before, machine_before) = (own(), machine().unwrap());
+        let (before, machine_before) = (own(), machine().unwrap().machine);
         let started = std::time::Instant::now();
         let mut sum = 0u64;
         while started.elapsed().as_millis() < 300 {
             sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
         }
         assert!(own() - before >= 0.05, "{} to {}", before, own());
-        assert!(machine().unwrap() - machine_before >= 0.05);
+        assert!(machine().unwrap().machine - machine_before >= 0.05);
     }
 }

@@ -70,6 +70,7 @@ impl Sample {
             intermediate: cpu.intermediate / by,
             target: cpu.target / by,
             machine: cpu.machine / by,
+            kernel_network: cpu.kernel_network / by,
         };
         Sample {
             mb_per_s: bytes / 1e6 / done.seconds,
@@ -93,11 +94,13 @@ pub(super) fn filled(mut cell: Cell, samples: &[Sample]) -> Cell {
         intermediate: of(|s| s.per_gb.intermediate),
         target: of(|s| s.per_gb.target),
         machine: of(|s| s.per_gb.machine),
+        kernel_network: of(|s| s.per_gb.kernel_network),
     };
     cell.cpu_s_per_1000_requests = Cpu {
         intermediate: of(|s| s.per_1000.intermediate),
         target: of(|s| s.per_1000.target),
         machine: of(|s| s.per_1000.machine),
+        kernel_network: of(|s| s.per_1000.kernel_network),
     };
     cell.failed = samples.iter().map(|s| s.failed).sum();
     cell

@@ -1,15 +1,19 @@
 //! What an idle connection costs a balancer in memory.
+//!
+//! As many connections as asked for are opened, each gets one small answer and stays; then as many again, and what the
+//! second half adds is the result. The first half fills what has a size of its own: histories, free lists, pools.
 
-use super::Side;
-use super::Way;
+use super::{Side, Way};
 use crate::steer::Program;
-use crate::{command, plan};
+use crate::{command, plan, sys};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::linux::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A balancer's memory with kept connections that each had one answer.
@@ -19,33 +23,62 @@ pub struct Idle {
     pub balancer: Way,
     /// How many connections.
     pub connections: u32,
-    /// What its processes' resident memory grew by, divided by their number, bytes.
+    /// What its processes' own memory grew by, divided by their number, bytes.
     pub process_bytes_per_connection: f64,
-    /// What the kernel's TCP sockets on its node took more (`/proc/net/sockstat`, pages of 4096 bytes), likewise.
-    pub socket_bytes_per_connection: f64,
+    /// What one connection takes of its eBPF maps, bytes: their memory over their entries. It is there from the start.
+    pub map_bytes_per_connection: f64,
+    /// Both together.
+    pub bytes_per_connection: f64,
+    /// TCP sockets on its node, for each connection. Their memory comes on top, some kilobytes of the kernel's each.
+    pub sockets_per_connection: f64,
+    /// What the kernel keeps in those sockets' queues (`/proc/net/sockstat`), bytes.
+    pub queue_bytes_per_connection: f64,
+}
+
+/// What is looked at before and after.
+#[derive(Clone, Copy)]
+struct Reading {
+    private: u64,
+    sockets: u64,
+    queues: u64,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of one machine")]
 pub(super) fn measure(side: &Side, count: u32) -> Result<Idle> {
-    let before = (resident(side)?, sockets(side)?);
-    let to = side.to;
-    let held = side
-        .lab
-        .inside("client1", move || (0..count).map(|_| asked(to)).collect::<Result<Vec<TcpStream>>>())??;
-    std::thread::sleep(Duration::from_millis(500));
-    let after = (resident(side)?, sockets(side)?);
-    drop(held);
-    let each = |after: u64, before: u64| (after as f64 - before as f64) / f64::from(count.max(1));
+    // Both halves, as descriptors of this process.
+    sys::allow_files(2 * u64::from(count) + 1024).context("this many connections cannot be opened")?;
+    // More ports than the usual 28 000.
+    let ports = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range";
+    side.lab.output("client1", &["sh", "-c", ports])?;
+    let first = open(side, count)?;
+    let before = Reading::take(side)?;
+    let second = open(side, count)?;
+    let after = Reading::take(side)?;
+    drop((first, second));
+    let each =
+        |value: fn(&Reading) -> u64| (value(&after) as f64 - value(&before) as f64) / f64::from(count.max(1));
+    let (process, maps) = (each(|r| r.private), maps(side)?);
     Ok(Idle {
         balancer: side.way,
         connections: count,
-        process_bytes_per_connection: each(after.0, before.0),
-        socket_bytes_per_connection: each(after.1, before.1),
+        process_bytes_per_connection: process,
+        map_bytes_per_connection: maps,
+        bytes_per_connection: process + maps,
+        sockets_per_connection: each(|r| r.sockets),
+        queue_bytes_per_connection: each(|r| r.queues),
     })
 }
 
+fn open(side: &Side, count: u32) -> Result<Vec<TcpStream>> {
+    let to = side.to;
+    let work = move || (0..count).map(|_| asked(to)).collect::<Result<Vec<TcpStream>>>();
+    let held = side.lab.inside("client1", work)??;
+    std::thread::sleep(Duration::from_millis(500));
+    Ok(held)
+}
+
 /// A connection that had the answer to one small request and stays open.
-fn asked(to: std::net::SocketAddr) -> Result<TcpStream> {
+fn asked(to: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.write_all(format!("GET /1k HTTP/1.1\r\nHost: {}\r\n\r\n", to.ip()).as_bytes())?;
@@ -59,33 +92,96 @@ fn asked(to: std::net::SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Resident bytes of all processes on the intermediate's node that its balancer started.
-fn resident(side: &Side) -> Result<u64> {
+impl Reading {
+    fn take(side: &Side) -> Result<Self> {
+        let netns = side.lab.netns(plan::INTERMEDIATE)?;
+        let mut command = command::inside(&netns, "cat")?;
+        let output = command.arg("/proc/net/sockstat").output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|l| l.starts_with("TCP:")).unwrap_or_default();
+        let field = |name: &str| {
+            line.split_whitespace()
+                .skip_while(|w| *w != name)
+                .nth(1)
+                .and_then(|n| n.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        let mut kib = 0;
+        for process in processes(side)? {
+            kib += private(&fs::read_to_string(process.join("smaps_rollup")).unwrap_or_default());
+        }
+        Ok(Reading { private: kib * 1024, sockets: field("inuse"), queues: field("mem") * 4096 })
+    }
+}
+
+/// The balancer's processes on the intermediate's node.
+fn processes(side: &Side) -> Result<Vec<PathBuf>> {
     let netns = side.lab.netns(plan::INTERMEDIATE)?;
     let inode = fs::metadata(&netns)?.st_ino();
     let name = side.lab.program_name(Program::Balancer);
-    let mut kib = 0;
+    let mut all = Vec::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")?.flatten() {
         let process = entry.path();
         let same = fs::metadata(process.join("ns/net")).is_ok_and(|ns| ns.st_ino() == inode);
-        let Ok(status) = fs::read_to_string(process.join("status")) else { continue };
-        let field =
-            |label: &str| status.lines().find_map(|l| l.strip_prefix(label)).unwrap_or_default().trim();
-        // /proc cuts names at 15 bytes.
-        if same && name.starts_with(field("Name:")) {
-            kib += field("VmRSS:").split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        let own = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        // The kernel cuts names at 15 bytes.
+        if same && !own.is_empty() && name.starts_with(own.trim()) {
+            all.push(process);
         }
     }
-    Ok(kib * 1024)
+    Ok(all)
 }
 
-fn sockets(side: &Side) -> Result<u64> {
-    let netns = side.lab.netns(plan::INTERMEDIATE)?;
-    let mut command = command::inside(&netns, "cat")?;
-    let output = command.arg("/proc/net/sockstat").output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find(|l| l.starts_with("TCP:")).unwrap_or_default();
-    let pages =
-        line.split_whitespace().skip_while(|w| *w != "mem").nth(1).and_then(|n| n.parse::<u64>().ok());
-    Ok(pages.unwrap_or(0) * 4096)
+/// KiB of memory that is one process's alone, from its `smaps_rollup`: what workers share counts for none of them.
+fn private(rollup: &str) -> u64 {
+    let lines = rollup.lines().filter(|l| l.starts_with("Private_Dirty:") || l.starts_with("Private_Clean:"));
+    lines.filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+}
+
+/// What one entry takes of all maps that have one for each flow.
+fn maps(side: &Side) -> Result<f64> {
+    let mut maps = BTreeMap::new();
+    for process in processes(side)? {
+        for entry in fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten() {
+            maps.extend(map(&entry.path()));
+        }
+    }
+    Ok(maps.values().sum())
+}
+
+/// A map with at least a thousand entries, its number and its bytes per entry.
+#[expect(clippy::cast_precision_loss, reason = "bytes of one map")]
+fn map(fdinfo: &Path) -> Option<(u64, f64)> {
+    let text = fs::read_to_string(fdinfo).ok()?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().parse::<u64>().ok()
+    };
+    let (id, entries, bytes) = (field("map_id")?, field("max_entries")?, field("memlock")?);
+    (entries >= 1000).then(|| (id, bytes as f64 / entries as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_a_processs_own_is_clean_or_dirty() {
+        let rollup = "00400000-7fff0000 ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nShared_Clean: 500 kB\nPrivate_Clean:      12 kB\nPrivate_Dirty:     388 kB\n";
+        assert_eq!(private(rollup), 400);
+        assert_eq!(private(""), 0);
+    }
+
+    #[test]
+    fn maps_are_told_from_other_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("7");
+        fs::write(&path, "pos:\t0\nmap_type:\t1\nmax_entries:\t65536\nmemlock:\t11534336\nmap_id:\t9\n")
+            .unwrap();
+        assert_eq!(map(&path), Some((9, 176.0)));
+        fs::write(&path, "map_type:\t2\nmax_entries:\t1\nmemlock:\t4096\nmap_id:\t10\n").unwrap();
+        assert_eq!(map(&path), None, "one entry for all flows");
+        fs::write(&path, "pos:\t0\nflags:\t02\n").unwrap();
+        assert_eq!(map(&path), None);
+    }
 }

@@ -69,8 +69,7 @@ impl Load {
 
     /// An empty row for the results.
     pub(super) fn cell(&self, way: Way) -> Cell {
-        let none =
-            Cpu { intermediate: Figure::default(), target: Figure::default(), machine: Figure::default() };
+        let none = Cpu::default();
         Cell {
             balancer: way,
             size: self.size.clone(),

@@ -10,19 +10,20 @@ mod idle;
 mod load;
 mod plot;
 mod report;
+mod way;
 
 pub use figures::{Figure, Percentiles};
 pub use report::Report;
+pub use way::Way;
 
-use crate::spec::{Balancer, LabSpec, Rate, Serve};
-use crate::{Lab, content, interrupt, plan};
+use crate::spec::{LabSpec, Rate};
+use crate::{Impairment, Lab, content, interrupt, plan};
 use anyhow::{Context, Result, bail};
 use cpu::CpuReading;
 use figures::Sample;
 use load::Load;
 use serde::Serialize;
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// What to measure.
@@ -46,59 +47,14 @@ pub struct BenchSpec {
     pub rate_intermediate: Option<Rate>,
     /// Rate of every target's link.
     pub rate_target: Option<Rate>,
+    /// What a packet and its answer take on the client's link, more than they do anyway.
+    pub round_trip: Option<Duration>,
+    /// The congestion control of the servers' sockets; none: the lab's usual.
+    pub congestion: Option<String>,
     /// How many kept and idle connections the memory of a balancer is measured with; 0: not at all.
     pub idle_connections: u32,
     /// Whether progress is told on the standard error.
     pub progress: bool,
-}
-
-/// A way from client to content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// The client speaks to the first target itself.
-    Direct,
-    /// Through Baton's VIP.
-    Baton,
-    /// Through Baton's VIP, to servers whose kernels adopt the connections.
-    #[serde(rename = "baton-adopt")]
-    BatonAdopt,
-    /// Through HAProxy.
-    Haproxy,
-    /// Through nginx as a proxy.
-    Nginx,
-}
-
-impl Way {
-    /// As it is written on the command line and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Way::Direct => "direct",
-            Way::Baton => "baton",
-            Way::BatonAdopt => "baton-adopt",
-            Way::Haproxy => "haproxy",
-            Way::Nginx => "nginx",
-        }
-    }
-
-    fn balancer(self) -> Balancer {
-        match self {
-            Way::Direct => Balancer::None,
-            Way::Baton | Way::BatonAdopt => Balancer::Baton,
-            Way::Haproxy => Balancer::Haproxy,
-            Way::Nginx => Balancer::Nginx,
-        }
-    }
-}
-
-impl FromStr for Way {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let all = [Way::Direct, Way::Baton, Way::BatonAdopt, Way::Haproxy, Way::Nginx];
-        let found = all.into_iter().find(|way| way.name() == text);
-        found.ok_or_else(|| format!("'{text}' is none of direct, baton, baton-adopt, haproxy, nginx"))
-    }
 }
 
 /// One row of the results: a way, a file, a number of connections, kept or not.
@@ -132,7 +88,7 @@ pub struct Cell {
 }
 
 /// Processor time by where it was spent.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Cpu {
     /// Of all processes on the intermediate's node, user and system.
     pub intermediate: Figure,
@@ -140,6 +96,8 @@ pub struct Cpu {
     pub target: Figure,
     /// Of the whole machine, the load's programs and the kernel's work for the network included.
     pub machine: Figure,
+    /// Of the kernel's work for the network that no process is charged with (soft interrupts), on all nodes together.
+    pub kernel_network: Figure,
 }
 
 /// Files from this length on are fetched a number of times instead of for a time.
@@ -158,6 +116,9 @@ struct Side {
 /// When a lab does not come up, a program for the load is missing or fails, or an unknown file is asked for.
 pub fn run(spec: &BenchSpec) -> Result<Report> {
     for program in load::programs(spec) {
+        crate::command::find(program)?;
+    }
+    for program in spec.balancers.iter().filter_map(|way| way.program()) {
         crate::command::find(program)?;
     }
     let sizes: Vec<(String, u64)> = spec.sizes.iter().map(|name| known(name)).collect::<Result<_>>()?;
@@ -224,17 +185,15 @@ fn known(name: &str) -> Result<(String, u64)> {
 
 fn side(spec: &BenchSpec, way: Way) -> Result<Side> {
     let name = format!("bench{}-{}", std::process::id(), way.name());
-    let lab = LabSpec {
+    let lab = way.order(LabSpec {
         targets: spec.targets,
-        balancer: way.balancer(),
         rate_intermediate: spec.rate_intermediate,
         rate_target: spec.rate_target,
+        congestion: spec.congestion.clone(),
+        // The box delays each packet, so half of it for each direction.
+        impair: spec.round_trip.map(|all| Impairment { delay: all / 2, ..Impairment::default() }),
         ..LabSpec::new(name)
-    };
-    let lab = match way {
-        Way::BatonAdopt => lab.serve(Serve::Adopt),
-        _ => lab,
-    };
+    });
     let lab = Lab::up(&lab)?;
     let to = match way {
         Way::Direct => SocketAddr::new(plan::target_addr(1).into(), 80),

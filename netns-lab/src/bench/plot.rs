@@ -1,4 +1,4 @@
-//! Bars as SVG, without a library: one group of bars for each load, one bar for each way.
+//! Bars as SVG, without a library: one group of bars for each load, each with a scale of its own, one bar for each way.
 
 use super::Cell;
 use std::fmt::Write;
@@ -9,7 +9,8 @@ const WIDTH: usize = 460;
 
 /// One bar for each cell, as long as `value` says, with its spread as a line.
 pub(super) fn bars(title: &str, cells: &[Cell], value: impl Fn(&Cell) -> super::Figure) -> String {
-    let most = cells.iter().map(|c| value(c).max).fold(f64::MIN_POSITIVE, f64::max);
+    let same =
+        |a: &Cell, b: &Cell| (&a.size, a.connections, a.keepalive) == (&b.size, b.connections, b.keepalive);
     let height = 50 + cells.len() * ROW;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"820\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"820\" height=\"{height}\" fill=\"#fff\"/>\n<text x=\"10\" y=\"20\" font-size=\"15\">{title}</text>\n"
@@ -17,6 +18,8 @@ pub(super) fn bars(title: &str, cells: &[Cell], value: impl Fn(&Cell) -> super::
     for (n, cell) in cells.iter().enumerate() {
         let figure = value(cell);
         let y = 36 + n * ROW;
+        let group = cells.iter().filter(|c| same(c, cell));
+        let most = group.map(|c| value(c).max).fold(f64::MIN_POSITIVE, f64::max);
         let across = |v: f64| v / most * px(WIDTH);
         let label = format!(
             "{} {} x{}{}",
@@ -25,13 +28,7 @@ pub(super) fn bars(title: &str, cells: &[Cell], value: impl Fn(&Cell) -> super::
             cell.connections,
             if cell.keepalive { " kept" } else { "" }
         );
-        let fill = match cell.balancer {
-            super::Way::Direct => "#9aa5b1",
-            super::Way::Baton => "#2f7d4f",
-            super::Way::BatonAdopt => "#0b3d91",
-            super::Way::Haproxy => "#c97b2c",
-            super::Way::Nginx => "#4a6fa5",
-        };
+        let fill = cell.balancer.colour();
         let text = y + 13;
         let middle = y + 8;
         let (left, width) = (px(LEFT), across(figure.median));
@@ -39,15 +36,20 @@ pub(super) fn bars(title: &str, cells: &[Cell], value: impl Fn(&Cell) -> super::
             svg,
             "<text x=\"10\" y=\"{text}\">{label}</text><rect x=\"{left}\" y=\"{y}\" width=\"{width:.1}\" height=\"16\" fill=\"{fill}\"/>\
              <line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"#000\"/>\
-             <text x=\"{:.1}\" y=\"{text}\">{:.0}</text>",
+             <text x=\"{:.1}\" y=\"{text}\">{}</text>",
             left + across(figure.min),
             left + across(figure.max),
             left + across(figure.max) + 6.0,
-            figure.median
+            shown(figure.median)
         );
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+/// Three digits that matter.
+pub(super) fn shown(value: f64) -> String {
+    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.3}") }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "pixels")]

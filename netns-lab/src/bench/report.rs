@@ -1,7 +1,7 @@
 //! The results: JSON for programs, Markdown with ratios for people.
 
 use super::idle::Idle;
-use super::{BenchSpec, Cell, Way, plot};
+use super::{BenchSpec, Cell, Cpu, Figure, Way, plot};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -20,6 +20,10 @@ pub struct Report {
     pub rate_intermediate: Option<u64>,
     /// The rate of each target's link.
     pub rate_target: Option<u64>,
+    /// What a packet and its answer took on the client's link, milliseconds, if it was delayed.
+    pub round_trip_ms: Option<f64>,
+    /// The congestion control of the servers' sockets, if it was chosen.
+    pub congestion: Option<String>,
     /// One for each way, file, number of connections, kept or not.
     pub cells: Vec<Cell>,
     /// What idle connections cost.
@@ -36,6 +40,8 @@ impl Report {
             kernel: kernel.trim().to_owned(),
             rate_intermediate: spec.rate_intermediate.map(|r| r.0),
             rate_target: spec.rate_target.map(|r| r.0),
+            round_trip_ms: spec.round_trip.map(|all| all.as_secs_f64() * 1e3),
+            congestion: spec.congestion.clone(),
             cells,
             idle,
         }
@@ -63,16 +69,9 @@ impl Report {
              MB are 10^6 bytes, times to the first byte are of one request at a time.\n",
             self.rounds, self.processors, self.kernel, self.targets
         );
-        let rate = |bits: Option<u64>| bits.map(|b| format!("{:.0} Mbit/s", to_f64(b) / 1e6));
-        for (what, bits) in
-            [("the intermediate's", self.rate_intermediate), ("each target's", self.rate_target)]
-        {
-            if let Some(rate) = rate(bits) {
-                let _ = writeln!(text, "\nThe rate of {what} link is limited to {rate}.");
-            }
-        }
+        self.conditions(&mut text);
         text.push_str(
-            "\n| load | way | MB/s | requests/s | over direct | over HAProxy | first byte p50 / p99, us | CPU s per GB: intermediate / targets / machine | CPU ms per 1000 requests, intermediate | failed |\n|---|---|---|---|---|---|---|---|---|---|\n",
+            "\n| load | way | MB/s | requests/s | over direct | over HAProxy | first byte p50 / p99, us | CPU s per GB: intermediate / targets / kernel's network / machine | CPU ms per 1000 requests: intermediate / targets / kernel's network / machine | failed |\n|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for cell in &self.cells {
             let over = |way| {
@@ -81,47 +80,119 @@ impl Report {
             };
             let _ = writeln!(
                 text,
-                "| {} x{}, {} ({}) | {} | {:.1} [{:.1} to {:.1}] | {:.0} | {} | {} | {:.0} / {:.0} | {:.3} / {:.3} / {:.2} | {:.1} | {} |",
-                cell.size,
-                cell.connections,
-                if cell.keepalive { "kept" } else { "new connections" },
-                cell.load,
+                "| {} | {} | {:.1} [{:.1} to {:.1}] | {} | {} | {} | {:.0} / {:.0} | {} | {} | {} |",
+                load(cell),
                 cell.balancer.name(),
                 cell.mb_per_s.median,
                 cell.mb_per_s.min,
                 cell.mb_per_s.max,
-                cell.requests_per_s.median,
+                plot::shown(cell.requests_per_s.median),
                 over(Way::Direct),
                 over(Way::Haproxy),
                 cell.ttfb_us.p50.median,
                 cell.ttfb_us.p99.median,
-                cell.cpu_s_per_gb.intermediate.median,
-                cell.cpu_s_per_gb.target.median,
-                cell.cpu_s_per_gb.machine.median,
-                cell.cpu_s_per_1000_requests.intermediate.median * 1000.0,
+                places(&cell.cpu_s_per_gb, 1.0, 3),
+                places(&cell.cpu_s_per_1000_requests, 1e3, 1),
                 cell.failed
             );
         }
-        if !self.idle.is_empty() {
-            text.push_str("\n| idle kept connections | way | bytes each, processes | bytes each, sockets |\n|---|---|---|---|\n");
-        }
-        for idle in &self.idle {
-            let _ = writeln!(
-                text,
-                "| {} | {} | {:.0} | {:.0} |",
-                idle.connections,
-                idle.balancer.name(),
-                idle.process_bytes_per_connection,
-                idle.socket_bytes_per_connection
-            );
-        }
+        self.shaped(&mut text);
+        self.far(&mut text);
+        self.idle_rows(&mut text);
         text
     }
 
-    /// Responses per second as bars.
-    pub fn to_svg(&self) -> String {
-        plot::bars("requests per second, median and spread", &self.cells, |c| c.requests_per_s)
+    /// What was unlike the lab's usual.
+    fn conditions(&self, text: &mut String) {
+        for (whose, bits) in
+            [("the intermediate's", self.rate_intermediate), ("each target's", self.rate_target)]
+        {
+            if let Some(bits) = bits {
+                let _ = writeln!(text, "\nThe rate of {whose} link is {:.0} Mbit/s.", to_f64(bits) / 1e6);
+            }
+        }
+        if let Some(ms) = self.round_trip_ms {
+            let _ = writeln!(text, "\nThe client is {ms} ms away, there and back.");
+        }
+        if let Some(name) = &self.congestion {
+            let _ = writeln!(text, "\nThe servers' congestion control is {name}.");
+        }
     }
+
+    /// With limited links: how much of the targets' links together the responses fill.
+    fn shaped(&self, text: &mut String) {
+        let Some(bits) = self.rate_target else { return };
+        let link = to_f64(bits) / 8e6;
+        text.push_str(
+            "\n| load | way | responses, MB/s | over one target's link rate | over what direct gets of it |\n|---|---|---|---|---|\n",
+        );
+        for cell in &self.cells {
+            let direct = self.peer(cell, Way::Direct).map_or(0.0, |d| d.mb_per_s.median);
+            let (load, way, sum) = (load(cell), cell.balancer.name(), cell.mb_per_s.median);
+            let (over_rate, over_direct) = (ratio(sum, link), ratio(sum, direct));
+            let _ = writeln!(text, "| {load} | {way} | {sum:.2} | {over_rate} | {over_direct} |");
+        }
+    }
+
+    /// With a client that is far away: what time a response takes.
+    fn far(&self, text: &mut String) {
+        if self.round_trip_ms.is_none() {
+            return;
+        }
+        text.push_str("\n| load | way | seconds for a response | over direct's |\n|---|---|---|---|\n");
+        let seconds = |cell: &Cell| f64::from(cell.connections) / cell.requests_per_s.median;
+        for cell in &self.cells {
+            let direct = self.peer(cell, Way::Direct).map_or(0.0, seconds);
+            let (load, way, own) = (load(cell), cell.balancer.name(), seconds(cell));
+            let _ = writeln!(text, "| {load} | {way} | {own:.3} | {} |", ratio(own, direct));
+        }
+    }
+
+    fn idle_rows(&self, text: &mut String) {
+        if self.idle.is_empty() {
+            return;
+        }
+        text.push_str(
+            "\n| idle kept connections | way | bytes each | of them processes / maps | sockets each on its node | bytes each in their queues |\n|---|---|---|---|---|---|\n",
+        );
+        for idle in &self.idle {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {:.0} | {:.0} / {:.0} | {:.2} | {:.0} |",
+                idle.connections,
+                idle.balancer.name(),
+                idle.bytes_per_connection,
+                idle.process_bytes_per_connection,
+                idle.map_bytes_per_connection,
+                idle.sockets_per_connection,
+                idle.queue_bytes_per_connection
+            );
+        }
+    }
+
+    /// Plots: a name for the file, a title, the SVG.
+    pub fn to_svgs(&self) -> Vec<(&'static str, &'static str, String)> {
+        let bars =
+            |name, title, value: fn(&Cell) -> Figure| (name, title, plot::bars(title, &self.cells, value));
+        vec![
+            bars("rate", "MB per second, median and spread", |c| c.mb_per_s),
+            bars("requests", "requests per second, median and spread", |c| c.requests_per_s),
+            bars("first-byte", "time to the first byte, p50, us", |c| c.ttfb_us.p50),
+            bars("cpu", "CPU s per GB on the intermediate's node", |c| c.cpu_s_per_gb.intermediate),
+        ]
+    }
+}
+
+/// Intermediate, targets, the kernel's network, machine.
+fn places(cpu: &Cpu, scale: f64, digits: usize) -> String {
+    let all = [cpu.intermediate, cpu.target, cpu.kernel_network, cpu.machine];
+    all.map(|figure| format!("{:.digits$}", figure.median * scale)).join(" / ")
+}
+
+/// The load of a row, in words.
+fn load(cell: &Cell) -> String {
+    let kept = if cell.keepalive { "kept" } else { "new connections" };
+    format!("{} x{}, {kept} ({})", cell.size, cell.connections, cell.load)
 }
 
 fn ratio(a: f64, b: f64) -> String {

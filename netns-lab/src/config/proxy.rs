@@ -1,5 +1,6 @@
 //! Plain proxies on the intermediate's node, to compare with.
 
+use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -11,7 +12,7 @@ pub(crate) fn haproxy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)]) ->
     format!(
         "# Written by netns-lab.
 global
-    maxconn 8000
+    maxconn 40000
 defaults
     mode http
     option forwardfor
@@ -40,10 +41,10 @@ pub(crate) fn nginx(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)], run:
 daemon off;
 user root;
 worker_processes auto;
-worker_rlimit_nofile 65536;
+worker_rlimit_nofile 131072;
 pid {run}/nginx.pid;
 error_log {run}/error.log warn;
-events {{ worker_connections 16384; }}
+events {{ worker_connections 32768; }}
 http {{
     access_log off;
     client_body_temp_path {run}/tmp-body;
@@ -70,6 +71,57 @@ http {{
 "#,
         run = run.display()
     )
+}
+
+/// envoy.json: an HTTP connection manager on the VIP, as many workers as processors, kept connections to the servers.
+pub(crate) fn envoy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)]) -> String {
+    let address = |at: SocketAddr| json!({ "socket_address": { "address": at.ip().to_string(), "port_value": at.port() } });
+    let typed = |kind: &str| format!("type.googleapis.com/envoy.extensions.filters.{kind}");
+    let router = json!({ "name": "envoy.filters.http.router",
+        "typed_config": { "@type": typed("http.router.v3.Router") } });
+    let manager = json!({
+        "@type": typed("network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": "vip",
+        "use_remote_address": true,
+        "http_filters": [router],
+        "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"],
+            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "targets", "timeout": "0s" } }] }] },
+    });
+    let filter = json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager });
+    let listener = |(n, vip): (usize, &SocketAddr)| json!({ "name": format!("vip{n}"), "address": address(*vip), "filter_chains": [{ "filters": [filter] }] });
+    let endpoint = |(_, at): (&str, SocketAddr)| json!({ "endpoint": { "address": address(at) } });
+    let cluster = json!({
+        "name": "targets", "type": "STATIC", "connect_timeout": "5s",
+        "circuit_breakers": { "thresholds": [
+            { "max_connections": 40000, "max_pending_requests": 40000, "max_requests": 40000 }] },
+        "load_assignment": { "cluster_name": "targets",
+            "endpoints": [{ "lb_endpoints": servers(targets).map(endpoint).collect::<Vec<_>>() }] },
+    });
+    let listeners: Vec<_> = vips.iter().enumerate().map(listener).collect();
+    let config = json!({ "static_resources": { "listeners": listeners, "clusters": [cluster] } });
+    format!("{config:#}\n")
+}
+
+/// caddy.json: a reverse proxy on the VIP, without TLS of its own, kept connections to the servers.
+pub(crate) fn caddy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)]) -> String {
+    let upstreams: Vec<_> = servers(targets).map(|(_, at)| json!({ "dial": at.to_string() })).collect();
+    let proxy = json!({
+        "handler": "reverse_proxy",
+        "upstreams": upstreams,
+        "load_balancing": { "selection_policy": { "policy": "round_robin" } },
+        "transport": { "protocol": "http", "keep_alive": { "max_idle_conns_per_host": 64 } },
+    });
+    let listen: Vec<_> = vips.iter().map(|vip| format!("tcp/{vip}")).collect();
+    let config = json!({
+        "admin": { "disabled": true },
+        "logging": { "logs": { "default": { "level": "WARN" } } },
+        "apps": { "http": { "servers": { "vip": {
+            "listen": listen,
+            "automatic_https": { "disable": true },
+            "routes": [{ "handle": [proxy] }],
+        } } } },
+    });
+    format!("{config:#}\n")
 }
 
 /// Where a proxy reaches the targets: one address each.

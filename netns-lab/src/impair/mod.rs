@@ -19,6 +19,6 @@ pub(crate) mod wire;
 
 pub use line::{Counts, Line};
 pub use lot::{Direction, Lot};
-pub use spec::{Chance, Impairment};
+pub use spec::{Chance, Impairment, time};
 pub use steer::{BoxState, Order};
 pub use wire::{WireArgs, run as run_box};

@@ -156,7 +156,10 @@ impl TryFrom<String> for Impairment {
 }
 
 /// `20ms`, `1.5ms`, `200us`, `1s`.
-fn time(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// Says how it is written.
+pub fn time(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not a time; write for example 20ms or 500us");
     let unit = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
     let (number, unit) = text.split_at(unit);
