@@ -233,7 +233,7 @@ struct Bench {
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
     /// Kept and idle connections to measure a balancer's memory with, opened twice; 0: not measured
-    #[arg(long, value_name = "N", default_value_t = 10000, value_parser = clap::value_parser!(u32).range(..=30000))]
+    #[arg(long, value_name = "N", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(..=4900))]
     idle_connections: u32,
     /// Write the results there as JSON
     #[arg(long, value_name = "FILE")]

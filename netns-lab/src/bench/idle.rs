@@ -1,7 +1,8 @@
 //! What an idle connection costs a balancer in memory.
 //!
 //! As many connections as asked for are opened, each gets one small answer and stays; then as many again, and what the
-//! second half adds is the result. The first half fills what has a size of its own: histories, free lists, pools.
+//! second half adds is the result. Before that, connections that end fill what has a size of its own: histories, free
+//! lists, pools. They come slowly, so that what lingers of them is less than the first half.
 
 use super::{Side, Way};
 use crate::steer::Program;
@@ -15,6 +16,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// More than any history here remembers.
+const MOST_ENDED: u32 = 12_000;
 
 /// A balancer's memory with kept connections that each had one answer.
 #[derive(Debug, Clone, Serialize)]
@@ -50,6 +54,7 @@ pub(super) fn measure(side: &Side, count: u32) -> Result<Idle> {
     // More ports than the usual 28 000.
     let ports = "echo 1024 65535 > /proc/sys/net/ipv4/ip_local_port_range";
     side.lab.output("client1", &["sh", "-c", ports])?;
+    end_some(side, count)?;
     let first = open(side, count)?;
     let before = Reading::take(side)?;
     let second = open(side, count)?;
@@ -67,6 +72,19 @@ pub(super) fn measure(side: &Side, count: u32) -> Result<Idle> {
         sockets_per_connection: each(|r| r.sockets),
         queue_bytes_per_connection: each(|r| r.queues),
     })
+}
+
+/// Connections that had an answer and ended, at most a thousand in a second.
+fn end_some(side: &Side, count: u32) -> Result<()> {
+    let (to, count) = (side.to, count.saturating_mul(3).min(MOST_ENDED));
+    let work = move || {
+        (0..count).try_for_each(|_| {
+            asked(to).map(drop)?;
+            std::thread::sleep(Duration::from_millis(1));
+            Ok(())
+        })
+    };
+    side.lab.inside("client1", work)?
 }
 
 fn open(side: &Side, count: u32) -> Result<Vec<TcpStream>> {

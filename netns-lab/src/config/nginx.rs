@@ -60,10 +60,10 @@ pub(crate) fn target(name: &str, addresses: &[IpAddr], run: &Path, www: &Path, u
 daemon off;
 {single}user root;
 worker_processes 2;
-worker_rlimit_nofile 131072;
+worker_rlimit_nofile 65536;
 pid {run}/nginx.pid;
 error_log {run}/error.log warn;
-events {{ worker_connections 32768; }}
+events {{ worker_connections 16384; }}
 http {{
     default_type application/octet-stream;
     sendfile on;

@@ -12,7 +12,7 @@ pub(crate) fn haproxy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)]) ->
     format!(
         "# Written by netns-lab.
 global
-    maxconn 40000
+    maxconn 9900
 defaults
     mode http
     option forwardfor
@@ -41,10 +41,10 @@ pub(crate) fn nginx(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)], run:
 daemon off;
 user root;
 worker_processes auto;
-worker_rlimit_nofile 131072;
+worker_rlimit_nofile 65536;
 pid {run}/nginx.pid;
 error_log {run}/error.log warn;
-events {{ worker_connections 32768; }}
+events {{ worker_connections 16384; }}
 http {{
     access_log off;
     client_body_temp_path {run}/tmp-body;
