@@ -398,6 +398,15 @@ impl Flows {
         table.by_id.values().filter(live).map(|e| e.flow).collect()
     }
 
+    /// How many live flows on a target are not read: they stay there until they end.
+    pub fn pinned_on(&self, target: TargetId) -> usize {
+        let table = self.table();
+        let pinned = |e: &&Entry| {
+            e.target == Some(target) && e.committed && e.end.is_none() && e.later.is_none()
+        };
+        table.by_id.values().filter(pinned).count()
+    }
+
     /// How many live flows came by a VIP, or by any.
     pub fn live_of(&self, vip: Option<SocketAddr>) -> usize {
         let table = self.table();

@@ -255,6 +255,15 @@ impl Pool {
         self.cookies.get(n).map(String::as_str)
     }
 
+    /// The member that a request's cookie names, if it takes requests.
+    pub fn named(&self, facts: &PickFacts<'_>) -> Option<TargetId> {
+        // Without one nothing is looked for.
+        self.spec.choice.sticky.as_ref()?;
+        let panic = self.in_panic();
+        let n = self.sticky_member(facts, |member| member.standing().takes_requests(panic))?;
+        self.members.get(n).map(|member| member.target.id)
+    }
+
     fn sticky_member(&self, facts: &PickFacts<'_>, takes: impl Fn(&Member) -> bool) -> Option<usize> {
         let sticky = self.spec.choice.sticky.as_ref()?;
         let own = |value: &String| facts.cookie_is(&sticky.cookie, value);

@@ -187,7 +187,7 @@ pub(super) fn of_node(admin: &Admin) -> Value {
     })
 }
 
-/// A target with its part in each pool.
+/// A target with its part in each pool, and how many of its flows a drain can only wait for.
 pub(super) fn of_target(admin: &Admin, target: &Target) -> Value {
     let site = admin.front.site.load_full();
     let parts: Vec<_> =
@@ -195,6 +195,9 @@ pub(super) fn of_target(admin: &Admin, target: &Target) -> Value {
     let mut view = json!(target.view());
     if let Some(object) = view.as_object_mut() {
         object.insert("pools".to_owned(), json!(parts));
+        let migrator = admin.front.migration.migrator();
+        let pinned = migrator.map_or(0, |migrator| migrator.flows().pinned_on(target.id));
+        object.insert("pinned".to_owned(), json!(pinned));
     }
     view
 }

@@ -5,7 +5,11 @@ use super::connection::{Asker, as_the_server_sees_it};
 use super::{Front, Stop};
 use crate::access_log::{Asked, RequestText};
 use crate::handoff::{FlowNow, Next, Returned, Router};
+use crate::pools::{Member, PickFacts};
+use crate::site::Decision;
+use baton_shared::balance::{HolderFacts, Stay, judge_stay};
 use baton_shared::http::{HeadLimits, RequestHead, Tunnel};
+use baton_shared::reason::ProxyReason;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -24,23 +28,39 @@ impl LaterRouter {
     }
 }
 
+impl Front {
+    /// Whether the next request of a flow stays with the flow's target.
+    fn stay(&self, flow: &FlowNow, decision: &Decision, asked: &PickFacts<'_>) -> Stay {
+        let target = self.targets.get(flow.target).filter(|target| !target.is_removed());
+        let member = target.as_ref().and_then(|target| decision.pool.member(target.id));
+        judge_stay(&HolderFacts {
+            member: member.is_some(),
+            standing: member.map(Member::standing).unwrap_or_default(),
+            panic: decision.pool.in_panic(),
+            named_other: decision.pool.named(asked).is_some_and(|named| named != flow.target),
+            recallable: !flow.bound && target.is_some_and(|target| target.is_up()),
+        })
+    }
+}
+
 impl Router for LaterRouter {
     fn limits(&self) -> HeadLimits {
         self.front.upgrade().map(|front| front.site.load().limits.head).unwrap_or_default()
     }
 
     fn route(&self, flow: &FlowNow, head: &RequestHead, bytes: &[u8]) -> Next {
-        let Some(front) = self.front.upgrade() else { return Next::Return };
+        let Some(front) = self.front.upgrade() else { return Next::RETURN };
         let site = front.site.load();
-        let Some((listener, _)) = site.listener(flow.vip) else { return Next::Return };
+        let Some((listener, _)) = site.listener(flow.vip) else { return Next::RETURN };
         // A denial is an answer of ours.
-        let Ok(decision) = site.decide(listener, head, bytes) else { return Next::Return };
+        let Ok(decision) = site.decide(listener, head, bytes) else { return Next::RETURN };
         if decision.mode != Mode::Migrate || decision.keepalive != KeepAlive::Tracked {
-            return Next::Return;
+            return Next::RETURN;
         }
-        // Within one pool nothing is balanced anew: the connection is where it is best off.
-        let has_it = front.targets.get(flow.target).is_some_and(|target| !target.is_removed());
-        let has_it = has_it && decision.pool.has(flow.target);
+        let lines = HeadLines::new(bytes, head);
+        let request = RequestFacts::of_head(listener, head, bytes, &lines);
+        let asked = PickFacts { client: flow.client, vip: flow.vip, request };
+        let stay = front.stay(flow, &decision, &asked);
         let form = bytes.get(head.target.start);
         let as_it_is = decision.headers.is_empty() && decision.tunnel == Tunnel::Unasked;
         let noted = front.access_log.is_on().then(|| {
@@ -54,20 +74,25 @@ impl Router for LaterRouter {
             };
             (asked, decision.placed())
         });
-        if has_it && as_it_is && matches!(form, Some(b'/' | b'*')) {
-            return Next::Stay { noted };
-        }
+        let as_it_is = as_it_is && matches!(form, Some(b'/' | b'*'));
         // Its head is made anew, and so has other numbers: that takes a handoff, if only to the same target.
         let asker = Asker { client: flow.client, listener };
-        let fed = as_the_server_sees_it(asker, &decision, bytes, head, false);
-        if has_it {
-            return Next::Move { target: flow.target, head: fed, noted };
+        let fed = || as_the_server_sees_it(asker, &decision, bytes, head, false);
+        let to = |target, or_stay, noted| Next::Move { target, head: fed(), noted, or_stay };
+        let here = |noted| {
+            if as_it_is { Next::Stay { noted } } else { to(flow.target, false, noted) }
+        };
+        if stay == Stay::Stays {
+            return here(noted);
         }
-        let lines = HeadLines::new(bytes, head);
-        let request = RequestFacts::of_head(listener, head, bytes, &lines);
-        match front.pick(&decision, flow.client, flow.vip, request) {
-            Ok(target) => Next::Move { target, head: fed, noted },
-            Err(_) => Next::Return,
+        let or_stay = as_it_is && stay != Stay::Strange;
+        match (decision.pool.pick(&asked, &[flow.target]), stay) {
+            (Ok(target), _) => to(target, or_stay, noted),
+            // Its response is to bring a new cookie.
+            (Err(ProxyReason::StickyCookie), _) => Next::Return { or_stay },
+            // Nobody else has it, or could have it by a handoff only.
+            (Err(ProxyReason::NoUsableTarget), Stay::Leaves | Stay::Drains) | (Err(_), Stay::Leaves) => here(noted),
+            (Err(_), _) => Next::Return { or_stay },
         }
     }
 

@@ -10,6 +10,7 @@ mod maglev;
 mod p2c;
 mod rendezvous;
 mod round_robin;
+mod stay;
 mod sticky;
 mod weight;
 
@@ -19,6 +20,7 @@ pub use maglev::{DEFAULT_LOAD_PERCENT, DEFAULT_TABLE_SIZE, MAX_TABLE_SIZE, Magle
 pub use p2c::{least_active_of_two, least_time_of_two};
 pub use rendezvous::rendezvous;
 pub use round_robin::SmoothRoundRobin;
+pub use stay::{HolderFacts, Stay, judge_stay};
 pub use sticky::{StickyKey, cookie_value};
 pub use weight::{MAX_WEIGHT, SCALE, effective_weight};
 

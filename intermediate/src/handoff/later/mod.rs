@@ -46,6 +46,8 @@ pub struct FlowNow {
     pub target: TargetId,
     /// The request's place on its connection; the first was 1.
     pub request_no: u32,
+    /// Its agent has said that it cannot give it back.
+    pub bound: bool,
 }
 
 /// For the access log, if there is one; its target is filled in.
@@ -67,9 +69,19 @@ pub enum Next {
         head: Vec<u8>,
         /// See there.
         noted: Noted,
+        /// If the agent cannot give the flow back, it may as well stay.
+        or_stay: bool,
     },
     /// It cannot be given to a target as it is: the front gets connection and request.
-    Return,
+    Return {
+        /// See above.
+        or_stay: bool,
+    },
+}
+
+impl Next {
+    /// The front gets it, whatever it takes.
+    pub const RETURN: Next = Next::Return { or_stay: false };
 }
 
 /// Decides about later requests, and takes connections back.
@@ -93,6 +105,8 @@ pub struct LaterCounts {
     pub moved: AtomicU64,
     /// Connections that got a socket here again.
     pub returned: AtomicU64,
+    /// Connections that were to leave their target, whose agent could not give them back: they stayed.
+    pub bound: AtomicU64,
     /// Connections whose later bytes were dropped, since the server had closed.
     pub closed: AtomicU64,
     /// Recalls that were refused, by reason.
@@ -101,12 +115,13 @@ pub struct LaterCounts {
 
 impl LaterCounts {
     /// By their names in metrics.
-    pub fn outcomes(&self) -> [(&'static str, u64); 4] {
+    pub fn outcomes(&self) -> [(&'static str, u64); 5] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("stayed", of(&self.stayed)),
             ("moved", of(&self.moved)),
             ("returned", of(&self.returned)),
+            ("bound", of(&self.bound)),
             ("dropped", of(&self.closed)),
         ]
     }

@@ -61,6 +61,8 @@ pub(in crate::handoff) struct State {
     pub(super) requests: u32,
     /// Requests on the connection, the first included.
     pub(super) all_requests: u32,
+    /// The agent has said since the last handoff that it cannot give the flow back.
+    pub(super) bound: bool,
     pub(super) later: LaterRequests,
     /// Since when the head in front has been incomplete.
     pub(super) partial_since: Option<Instant>,
@@ -135,6 +137,7 @@ impl LaterFlow {
             phase: Phase::Turning,
             requests: 1,
             all_requests: 1,
+            bound: false,
             later: started.later,
             partial_since: None,
             ack: c.snd_nxt,
@@ -163,6 +166,7 @@ impl LaterFlow {
             phase: Phase::Following,
             requests: 0,
             all_requests: 0,
+            bound: false,
             later: LaterRequests::new(Seq::new(record.read_from), TAKEN_OVER_BYTES),
             partial_since: None,
             ack: Seq::new(record.note_ack),
@@ -320,10 +324,11 @@ impl Migrator {
         let Some(router) = self.laters.router.get() else { return };
         let bytes = state.later.bytes();
         let request_no = state.all_requests.saturating_add(1);
-        let now = FlowNow { client: flow.client, vip: flow.vip, target: state.target, request_no };
+        let (client, vip, target) = (flow.client, flow.vip, state.target);
+        let now = FlowNow { client, vip, target, request_no, bound: state.bound };
         // A body whose end is not known, and whatever may become another protocol, is not followed.
         let followed = request_length(head).is_some() && head.migration().is_ok();
-        let next = if followed { router.route(&now, head, bytes) } else { Next::Return };
+        let next = if followed { router.route(&now, head, bytes) } else { Next::RETURN };
         let is_head = bytes.get(head.method.clone()) == Some(b"HEAD");
         match next {
             // The agent must know of a HEAD before its response comes, and bytes that the client was told of must be
@@ -336,7 +341,7 @@ impl Migrator {
                     fed,
                     noted: Box::new(noted),
                 };
-                self.turn_to(flow, state, plan);
+                self.turn_to(flow, state, plan, false);
             }
             Next::Stay { noted } => {
                 let Some(end) = state.later.pass(head) else { return self.turn_back(flow, state) };
@@ -346,14 +351,11 @@ impl Migrator {
                 Self::count(&self.laters.counts.stayed);
                 self.pass_to(flow, state, end);
             }
-            Next::Move { target, head: fed, noted } => {
-                self.turn_to(
-                    flow,
-                    state,
-                    Plan::Move { target, head: Box::new(head.clone()), fed, noted: Box::new(noted) },
-                );
+            Next::Move { target, head: fed, noted, or_stay } => {
+                let plan = Plan::Move { target, head: Box::new(head.clone()), fed, noted: Box::new(noted) };
+                self.turn_to(flow, state, plan, or_stay);
             }
-            Next::Return => self.turn_back(flow, state),
+            Next::Return { or_stay } => self.turn_to(flow, state, Plan::Return, or_stay),
         }
     }
 

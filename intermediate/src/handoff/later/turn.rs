@@ -61,7 +61,7 @@ struct InHand {
 impl Migrator {
     /// The request in front, or what is none, cannot go to any target by itself.
     pub(super) fn turn_back(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
-        self.turn_to(flow, state, Plan::Return);
+        self.turn_to(flow, state, Plan::Return, false);
     }
 
     /// The front's half of a later request's line in the access log.
@@ -72,8 +72,15 @@ impl Migrator {
         self.flows.access_log().migrated(MigratedRecord { asked, placed, flow_id, stages });
     }
 
-    /// Begins to turn the flow; all that comes is kept meanwhile.
-    pub(super) fn turn_to(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State, plan: Plan) {
+    /// Begins to turn the flow; all that comes is kept meanwhile. With `or_stay` it goes on where it is if its agent
+    /// cannot give it back.
+    pub(super) fn turn_to(
+        self: &Arc<Self>,
+        flow: &Arc<LaterFlow>,
+        state: &mut State,
+        plan: Plan,
+        or_stay: bool,
+    ) {
         if state.phase != Phase::Following || !self.flows.set_turning(state.flow, true) {
             return;
         }
@@ -101,8 +108,21 @@ impl Migrator {
         tokio::spawn(async move {
             let action = migrator.await_recall(from, request, asked, told).await;
             migrator.laters.waits.forget(request.flow);
+            if or_stay && matches!(action, Err(RecallAction::Reset(_))) {
+                return migrator.stay_bound(&flow, request.flow);
+            }
             migrator.after_recall(&flow, from, request.flow, action, plan).await;
         });
+    }
+
+    /// The agent cannot give the flow back, and it need not: what is held goes on to its target.
+    fn stay_bound(self: &Arc<Self>, flow: &Arc<LaterFlow>, handoff: FlowRef) {
+        Self::count(&self.laters.counts.bound);
+        self.flows.set_turning(handoff, false);
+        let mut state = flow.lock();
+        state.phase = Phase::Following;
+        state.bound = true;
+        self.read_on(flow, &mut state);
     }
 
     fn ask(&self, target: TargetId, request: RecallRequest) -> Result<(), NotSent> {
@@ -293,6 +313,7 @@ impl Migrator {
         state.flow = hand.place.flow;
         state.target = to;
         state.requests = 1;
+        state.bound = false;
         state.all_requests = state.all_requests.saturating_add(1);
         // It has acknowledged all there was, or the flow were not here.
         state.ack = given.snd_nxt;
