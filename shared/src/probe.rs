@@ -42,15 +42,23 @@ impl NoAsker {
     }
 }
 
-/// The first of `hosts` that can ask: what a host sends to an address of its own never leaves it, so it is another one
-/// than that with the addresses `probed`.
-pub fn choose_asker(probed: &[IpAddr], hosts: &[Host]) -> Result<usize, NoAsker> {
+/// Those of `hosts` that can ask, in the order in which they are asked to: what a host sends to an address of its own never
+/// leaves it, so they are others than that with the addresses `probed`. Whether the VIP is an address of theirs they know
+/// themselves: see [`was_begun`].
+pub fn choose_askers(probed: &[IpAddr], hosts: &[Host]) -> Result<Vec<usize>, NoAsker> {
     let other = |host: &Host| !host.addresses.iter().any(|address| probed.contains(address));
-    match hosts.iter().position(|host| host.up && other(host)) {
-        Some(place) => Ok(place),
-        None if hosts.iter().any(other) => Err(NoAsker::NotUp),
-        None => Err(NoAsker::OneHost),
+    let can = |(place, host): (usize, &Host)| (host.up && other(host)).then_some(place);
+    let able: Vec<usize> = hosts.iter().enumerate().filter_map(can).collect();
+    match able.is_empty() {
+        false => Ok(able),
+        true if hosts.iter().any(other) => Err(NoAsker::NotUp),
+        true => Err(NoAsker::OneHost),
     }
+}
+
+/// Whether the agent began to ask. If not, its `error` says why, and another can be asked to.
+pub fn was_begun(report: &ProbeReport) -> bool {
+    report.local.is_some() || report.total_us != 0
 }
 
 /// The request to send, or what is wrong with the order.
@@ -243,10 +251,10 @@ mod tests {
         let own = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         let (same, down, up) =
             (host(&["10.9.0.1", "fd00::1"], true), host(&["10.0.0.2"], false), host(&["10.0.0.3"], true));
-        assert_eq!(choose_asker(&own, &[same.clone(), down.clone(), up]), Ok(2));
-        assert_eq!(choose_asker(&own, &[same.clone(), down]), Err(NoAsker::NotUp));
-        assert_eq!(choose_asker(&own, &[same]), Err(NoAsker::OneHost));
-        assert_eq!(choose_asker(&own, &[]), Err(NoAsker::OneHost));
+        assert_eq!(choose_askers(&own, &[same.clone(), up.clone(), down.clone(), up]), Ok(vec![1, 3]));
+        assert_eq!(choose_askers(&own, &[same.clone(), down]), Err(NoAsker::NotUp));
+        assert_eq!(choose_askers(&own, &[same]), Err(NoAsker::OneHost));
+        assert_eq!(choose_askers(&own, &[]), Err(NoAsker::OneHost));
     }
 
     fn order(path: &str, host: &str) -> ProbeOrder {

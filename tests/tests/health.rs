@@ -334,6 +334,40 @@ fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well() {
 }
 
 #[test]
+fn a_probe_over_ipv6_passes_over_hosts_that_have_the_vip_for_their_own() {
+    let three = "[[pool]]\nname = \"web\"\ntargets = [\"target1\", \"target2\", \"target3\"]\n";
+    let order = |s: LabSpec| {
+        s.targets(3)
+            .family(netns_lab::Family::V6)
+            .agents_with("serve", "way", "translate")
+            .agent_with("target2", "serve", "way", "adopt")
+            .intermediate_with("listener", "pool", "web")
+            .intermediate_also(three)
+    };
+    let Some(t) = lab::up("probe6", order) else { return };
+    let local = ["ip", "-6", "route", "show", "table", "local", &netns_lab::plan::VIP6.ip().to_string()];
+    t.eventually("the VIP is target2's own", Duration::from_secs(5), |t| {
+        !t.lab.output("target2", &local).unwrap().is_empty()
+    });
+    // Of two that could ask, the first in order cannot reach the VIP.
+    for (target, from) in [("target1", "target3"), ("target2", "target1"), ("target3", "target1")] {
+        let answer = probe(&t, target, "path=/1k");
+        let words =
+            [&answer["ok"], &answer["migrated"], &answer["from"], &answer["status"], &answer["reason"]];
+        assert_eq!(serde_json::json!(words), serde_json::json!([true, true, from, 200, null]), "{answer}");
+        assert_eq!(answer["vip"], serde_json::json!(netns_lab::plan::VIP6.to_string()), "{answer}");
+    }
+    t.lab.kill_agent("target3").unwrap();
+    t.eventually("the intermediate has noticed", Duration::from_secs(6), |t| {
+        t.admin(INTERMEDIATE, "/v1/targets/target3")["agent_state"] == "gone"
+    });
+    let (status, text) = t.lab.admin_post(INTERMEDIATE, "/v1/targets/target1/probe").unwrap();
+    let says = "can ask: target2: the VIP is an address of the asking host";
+    assert!(status == 409 && text.contains(says), "{status} {text}");
+    t.expect_requests(3, 0);
+}
+
+#[test]
 fn a_target_alone_cannot_be_probed_and_a_bad_order_is_refused() {
     let only = "[[pool]]\nname = \"web\"\ntargets = [\"target1\"]\n";
     let order =

@@ -14,9 +14,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use baton_shared::control::{Message, ProbeOrder, ProbeReport};
 use baton_shared::health;
-use baton_shared::probe::{Host, Noted, choose_asker, fault, request};
+use baton_shared::probe::{Host, Noted, choose_askers, fault, request, was_begun};
 use baton_shared::route::Mode;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,31 +88,37 @@ pub(super) async fn probe(
         let text = "no listener that is open speaks http, migrates and has an address of the target's family";
         return error(StatusCode::CONFLICT, text);
     };
-    let (asker, from) = match asker(&admin, &target) {
+    let askers = match askers(&admin, &target) {
         Ok(found) => found,
         Err(text) => return error(StatusCode::CONFLICT, text),
     };
-    let pending = migrator.probes().begin(target.id, asker.id, from);
-    let order = ProbeOrder {
-        id: pending.id,
-        vip,
-        host: query.host.unwrap_or_else(|| vip.to_string()),
-        path: query.path.unwrap_or_else(|| "/".to_owned()),
-        token: pending.token.clone(),
-        timeout_ms,
-    };
-    if let Err(text) = request(&order) {
-        return error(StatusCode::BAD_REQUEST, text);
+    let host = query.host.unwrap_or_else(|| vip.to_string());
+    let path = query.path.unwrap_or_else(|| "/".to_owned());
+    let mut cannot = Vec::new();
+    for (asker, from) in askers {
+        let pending = migrator.probes().begin(target.id, asker.id, from);
+        let (host, path, token) = (host.clone(), path.clone(), pending.token.clone());
+        let order = ProbeOrder { id: pending.id, vip, host, path, token, timeout_ms };
+        if let Err(text) = request(&order) {
+            return error(StatusCode::BAD_REQUEST, text);
+        }
+        if asker.send(Message::Probe(Box::new(order))).is_err() {
+            cannot.push(format!("{}: its channel is gone or full", asker.name));
+            continue;
+        }
+        let (report, record) = outcome(pending, Duration::from_millis(timeout_ms.into())).await;
+        if let Some(not_begun) = report.as_ref().filter(|report| !was_begun(report)) {
+            cannot.push(format!("{}: {}", asker.name, not_begun.error.as_deref().unwrap_or_default()));
+            continue;
+        }
+        let answer = join(&target, &asker, vip, report, record);
+        front.metrics.on_probe(answer.ok);
+        let reason = answer.reason.as_deref().unwrap_or("ok");
+        tracing::info!(target = name, from = asker.name, "probe along the real path: {reason}");
+        return Json(answer).into_response();
     }
-    if asker.send(Message::Probe(Box::new(order))).is_err() {
-        return error(StatusCode::CONFLICT, "the asking agent's channel is gone or full");
-    }
-    let (report, record) = outcome(pending, Duration::from_millis(timeout_ms.into())).await;
-    let answer = join(&target, &asker, vip, report, record);
-    front.metrics.on_probe(answer.ok);
-    let reason = answer.reason.as_deref().unwrap_or("ok");
-    tracing::info!(target = name, from = asker.name, "probe along the real path: {reason}");
-    Json(answer).into_response()
+    let text = format!("no agent of another target's host can ask: {}", cannot.join("; "));
+    error(StatusCode::CONFLICT, &text)
 }
 
 /// Where a client could come to the target.
@@ -126,8 +133,11 @@ fn vip_for(admin: &Admin, target: &Target) -> Option<SocketAddr> {
     site.listeners.iter().find(usable).map(|listener| listener.vip)
 }
 
-/// The agent that asks, and its host's addresses.
-fn asker(admin: &Admin, target: &Target) -> Result<(Arc<Agent>, Vec<IpAddr>), &'static str> {
+/// An agent that may ask, and its host's addresses.
+type Asker = (Arc<Agent>, Vec<IpAddr>);
+
+/// Those that may ask, in order.
+fn askers(admin: &Admin, target: &Target) -> Result<Vec<Asker>, &'static str> {
     let targets: Vec<Arc<Target>> = admin.front.targets.iter().collect();
     let addresses = |agent: &Agent| {
         let of_agent = targets.iter().filter(|target| target.agent.id == agent.id);
@@ -138,13 +148,16 @@ fn asker(admin: &Admin, target: &Target) -> Result<(Arc<Agent>, Vec<IpAddr>), &'
     let migrator = admin.front.migration.migrator();
     let is_own = |ip: &IpAddr| migrator.is_some_and(|migrator| migrator.is_own(SocketAddr::new(*ip, 0)));
     let agents = targets.iter().map(|target| Arc::clone(&target.agent));
-    let agents: Vec<Arc<Agent>> = agents.filter(|agent| !addresses(agent).iter().any(is_own)).collect();
+    let mut agents: Vec<Arc<Agent>> = agents.filter(|agent| !addresses(agent).iter().any(is_own)).collect();
+    // Targets may share one.
+    let mut seen = HashSet::new();
+    agents.retain(|agent| seen.insert(agent.id));
     let host =
         |agent: &Arc<Agent>| Host { addresses: addresses(agent), up: agent.state() == health::Agent::Up };
     let hosts: Vec<Host> = agents.iter().map(host).collect();
-    let chosen = choose_asker(&addresses(&target.agent), &hosts).map_err(|no| no.explanation())?;
-    let found = agents.into_iter().zip(hosts).nth(chosen).ok_or("no agent")?;
-    Ok((found.0, found.1.addresses))
+    let chosen = choose_askers(&addresses(&target.agent), &hosts).map_err(|no| no.explanation())?;
+    let all: Vec<_> = agents.into_iter().zip(hosts).map(|(agent, host)| (agent, host.addresses)).collect();
+    Ok(chosen.into_iter().filter_map(|place| all.get(place).cloned()).collect())
 }
 
 /// What both ends say.

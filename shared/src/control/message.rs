@@ -241,7 +241,8 @@ pub struct ProbeReport {
     pub body_bytes: u64,
     /// Microseconds from the connection's begin to the response's first byte; 0 if none came.
     pub first_byte_us: u32,
-    /// Microseconds from the connection's begin to the end.
+    /// Microseconds from the connection's begin to the end; 0 if the agent did not begin one: it cannot ask, or does not
+    /// want to, and another may.
     pub total_us: u32,
     /// What went wrong on the asking host, for people.
     pub error: Option<String>,
