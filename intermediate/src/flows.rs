@@ -300,6 +300,7 @@ impl Flows {
         committed.drain_end = self.plane.slots().accounts(slot).0.wrapping_add(DRAIN_BYTES);
         committed.leg_mtu = self.leg_mtus.room(record.new_addr.into(), Leg::from_flags(record.flags));
         self.plane.slots().set_notes(slot, record.note_ack, record.note_seq_end);
+        self.plane.slots().set_requests(slot, 1);
         self.plane.slots().write(slot, &committed);
         let Some(entry) = table.by_id.get_mut(&record.flow_id) else { return };
         entry.committed = true;
@@ -401,9 +402,8 @@ impl Flows {
     /// How many live flows on a target are not read: they stay there until they end.
     pub fn pinned_on(&self, target: TargetId) -> usize {
         let table = self.table();
-        let pinned = |e: &&Entry| {
-            e.target == Some(target) && e.committed && e.end.is_none() && e.later.is_none()
-        };
+        let pinned =
+            |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none() && e.later.is_none();
         table.by_id.values().filter(pinned).count()
     }
 

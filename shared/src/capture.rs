@@ -20,6 +20,49 @@ pub struct NegotiatedOptions {
     pub ecn: bool,
 }
 
+impl NegotiatedOptions {
+    /// Sizes of the fields of [`NegotiatedOptions::to_word`], bits: the MSS comes first, then the two shifts, then a bit for
+    /// each option.
+    const MSS_BITS: u32 = 16;
+    const SHIFT_BITS: u32 = 4;
+    const CLIENT_AT: u32 = Self::MSS_BITS;
+    const PROMISED_AT: u32 = Self::CLIENT_AT + Self::SHIFT_BITS;
+    const SACK: u32 = 1 << 24;
+    const TIMESTAMPS: u32 = 1 << 25;
+    const SCALES: u32 = 1 << 26;
+    const ECN: u32 = 1 << 27;
+
+    /// All of it in one word, which is not 0: no segment size is.
+    pub fn to_word(&self) -> u32 {
+        let bit = |there: bool, bit: u32| if there { bit } else { 0 };
+        let scales = self.window_scale.map_or(0, |scales| {
+            let nibble = |shift: u8| u32::from(shift & 15);
+            nibble(scales.client) << Self::CLIENT_AT
+                | nibble(scales.promised) << Self::PROMISED_AT
+                | Self::SCALES
+        });
+        u32::from(self.client_mss)
+            | scales
+            | bit(self.sack, Self::SACK)
+            | bit(self.timestamps, Self::TIMESTAMPS)
+            | bit(self.ecn, Self::ECN)
+    }
+
+    /// Back from the word; `None` from one without a segment size: nobody wrote it.
+    pub fn from_word(word: u32) -> Option<Self> {
+        let [low, high, shifts, _] = word.to_le_bytes();
+        let client_mss = u16::from_le_bytes([low, high]);
+        let scales = WindowScales { client: shifts & 15, promised: shifts >> Self::SHIFT_BITS };
+        (client_mss != 0).then_some(NegotiatedOptions {
+            client_mss,
+            sack: word & Self::SACK != 0,
+            timestamps: word & Self::TIMESTAMPS != 0,
+            window_scale: (word & Self::SCALES != 0).then_some(scales),
+            ecn: word & Self::ECN != 0,
+        })
+    }
+}
+
 /// The two shifts of RFC 7323, section 2.3; each 0 to 14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowScales {
@@ -74,5 +117,29 @@ pub(crate) mod seq_serde {
 
     pub(crate) fn deserialize<'de, S, D: Deserializer<'de>>(d: D) -> Result<Seq<S>, D::Error> {
         u32::deserialize(d).map(Seq::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn what_was_agreed_comes_back_from_its_word(
+            client_mss in 1u16..,
+            (sack, timestamps, ecn) in proptest::arbitrary::any::<(bool, bool, bool)>(),
+            scales in proptest::option::of((0u8..15, 0u8..15)),
+        ) {
+            let window_scale = scales.map(|(client, promised)| WindowScales { client, promised });
+            let agreed = NegotiatedOptions { client_mss, sack, timestamps, window_scale, ecn };
+            proptest::prop_assert_eq!(NegotiatedOptions::from_word(agreed.to_word()), Some(agreed));
+        }
+
+        #[test]
+        fn any_word_is_read(word: u32) {
+            let read = NegotiatedOptions::from_word(word);
+            proptest::prop_assert_eq!(read.is_none(), word & 0xffff == 0);
+        }
     }
 }

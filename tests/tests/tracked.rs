@@ -142,6 +142,91 @@ fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
     no_request_on_the_wrong_target(&t);
 }
 
+#[test]
+fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_request_by_request() {
+    let Some(t) = lab::up("tracked-kill", |s| site(s).family(netns_lab::Family::Dual)) else { return };
+    let (small, large) = (t.sha256("1k"), t.sha256("10m"));
+    // Before the death: one request, several to one target, several to both, and one response that waits for its client.
+    let histories = ["a", "aaa", "abab", "b"];
+    let mut kept: Vec<Connection> = t.client(move || {
+        let open = |(n, history): (usize, &str)| {
+            let vip = if n % 2 == 0 { VIP } else { SocketAddr::V6(netns_lab::plan::VIP6) };
+            let mut connection = Connection::open(vip).unwrap();
+            for to in history.chars() {
+                assert_eq!(ask(&mut connection, "/1k", to).sha256, small);
+            }
+            connection
+        };
+        let mut kept: Vec<Connection> = histories.into_iter().enumerate().map(open).collect();
+        kept[1].get("/10m?to=a").unwrap();
+        kept
+    });
+    // A client may have its answer before the intermediate has noted whose the connection is.
+    let committed = |t: &TestLab| {
+        let flows = t.flows("intermediate");
+        flows.len() == 4 && flows.iter().all(|flow| flow["state"] == "committed")
+    };
+    t.eventually("all are given away, and the download is under way", Duration::from_secs(5), |t| {
+        committed(t) && t.flows("intermediate").iter().any(|flow| flow["requests"] == 4)
+    });
+    for round in 0..2 {
+        t.lab.kill_intermediate().unwrap();
+        t.lab.start_intermediate().unwrap();
+        assert_eq!(t.flows("intermediate").len(), 4, "round {round}: all were found again");
+        let (small, large) = (t.sha256("1k"), large.clone());
+        kept = t.client(move || {
+            if round == 0 {
+                assert_eq!(kept[1].response().unwrap().sha256, large);
+            }
+            for (n, connection) in kept.iter_mut().enumerate() {
+                // The same pool first on some, the other first on the rest; and both again.
+                let pattern = if (n + round) % 2 == 0 { "aababb" } else { "bbabaa" };
+                for to in pattern.chars() {
+                    assert_eq!(ask(connection, "/1k", to).sha256, small, "round {round}, connection {n}");
+                }
+                assert_eq!(status_of(connection, "GET /1k HTTP/1.1\r\nHost: lab\r\n\r\n"), 404);
+            }
+            // Those came back to the intermediate's own stack for their answer, and closed: others, for the next time.
+            (0..4)
+                .map(|n| {
+                    let mut connection = Connection::open(VIP).unwrap();
+                    ask(&mut connection, "/1k", if n < 2 { 'a' } else { 'b' });
+                    connection
+                })
+                .collect()
+        });
+        t.eventually("the old ones are gone", Duration::from_secs(15), committed);
+    }
+    no_request_on_the_wrong_target(&t);
+    assert_eq!(t.closed("recall_refused"), 0);
+}
+
+#[test]
+fn a_client_whose_bytes_died_with_the_intermediate_is_reset_and_does_not_wait_for_ever() {
+    let Some(t) = lab::up("tracked-owed", site) else { return };
+    let mut connection = t.client(|| {
+        let mut connection = Connection::open(VIP).unwrap();
+        // The kernel acknowledges both requests; the second one waits here until the first response is complete.
+        let both = "GET /100m?to=a HTTP/1.1\r\nHost: lab\r\n\r\nGET /1k?to=b HTTP/1.1\r\nHost: lab\r\n\r\n";
+        connection.send(both.as_bytes()).unwrap();
+        connection
+    });
+    t.eventually("the first request is under way", Duration::from_secs(5), |t| t.flows("target1").len() == 1);
+    t.lab.kill_intermediate().unwrap();
+    t.lab.start_intermediate().unwrap();
+    let error = t.client(move || {
+        loop {
+            match connection.read_some() {
+                Ok(0) => panic!("the end of a response that was not complete"),
+                Ok(_) => {}
+                Err(e) => return e,
+            }
+        }
+    });
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    no_request_on_the_wrong_target(&t);
+}
+
 /// The status of what comes back for one request as it stands.
 fn status_of(connection: &mut Connection, request: &str) -> u16 {
     connection.send(request.as_bytes()).unwrap();

@@ -130,6 +130,11 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, read_from)).store(read_from, Ordering::Release);
     }
 
+    /// Stores [`FlowRecord::requests`] (release).
+    pub fn set_requests(&self, slot: u32, requests: u32) {
+        self.mapped.field(slot, offset_of!(FlowRecord, requests)).store(requests, Ordering::Release);
+    }
+
     /// Adds payload bytes to [`FlowRecord::released`] that were diverted and will not come back.
     pub fn add_released(&self, slot: u32, bytes: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, released)).fetch_add(bytes, Ordering::AcqRel);

@@ -5,7 +5,7 @@ use crate::handoff::LaterFlow;
 use crate::targets::TargetId;
 use baton_loader::monotonic_ns;
 use baton_shared::control::FlowRef;
-use baton_shared::record::{FlowKey, FlowState};
+use baton_shared::record::{FLAG_OWED, FlowKey, FlowState};
 use baton_shared::seq::{Client, Seq};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,6 +40,12 @@ impl Flows {
         }
     }
 
+    /// Requests the target was given since the handoff. Before the end of the last of them is stored: should this process
+    /// die in between, a recall must rather wait for a response that nobody owes than not wait for one.
+    pub(crate) fn set_requests(&self, slot: u32, requests: u32) {
+        self.plane.slots().set_requests(slot, requests);
+    }
+
     /// The end of the request under way.
     pub(crate) fn set_read_from(&self, slot: u32, end: Seq<Client>) {
         self.plane.slots().set_read_from(slot, end.raw());
@@ -72,6 +78,15 @@ impl Flows {
         slots.write(slot, &record);
         self.count_ended(target);
         Some(Place { flow, slot, record })
+    }
+
+    /// The live flows of an earlier run with bytes that only that run could have delivered, and their targets.
+    pub(crate) fn owed(&self) -> Vec<(TargetId, FlowRef)> {
+        let table = self.table();
+        let owed = |e: &&super::Entry| {
+            e.committed && e.end.is_none() && self.plane.slots().read(e.slot).flags & FLAG_OWED != 0
+        };
+        table.by_id.values().filter(owed).filter_map(|e| Some((e.target?, e.flow))).collect()
     }
 
     /// Who gets a frozen flow; before the commit.

@@ -41,6 +41,10 @@ impl Migrator {
         if taken + removed > 0 {
             tracing::info!(taken, removed, "flows of an earlier run: taken over, and removed as unfinished");
         }
+        // Their clients would wait for ever.
+        for (target, flow) in self.flows.owed() {
+            self.disowned.add(target, flow);
+        }
         self.connect(tls, hello)?;
         tokio::spawn(self.clone().run_sweeps());
         tokio::spawn(self.clone().run_leg_mtus());

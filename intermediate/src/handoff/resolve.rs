@@ -14,7 +14,7 @@ use baton_daemon::tun::Offload;
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Message, MigratedAnswer};
 use baton_shared::reason::{ProxyReason, Refusal};
-use baton_shared::record::{FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
+use baton_shared::record::{FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -180,6 +180,10 @@ impl Migrator {
         let (later, packets) = tracked.later(captured, late, self.settings().hold.per_flow);
         record.flags |= FLAG_TRACKED;
         record.read_from = later.end().raw();
+        record.ack_floor = captured.options.to_word();
+        if later.owes() {
+            record.flags |= FLAG_OWED;
+        }
         let place = &flight.place;
         let flow = Arc::new(LaterFlow::new(Started {
             flow: place.flow,

@@ -83,7 +83,10 @@ mod tests {
                 let facts = HolderFacts { standing, named_other, recallable: false, ..WELL };
                 assert_eq!(judge_stay(&facts), Stay::Stays);
                 assert_eq!(judge_stay(&HolderFacts { member: false, ..facts }), Stay::Strange);
-                assert_eq!(judge_stay(&HolderFacts { member: false, recallable: true, ..facts }), Stay::Strange);
+                assert_eq!(
+                    judge_stay(&HolderFacts { member: false, recallable: true, ..facts }),
+                    Stay::Strange
+                );
             }
         }
     }

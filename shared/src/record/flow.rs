@@ -98,6 +98,10 @@ pub const FLAG_LEG_UDP: u32 = 8;
 /// [`FlowRecord::flags`]: later requests are read before they go on, [`FlowRecord::read_from`] counts.
 pub const FLAG_TRACKED: u32 = 16;
 
+/// [`FlowRecord::flags`], I, tracked: the client was told of bytes that no server has and only the daemon can deliver.
+/// Without the daemon that gave the flow away its client would wait for ever.
+pub const FLAG_OWED: u32 = 64;
+
 /// [`FlowRecord::flags`], T: the kernel makes the server's socket as the client's connection is, with the VIP as its
 /// own address (`translate::adopt`). The record is found under two keys: [`FlowRecord::key`], whose local address is
 /// the VIP, and [`FlowRecord::arrival_key`]. Nothing the server sends is changed.
@@ -183,7 +187,8 @@ pub struct FlowRecord {
     /// Added to the timestamp echo reply. While `Adopting`: the value at which the socket's own timestamps begin.
     pub tsecr_delta: u32,
     /// T: acknowledgements (after translation, client space) before this are raised to it and the window is
-    /// reduced so that its right edge stays. On I it is not used.
+    /// reduced so that its right edge stays. I, tracked: what both ends agreed on (`NegotiatedOptions::to_word`), for the
+    /// daemon alone, so that a restarted one can take the flow back.
     pub ack_floor: u32,
     /// I: the device through which the target is reached (`bpf_redirect_neigh`). T, adopted: the client's MSS, bytes.
     pub out_ifindex: u32,
@@ -219,8 +224,9 @@ pub struct FlowRecord {
     pub note_seq_end: u32,
     /// `NOTE_*`.
     pub note_flags: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// I, tracked: requests the target was given since the handoff, the handed-off one included. By the daemon and for it
+    /// alone, so that a restarted one can take the flow back.
+    pub requests: u32,
 
     // --- statistics, by the program ---
     /// CLOCK_MONOTONIC, ns, of the last packet seen.

@@ -30,7 +30,8 @@ pub(crate) struct LaterFlow {
     pub(super) slot: u32,
     pub(super) client: SocketAddr,
     pub(super) vip: SocketAddr,
-    /// What both ends agreed on; `None` for a flow of an earlier run, which cannot leave its target.
+    /// What both ends agreed on; `None` for a flow of an earlier run that did not write it down: it cannot leave its
+    /// target.
     pub(super) options: Option<NegotiatedOptions>,
     pub(super) rtt_us: u32,
     /// Before the flow table's lock, never after it.
@@ -158,14 +159,14 @@ impl LaterFlow {
         }
     }
 
-    /// A flow of an earlier run: its later requests are read, but those that belong elsewhere end it.
+    /// A flow of an earlier run: what its client says of itself will be known by its next packet.
     pub(crate) fn taken_over(record: &FlowRecord, slot: u32, target: Option<TargetId>) -> Self {
         let state = State {
             flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
             target: target.unwrap_or(NOBODY),
             phase: Phase::Following,
-            requests: 0,
-            all_requests: 0,
+            requests: record.requests,
+            all_requests: record.requests,
             bound: false,
             later: LaterRequests::new(Seq::new(record.read_from), TAKEN_OVER_BYTES),
             partial_since: None,
@@ -180,10 +181,10 @@ impl LaterFlow {
             slot,
             client: record.key.remote.socket_addr(record.key.remote_port),
             vip: record.key.local.socket_addr(record.key.local_port),
-            options: None,
+            options: NegotiatedOptions::from_word(record.ack_floor).filter(|_| target.is_some()),
             rtt_us: 0,
             state: Mutex::new(state),
-            shown: [AtomicU32::new(0), AtomicU32::new(0)],
+            shown: [AtomicU32::new(record.requests), AtomicU32::new(0)],
         }
     }
 
@@ -217,7 +218,7 @@ impl State {
             self.max_window = self.max_window.max(self.window);
         }
         if let Some(tsval) = facts.tsval
-            && before(self.tsval, tsval)
+            && (self.tsval == 0 || before(self.tsval, tsval))
         {
             self.tsval = tsval;
         }
@@ -347,6 +348,7 @@ impl Migrator {
                 let Some(end) = state.later.pass(head) else { return self.turn_back(flow, state) };
                 state.requests = state.requests.saturating_add(1);
                 state.all_requests = request_no;
+                self.flows.set_requests(flow.slot, state.requests);
                 self.log_later(noted, state.target, state.flow.flow_id, None);
                 Self::count(&self.laters.counts.stayed);
                 self.pass_to(flow, state, end);

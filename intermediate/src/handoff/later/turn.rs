@@ -19,7 +19,7 @@ use baton_shared::control::{
 };
 use baton_shared::http::RequestHead;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
-use baton_shared::record::{FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
+use baton_shared::record::{FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
 use baton_shared::seq::Seq;
 use baton_shared::state::recall::{Recall, RecallAction, RecallEvent};
 use std::net::SocketAddr;
@@ -308,6 +308,10 @@ impl Migrator {
     ) {
         let mut state = flow.lock();
         record.read_from = state.later.end().raw();
+        record.ack_floor = given.options.to_word();
+        if state.later.owes() {
+            record.flags |= FLAG_OWED;
+        }
         self.flows.commit(&record, hand.place.slot);
         Self::count(&self.laters.counts.moved);
         state.flow = hand.place.flow;
