@@ -93,6 +93,104 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
     assert_eq!((t.all_proxied(), t.closed("no_target")), (0, 0));
 }
 
+/// The name of the target that answers one more request on a connection.
+fn ask(connection: &mut Connection, sum: &str) -> String {
+    connection.get("/10k").unwrap();
+    let response = connection.response().unwrap();
+    assert_eq!((response.status, response.sha256.as_str()), (200, sum), "{}", response.head);
+    response.header("x-served-by").unwrap().to_owned()
+}
+
+#[test]
+fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_elsewhere() {
+    // A second listener, on which connections are given away with all that comes.
+    let plain =
+        "[[listener]]\nname = \"plain\"\nvip = \"10.90.1.100:8080\"\nprotocol = \"tcp\"\npool = \"web\"\n";
+    let allow =
+        "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:8080\"\nserver = \"ADDRESS:80\"\n";
+    let tracked = |s: LabSpec| {
+        pool(s)
+            .intermediate_with("listener", "keepalive", "tracked")
+            .intermediate_also(plain)
+            .agents_also(allow)
+    };
+    let Some(t) = lab::up("drainkept", tracked) else { return };
+    let sum = t.sha256("10k");
+    let first = sum.clone();
+    // Some on each target, and one that nobody reads.
+    let (mut kept, mut pinned) = t.client(move || {
+        let mut kept = Vec::new();
+        while ["target1", "target2"].iter().any(|t| kept.iter().filter(|(_, on)| on == t).count() < 2) {
+            let mut connection = Connection::open(VIP).unwrap();
+            let on = ask(&mut connection, &first);
+            kept.push((connection, on));
+        }
+        loop {
+            let mut pinned = Connection::open("10.90.1.100:8080".parse().unwrap()).unwrap();
+            if ask(&mut pinned, &first) == "target1" {
+                return (kept, pinned);
+            }
+        }
+    });
+    let on_first = kept.iter().filter(|(_, on)| on == "target1").count();
+    t.eventually("the others have ended", Duration::from_secs(10), |t| {
+        view(t, "target1")["flows"].as_u64() == Some(on_first as u64 + 1)
+    });
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| t.order("/v1/targets/target1/drain?wait_ms=60000"));
+        t.eventually("it drains", Duration::from_secs(5), |t| view(t, "target1")["admin"] == "draining");
+        // One request each; what was on the other stays there.
+        for (connection, on) in &mut kept {
+            *on = ask(connection, &sum);
+            assert_eq!(on, "target2");
+        }
+        t.eventually("only the pinned one is left", Duration::from_secs(10), |t| {
+            let now = view(t, "target1");
+            (now["flows"].as_u64(), now["pinned"].as_u64(), now["in_hand"].as_u64())
+                == (Some(1), Some(1), Some(0))
+        });
+        assert!(!waiting.is_finished(), "it is waited for");
+        assert_eq!(ask(&mut pinned, &sum), "target1", "nothing is cut");
+        drop(pinned);
+        let answer = waiting.join().unwrap();
+        assert_eq!(
+            (&answer["drained"], &answer["flows"], &answer["pinned"]),
+            (&true.into(), &0.into(), &0.into())
+        );
+    });
+    // Open all the time, and in order.
+    for (connection, _) in &mut kept {
+        assert_eq!(ask(connection, &sum), "target2");
+    }
+    // Nobody else takes them: they stay, and are served.
+    assert_eq!(t.order("/v1/targets/target2/drain")["drained"], false);
+    for (connection, _) in &mut kept {
+        assert_eq!(ask(connection, &sum), "target2");
+    }
+    t.order("/v1/targets/target1/undrain");
+    for (connection, _) in &mut kept {
+        assert_eq!(ask(connection, &sum), "target1");
+    }
+    assert_eq!(t.order("/v1/targets/target2/drain?wait_ms=20000")["drained"], true);
+    assert_eq!((t.all_proxied(), t.closed("recall_refused")), (0, 0));
+
+    // A new agent does not know where its server's responses end, and cannot give connections back: they stay.
+    let bound = || t.metric(INTERMEDIATE, "baton_later_requests_total{outcome=\"bound\"}");
+    t.lab.kill_agent("target1").unwrap();
+    t.lab.start_agent("target1").unwrap();
+    t.order("/v1/targets/target2/undrain");
+    t.eventually("its agent is connected", Duration::from_secs(10), |t| {
+        let up = |target| view(t, target)["agent_state"] == "up";
+        up("target1") && up("target2") && t.metric("target1", "baton_intermediates_connected") > 0
+    });
+    t.order("/v1/targets/target1/drain");
+    let (connection, _) = &mut kept[0];
+    for _ in 0..3 {
+        assert_eq!(ask(connection, &sum), "target1");
+    }
+    assert_eq!((bound(), t.all_proxied(), t.closed("recall_refused")), (1, 0, 0));
+}
+
 #[test]
 fn a_target_that_is_drained_alone_leaves_nothing_to_go_to_and_unknown_ones_are_told() {
     let Some(t) = lab::up("drainall", pool) else { return };

@@ -91,7 +91,9 @@ impl Router for LaterRouter {
             // Its response is to bring a new cookie.
             (Err(ProxyReason::StickyCookie), _) => Next::Return { or_stay },
             // Nobody else has it, or could have it by a handoff only.
-            (Err(ProxyReason::NoUsableTarget), Stay::Leaves | Stay::Drains) | (Err(_), Stay::Leaves) => here(noted),
+            (Err(ProxyReason::NoUsableTarget), Stay::Leaves | Stay::Drains) | (Err(_), Stay::Leaves) => {
+                here(noted)
+            }
             (Err(_), _) => Next::Return { or_stay },
         }
     }
