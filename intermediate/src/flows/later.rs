@@ -19,6 +19,13 @@ impl Flows {
         table.by_id.get(id)?.later.clone()
     }
 
+    /// Who reads the later requests of the live flows on a target.
+    pub(crate) fn laters_on(&self, target: TargetId) -> Vec<Arc<LaterFlow>> {
+        let table = self.table();
+        let live = |e: &&super::Entry| e.target == Some(target) && e.committed && e.end.is_none();
+        table.by_id.values().filter(live).filter_map(|e| e.later.clone()).collect()
+    }
+
     /// From here on this one reads them.
     pub(crate) fn attach_later(&self, flow: FlowRef, later: &Arc<LaterFlow>) {
         let mut table = self.table();

@@ -75,12 +75,14 @@ impl Router for LaterRouter {
             (asked, decision.placed())
         });
         let as_it_is = as_it_is && matches!(form, Some(b'/' | b'*'));
+        // Of a listener that is drained a connection ends with the response to its next request.
+        let last = !flow.bound && front.drains.listener(flow.vip).is_some();
         // Its head is made anew, and so has other numbers: that takes a handoff, if only to the same target.
         let asker = Asker { client: flow.client, listener };
-        let fed = || as_the_server_sees_it(asker, &decision, bytes, head, false);
+        let fed = || as_the_server_sees_it(asker, &decision, bytes, head, last);
         let to = |target, or_stay, noted| Next::Move { target, head: fed(), noted, or_stay };
         let here = |noted| {
-            if as_it_is { Next::Stay { noted } } else { to(flow.target, false, noted) }
+            if as_it_is && !last { Next::Stay { noted } } else { to(flow.target, as_it_is, noted) }
         };
         if stay == Stay::Stays {
             return here(noted);
