@@ -73,6 +73,7 @@ pub struct Handoff {
     pub tracked: Option<TrackedRequest>,
     /// What to feed to the server: the request head as it shall see it and all body bytes that had arrived.
     /// Its last byte is the one before `rcv_nxt` (before the FIN if there is one), whatever its length.
+    #[serde(with = "super::bytes")]
     pub request: Vec<u8>,
 }
 

@@ -3,6 +3,7 @@
 //! Transport (TCP, TLS, reconnecting) is the daemons' business. Framing, messages and transport are kept apart so
 //! that each can change alone.
 
+mod bytes;
 mod frame;
 mod load;
 mod message;
