@@ -29,18 +29,20 @@ impl Engine {
             table.lingering.pop_front();
             self.release(table, slot, now);
         }
-        let (count, start) = (table.slots(), self.scan_from);
+        let start = self.scan_from;
         let mut questions = 0;
-        for step in 0..count {
-            let slot = (start + step) % count;
-            if !self.is_due(table, slot, now) {
-                continue;
-            }
-            self.look(table, slot, now);
-            questions += 1;
-            if questions >= QUESTIONS {
-                self.scan_from = (slot + 1) % count;
-                return;
+        for (mut from, to) in [(start, table.slots()), (0, start)] {
+            while let Some(slot) = table.live_from(from).filter(|slot| *slot < to) {
+                from = slot + 1;
+                if !self.is_due(table, slot, now) {
+                    continue;
+                }
+                self.look(table, slot, now);
+                questions += 1;
+                if questions >= QUESTIONS {
+                    self.scan_from = from;
+                    return;
+                }
             }
         }
     }
@@ -141,6 +143,7 @@ impl Engine {
             Some(Answer::Migrated(answer)) => Some(answer.server_snd_nxt.raw()),
             _ => None,
         };
+        table.on_end(slot);
         let slots = self.shared.plane.slots();
         slots.set_state(slot, state);
         let record = slots.read(slot);

@@ -3,5 +3,6 @@
 pub(crate) mod ageing;
 pub(crate) mod memory;
 pub(crate) mod recovery;
+pub(crate) mod slot_set;
 pub(crate) mod table;
-pub(crate) mod way;
+mod way;

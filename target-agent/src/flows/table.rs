@@ -2,6 +2,7 @@
 
 use super::ageing::QUIET_NS;
 use super::memory::{Memory, Reports};
+use super::slot_set::SlotSet;
 use super::way::Way;
 use crate::load::{Loads, Sampled};
 use crate::serve::handoff::key;
@@ -131,6 +132,8 @@ pub(crate) struct Session {
 pub(crate) struct Table {
     /// By slot number.
     flows: Vec<Option<Box<Flow>>>,
+    /// The slots of flows that have not ended.
+    live: SlotSet,
     by_key: HashMap<FlowKey, u32>,
     by_who: HashMap<Who, u32>,
     /// Slots of ended flows, and when each may be freed, in this order.
@@ -153,6 +156,7 @@ impl Table {
         let slots = usize::try_from(slots).unwrap_or(0);
         Table {
             flows: std::iter::repeat_with(|| None).take(slots).collect(),
+            live: SlotSet::new(slots),
             loads: Loads::new(servers),
             ..Table::default()
         }
@@ -185,10 +189,22 @@ impl Table {
         }
         self.by_who.insert(flow.who, slot);
         *place = Some(flow);
+        self.live.insert(slot);
+    }
+
+    /// The flow that has not ended in this slot, or in the next one behind it that has one.
+    pub(crate) fn live_from(&self, slot: u32) -> Option<u32> {
+        self.live.from(slot)
+    }
+
+    /// A flow has ended; it keeps its slot.
+    pub(crate) fn on_end(&mut self, slot: u32) {
+        self.live.remove(slot);
     }
 
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Box<Flow>> {
         let flow = self.flows.get_mut(usize::try_from(slot).ok()?)?.take()?;
+        self.live.remove(slot);
         // Another flow may stand under the key by now.
         for key in [Some(flow.key), flow.arrival].into_iter().flatten() {
             if self.by_key.get(&key) == Some(&slot) {
