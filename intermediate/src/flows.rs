@@ -92,6 +92,8 @@ pub(crate) struct Entry {
 /// Hold accounts under watch after a commit.
 #[derive(Debug)]
 struct Watch {
+    /// They differed when they were last looked at.
+    open: bool,
     flow_id: u64,
     until: Instant,
     accounts: (u32, u32),
@@ -105,6 +107,8 @@ struct Table {
     /// Ended flows and when they are removed; in order, since all linger equally long.
     lingering: VecDeque<(Instant, u64)>,
     watched: Vec<Watch>,
+    /// How often they were looked at.
+    looks: u64,
 }
 
 /// All flows.

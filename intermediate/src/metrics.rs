@@ -12,7 +12,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The label of requests and reloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,6 +50,28 @@ pub struct Metrics {
     accepted: Counter,
     connections: Gauge,
     stages: Stages,
+    /// What each migration touches, so that none of it is looked up by its label there.
+    of_migrations: Arc<OfMigrations>,
+}
+
+/// A migration's own counter and histograms, which the families have as well.
+#[derive(Debug)]
+struct OfMigrations {
+    migrated: Counter,
+    /// In the order of [`StageTimes::named`].
+    stages: [Histogram; 10],
+    total: Histogram,
+}
+
+impl OfMigrations {
+    fn new(requests: &Family<OutcomeLabel, Counter>, stages: &Stages) -> Self {
+        let of = |stage| stages.get_or_create(&StageLabel { stage }).clone();
+        OfMigrations {
+            migrated: requests.get_or_create(&OutcomeLabel { outcome: "migrated" }).clone(),
+            stages: StageTimes::default().named().map(|(stage, _)| of(stage)),
+            total: of("total"),
+        }
+    }
 }
 
 /// 20 us to 10 s, each bucket twice the one before.
@@ -60,8 +81,11 @@ fn stage_histogram() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
+        let requests = Family::default();
+        let stages: Stages = Family::new_with_constructor(stage_histogram);
         let metrics = Metrics {
-            requests: Family::default(),
+            of_migrations: Arc::new(OfMigrations::new(&requests, &stages)),
+            requests,
             proxied: Arc::default(),
             retried: Arc::default(),
             refused: Arc::default(),
@@ -71,7 +95,7 @@ impl Default for Metrics {
             probes: Family::default(),
             accepted: Counter::default(),
             connections: Gauge::default(),
-            stages: Family::new_with_constructor(stage_histogram),
+            stages,
         };
         // There from the start with 0, so that a rate is right from its first event.
         for outcome in ["migrated", "proxied", "closed"] {
@@ -102,15 +126,11 @@ impl Metrics {
 
     /// A connection was given to a target.
     pub fn on_migrated(&self, times: &StageTimes) {
-        self.requests.get_or_create(&OutcomeLabel { outcome: "migrated" }).inc();
-        for (stage, duration) in times.named() {
-            self.observe(stage, duration);
+        self.of_migrations.migrated.inc();
+        for (histogram, (_, duration)) in self.of_migrations.stages.iter().zip(times.named()) {
+            histogram.observe(duration.as_secs_f64());
         }
-        self.observe("total", times.total);
-    }
-
-    fn observe(&self, stage: &'static str, duration: Duration) {
-        self.stages.get_or_create(&StageLabel { stage }).observe(duration.as_secs_f64());
+        self.of_migrations.total.observe(times.total.as_secs_f64());
     }
 
     /// A request is proxied.

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// How long a committed flow's hold accounts are watched at least: a packet on another CPU may be diverted for
 /// the last time a moment after the commit.
 const WATCH: Duration = Duration::from_secs(1);
+/// Settled accounts are looked at in every so-manieth sweep.
+const LOOKED_AT_IN_TURN: u64 = 4;
 /// Accounts that differ and have not moved for this long are reconciled.
 const STALLED: Duration = Duration::from_millis(100);
 
@@ -88,7 +90,11 @@ impl Flows {
             self.remove(&mut table, id);
         }
         let mut watched = std::mem::take(&mut table.watched);
-        watched.retain_mut(|watch| self.check_accounts(&table, watch, now));
+        table.looks = table.looks.wrapping_add(1);
+        let turn = table.looks % LOOKED_AT_IN_TURN;
+        // Nearly all are settled: of those a part is looked at each time.
+        let is_due = |watch: &Watch| watch.open || watch.flow_id % LOOKED_AT_IN_TURN == turn;
+        watched.retain_mut(|watch| !is_due(watch) || self.check_accounts(&table, watch, now));
         table.watched = watched;
     }
 
@@ -97,7 +103,8 @@ impl Flows {
         let Some(entry) = table.by_id.get(&watch.flow_id) else { return false };
         let accounts = self.plane.slots().accounts(entry.slot);
         let (diverted, released) = accounts;
-        if diverted == released {
+        watch.open = diverted != released;
+        if !watch.open {
             return now < watch.until;
         }
         // What is held for its turn is not lost.
@@ -152,6 +159,6 @@ impl Flows {
 impl Watch {
     /// Over the hold accounts of a flow committed, or taken over, now.
     pub(super) fn new(flow_id: u64, accounts: (u32, u32), now: Instant) -> Self {
-        Watch { flow_id, until: now + WATCH, accounts, since: now }
+        Watch { open: false, flow_id, until: now + WATCH, accounts, since: now }
     }
 }
