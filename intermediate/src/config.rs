@@ -155,6 +155,16 @@ impl Config {
         self.workers.as_ref().map_or_else(all, |workers| *workers.get_ref()).min(WORKERS_MAX)
     }
 
+    /// How many of those threads accept on a VIP. Where connections may be given away it is the one that has the control
+    /// channels and the hold queue: a handoff then wakes no other thread, which costs more than all its system calls.
+    pub fn accepting(&self, vip: SocketAddr) -> usize {
+        let by_routes = self.route.iter().filter_map(|route| route.mode.as_ref());
+        let by_routes = by_routes.into_iter().any(|mode| *mode.get_ref() == Mode::Migrate);
+        let gives = |l: &Listener| l.protocol() == Protocol::Http && (l.mode() == Mode::Migrate || by_routes);
+        let gives = self.listener.iter().any(|l| *l.vip.get_ref() == vip && gives(l));
+        if gives && self.migration_needs().is_some() { 1 } else { self.workers() }
+    }
+
     /// The addresses clients connect to.
     pub fn vips(&self) -> Vec<SocketAddr> {
         self.listener.iter().map(|listener| *listener.vip.get_ref()).collect()

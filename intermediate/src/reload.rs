@@ -198,8 +198,9 @@ impl Reloader {
         }
         let mtu = self.started.migration_needs().and_then(|needs| interface_mtu(needs.uplink).ok());
         let segment_bytes = config.segment_bytes(vip, mtu.unwrap_or(ETHERNET_MTU));
-        listen_shared(vip, self.started.workers(), segment_bytes)
-            .map_err(|source| ReloadError::Listen { vip, source })
+        // How many threads there are stays as it was.
+        let sockets = config.accepting(vip).min(self.started.workers());
+        listen_shared(vip, sockets, segment_bytes).map_err(|source| ReloadError::Listen { vip, source })
     }
 
     /// What changed of the keys that are read at the start alone.

@@ -3,7 +3,7 @@
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::front::{Drains, Front, LaterRouter, Migration, StopControl, Waiting, listen_shared};
+use crate::front::{Aside, Drains, Front, LaterRouter, Migration, StopControl, Waiting, listen_shared};
 use crate::handoff::{History, LegSink, Migrator, carry_errors6};
 use crate::metrics::Metrics;
 use crate::proxy::Upstreams;
@@ -160,7 +160,6 @@ fn open(config: &Config) -> Result<Opened, StartError> {
             PlaneKind::Userspace => baton_daemon::privileges::require_without_ebpf()?,
         }
     }
-    let workers = config.workers();
     let mut listeners = Vec::new();
     let mtu = config.migration_needs().map_or(Ok(ETHERNET_MTU), |needs| {
         interface_mtu(needs.uplink)
@@ -168,7 +167,7 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     })?;
     for vip in config.vips() {
         let segment_bytes = config.segment_bytes(vip, mtu);
-        let sockets = listen_shared(vip, workers, segment_bytes)
+        let sockets = listen_shared(vip, config.accepting(vip), segment_bytes)
             .map_err(|source| StartError::Listen { vip, source })?;
         listeners.push((vip, sockets));
     }
@@ -273,6 +272,7 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
         upstreams: Upstreams::default(),
         drains: Drains::default(),
         access_log: access_log.clone(),
+        aside: Aside::default(),
     });
     if let Some(migrator) = front.migration.migrator() {
         migrator.flows().tell_ends_to(access_log.clone());

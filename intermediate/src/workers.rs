@@ -1,8 +1,10 @@
-//! The threads that accept connections. Each has a runtime of its own, and a connection stays on the thread that
-//! accepted it: a handoff then costs no wakeup of another thread, which takes longer than all its system calls.
+//! The threads that accept connections. Each has a runtime of its own.
 //!
-//! The first worker is the main thread, where the control channels and the hold queue are served too. With more than
-//! one, each has its own socket on every VIP (`SO_REUSEPORT`), and the kernel spreads connections over them.
+//! The first worker is the main thread, where the control channels and the hold queue are served too. HTTP connections
+//! that may be given away are accepted there alone ([`Config::accepting`](crate::config::Config::accepting)): a handoff
+//! then wakes no other thread, which would cost more than all its system calls. What of them is proxied after all goes
+//! to the others ([`Aside`](crate::front::Aside)). On the other VIPs each worker has its own socket (`SO_REUSEPORT`), and
+//! the kernel spreads connections over them.
 
 use crate::front::{Front, StopControl};
 use std::collections::HashMap;
@@ -41,8 +43,10 @@ impl Workers {
             posts: Vec::new(),
             vips: HashMap::new(),
         };
+        let mut runtimes = Vec::new();
         for n in 0..beside {
             let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtimes.push(runtime.handle().clone());
             let (front, stop) = (Arc::clone(front), control.stop());
             let (post, mut posts) = mpsc::unbounded_channel();
             let thread = std::thread::Builder::new().name(format!("worker{}", n + 2)).spawn(move || {
@@ -55,10 +59,12 @@ impl Workers {
             workers.threads.push(thread);
             workers.posts.push(post);
         }
+        front.aside.set(runtimes);
         Ok(workers)
     }
 
-    /// Accepts on a VIP's sockets, one for each worker. In the main thread's runtime.
+    /// Accepts on a VIP's sockets, the first in the main thread's runtime, where this is called; the others each in a
+    /// worker's.
     pub(crate) fn listen(&mut self, vip: SocketAddr, sockets: Vec<TcpListener>) {
         let (hold, held) = watch::channel(());
         let mut sockets = sockets.into_iter();

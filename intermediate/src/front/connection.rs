@@ -1,5 +1,6 @@
 //! One connection, from accept to migration, proxy or close.
 
+use super::aside::Moved;
 use super::give::Gift;
 use super::head::{FirstHead, read_head};
 use super::waiting::Place;
@@ -99,9 +100,10 @@ impl Front {
     ) {
         match accepted.spoken().0 {
             Protocol::Http => self.on_http(accepted, stop, guards, place).await,
-            Protocol::Https => self.on_https(accepted, stop, guards, place).await,
-            Protocol::Tls => self.on_tls(accepted, stop, guards, place).await,
-            Protocol::Tcp => self.on_tcp(accepted, stop, guards, place).await,
+            // Boxed, so that connections of plain HTTP are not as large as these.
+            Protocol::Https => Box::pin(self.on_https(accepted, stop, guards, place)).await,
+            Protocol::Tls => Box::pin(self.on_tls(accepted, stop, guards, place)).await,
+            Protocol::Tcp => Box::pin(self.on_tcp(accepted, stop, guards, place)).await,
         }
     }
 
@@ -224,10 +226,21 @@ impl Front {
                 }
             }
         };
-        let front = Arc::clone(self);
-        let stream = ClientStream::Plain(stream);
-        crate::proxy::serve(ProxyJob { front, site, stop: stop.clone(), peer, stream, bytes, entry }, guards)
-            .await;
+        let (front, stop) = (Arc::clone(self), stop.clone());
+        let job = move |stream| ProxyJob { front, site, stop, peer, stream, bytes, entry };
+        let Some(runtime) = self.aside.next() else {
+            // Not a part of this future: most connections never need it, and all would have its size.
+            return Box::pin(crate::proxy::serve(job(ClientStream::Plain(stream)), guards)).await;
+        };
+        let moved = Moved::leave(stream);
+        runtime.spawn(async move {
+            match moved.and_then(Moved::arrive) {
+                Ok(stream) => crate::proxy::serve(job(stream), guards).await,
+                Err(e) => {
+                    tracing::error!(client = %peer.client, "a connection changed threads and was lost: {e}")
+                }
+            }
+        });
     }
 
     /// The target to migrate to, or why the request is proxied.

@@ -1,6 +1,7 @@
 //! The front: accepts connections, reads their first request, and gives them to the migrator or to the proxy.
 
 mod answer;
+mod aside;
 mod connection;
 mod drain;
 mod give;
@@ -15,6 +16,7 @@ mod stop;
 mod waiting;
 
 pub use answer::{answer_and_close, close_lingering, text};
+pub use aside::Aside;
 pub use drain::Drains;
 pub use later::LaterRouter;
 pub use listen::{listen, listen_shared};
@@ -87,6 +89,8 @@ pub struct Front {
     pub upstreams: Upstreams,
     /// A line for each request.
     pub access_log: AccessLog,
+    /// Where what is proxied is served.
+    pub aside: Aside,
 }
 
 /// The handoff half, if there is one.

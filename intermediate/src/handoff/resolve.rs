@@ -56,7 +56,8 @@ impl Migrator {
             }
             Settled::Kept(reason, refusal) => Resolved::Kept(self.stay(&mut flight, reason, refusal)),
             Settled::Reset => {
-                self.reset(&mut flight, id).await;
+                // Boxed: hardly any connection needs its room.
+                Box::pin(self.reset(&mut flight, id)).await;
                 Resolved::Reset
             }
         }

@@ -24,7 +24,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use intermediate::access_log::AccessLog;
 use intermediate::config::{Protocol, StreamTimes};
-use intermediate::front::{Drains, Front, FrontLimits, Migration, SlowLimits, StopControl, Waiting, listen};
+use intermediate::front::{
+    Aside, Drains, Front, FrontLimits, Migration, SlowLimits, StopControl, Waiting, listen,
+};
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
 use intermediate::pools::{Member, Pool};
@@ -130,6 +132,7 @@ impl Bed {
             upstreams: Upstreams::default(),
             drains: Drains::default(),
             access_log,
+            aside: Aside::default(),
         });
         let control = StopControl::default();
         tokio::spawn(Arc::clone(&front).run(listener, vip, control.stop()));
