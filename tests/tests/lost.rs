@@ -78,7 +78,6 @@ fn upload_until_it_fails() -> io::Error {
 fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
     let Some(t) = lab::up("gone", |s| one_slow_target(s).family(Family::Dual)) else { return };
     let (download, upload, idle, took) = std::thread::scope(|scope| {
-        let download = scope.spawn(|| t.get("/100m").unwrap_err());
         let upload = scope.spawn(|| t.client(upload_until_it_fails));
         let idle = scope.spawn(|| {
             let vips = t.lab.vips();
@@ -88,6 +87,9 @@ fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
                 all.iter_mut().map(|kept| kept.read_some().unwrap_err()).collect::<Vec<_>>()
             })
         });
+        t.eventually("the migrations", Duration::from_secs(20), |t| t.migrated() == IDLE + 1);
+        // Last: it lasts two seconds.
+        let download = scope.spawn(|| t.get("/100m").unwrap_err());
         t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == IDLE + 2);
         std::thread::sleep(Duration::from_millis(300));
         t.lab.output("target1", &["ip", "link", "set", "eth0", "down"]).unwrap();
