@@ -3,6 +3,7 @@
 pub mod client;
 pub mod fuzzing;
 pub mod gate_corpus;
+pub mod http2;
 pub mod lab;
 pub mod peer;
 pub mod skip;

@@ -9,7 +9,6 @@ use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -25,21 +24,14 @@ pub(super) type BodyError = Box<dyn Error + Send + Sync>;
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     moved: Arc<Mutex<(Instant, u64)>>,
-    /// Of all requests of the connection.
-    total: Arc<AtomicU64>,
     rule: MinRate,
     too_slow: TooSlow,
 }
 
 impl Progress {
-    /// Of a body that must come at this rate; its bytes are added to the connection's `total`.
-    pub(super) fn new(rule: MinRate, total: Arc<AtomicU64>) -> Self {
-        Progress {
-            moved: Arc::new(Mutex::new((Instant::now(), 0))),
-            total,
-            rule,
-            too_slow: TooSlow::default(),
-        }
+    /// Of a body that must come at this rate.
+    pub(super) fn new(rule: MinRate) -> Self {
+        Progress { moved: Arc::new(Mutex::new((Instant::now(), 0))), rule, too_slow: TooSlow::default() }
     }
 
     /// Whether the body came too slowly.
@@ -55,7 +47,6 @@ impl Progress {
         let mut inner = self.lock();
         inner.0 = Instant::now();
         inner.1 += bytes as u64;
-        self.total.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// How many bytes of the body have moved.

@@ -27,7 +27,6 @@ use received::Received;
 use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use streams::{Stream, StreamBody, Streams};
 use tokio::time::{interval, timeout};
@@ -58,7 +57,6 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
     let session = Session::new(front, site, peer, entry, requests, stop.clone(), guards);
     let session = Arc::new(session.over(Channel::Http2));
     let streams = Streams::new(limits.slow.response);
-    let bodies = session.body_bytes();
     let service = {
         let (streams, session, metrics) = (streams.clone(), Arc::downgrade(&session), metrics.clone());
         service_fn(move |request| {
@@ -70,7 +68,7 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
             let metrics = metrics.clone();
             async move {
                 match stream {
-                    Ok(stream) => Ok(answer(session, request, stream, &streams).await),
+                    Ok(stream) => Ok(answer(session, request, stream).await),
                     Err(reason) => {
                         metrics.on_closed(reason);
                         Err(h2::Error::from(h2::Reason::REFUSED_STREAM))
@@ -93,12 +91,13 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
     let counted = Received::new(paced, streams.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(counted), service));
     let mut tick = interval(TICK);
-    let (mut stopping, mut bodies_before) = (false, 0);
+    let mut stopping = false;
     let closed = loop {
         tokio::select! {
             ended = &mut connection => {
                 let reason = match &ended {
                     _ if too_slow.is_set() => Some(CloseReason::SlowReader),
+                    _ if streams.is_flood() => Some(CloseReason::Http2Flood),
                     Ok(()) => None,
                     Err(error) => {
                         tracing::debug!(client = %peer.client, "HTTP/2 connection: {error}");
@@ -115,8 +114,6 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
             }
             () = place.given_up(), if !streams.any_yet() => break CloseReason::ConnectionLimit,
             _ = tick.tick() => {
-                let sent = bodies.load(Ordering::Relaxed);
-                streams.on_used(sent.saturating_sub(std::mem::replace(&mut bodies_before, sent)));
                 if streams.is_flood() {
                     tracing::debug!(client = %peer.client, "HTTP/2 client only makes work");
                     metrics.on_closed(CloseReason::Http2Flood);
@@ -158,14 +155,10 @@ async fn answer(
     session: Option<Arc<Session>>,
     request: Request<Incoming>,
     stream: Stream,
-    streams: &Streams,
 ) -> Response<StreamBody> {
     let response = match session {
         Some(session) => match judge(request, &session.limits().head) {
-            Ok((request, gated)) => {
-                streams.on_used(gated.bytes.len() as u64);
-                session.forward(request, gated).await
-            }
+            Ok((request, gated)) => session.forward(request, gated).await,
             Err(verdict) => session.refuse_head(verdict),
         },
         None => super::service::answer(503, "the connection is closing"),

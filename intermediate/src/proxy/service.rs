@@ -27,7 +27,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
@@ -59,8 +59,6 @@ pub(super) struct Session {
     target: Mutex<Option<TargetId>>,
     /// How many requests have come.
     count: AtomicU32,
-    /// How many bytes of requests' bodies have come.
-    body_bytes: Arc<AtomicU64>,
     stop: Stop,
     /// Held by the session, and by the tunnel that it may become.
     guards: Arc<Guards>,
@@ -85,7 +83,6 @@ impl Session {
             target: Mutex::new(entry.target),
             entry: Mutex::new(Some(entry)),
             count: AtomicU32::new(0),
-            body_bytes: Arc::default(),
             stop,
             guards: Arc::new(guards),
         }
@@ -100,11 +97,6 @@ impl Session {
     /// As they were when the connection was accepted.
     pub(super) fn limits(&self) -> &FrontLimits {
         &self.site.limits
-    }
-
-    /// How many bytes of requests' bodies have come so far.
-    pub(super) fn body_bytes(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.body_bytes)
     }
 
     /// Another one has come.
@@ -182,7 +174,7 @@ impl Session {
             self.front.migration.history().record_proxied(subject, reason, refusal);
         }
         let client_end = tunnelled.then(|| hyper::upgrade::on(&mut request));
-        let progress = Progress::new(self.site.limits.slow.body, Arc::clone(&self.body_bytes));
+        let progress = Progress::new(self.site.limits.slow.body);
         recorder.set_progress(&progress);
         let sent = match connected {
             Ok(connected) => match self.outgoing(request, &gated, &edits, tunnelled, &progress) {

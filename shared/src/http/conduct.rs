@@ -1,30 +1,97 @@
 //! What an HTTP/2 client may cost beside its requests: frames that ask for nothing (PING, SETTINGS, PRIORITY, window
-//! updates, empty DATA, padding), and streams it opens only to reset them (CVE-2019-9512 and its kin, CVE-2023-44487).
+//! updates, empty DATA), and streams it opens only to reset them (CVE-2019-9512 and its kin, CVE-2023-44487).
 
-/// What a client may send for nothing at all, bytes; more than an idle client's pings come to in days.
-const FREE_BYTES: u64 = 1 << 20;
-/// How many bytes of frames there may be for each byte of heads and bodies, either way.
+/// What a client may send for nothing at once, bytes.
+const FREE_BYTES: u64 = 64 << 10;
+/// And in the long run, bytes per second: many more than a client needs that keeps its connection by pings.
+const FREE_RATE: u64 = 1 << 10;
+/// How many bytes of such frames there may be for each byte of heads and bodies, either way: window updates.
 const FRAMES_PER_USE: u64 = 8;
 /// Streams a client may give up beyond half of those it opens.
 const FREE_RESETS: u64 = 100;
 
+/// What a connection begins with, bytes (RFC 9113, section 3.4).
+const PREFACE: usize = 24;
+/// A frame's header, bytes: length in three, type, flags, stream in four (RFC 9113, section 4.1).
+const HEADER: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+
+/// Where in its frames a connection's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// So much of the preface, or of a payload, is to come.
+    Within(usize),
+    /// So many bytes of a header have come; of them the length and the type count.
+    Header(usize),
+}
+
 /// One connection's account.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conduct {
-    received: u64,
+    at: At,
+    /// The header in the making.
+    header: [u8; HEADER],
+    /// Bytes of frames that ask for nothing, headers included, less what time has forgiven.
+    idle: u64,
+    /// Bytes of heads and bodies, either way.
     used: u64,
     opened: u64,
     given_up: u64,
 }
 
+impl Default for Conduct {
+    fn default() -> Self {
+        Conduct { at: At::Within(PREFACE), header: [0; HEADER], idle: 0, used: 0, opened: 0, given_up: 0 }
+    }
+}
+
 impl Conduct {
-    /// So many bytes came, of whatever kind.
-    pub fn on_received(&mut self, bytes: u64) {
-        self.received = self.received.saturating_add(bytes);
+    /// The client sent this, beginning with the preface.
+    pub fn on_received(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            match self.at {
+                At::Within(left) => {
+                    let now = left.min(bytes.len());
+                    bytes = bytes.get(now..).unwrap_or_default();
+                    self.at = if left > now { At::Within(left - now) } else { At::Header(0) };
+                }
+                At::Header(have) => {
+                    if let Some(place) = self.header.get_mut(have) {
+                        *place = *first;
+                    }
+                    bytes = rest;
+                    self.at = At::Header(have + 1);
+                    if have + 1 == HEADER {
+                        self.at = self.on_header();
+                    }
+                }
+            }
+        }
     }
 
-    /// So many bytes of a head or a body were of use, sent or received.
-    pub fn on_used(&mut self, bytes: u64) {
+    fn on_header(&mut self) -> At {
+        let [high, middle, low, kind, ..] = self.header;
+        let length = u32::from_be_bytes([0, high, middle, low]);
+        if [DATA, HEADERS, CONTINUATION].contains(&kind) && length > 0 {
+            self.used = self.used.saturating_add(length.into());
+        } else {
+            self.idle = self.idle.saturating_add(u64::from(length) + HEADER as u64);
+        }
+        match usize::try_from(length) {
+            Ok(0) | Err(_) => At::Header(0),
+            Ok(length) => At::Within(length),
+        }
+    }
+
+    /// So much time has passed, seconds.
+    pub fn on_passed(&mut self, seconds: u64) {
+        self.idle = self.idle.saturating_sub(seconds.saturating_mul(FREE_RATE));
+    }
+
+    /// So many bytes of a response were given.
+    pub fn on_given(&mut self, bytes: u64) {
         self.used = self.used.saturating_add(bytes);
     }
 
@@ -38,9 +105,9 @@ impl Conduct {
         self.given_up = self.given_up.saturating_add(1);
     }
 
-    /// Whether the client only makes work: most of what it sends is of no use, or it resets most of its streams.
+    /// Whether the client only makes work: most of what it sends asks for nothing, or it resets most of its streams.
     pub fn is_flood(&self) -> bool {
-        let frames = self.received > FREE_BYTES.saturating_add(self.used.saturating_mul(FRAMES_PER_USE));
+        let frames = self.idle > FREE_BYTES.saturating_add(self.used.saturating_mul(FRAMES_PER_USE));
         let resets = self.given_up > FREE_RESETS.saturating_add(self.opened / 2);
         frames || resets
     }
@@ -50,23 +117,67 @@ impl Conduct {
 mod tests {
     use super::*;
 
+    const PING: u8 = 6;
+    const WINDOW_UPDATE: u8 = 8;
+
+    fn frame(kind: u8, length: usize) -> Vec<u8> {
+        let size = u32::try_from(length).unwrap().to_be_bytes();
+        [&[size[1], size[2], size[3], kind, 0, 0, 0, 0, 1], &vec![b'x'; length][..]].concat()
+    }
+
+    /// After the preface.
+    fn begun() -> Conduct {
+        let mut conduct = Conduct::default();
+        conduct.on_received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        conduct
+    }
+
+    #[test]
+    fn frames_are_told_apart_however_their_bytes_come() {
+        let kinds =
+            [(HEADERS, 40), (PING, 8), (DATA, 300), (DATA, 0), (4, 0), (CONTINUATION, 1), (CONTINUATION, 0)];
+        let bytes: Vec<u8> = kinds.iter().flat_map(|(kind, length)| frame(*kind, *length)).collect();
+        for piece in 1..bytes.len() {
+            let mut conduct = begun();
+            bytes.chunks(piece).for_each(|piece| conduct.on_received(piece));
+            assert_eq!((conduct.used, conduct.idle), (341, 17 + 3 * 9), "in pieces of {piece}");
+        }
+    }
+
     #[test]
     fn frames_that_ask_for_nothing_are_a_flood_beyond_what_is_free() {
-        let mut idle = Conduct::default();
-        idle.on_received(FREE_BYTES);
-        assert!(!idle.is_flood());
-        idle.on_received(1);
-        assert!(idle.is_flood());
-        // A download by window updates of 13 bytes for every kilobyte never is, nor an upload.
-        let mut busy = Conduct::default();
-        for _ in 0..1_000_000 {
-            busy.on_received(13);
-            busy.on_used(1000);
-            assert!(!busy.is_flood());
-            busy.on_received(1009);
-            busy.on_used(1000);
+        let mut idle = begun();
+        let lasted = (1..).find(|_| {
+            idle.on_received(&frame(PING, 8));
+            idle.is_flood()
+        });
+        assert_eq!(lasted, Some(FREE_BYTES / 17 + 1));
+        // Sixty pings a second for a day are none.
+        let mut pings = begun();
+        for _ in 0..86_400 {
+            (0..60).for_each(|_| pings.on_received(&frame(PING, 8)));
+            assert!(!pings.is_flood());
+            pings.on_passed(1);
         }
-        assert!(!busy.is_flood());
+        pings.on_passed(u64::MAX);
+        assert_eq!(pings.idle, 0);
+    }
+
+    #[test]
+    fn neither_a_download_nor_an_upload_is_a_flood() {
+        let mut busy = begun();
+        for _ in 0..20_000 {
+            // Two windows opened for every 64 bytes.
+            (0..2).for_each(|_| busy.on_received(&frame(WINDOW_UPDATE, 4)));
+            busy.on_given(64);
+            assert!(!busy.is_flood());
+        }
+        // Whatever became of its bytes: nobody need have read them.
+        let mut refused = begun();
+        for _ in 0..1000 {
+            refused.on_received(&frame(DATA, 16_384));
+            assert!(!refused.is_flood());
+        }
     }
 
     #[test]
@@ -90,9 +201,11 @@ mod tests {
 
     #[test]
     fn no_count_overflows() {
-        let mut most = Conduct { received: u64::MAX, used: u64::MAX, opened: u64::MAX, given_up: u64::MAX };
-        most.on_received(u64::MAX);
-        most.on_used(u64::MAX);
+        let mut most =
+            Conduct { idle: u64::MAX, used: u64::MAX, opened: u64::MAX, given_up: u64::MAX, ..begun() };
+        most.on_received(&frame(PING, 8));
+        most.on_received(&frame(DATA, 8));
+        most.on_given(u64::MAX);
         most.on_opened();
         most.on_given_up();
         assert!(most.is_flood());

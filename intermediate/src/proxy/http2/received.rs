@@ -1,4 +1,4 @@
-//! Counts what a client sends, frames that ask for nothing included.
+//! What a client sends is looked at frame by frame: one that only makes work is not read any more.
 
 use super::streams::Streams;
 use std::io::{self, IoSlice};
@@ -24,7 +24,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Received<S> {
         let this = self.get_mut();
         let before = out.filled().len();
         let read = Pin::new(&mut this.inner).poll_read(cx, out);
-        this.streams.on_received(out.filled().len().saturating_sub(before));
+        let bytes = out.filled().get(before..).unwrap_or_default();
+        if !bytes.is_empty() && this.streams.on_received(bytes) {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
         read
     }
 }

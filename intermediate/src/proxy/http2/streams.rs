@@ -28,6 +28,8 @@ struct Inner {
     quiet_since: Instant,
     any_yet: bool,
     conduct: Conduct,
+    /// Until when time is in its account.
+    accounted: Instant,
     /// How fast the client takes responses in, over all streams.
     pace: Pace,
     /// Since when it has been given something and has taken nothing.
@@ -57,6 +59,7 @@ impl Streams {
             quiet_since: Instant::now(),
             any_yet: false,
             conduct: Conduct::default(),
+            accounted: Instant::now(),
             pace: Pace::new(rule),
             waiting: None,
         })))
@@ -96,14 +99,16 @@ impl Streams {
         slow || inner.open.values().flatten().any(|(since, _)| since.elapsed() >= limit)
     }
 
-    /// The client sent so many bytes, of whatever kind.
-    pub(super) fn on_received(&self, bytes: usize) {
-        self.lock().conduct.on_received(bytes as u64);
-    }
-
-    /// So many bytes of what it sent were a head or a body.
-    pub(super) fn on_used(&self, bytes: u64) {
-        self.lock().conduct.on_used(bytes);
+    /// The client sent this. Whether it only makes work by now.
+    pub(super) fn on_received(&self, bytes: &[u8]) -> bool {
+        let mut inner = self.lock();
+        let seconds = inner.accounted.elapsed().as_secs();
+        if seconds > 0 {
+            inner.conduct.on_passed(seconds);
+            inner.accounted += Duration::from_secs(seconds);
+        }
+        inner.conduct.on_received(bytes);
+        inner.conduct.is_flood()
     }
 
     /// Whether the client only makes work.
@@ -129,7 +134,7 @@ impl Stream {
             let _ = inner.pace.on_waited(nanos(since.elapsed()));
         }
         inner.pace.on_moved(bytes);
-        inner.conduct.on_used(bytes);
+        inner.conduct.on_given(bytes);
         inner.waiting = inner.open.values().any(Option::is_some).then(Instant::now);
     }
 }
