@@ -268,7 +268,14 @@ impl Flows {
 
     /// Entry, key and slot gone.
     fn remove(&self, table: &mut Table, flow_id: u64) {
-        let Some(entry) = table.by_id.remove(&flow_id) else { return };
+        if let Some((key, slot)) = self.take_out(table, flow_id) {
+            self.remove_from_plane(&key, slot);
+        }
+    }
+
+    /// The entry gone; key and slot are to be.
+    fn take_out(&self, table: &mut Table, flow_id: u64) -> Option<(FlowKey, u32)> {
+        let entry = table.by_id.remove(&flow_id)?;
         if entry.end.is_none() {
             // Never given away, or taken back.
             self.access_log().taken_back(flow_id);
@@ -276,10 +283,10 @@ impl Flows {
         if table.by_key.get(&entry.key) == Some(&flow_id) {
             table.by_key.remove(&entry.key);
         }
-        self.remove_from_plane(&entry.key, entry.slot);
         if entry.committed && entry.end.is_none() {
             self.count_ended(entry.target);
         }
+        Some((entry.key, entry.slot))
     }
 
     fn count_ended(&self, target: Option<TargetId>) {

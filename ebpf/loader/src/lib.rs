@@ -192,6 +192,19 @@ impl Plane {
         }
     }
 
+    /// Removes many keys at once; those that are not there are passed over.
+    pub fn remove_all(&self, keys: &[FlowKey]) -> io::Result<()> {
+        match &self.0 {
+            Means::Ebpf(programs) => programs.flows.remove_all(keys),
+            Means::Userspace(userspace) => {
+                for key in keys {
+                    userspace.remove(key);
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// The slot under a key.
     pub fn lookup(&self, key: &FlowKey) -> io::Result<Option<u32>> {
         match &self.0 {

@@ -95,10 +95,26 @@ struct MapElement {
     flags: u64,
 }
 
+/// `bpf_attr` as the commands for many elements read it.
+#[repr(C)]
+struct MapBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    /// How many; afterwards, how many it was done for.
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+/// Linux 5.6.
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// Calls bpf(2) for a map whose key is a `K` and whose value is a `V`.
 ///
@@ -184,6 +200,42 @@ where
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Removes these keys, as many as there are in one call; those that are not there are passed over.
+    pub(crate) fn remove_all(&self, keys: &[K]) -> io::Result<()> {
+        let map =
+            u32::try_from(self.fd().as_raw_fd()).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+        let mut rest = keys;
+        while let Some(first) = rest.first() {
+            let mut batch = MapBatch {
+                in_batch: 0,
+                out_batch: 0,
+                keys: address_of(first),
+                values: 0,
+                count: u32::try_from(rest.len()).unwrap_or(u32::MAX),
+                map,
+                element_flags: 0,
+                flags: 0,
+            };
+            // SAFETY: the attribute outlives the call and is borrowed mutably over it; at `keys` are `count` keys of the
+            // size that was compared in `new`, which the command only reads.
+            let done = unsafe {
+                libc::syscall(libc::SYS_bpf, BPF_MAP_DELETE_BATCH, &raw mut batch, size_of::<MapBatch>())
+            };
+            if done == 0 {
+                return Ok(());
+            }
+            if io::Error::last_os_error().raw_os_error() == Some(libc::ENOENT) {
+                // It stops at the one that is not there.
+                let removed = usize::try_from(batch.count).unwrap_or(usize::MAX);
+                rest = rest.get(removed.saturating_add(1)..).unwrap_or_default();
+                continue;
+            }
+            // An old kernel, which has not touched `count`.
+            return rest.iter().try_for_each(|key| self.remove(key).map(drop));
+        }
+        Ok(())
     }
 
     /// All keys. Keys inserted or removed meanwhile may be missed or seen twice.

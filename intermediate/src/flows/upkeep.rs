@@ -5,7 +5,7 @@ use crate::handoff::LaterFlow;
 use baton_loader::monotonic_ns;
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
-use baton_shared::record::{FLAG_TRACKED, FlowRecord, FlowState};
+use baton_shared::record::{FLAG_TRACKED, FlowKey, FlowRecord, FlowState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -82,13 +82,15 @@ impl Flows {
     pub fn sweep(&self) {
         let now = Instant::now();
         let mut table = self.table();
+        let mut over = Vec::new();
         while let Some((due, id)) = table.lingering.front().copied() {
             if due > now {
                 break;
             }
             table.lingering.pop_front();
-            self.remove(&mut table, id);
+            over.extend(self.take_out(&mut table, id));
         }
+        self.remove_all_from_plane(over);
         let mut watched = std::mem::take(&mut table.watched);
         table.looks = table.looks.wrapping_add(1);
         let turn = table.looks % LOOKED_AT_IN_TURN;
@@ -96,6 +98,17 @@ impl Flows {
         let is_due = |watch: &Watch| watch.open || watch.flow_id % LOOKED_AT_IN_TURN == turn;
         watched.retain_mut(|watch| !is_due(watch) || self.check_accounts(&table, watch, now));
         table.watched = watched;
+    }
+
+    /// One call for all keys.
+    fn remove_all_from_plane(&self, flows: Vec<(FlowKey, u32)>) {
+        let (keys, slots): (Vec<_>, Vec<_>) = flows.into_iter().unzip();
+        if let Err(e) = self.plane.remove_all(&keys) {
+            tracing::error!(error = %e, "the keys of flows that are over could not be removed from the map");
+        }
+        for slot in slots {
+            self.plane.slots().free(slot);
+        }
     }
 
     /// Whether the accounts are to be watched on.

@@ -1,11 +1,11 @@
 //! When a flow has ended, and what follows: report, linger, free.
 
-use super::table::{Table, Who};
+use super::table::{Flow, Table, Who};
 use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_shared::control::{EndReport, Message};
 use baton_shared::reason::{EndReason, Refusal};
-use baton_shared::record::{FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST};
+use baton_shared::record::{FlowKey, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST};
 use baton_shared::state::ending::{SocketState, judge, retransmitted};
 use baton_shared::state::replay::Answer;
 
@@ -22,13 +22,7 @@ impl Engine {
     /// One scan: who has ended, whose linger time is over.
     pub(crate) fn age(&mut self, table: &mut Table, now: u64) {
         table.memory.on_time(now);
-        while let Some((until, slot)) = table.lingering.front().copied() {
-            if until > now {
-                break;
-            }
-            table.lingering.pop_front();
-            self.release(table, slot, now);
-        }
+        self.release_lingering(table, now);
         let start = self.scan_from;
         let mut questions = 0;
         for (mut from, to) in [(start, table.slots()), (0, start)] {
@@ -143,7 +137,7 @@ impl Engine {
             Some(Answer::Migrated(answer)) => Some(answer.server_snd_nxt.raw()),
             _ => None,
         };
-        table.on_end(slot);
+        table.linger(slot, who, now.saturating_add(self.shared.policy.linger_ns));
         let slots = self.shared.plane.slots();
         slots.set_state(slot, state);
         let record = slots.read(slot);
@@ -162,7 +156,6 @@ impl Engine {
         };
         self.shared.metrics.ended(reason);
         table.loads.on_end(server, reason);
-        table.lingering.push_back((now.saturating_add(self.shared.policy.linger_ns), slot));
         if let Some(recall) = recall {
             self.refuse_recall(recall.session, who.1, Refusal::FlowGone);
         }
@@ -179,17 +172,38 @@ impl Engine {
     /// Takes a flow out of the map and frees its slot; its answer is remembered.
     pub(crate) fn release(&mut self, table: &mut Table, slot: u32, now: u64) {
         let Some(flow) = table.remove(slot) else { return };
-        for key in [Some(flow.key), flow.arrival].into_iter().flatten() {
-            if let Err(e) = self.shared.plane.remove(&key) {
-                tracing::error!("remove from FLOWS: {e}");
-            }
+        self.free(&flow.keys().collect::<Vec<_>>(), &[slot]);
+        remember(table, &flow, now);
+    }
+
+    /// The same of all whose linger time is over: one call for all their keys.
+    fn release_lingering(&mut self, table: &mut Table, now: u64) {
+        let (mut keys, mut slots) = (Vec::new(), Vec::new());
+        while let Some(slot) = table.pop_lingering(Some(now)) {
+            let Some(flow) = table.remove(slot) else { continue };
+            keys.extend(flow.keys());
+            slots.push(slot);
+            remember(table, &flow, now);
         }
-        self.shared.plane.slots().free(slot);
-        if let Some(answer) = flow.answer {
-            table.memory.keep(flow.who, answer, now);
+        self.free(&keys, &slots);
+    }
+
+    fn free(&self, keys: &[FlowKey], slots: &[u32]) {
+        if let Err(e) = self.shared.plane.remove_all(keys) {
+            tracing::error!("remove from FLOWS: {e}");
         }
-        if let Some(answer) = flow.recalled {
-            table.memory.keep_recalled(flow.who, answer, now);
+        for slot in slots {
+            self.shared.plane.slots().free(*slot);
         }
+    }
+}
+
+/// What a flow that gives up its slot was answered.
+fn remember(table: &mut Table, flow: &Flow, now: u64) {
+    if let Some(answer) = flow.answer {
+        table.memory.keep(flow.who, answer, now);
+    }
+    if let Some(answer) = flow.recalled {
+        table.memory.keep_recalled(flow.who, answer, now);
     }
 }

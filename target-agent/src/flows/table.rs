@@ -99,6 +99,11 @@ impl Flow {
         }
     }
 
+    /// Its keys in the map.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = FlowKey> + use<> {
+        [Some(self.key), self.arrival].into_iter().flatten()
+    }
+
     /// Whether its handoff is under way or its request being fed.
     pub(crate) fn is_in_hand(&self) -> bool {
         self.replay.is_some() || self.adopt.is_some()
@@ -136,8 +141,9 @@ pub(crate) struct Table {
     live: SlotSet,
     by_key: HashMap<FlowKey, u32>,
     by_who: HashMap<Who, u32>,
-    /// Slots of ended flows, and when each may be freed, in this order.
-    pub(crate) lingering: VecDeque<(u64, u32)>,
+    /// Slots of ended flows, when each may be freed, in this order, and whose it is: one freed before its time stays
+    /// here until then.
+    lingering: VecDeque<(u64, u32, Who)>,
     /// Answers for handoffs that hold no slot any more.
     pub(crate) memory: Memory,
     /// Ends the intermediates have not yet noted.
@@ -184,7 +190,7 @@ impl Table {
 
     pub(crate) fn insert(&mut self, slot: u32, flow: Box<Flow>) {
         let Some(place) = usize::try_from(slot).ok().and_then(|s| self.flows.get_mut(s)) else { return };
-        for key in [Some(flow.key), flow.arrival].into_iter().flatten() {
+        for key in flow.keys() {
             self.by_key.insert(key, slot);
         }
         self.by_who.insert(flow.who, slot);
@@ -197,16 +203,31 @@ impl Table {
         self.live.from(slot)
     }
 
-    /// A flow has ended; it keeps its slot.
-    pub(crate) fn on_end(&mut self, slot: u32) {
+    /// A flow has ended; it keeps its slot until then, CLOCK_MONOTONIC, ns.
+    pub(crate) fn linger(&mut self, slot: u32, who: Who, until_ns: u64) {
         self.live.remove(slot);
+        self.lingering.push_back((until_ns, slot, who));
+    }
+
+    /// The slot of the flow that ended longest ago, if its time is over by `now_ns`; without that, whether it is or not.
+    pub(crate) fn pop_lingering(&mut self, now_ns: Option<u64>) -> Option<u32> {
+        loop {
+            let (until, slot, who) = *self.lingering.front()?;
+            if now_ns.is_some_and(|now| until > now) {
+                return None;
+            }
+            self.lingering.pop_front();
+            if self.get(slot).is_some_and(|flow| flow.who == who) {
+                return Some(slot);
+            }
+        }
     }
 
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Box<Flow>> {
         let flow = self.flows.get_mut(usize::try_from(slot).ok()?)?.take()?;
         self.live.remove(slot);
         // Another flow may stand under the key by now.
-        for key in [Some(flow.key), flow.arrival].into_iter().flatten() {
+        for key in flow.keys() {
             if self.by_key.get(&key) == Some(&slot) {
                 self.by_key.remove(&key);
             }

@@ -147,7 +147,7 @@ impl Engine {
         if let Some(slot) = self.shared.plane.slots().allocate() {
             return Some(slot);
         }
-        let (_, oldest) = table.lingering.pop_front()?;
+        let oldest = table.pop_lingering(None)?;
         self.release(table, oldest, now);
         self.shared.plane.slots().allocate()
     }
@@ -169,7 +169,6 @@ impl Engine {
         if table.get(old).is_some_and(|flow| flow.end.is_none()) {
             return false;
         }
-        table.lingering.retain(|(_, slot)| *slot != old);
         self.release(table, old, now);
         true
     }
