@@ -182,25 +182,27 @@ impl Live {
     fn try_capture(&self, ends: Ends) -> Result<Option<CapturedConnection>, CaptureError> {
         let fd = self.stream.as_fd();
         sys::set_tcp(fd, libc::TCP_REPAIR, sys::REPAIR_ON).map_err(not_repaired)?;
-        let before = receive_next(fd)?;
-        if sys::unread(fd).map_err(CaptureError::step("SIOCINQ"))? != 0 {
-            return Ok(None);
-        }
-        let info: TcpInfo = sys::tcp(fd, libc::TCP_INFO).map_err(CaptureError::step("TCP_INFO"))?;
-        check(fd, &info)?;
+        let snd_nxt = queue_seq(fd, sys::SEND_QUEUE)?;
+        // The receive queue is left selected: what arrives from here on can be peeked.
+        let mut rcv_nxt = queue_seq(fd, sys::RECV_QUEUE)?;
         let window: RepairWindow =
             sys::tcp(fd, libc::TCP_REPAIR_WINDOW).map_err(CaptureError::step("TCP_REPAIR_WINDOW"))?;
+        let info: TcpInfo = sys::tcp(fd, libc::TCP_INFO).map_err(CaptureError::step("TCP_INFO"))?;
+        check(fd, &info)?;
         let mss: u32 = sys::tcp(fd, libc::TCP_MAXSEG).map_err(CaptureError::step("TCP_MAXSEG"))?;
         let timestamps = info.options & OPT_TIMESTAMPS != 0;
         let (client_tsval, vip_tsval) = if timestamps { self.timestamps()? } else { (0, 0) };
-        let snd_nxt = queue_seq(fd, sys::SEND_QUEUE)?;
-        // The receive queue is left selected: what arrives from here on can be peeked.
-        if receive_next(fd)? != before {
+        // Last: all that had arrived before was read from the socket, so that nothing has arrived since.
+        if sys::unread(fd).map_err(CaptureError::step("SIOCINQ"))? != 0 {
             return Ok(None);
+        }
+        // But perhaps the FIN, which is not counted there. Nothing follows it.
+        if info.state == CLOSE_WAIT {
+            rcv_nxt = next_number(fd)?;
         }
         let promised_end = window.rcv_wup.wrapping_add(window.rcv_wnd);
         let ahead = Seq::<Client>::new(promised_end);
-        let rcv_nxt = Seq::new(before);
+        let rcv_nxt = Seq::new(rcv_nxt);
         Ok(Some(CapturedConnection {
             client: ends.client,
             vip: ends.vip,
@@ -288,12 +290,12 @@ fn check(fd: BorrowedFd<'_>, info: &TcpInfo) -> Result<(), CaptureError> {
 
 fn queue_seq(fd: BorrowedFd<'_>, queue: libc::c_int) -> Result<u32, CaptureError> {
     sys::set_tcp(fd, libc::TCP_REPAIR_QUEUE, queue).map_err(CaptureError::step("TCP_REPAIR_QUEUE"))?;
-    sys::tcp(fd, libc::TCP_QUEUE_SEQ).map_err(CaptureError::step("TCP_QUEUE_SEQ"))
+    next_number(fd)
 }
 
-/// `rcv_nxt`; selects the receive queue.
-fn receive_next(fd: BorrowedFd<'_>) -> Result<u32, CaptureError> {
-    queue_seq(fd, sys::RECV_QUEUE)
+/// `snd_nxt` or `rcv_nxt`, by the queue that is selected.
+fn next_number(fd: BorrowedFd<'_>) -> Result<u32, CaptureError> {
+    sys::tcp(fd, libc::TCP_QUEUE_SEQ).map_err(CaptureError::step("TCP_QUEUE_SEQ"))
 }
 
 /// What a captured socket received after all, before it was released.
