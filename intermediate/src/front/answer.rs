@@ -40,7 +40,8 @@ pub async fn close_lingering(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     if stream.shutdown().await.is_err() {
         return;
     }
-    let mut waste = [0u8; 4096];
+    // Not in the future itself: all connections' would be larger by it.
+    let mut waste = vec![0u8; 4096];
     let mut taken = 0;
     while taken < LINGER_BYTES {
         match timeout_at(deadline, stream.read(&mut waste)).await {

@@ -268,7 +268,8 @@ impl Front {
         let busy = stop.busy();
         tokio::spawn(async move {
             let guards = (open, busy, of_source);
-            front.on_connection(accepted, &mut stop, guards, place).await;
+            // Boxed where it is made: spawning copies a future a few times.
+            Box::pin(front.on_connection(accepted, &mut stop, guards, place)).await;
         });
     }
 }
