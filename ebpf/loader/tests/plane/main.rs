@@ -73,9 +73,13 @@ fn lives_and_is_taken_over(side: Side, hook: Hook, pins: &Path) {
         plane.insert(&flow(port).key, slots[0]).unwrap();
     }
     assert!(matches!(plane.insert(&flow(999).key, 0), Err(InsertError::Full)));
-    for port in second {
-        assert!(plane.remove(&flow(port).key).unwrap());
-    }
+    // Keys that are not there stop none of the others.
+    let keys: Vec<_> = [900].into_iter().chain(second).chain([901, 902]).map(|port| flow(port).key).collect();
+    let before = plane.keys().unwrap().len();
+    plane.remove_all(&keys).unwrap();
+    plane.remove_all(&[]).unwrap();
+    let left = plane.keys().unwrap();
+    assert_eq!((left.len() + keys.len() - 3, left.iter().any(|key| keys.contains(key))), (before, false));
     assert!(plane.remove(&flow(103).key).unwrap());
     assert!(!plane.remove(&flow(103).key).unwrap());
     plane.slots().free(slots[3]);
