@@ -7,6 +7,7 @@
 
 use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
+pub use baton_shared::admission::HoldLimits;
 use baton_shared::packet::held::{HeldFacts, facts};
 use baton_shared::record::FlowKey;
 use serde::Serialize;
@@ -20,15 +21,6 @@ use tokio::sync::Notify;
 pub trait PacketSink: Send + Sync {
     /// Writes one raw IP packet, with what of it the kernel leaves to hardware.
     fn send(&self, packet: &[u8], offload: Offload) -> io::Result<()>;
-}
-
-/// How much may be held.
-#[derive(Clone, Copy, Debug)]
-pub struct HoldLimits {
-    /// Bytes per flow (`limits.hold_bytes_per_flow`).
-    pub per_flow: usize,
-    /// Bytes in all (`limits.hold_bytes`).
-    pub total: usize,
 }
 
 /// What the hold queue did, for `/metrics`.
@@ -217,9 +209,7 @@ impl Hold {
             }
             let size = packet.len();
             let total = self.bytes.load(Ordering::Relaxed);
-            let limits = self.limits.load();
-            if queue.bytes.saturating_add(size) > limits.per_flow || total.saturating_add(size) > limits.total
-            {
+            if !self.limits.load().admit(queue.bytes, total, size) {
                 self.dropped_full.fetch_add(1, Ordering::Relaxed);
             } else {
                 queue.bytes += size;

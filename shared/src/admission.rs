@@ -1,4 +1,5 @@
-//! Who gets a place when there are too few: by source, and by how long a connection has waited for its first request.
+//! Who gets a place when there are too few: by source, and by how long a connection has waited for its first request;
+//! and which packets are held.
 
 use crate::reason::CloseReason;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -164,6 +165,22 @@ impl OpenStreams {
     }
 }
 
+/// How much may be held of clients' packets while their flows are frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldLimits {
+    /// Bytes per flow (`limits.hold_bytes_per_flow`).
+    pub per_flow: usize,
+    /// Bytes in all (`limits.hold_bytes`).
+    pub total: usize,
+}
+
+impl HoldLimits {
+    /// Whether a packet of so many bytes may be held beside those of its flow, and those of all flows, that are.
+    pub const fn admit(&self, of_flow: usize, of_all: usize, packet: usize) -> bool {
+        of_flow.saturating_add(packet) <= self.per_flow && of_all.saturating_add(packet) <= self.total
+    }
+}
+
 /// Connections whose first request is awaited, oldest first. When there are too many connections these make way, in
 /// this order: who opens connections to hold them open is old before long; who has a request to make is not.
 #[derive(Debug)]
@@ -286,6 +303,24 @@ mod tests {
         let any = SourceLimits::default();
         assert!((0..1000).all(|_| sources.enter(any.source(ip("::1")), &any)));
         assert_eq!(sources.len(), 1);
+    }
+
+    #[test]
+    fn a_packet_is_held_while_neither_its_flow_nor_all_flows_hold_too_much() {
+        let limits = HoldLimits { per_flow: 100, total: 250 };
+        for (of_flow, of_all, packet, held) in [
+            (0, 0, 100, true),
+            (0, 0, 101, false),
+            (99, 99, 1, true),
+            (100, 100, 1, false),
+            (0, 249, 1, true),
+            (0, 250, 1, false),
+            (0, 250, 0, true),
+            (usize::MAX, 0, 1, false),
+            (0, usize::MAX, 1, false),
+        ] {
+            assert_eq!(limits.admit(of_flow, of_all, packet), held, "{of_flow} {of_all} {packet}");
+        }
     }
 
     #[test]

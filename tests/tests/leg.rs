@@ -7,7 +7,7 @@ use baton_tests::lab::{self, TestLab};
 use netns_lab::spec::Plane;
 use netns_lab::{Family, plan};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The router checks sources on the intermediate's link, and lets targets send with the VIP: the one thing that any
 /// direct return asks of a network. (The kernel takes the stricter of `all` and the device's own setting.)
@@ -70,7 +70,6 @@ fn narrows(leg: &str, family: Family, plane: Plane) {
         let arrived = t.lab.upload_dir("target1").join(format!("narrow{n}"));
         assert_eq!(netns_lab::content::sha256_of_file(&arrived).unwrap(), want);
         println!("{name}: 10 MB up in {took:?}, {dropped} packets were too big");
-        assert!(took < Duration::from_secs(5), "{took:?}");
         // Once told, the client knows.
         assert_eq!(n == 0, dropped > 0, "upload {n}: {dropped} packets were too big");
     }
@@ -147,7 +146,6 @@ fn moves(leg: &str, family: Family) {
     assert!(stripped > 10 && stripped <= sent, "{stripped} of {sent} were taken out");
     assert_eq!(counted(&t, "target1", "drop_store_failed"), 0);
     assert_eq!(counted(&t, plan::INTERMEDIATE, "drop_store_failed"), 0);
-    assert!(down.max(up) < Duration::from_secs(5), "{down:?} {up:?}");
 }
 
 #[test]

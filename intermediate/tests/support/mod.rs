@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use baton_shared::admission::SourceLimits;
 use baton_shared::http::Tunnels;
 use baton_shared::pace::MinRate;
+use baton_shared::reason::CloseReason;
 use baton_shared::route::{KeepAlive, Mode, PoolId, Route, RouteTable};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -137,6 +138,17 @@ impl Bed {
         let control = StopControl::default();
         tokio::spawn(Arc::clone(&front).run(listener, vip, control.stop()));
         Bed { front, vip, control }
+    }
+
+    /// Waits until this many connections were closed for a reason: the client may see it before it is counted.
+    pub async fn closed_becomes(&self, reason: CloseReason, count: u64) {
+        let counted = async {
+            while self.front.metrics.closed(reason) < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(10), counted).await;
+        assert_eq!(self.front.metrics.closed(reason), count, "closed for {}", reason.name());
     }
 
     pub async fn client(&self) -> Client {

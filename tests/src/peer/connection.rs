@@ -1,6 +1,7 @@
 //! One connection of the peer, segment by segment.
 
 use super::device::Host;
+use super::fragments;
 use super::watch::{Watch, before};
 use super::wire::{Options, Packet, Segment, Shown, flag};
 use std::net::SocketAddr;
@@ -213,6 +214,21 @@ impl Peer {
         let header = if self.to.is_ipv4() { 20 } else { 40 };
         *packet.get_mut(header + 16).unwrap() ^= 1;
         self.host.send(&packet);
+    }
+
+    /// Sends a segment in IP fragments of `piece` bytes, a multiple of eight.
+    pub fn fragments(&mut self, segment: &Segment, piece: usize, last_first: bool) {
+        self.note('/', &Shown(segment));
+        self.watch.sent(segment);
+        // One identification for each packet, as the sequence number has one.
+        let [.., high, low] = self.clock.to_be_bytes();
+        self.clock = self.clock.wrapping_add(1);
+        let id = u16::from_be_bytes([high, low]);
+        let mut pieces = fragments::cut(&segment.packet(self.from, self.to), piece, id);
+        if last_first {
+            pieces.reverse();
+        }
+        pieces.iter().for_each(|piece| self.host.send(piece));
     }
 
     /// Sends an acknowledgement.

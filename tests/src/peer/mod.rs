@@ -8,6 +8,7 @@
 mod called;
 mod connection;
 mod device;
+mod fragments;
 mod sys;
 pub mod watch;
 mod wire;

@@ -7,25 +7,7 @@ use etherparse::{
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Flag bits of the TCP header's 14th byte (RFC 9293, section 3.1; ECE and CWR: RFC 3168).
-pub mod flag {
-    /// No more data from the sender.
-    pub const FIN: u8 = 0x01;
-    /// Synchronise sequence numbers.
-    pub const SYN: u8 = 0x02;
-    /// Reset.
-    pub const RST: u8 = 0x04;
-    /// Push.
-    pub const PSH: u8 = 0x08;
-    /// The acknowledgement number counts.
-    pub const ACK: u8 = 0x10;
-    /// The urgent pointer counts.
-    pub const URG: u8 = 0x20;
-    /// Congestion was experienced.
-    pub const ECE: u8 = 0x40;
-    /// The congestion window was reduced.
-    pub const CWR: u8 = 0x80;
-}
+pub use baton_shared::state::replay::flag;
 
 /// Time to live, or hop limit, of what is sent.
 const HOPS: u8 = 64;

@@ -17,6 +17,7 @@ mod closing;
 mod cookies;
 mod fastopen;
 mod feeding;
+mod fragments;
 mod freeze;
 mod options;
 mod place;
@@ -47,6 +48,7 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("refused", &[], refused::ALONE),
     ("after", after::ROWS, &[]),
     ("blind", blind::ROWS, &[]),
+    ("fragments", fragments::ROWS, fragments::ALONE),
     ("closing", closing::ROWS, &[]),
     ("urgent", urgent::ROWS, &[]),
     ("windows", windows::ROWS, windows::ALONE),
@@ -72,7 +74,7 @@ fn while_the_connection_is_frozen() {
 
 #[test]
 fn in_use() {
-    play_in("tcpuse", |s| s, &["after", "blind"]);
+    play_in("tcpuse", |s| s, &["after", "blind", "fragments"]);
 }
 
 #[test]

@@ -208,19 +208,21 @@ async fn handoffs_behind_a_peer_that_does_not_read_are_known_not_to_be_delivered
     assert!(matches!(next(&mut dialled.events).await, ChannelEvent::Up { .. }));
     let mut sent = 0;
     let mut busy = false;
-    for n in 0..200 {
-        match dialled.client.send(handoff(n, 200_000)) {
-            Ok(()) => sent += 1,
-            Err(e) => {
-                assert_eq!(e, SendError::Busy);
-                busy = true;
-                break;
+    // Until the silence is noticed; by then all buffers on the way are full.
+    let down = loop {
+        let refused = loop {
+            match dialled.client.send(handoff(sent, 200_000)) {
+                Ok(()) => sent += 1,
+                Err(e) => break e,
             }
+        };
+        busy |= refused == SendError::Busy;
+        if let Ok(event) = tokio::time::timeout(Duration::from_millis(2), dialled.events.recv()).await {
+            break event.expect("events go on");
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    };
     assert!(busy, "the queue is bounded");
-    let ChannelEvent::Down { reason, undelivered } = next(&mut dialled.events).await else { panic!() };
+    let ChannelEvent::Down { reason, undelivered } = down else { panic!() };
     assert!(reason.contains("silent"), "{reason}");
     let undelivered: Vec<u64> = undelivered.iter().map(|f| f.flow_id).collect();
     let first = *undelivered.first().expect("some were never written");

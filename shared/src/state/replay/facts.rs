@@ -7,16 +7,12 @@ use crate::seq::{Client, Seq, Server};
 
 /// Control bits of the TCP header's 14th byte (RFC 9293, section 3.1).
 pub mod flag {
-    /// No more data from the sender.
-    pub const FIN: u8 = 0x01;
-    /// Synchronise sequence numbers.
-    pub const SYN: u8 = 0x02;
-    /// Reset.
-    pub const RST: u8 = 0x04;
+    pub use crate::wire::{ACK, FIN, RST, SYN};
+
     /// Push.
     pub const PSH: u8 = 0x08;
-    /// The acknowledgement number counts.
-    pub const ACK: u8 = 0x10;
+    /// The urgent pointer counts.
+    pub const URG: u8 = 0x20;
     /// ECN echo (RFC 3168, section 6.1).
     pub const ECE: u8 = 0x40;
     /// Congestion window reduced (RFC 3168, section 6.1).

@@ -1,0 +1,100 @@
+//! A client's packets in IP fragments, before the migration and after it: put together, or dropped and counted; never
+//! anything else.
+
+use crate::place::{Place, Row};
+use crate::rows;
+use baton_tests::peer::{PATIENCE, Peer, Segment, Start, request};
+use netns_lab::plan::INTERMEDIATE;
+
+pub(crate) const ROWS: &[Row] = rows![first_request_in_fragments];
+
+/// They count what is dropped, so that no other row may send fragments meanwhile.
+pub(crate) const ALONE: &[Row] = rows![
+    later_request_in_fragments,
+    later_request_in_fragments_last_first,
+    body_in_fragments,
+    fragments_with_other_bytes,
+];
+
+/// Bytes of a fragment: the TCP header is in the first one whole.
+const PIECE: usize = 256;
+
+fn dropped(place: &Place) -> u64 {
+    place.t.metric(INTERMEDIATE, "baton_packets_total{reason=\"drop_fragment\"}")
+}
+
+/// Sends a segment of a migrated connection in fragments; they are dropped where ports are, which is once, counted, and
+/// not answered.
+fn lost(place: &Place, peer: &mut Peer, segment: &Segment, last_first: bool) {
+    let before = dropped(place);
+    peer.settle();
+    peer.fragments(segment, PIECE, last_first);
+    place.t.eventually("the fragment is counted", PATIENCE, |_| dropped(place) == before + 1);
+}
+
+/// A request that is some fragments long.
+fn long_request(path: &str) -> Vec<u8> {
+    request(path).replace("\r\n\r\n", &format!("\r\nX-Long: {}\r\n\r\n", "x".repeat(1000))).into_bytes()
+}
+
+fn first_request_in_fragments(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let segment = peer.data_segment(&long_request("/10k"));
+    peer.fragments(&segment, PIECE, false);
+    place.expect_file(&mut peer, "10k");
+    place.expect_migrated(&peer);
+    place.fetch(&mut peer, "1k");
+    place.close(&mut peer);
+}
+
+fn later_request(place: &Place, last_first: bool) {
+    let mut peer = place.open(&Start::default());
+    place.fetch(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    let segment = peer.data_segment(&long_request("/10k"));
+    lost(place, &mut peer, &segment, last_first);
+    // As a client does that hears nothing.
+    peer.send(&segment);
+    place.expect_file(&mut peer, "10k");
+    place.close(&mut peer);
+}
+
+fn later_request_in_fragments(place: &Place) {
+    later_request(place, false);
+}
+
+fn later_request_in_fragments_last_first(place: &Place) {
+    later_request(place, true);
+}
+
+fn body_in_fragments(place: &Place) {
+    let body: Vec<u8> = (0..4000u32).map(|n| (n % 251) as u8).collect();
+    let name = format!("fragments{}", u8::from(place.vip().is_ipv6()));
+    let mut peer = place.open(&Start::default());
+    let head = format!("PUT /upload/{name} HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
+    peer.data(&[head.as_bytes(), &body[..1000]].concat());
+    place.expect_migrated(&peer);
+    for piece in body[1000..].chunks(1000) {
+        let segment = peer.data_segment(piece);
+        lost(place, &mut peer, &segment, false);
+        peer.send(&segment);
+        peer.wait_acknowledged();
+    }
+    assert_eq!(peer.response().0, 201);
+    assert_eq!(std::fs::read(place.t.lab.upload_dir("target1").join(name)).unwrap(), body);
+    place.close(&mut peer);
+}
+
+/// Whoever cuts a packet so that its pieces contradict one another (RFC 5722) gets none of them through.
+fn fragments_with_other_bytes(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    place.fetch(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    let segment = peer.data_segment(&long_request("/10k"));
+    let other = Segment { payload: long_request("/1k"), ..segment.clone() };
+    lost(place, &mut peer, &other, true);
+    lost(place, &mut peer, &segment, false);
+    peer.send(&segment);
+    place.expect_file(&mut peer, "10k");
+    place.close(&mut peer);
+}
