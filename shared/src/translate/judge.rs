@@ -83,7 +83,7 @@ pub fn judge_ingress(
             } else if length != 0 && is_draining(record) {
                 patch.account.diverted = length;
                 return Verdict::new(Action::Divert, PacketCounter::Diverted);
-            } else if matches!(state, FlowState::Committed) && starts_later(record, segment, length) {
+            } else if matches!(state, FlowState::Committed) && starts_later(record, segment) {
                 patch.account.diverted = length;
                 return Verdict::new(Action::Divert, PacketCounter::LaterRequest);
             }
@@ -123,14 +123,15 @@ pub const fn exceeds_leg(record: &FlowRecord, segment: &Segment) -> bool {
         && (segment.may_fragment == 0 || record.flags & (FLAG_LEG_IPIP | FLAG_LEG_UDP) != 0)
 }
 
-/// Whether data or FIN of a tracked flow reaches beyond the request under way. A reset is the server's, whatever it
-/// carries: it ends the flow and starts nothing.
+/// Whether data of a tracked flow reaches beyond the request under way, or a FIN behind such data does. A FIN that follows
+/// the request at once is its server's to know, and starts nothing. A reset is the server's, whatever it carries: it ends
+/// the flow.
 #[inline(always)]
-fn starts_later(record: &FlowRecord, segment: &Segment, length: u32) -> bool {
+fn starts_later(record: &FlowRecord, segment: &Segment) -> bool {
     record.flags & FLAG_TRACKED != 0
-        && length != 0
+        && segment.held_length() != 0
         && !segment.has(RST)
-        && before(record.read_from, segment.seq.wrapping_add(length))
+        && before(record.read_from, segment.seq.wrapping_add(segment.payload))
 }
 
 /// On the target's egress: a packet from the server's kernel to the client.

@@ -326,12 +326,21 @@ fn tracked_entries(add: &mut Add<'_>) {
     add("tracked: the last byte of the request under way", Ingress, &[C::Translated], &|r, _| inside(r));
     let beyond = ends_at(1099);
     add("tracked: a segment over the end of the request", Ingress, &[C::LaterRequest], &|r, _| beyond(r));
-    add("tracked: a FIN behind the request counts one", Ingress, &[C::LaterRequest], &|r, f| {
+    add("tracked: a FIN with the request's last byte", Ingress, &[C::Translated], &|r, f| {
         inside(r);
         f.tcp.fin = true;
     });
-    add("tracked: a bare FIN behind the request", Ingress, &[C::LaterRequest], &|r, f| {
+    add("tracked: a FIN with data behind the request counts one", Ingress, &[C::LaterRequest], &|r, f| {
+        beyond(r);
+        f.tcp.fin = true;
+    });
+    add("tracked: a bare FIN at once behind the request", Ingress, &[C::Translated], &|r, f| {
         ends_at(1000)(r);
+        f.payload.clear();
+        f.tcp.fin = true;
+    });
+    add("tracked: a bare FIN behind what is to be read", Ingress, &[C::LaterRequest], &|r, f| {
+        ends_at(999)(r);
         f.payload.clear();
         f.tcp.fin = true;
     });
