@@ -47,6 +47,12 @@ impl Responses {
         self.stream.standing()
     }
 
+    /// Whether nothing is under way: what comes next is the first of another response, and only a recall wants it read
+    /// soon. In mid-response it is to be read at once, so that content need not be copied.
+    pub fn may_wait(&self) -> bool {
+        matches!(self.stream.standing(), Standing::Between { .. })
+    }
+
     /// A packet of the server was copied: again, or out of order, as it may be.
     pub fn on_copy(&mut self, seq: Seq<Server>, payload: &[u8]) {
         if self.is_settled() {

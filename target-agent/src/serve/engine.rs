@@ -24,6 +24,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// How often handoffs under way are looked at, if no packet does it.
 const HANDOFF_TICK: Duration = Duration::from_millis(2);
+/// For how long copies of small responses gather in the TUN before they are read: one wakeup for many of them.
+const REST: Duration = Duration::from_millis(1);
 /// How often flows are looked at for their end.
 const AGEING_TICK: Duration = Duration::from_millis(50);
 /// For so long after a start that found no records of the run before, ns, it is not known what that one fed: longer
@@ -82,6 +84,8 @@ pub(crate) struct Engine {
     waiting: Arc<Notify>,
     /// Flows whose response is to be timed have come.
     ticks_wanted: bool,
+    /// All that was read from the TUN lately were copies of whole responses.
+    pub(crate) may_rest: bool,
 }
 
 /// Sees to what the TUN and the clock bring, until `stop` is done.
@@ -97,13 +101,16 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
     let timer = sleep_until(age_at);
     tokio::pin!(timer);
     let mut ticks = false;
+    let mut rest_until = None;
     loop {
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
-            received = tun.recv(&mut buffer) => {
+            received = tun.recv(&mut buffer), if rest_until.is_none() => {
                 let length = received?;
-                lock().on_packets(buffer.get(..length).unwrap_or_default());
+                if lock().on_packets(buffer.get(..length).unwrap_or_default()) {
+                    rest_until = Some(Instant::now() + REST);
+                }
             }
             () = &mut timer => {}
             () = waiting.notified() => {}
@@ -124,11 +131,15 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
             }
         }
         ticks |= std::mem::take(&mut engine.ticks_wanted);
-        let wake = match (engine.active.is_empty() && engine.recalls.is_empty(), ticks) {
-            (false, _) => age_at.min(now + HANDOFF_TICK),
-            (true, true) => age_at.min(now + RESPONSE_TICK),
-            (true, false) => age_at,
+        if engine.is_awaited() || rest_until.is_some_and(|until| until <= now) {
+            rest_until = None;
+        }
+        let wake = match (engine.is_awaited(), ticks) {
+            (true, _) => age_at.min(now + HANDOFF_TICK),
+            (false, true) => age_at.min(now + RESPONSE_TICK),
+            (false, false) => age_at,
         };
+        let wake = rest_until.map_or(wake, |until| wake.min(until));
         // Put off only when it has passed or must come earlier: resetting a timer costs a little.
         if now >= timer.deadline() || wake < timer.deadline() {
             timer.as_mut().reset(wake);
@@ -163,6 +174,7 @@ impl Engine {
             buffer: vec![0; PACKET_BYTES].into_boxed_slice(),
             waiting: Arc::default(),
             ticks_wanted: false,
+            may_rest: false,
         }
     }
 
@@ -193,9 +205,14 @@ impl Engine {
                 self.on_message(table, session, peer, message);
             }
         }
-        if !self.active.is_empty() || !self.recalls.is_empty() {
+        if self.is_awaited() {
             self.waiting.notify_one();
         }
+    }
+
+    /// Whether a handoff or a recall waits for what the TUN brings.
+    fn is_awaited(&self) -> bool {
+        !self.active.is_empty() || !self.recalls.is_empty()
     }
 
     /// A response is to be timed, and none was before: [`run`] must look sooner.
@@ -343,12 +360,16 @@ impl Engine {
         self.buffer = buffer;
     }
 
-    /// A packet came by the TUN; there may be more.
-    fn on_packets(&mut self, packet: &[u8]) {
+    /// A packet came by the TUN; there may be more. Whether what comes next may wait a little.
+    fn on_packets(&mut self, packet: &[u8]) -> bool {
         let table = Arc::clone(&self.shared.table);
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        self.may_rest = true;
         self.on_packet(&mut table, packet);
-        self.drain_tun(&mut table, false);
+        // Copies have gathered, or a handoff waits for more.
+        let copies = self.may_rest;
+        self.drain_tun(&mut table, copies);
+        self.may_rest && !self.is_awaited()
     }
 
     /// A packet of the server's kernel: diverted in mid-handshake, or a copy with a part of a response.
@@ -359,6 +380,7 @@ impl Engine {
         if followed && !payload.is_empty() {
             self.on_copy(table, slot, reply.seq, payload);
         } else {
+            self.may_rest = false;
             self.on_reply(table, slot, &reply);
         }
     }

@@ -32,6 +32,7 @@ impl Engine {
         let Some(flow) = table.get_mut(slot) else { return };
         let Some(responses) = flow.responses.as_mut() else { return };
         responses.on_copy(seq, payload);
+        self.may_rest &= responses.may_wait();
         let slots = self.shared.plane.slots();
         slots.set_read_from(slot, responses.read_from().raw());
         if responses.is_settled() {
