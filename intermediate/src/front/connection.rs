@@ -16,6 +16,7 @@ use crate::trace::trace_ids;
 use baton_shared::http::{Edits, GateRule, Origin, RequestHead, Tunnel, UPGRADE_LINES, canonical};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
+use baton_shared::state::behind::Behind;
 use baton_shared::state::later::body_length;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -82,12 +83,6 @@ pub(super) fn as_the_server_sees_it(
         edits.remove.extend(UPGRADE_LINES.map(str::to_owned));
     }
     canonical(bytes, head, &edits, close)
-}
-
-/// The length of its body if a request's connection is read on behind it; one whose end is not known is the
-/// connection's last.
-fn following(decision: &Decision, head: &RequestHead) -> Option<u64> {
-    body_length(head).filter(|_| decision.keepalive == KeepAlive::Tracked)
 }
 
 impl Front {
@@ -180,16 +175,13 @@ impl Front {
         let peer = accepted.peer();
         let lines = HeadLines::new(&bytes, &head);
         let facts = RequestFacts::of_head(peer.listener, &head, &bytes, &lines);
-        // Behind a request that is the connection's last nothing is for its server.
-        let pipelined = decision.keepalive != KeepAlive::Pinned
-            && following(&decision, &head).is_none()
-            && head.is_followed(&bytes);
+        let behind = Behind::of(&head, decision.keepalive, decision.tunnel);
         let chosen = head.migration().and_then(|()| match probed {
             Some(target) => self.choose_probed(target, &peer),
             None => self.choose(&decision, &peer, facts),
         });
-        let chosen =
-            chosen.and_then(|chosen| if pipelined { Err(ProxyReason::Pipelined) } else { Ok(chosen) });
+        let cut = behind.is_cut(&head, &bytes);
+        let chosen = chosen.and_then(|chosen| if cut { Err(ProxyReason::Pipelined) } else { Ok(chosen) });
         let site = Arc::clone(&accepted.site);
         let (stream, bytes, entry) = match chosen {
             Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
@@ -199,13 +191,13 @@ impl Front {
                     let asked = accepted.asked(Some(RequestText::of_head(&head, &bytes)));
                     (asked, decision.placed())
                 });
-                let body = following(&decision, &head);
-                let close = decision.keepalive != KeepAlive::Pinned && body.is_none();
                 let asker = Asker { client: peer.client, listener: peer.listener };
-                let mut request = as_the_server_sees_it(asker, &decision, &bytes, &head, close);
+                let mut request = as_the_server_sees_it(asker, &decision, &bytes, &head, behind.closes());
+                let body = body_length(&head).filter(|_| behind.is_watched());
                 let tracked = body.map(|body| TrackedCandidate {
                     length: body.saturating_add(u64::try_from(request.len()).unwrap_or(u64::MAX)),
                     head: bytes.get(head.method.clone()) == Some(b"HEAD"),
+                    last: behind == Behind::Nothing,
                 });
                 request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
                 // The proxy makes its own changes: it gets the request as it came.

@@ -23,7 +23,7 @@ pub struct Candidate {
     /// The bytes to feed to the server: the head as the server shall see it and the body bytes read so far.
     /// What the freeze drains from the socket is appended.
     pub request: Vec<u8>,
-    /// If later requests on the connection are to be read.
+    /// If what follows the request on the connection is not its server's.
     pub tracked: Option<TrackedCandidate>,
     /// Method and path, for the record of migrations; the migrator does not read it.
     pub request_line: String,
@@ -44,6 +44,8 @@ pub struct TrackedCandidate {
     pub length: u64,
     /// The method is HEAD.
     pub head: bool,
+    /// Nothing may follow it: the server closes, and gets no more.
+    pub last: bool,
 }
 
 /// How a migration came out.

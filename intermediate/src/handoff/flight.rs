@@ -30,6 +30,8 @@ pub(super) struct TrackedFlight {
     pub(super) end: Seq<Client>,
     /// What had been received behind it.
     pub(super) extra: Vec<u8>,
+    /// That, and all that follows, is nobody's.
+    pub(super) last: bool,
 }
 
 impl TrackedFlight {

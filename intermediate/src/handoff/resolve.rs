@@ -14,7 +14,7 @@ use baton_daemon::tun::Offload;
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Message, MigratedAnswer};
 use baton_shared::reason::{ProxyReason, Refusal};
-use baton_shared::record::{FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
+use baton_shared::record::{FLAG_LAST, FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -178,11 +178,12 @@ impl Migrator {
         target: TargetId,
     ) -> Duration {
         let mut lap = Lap::new();
+        let last = tracked.last;
         let (later, packets) = tracked.later(captured, late, self.settings().hold.per_flow);
-        record.flags |= FLAG_TRACKED;
+        record.flags |= if last { FLAG_TRACKED | FLAG_LAST } else { FLAG_TRACKED };
         record.read_from = later.end().raw();
         record.ack_floor = captured.options.to_word();
-        if later.owes() {
+        if later.owes() && !last {
             record.flags |= FLAG_OWED;
         }
         let place = &flight.place;
@@ -193,6 +194,7 @@ impl Migrator {
             target,
             connection: captured,
             later,
+            last,
         }));
         let mut state = flow.lock();
         // Before the record is in force: what is diverted by it must find who reads it.

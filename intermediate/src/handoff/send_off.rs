@@ -75,7 +75,8 @@ impl Migrator {
             server,
             connection,
             acknowledged: captured.connection.rcv_nxt,
-            tracked: tracked.map(|tracked| TrackedRequest { head: tracked.head }),
+            // Where the last response ends its server says by closing.
+            tracked: tracked.filter(|t| !t.last).map(|tracked| TrackedRequest { head: tracked.head }),
             // Kept here too: if the agent refuses, it is proxied.
             request: request.clone(),
         }));
@@ -155,10 +156,11 @@ fn follow(
     let end = received.minus(u32::try_from(extra.len()).unwrap_or(0));
     let missing = u32::try_from(length.saturating_sub(here)).unwrap_or(u32::MAX);
     if !extra.is_empty() {
-        connection.rcv_nxt = end;
-        connection.client_fin = false;
+        // The end of what nobody gets is the server's to know; that of a later request is given along with it.
+        connection.client_fin &= tracked.last;
+        connection.rcv_nxt = end.plus(u32::from(connection.client_fin));
     }
-    TrackedFlight { end: end.plus(missing), extra }
+    TrackedFlight { end: end.plus(missing), extra, last: tracked.last }
 }
 
 fn proxy_reason(error: &BeginError) -> ProxyReason {

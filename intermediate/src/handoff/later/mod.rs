@@ -107,7 +107,7 @@ pub struct LaterCounts {
     pub returned: AtomicU64,
     /// Connections that were to leave their target, whose agent could not give them back: they stayed.
     pub bound: AtomicU64,
-    /// Connections whose later bytes were dropped, since the server had closed.
+    /// Connections whose later bytes were dropped, since the server had closed or was told to.
     pub closed: AtomicU64,
     /// Recalls that were refused, by reason.
     pub refused: Arc<ReasonCounters<Refusal>>,

@@ -9,7 +9,7 @@ use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::FlowRef;
 use baton_shared::http::RequestHead;
 use baton_shared::packet::held::HeldFacts;
-use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::record::{FLAG_LAST, FlowKey, FlowRecord};
 use baton_shared::seq::{Client, Seq, before};
 use baton_shared::state::later::{Later, LaterRequests, request_length};
 use std::collections::VecDeque;
@@ -58,6 +58,10 @@ pub(in crate::handoff) struct State {
     pub(super) flow: FlowRef,
     pub(super) target: TargetId,
     pub(super) phase: Phase,
+    /// No request may follow the one under way.
+    pub(super) last: bool,
+    /// Something was dropped that no server shall have.
+    dropped: bool,
     /// Requests the server was given since the last handoff.
     pub(super) requests: u32,
     /// Requests on the connection, the first included.
@@ -126,6 +130,8 @@ pub(in crate::handoff) struct Started<'a> {
     pub(in crate::handoff) target: TargetId,
     pub(in crate::handoff) connection: &'a CapturedConnection,
     pub(in crate::handoff) later: LaterRequests,
+    /// No request may follow.
+    pub(in crate::handoff) last: bool,
 }
 
 impl LaterFlow {
@@ -136,6 +142,8 @@ impl LaterFlow {
             flow: started.flow,
             target: started.target,
             phase: Phase::Turning,
+            last: started.last,
+            dropped: false,
             requests: 1,
             all_requests: 1,
             bound: false,
@@ -161,10 +169,13 @@ impl LaterFlow {
 
     /// A flow of an earlier run: what its client says of itself will be known by its next packet.
     pub(crate) fn taken_over(record: &FlowRecord, slot: u32, target: Option<TargetId>) -> Self {
+        let last = record.flags & FLAG_LAST != 0;
         let state = State {
             flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
             target: target.unwrap_or(NOBODY),
-            phase: Phase::Following,
+            phase: if last { Phase::Dropping } else { Phase::Following },
+            last,
+            dropped: false,
             requests: record.requests,
             all_requests: record.requests,
             bound: false,
@@ -250,25 +261,44 @@ impl Migrator {
         if facts.rst || held.length() == 0 || !end.before(held.end()) {
             return self.hold.write_back(packet, offload);
         }
-        if state.phase == Phase::Dropping {
-            self.forward_fin(flow, state, &held);
-            return self.drop_held(flow, &held);
-        }
         if !held.seq.before(end) {
-            return self.keep(flow, state, held, facts.payload);
+            return self.take_beyond(flow, state, held, facts.payload);
         }
-        // Sent again: its front is a part of the request under way, which its server may lack.
+        // Its front is a part of the request under way, which its server may lack.
         match divide(&held, end, None) {
             Some((front, rest)) => {
                 front.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
                 for held in rest {
                     let bytes = held.bytes.clone();
                     let payload = baton_shared::packet::held::facts(&bytes).map_or(&[][..], |f| f.payload);
-                    self.keep(flow, state, held, payload);
+                    self.take_beyond(flow, state, held, payload);
                 }
             }
             None => self.drop_held(flow, &held),
         }
+    }
+
+    /// A packet, or part of one, that lies behind the request under way.
+    fn take_beyond(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8]) {
+        if state.phase == Phase::Dropping {
+            self.forward_fin(flow, state, &held);
+            self.drop_of_last(state, held.payload);
+            return self.drop_held(flow, &held);
+        }
+        self.keep(flow, state, held, payload);
+    }
+
+    /// Counts a connection of which bytes behind its last request are dropped, once.
+    fn drop_of_last(&self, state: &mut State, bytes: u32) {
+        if state.last && bytes != 0 && !std::mem::replace(&mut state.dropped, true) {
+            Self::count(&self.laters.counts.closed);
+        }
+    }
+
+    /// What had been received behind the request that was given away, if it is the last, is dropped.
+    pub(super) fn begin_following(&self, state: &mut State) {
+        state.phase = if state.last { Phase::Dropping } else { Phase::Following };
+        self.drop_of_last(state, u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
     }
 
     /// Keeps a packet that lies behind the request under way, if it is not there already and there is room.

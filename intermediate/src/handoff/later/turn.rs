@@ -370,7 +370,7 @@ impl Migrator {
         state: &mut State,
         held: &Arc<HeldFlow>,
     ) {
-        state.phase = Phase::Following;
+        self.begin_following(state);
         let end = state.later.end();
         self.pass_to(flow, state, end);
         for (packet, offload) in self.hold.take(held) {
