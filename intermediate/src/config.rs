@@ -269,10 +269,8 @@ impl Config {
         }
         out.push('\n');
         let routes = self.routes();
-        for (n, l) in self.listener.iter().enumerate() {
-            let keepalive = l.keepalive.as_ref().map(|k| *k.get_ref());
-            let keepalive = keepalive.unwrap_or_else(|| self.default_keepalive(n, &routes));
-            let what = match (l.protocol(), l.mode(), keepalive) {
+        for l in &self.listener {
+            let what = match (l.protocol(), l.mode(), l.keepalive()) {
                 (Protocol::Https, _, _) => "ends TLS and proxies all requests",
                 (Protocol::Tls, Mode::Migrate, _) => {
                     "gives TLS connections to targets, by the name they ask for"
@@ -280,7 +278,9 @@ impl Config {
                 (Protocol::Tcp, Mode::Migrate, _) => "gives connections to targets at their first bytes",
                 (Protocol::Tls | Protocol::Tcp, Mode::Proxy, _) => "relays all connections",
                 (_, Mode::Proxy, _) => "proxies all requests",
-                (_, _, KeepAlive::Pinned) => "gives connections to targets, with all their requests",
+                (_, _, KeepAlive::Pinned) => {
+                    "gives connections to targets, with all their requests, which nobody reads"
+                }
                 (_, _, KeepAlive::Single) => {
                     "gives connections to targets, which close them after one request"
                 }

@@ -127,7 +127,7 @@ impl Site {
         };
         let routes = config.routes();
         Site {
-            listeners: config.site_listeners(&routes),
+            listeners: config.site_listeners(),
             pools: pools(config, &all).into_iter().map(same).collect(),
             table: RouteTable::new(routes),
             limits: config.front_limits(),
@@ -216,21 +216,18 @@ fn pools(config: &Config, targets: &[Arc<Target>]) -> Vec<Pool> {
 }
 
 impl Config {
-    fn site_listeners(&self, routes: &[Route]) -> Vec<SiteListener> {
-        let listener = |(n, entry): (usize, &crate::config::Listener)| SiteListener {
+    fn site_listeners(&self) -> Vec<SiteListener> {
+        let listener = |entry: &crate::config::Listener| SiteListener {
             name: entry.name(),
             vip: *entry.vip.get_ref(),
             protocol: entry.protocol(),
-            keepalive: entry
-                .keepalive
-                .as_ref()
-                .map_or_else(|| self.default_keepalive(n, routes), |k| *k.get_ref()),
+            keepalive: entry.keepalive(),
             mode: entry.mode(),
             pool: self.default_pool(entry),
             tunnels: entry.tunnels(),
             times: entry.times(),
             tls: entry.server_config(),
         };
-        self.listener.iter().enumerate().map(listener).collect()
+        self.listener.iter().map(listener).collect()
     }
 }

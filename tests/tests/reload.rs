@@ -63,27 +63,43 @@ fn served_by(response: &Response) -> &str {
     response.header("x-served-by").unwrap_or_default()
 }
 
-#[test]
-fn a_reload_changes_routes_for_new_requests_and_not_for_connections_under_way() {
-    let Some(t) = site("reload") else { return };
-    assert_eq!(served_by(&t.get("/10k").unwrap()), "target1");
-    // Under way, pinned: nothing differed by request when it began.
-    let mut pinned = t.client(|| {
+/// A connection that a target has by now.
+fn kept(t: &TestLab) -> Connection {
+    t.client(|| {
         let mut connection = Connection::open(VIP).unwrap();
         connection.get("/1k").unwrap();
         connection.response().unwrap();
         connection
-    });
+    })
+}
+
+#[test]
+fn a_reload_changes_routes_for_requests_to_come_and_pinned_connections_stay() {
+    let Some(t) = site("reload") else { return };
+    let applied =
+        |said: (u16, Value)| assert_eq!((said.0, &said.1["needs_restart"]), (200, &serde_json::json!([])));
+    let vip = format!("vip = \"{VIP}\"\n");
+    write(&t, |text| text.replacen(&vip, &format!("{vip}keepalive = \"pinned\"\n"), 1));
+    applied(reload(&t));
+    assert_eq!(served_by(&t.get("/10k").unwrap()), "target1");
+    let pinned = kept(&t);
+    // Where requests differ nothing may be pinned.
     write(&t, |text| text + ROUTE);
-    let (status, said) = reload(&t);
-    assert_eq!((status, &said["needs_restart"]), (200, &serde_json::json!([])), "{said}");
+    assert_eq!(reload(&t).0, 422);
+    write(&t, |text| text.replacen("keepalive = \"pinned\"\n", "", 1).replacen(ROUTE, "", 1));
+    applied(reload(&t));
+    let tracked = kept(&t);
+    write(&t, |text| text + ROUTE);
+    applied(reload(&t));
     assert_eq!(served_by(&t.get("/10k").unwrap()), "target2");
     assert_eq!(served_by(&t.get("/1k").unwrap()), "target1");
-    let still = t.client(move || {
-        pinned.get("/10k").unwrap();
-        pinned.response().unwrap()
-    });
-    assert_eq!((still.status, served_by(&still)), (200, "target1"), "as it began");
+    for (mut connection, target, what) in
+        [(pinned, "target1", "as it began"), (tracked, "target2", "as it is now")]
+    {
+        connection.get("/10k").unwrap();
+        let response = connection.response().unwrap();
+        assert_eq!((response.status, served_by(&response)), (200, target), "{what}");
+    }
 }
 
 #[test]
@@ -177,7 +193,8 @@ fn listeners_and_targets_come_and_go_and_connections_go_on() {
         migrated.get("/100k").unwrap();
         (connection.response().unwrap(), migrated.response().unwrap())
     });
-    assert_eq!((proxied.status, served_by(&still)), (200, "target1"));
+    // No pool has target1 any more: the connection goes on, its next request is another's.
+    assert_eq!((proxied.status, still.status, served_by(&still)), (200, 200, "target2"));
     assert!(at(&t, 81, "/1k").is_err(), "nobody listens there any more");
     assert_eq!(served_by(&t.get("/1k").unwrap()), "target2");
     let views = t.admin(INTERMEDIATE, "/v1/targets");

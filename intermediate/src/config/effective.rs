@@ -3,6 +3,7 @@
 use super::listener::Protocol;
 use super::pool::{DEFAULT_POOL, PoolEntry, PoolTarget};
 use super::{Config, Spanned};
+use baton_shared::route::KeepAlive;
 
 fn said<T>(value: T) -> Spanned<T> {
     Spanned::new(0..0, value)
@@ -38,7 +39,7 @@ impl Config {
             listener.mode = Some(said(listener.mode()));
             listener.pool = pool.map(said);
             if listener.keepalive.is_none() && listener.protocol().is_http() {
-                listener.keepalive = Some(said(self.default_keepalive(n, &routes)));
+                listener.keepalive = Some(said(KeepAlive::default()));
             }
         }
         for (entry, route) in config.route.iter_mut().zip(&routes) {

@@ -1,7 +1,7 @@
 //! Which `keepalive` a listener's requests can have.
 //!
-//! With `pinned` only a connection's first request is routed: all that follow go where it went. So it is allowed only
-//! where that can be proved to make no difference.
+//! With `pinned` only a connection's first request is read: all that follow go, unjudged, where it went. So it is never
+//! the default, and allowed only where that can be proved to make no difference to where requests go.
 
 use super::Config;
 use super::listener::Listener;
@@ -56,11 +56,6 @@ impl Config {
             Some(pool) => self.pool_names().iter().position(|name| name == pool.get_ref()).map(PoolId),
             None => (!self.has_pools()).then_some(PoolId(0)),
         }
-    }
-
-    /// What a listener's requests have if neither it nor the route says anything.
-    pub(crate) fn default_keepalive(&self, listener: usize, routes: &[Route]) -> KeepAlive {
-        if self.pinned_is_safe(listener, routes).is_ok() { KeepAlive::Pinned } else { KeepAlive::Tracked }
     }
 
     pub(super) fn validate_keepalive(&self, n: usize, listener: &Listener, problems: &mut Problems<'_>) {

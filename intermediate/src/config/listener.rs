@@ -42,7 +42,7 @@ pub struct Listener {
     pub vip: Spanned<SocketAddr>,
     /// What is spoken there.
     pub protocol: Option<Spanned<Protocol>>,
-    /// What its routes have if they say nothing else; `pinned` where that is provably safe, else `single`.
+    /// What its routes have if they say nothing else; tracked.
     pub keepalive: Option<Spanned<KeepAlive>>,
     /// What its routes have if they say nothing else.
     pub mode: Option<Spanned<Mode>>,
@@ -82,6 +82,11 @@ impl Listener {
             return Mode::Proxy;
         }
         self.mode.as_ref().map_or(Mode::Migrate, |mode| *mode.get_ref())
+    }
+
+    /// What its routes have if they say nothing else.
+    pub fn keepalive(&self) -> KeepAlive {
+        self.keepalive.as_ref().map(|keepalive| *keepalive.get_ref()).unwrap_or_default()
     }
 }
 

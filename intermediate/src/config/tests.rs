@@ -33,7 +33,7 @@ fn a_short_file_gets_the_documented_defaults() {
     assert_eq!(limits.head, HeadLimits::default());
     assert_eq!((limits.head_timeout, limits.connections), (Duration::from_secs(10), 10_000));
     assert!(!config.migrates() && config.migration_needs().is_none());
-    assert_eq!(config.default_keepalive(0, &config.routes()), KeepAlive::Pinned);
+    assert_eq!(config.listener[0].keepalive(), KeepAlive::Tracked);
     assert!(config.meaning().contains("listener 127.0.0.1:8080: proxies all requests"));
     let handoff = config.handoff_settings(3);
     assert_eq!((handoff.deadline, handoff.freeze), (Duration::from_secs(2), Duration::from_secs(4)));

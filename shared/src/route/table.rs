@@ -9,14 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How a connection is kept alive once a target has it (DESIGN, "Keep-alive").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeepAlive {
     /// Each later request is read, routed anew, and given to the target that its route says.
+    #[default]
     Tracked,
     /// The server is told to close after its first answer.
     Single,
-    /// The connection stays with the target that got its first request.
+    /// The connection stays with the target that got its first request; nobody reads the later ones.
     Pinned,
 }
 
