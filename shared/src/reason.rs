@@ -185,6 +185,7 @@ reasons! {
         LocalClient = 22, "local_client", "The client is a process on the target's own host, or on the intermediate's: its packets, or the server's to it, pass no device at which they could be translated.";
         TlsTerminated = 27, "tls_terminated", "TLS ends at the listener (protocol https): its keys cannot go with the connection.";
         ClientSilent = 28, "client_silent", "The client of a listener of protocol tcp said nothing for the listener's silence_ms: the server may be the one that speaks first.";
+        BadBody = 60, "bad_body", "The request's body breaks the rules of chunked coding: proxied, where it is answered 400.";
     }
 }
 
@@ -226,6 +227,7 @@ reasons! {
         SlowBody = 26, "slow_body", "A proxied request's body came slower than limits.body_min_rate for longer than limits.body_grace_ms: answered 408.";
         SlowReader = 27, "slow_reader", "The client took a proxied response in slower than limits.response_min_rate for longer than limits.client_timeout_ms: the connection was closed.";
         IdleTimeout = 28, "idle_timeout", "A kept connection made no further request within limits.idle_timeout_ms: closed.";
+        BrokenBody = 60, "broken_body", "The chunked body of a migrated request broke the rules of its coding in mid-upload: the client and the server got a reset.";
         StreamLimit = 75, "stream_limit", "More HTTP/2 streams under way, over all connections, than limits.connections: the newest was refused with REFUSED_STREAM, after which a client may ask again.";
         Http2Flood = 76, "http2_flood", "An HTTP/2 client sent mostly frames that ask for nothing, reset most of its streams, or sent a head in too many pieces: the connection was closed.";
         Http2Error = 77, "http2_error", "An HTTP/2 client broke the protocol: the connection was closed with GOAWAY, whose code says what.";

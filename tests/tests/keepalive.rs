@@ -7,7 +7,7 @@ use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::LabSpec;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: lab\r\n\r\n";
@@ -143,6 +143,8 @@ fn answer(mut stream: TcpStream, told: &Receiver<()>) -> std::io::Result<Vec<u8>
     Ok(all)
 }
 
+const CHUNKED: &str = "POST / HTTP/1.1\r\nHost: lab\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nthe\r\n";
+
 /// A request in two parts, the second sent once the target has the connection; what follows it is sent with that.
 struct Closing {
     port: u16,
@@ -150,7 +152,7 @@ struct Closing {
     rest: &'static str,
 }
 
-const CLOSING: [Closing; 5] = [
+const CLOSING: [Closing; 7] = [
     Closing { port: 7001, start: "GET / HTTP/1.1\r\nHost: lab\r\n\r\n", rest: "" },
     Closing {
         port: 7001,
@@ -163,6 +165,8 @@ const CLOSING: [Closing; 5] = [
         start: "POST / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: 8\r\n\r\n",
         rest: "the body",
     },
+    Closing { port: 7001, start: CHUNKED, rest: "5;x=y\r\n body\r\n0\r\nA: b\r\n\r\n" },
+    Closing { port: 7002, start: CHUNKED, rest: "5\r\n body\r\n0\r\n\r\n" },
     Closing { port: 7002, start: "GET / HTTP/1.0\r\nHost: lab\r\n\r\n", rest: "" },
 ];
 
@@ -210,10 +214,24 @@ fn behind_a_connections_last_request_the_server_gets_nothing_and_the_client_its_
                 1,
                 "{n}: {received}"
             );
-            let body = if start.contains("Length") { "the body" } else { "" };
-            assert_eq!(received.split_once("\r\n\r\n").unwrap().1, body, "{case}");
+            let sent = format!("{start}{rest}");
+            let body = |all: &str| all.split_once("\r\n\r\n").unwrap().1.to_owned();
+            assert_eq!(body(&received), body(&sent), "{case}");
         }
     }
+    // A body of which nobody could say who takes which bytes for what ends with a reset, for the server too.
+    let migrated = t.migrated();
+    let mut connection = t.client(move || {
+        let mut connection = Connection::open(at(7002)).unwrap();
+        connection.send(CHUNKED.as_bytes()).unwrap();
+        connection
+    });
+    t.eventually("a chunked upload migrates", Duration::from_secs(10), |t| t.migrated() == migrated + 1);
+    connection.send(format!("5\r\nhello!{HIDDEN}").as_bytes()).unwrap();
+    assert_eq!(connection.read_some().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(t.metric("intermediate", "baton_later_requests_total{outcome=\"broken_off\"}"), 1);
+    let cut = server.received.recv_timeout(Duration::from_secs(20));
+    assert_eq!(cut.unwrap_err(), RecvTimeoutError::Disconnected, "the server's connection was reset");
     assert_eq!(t.all_proxied(), 0);
     // Clients whose bytes were never acknowledged have been told that their connections are gone.
     t.eventually("all records are freed", Duration::from_secs(20), |t| {

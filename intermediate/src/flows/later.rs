@@ -5,7 +5,7 @@ use crate::handoff::LaterFlow;
 use crate::targets::TargetId;
 use baton_loader::monotonic_ns;
 use baton_shared::control::FlowRef;
-use baton_shared::record::{FLAG_OWED, FlowKey, FlowState};
+use baton_shared::record::{FLAG_LAST, FLAG_OWED, FLAG_WITHIN_BODY, FlowKey, FlowState};
 use baton_shared::seq::{Client, Seq};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,6 +56,12 @@ impl Flows {
     /// The end of the request under way.
     pub(crate) fn set_read_from(&self, slot: u32, end: Seq<Client>) {
         self.plane.slots().set_read_from(slot, end.raw());
+    }
+
+    /// The end of the request under way is known, and no other may follow it.
+    pub(crate) fn set_last(&self, slot: u32) {
+        let slots = self.plane.slots();
+        slots.set_flags(slot, (slots.read(slot).flags | FLAG_LAST) & !FLAG_WITHIN_BODY);
     }
 
     /// Payload bytes that were diverted and will not come back.

@@ -5,7 +5,7 @@ use crate::handoff::LaterFlow;
 use baton_loader::monotonic_ns;
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
-use baton_shared::record::{FLAG_TRACKED, FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{FLAG_TRACKED, FLAG_WITHIN_BODY, FlowKey, FlowRecord, FlowState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -43,6 +43,12 @@ impl Flows {
         let server = record.new_addr.socket_addr(record.new_port);
         let target = self.targets.by_server(server);
         let ended = FlowState::from_raw(record.state) == FlowState::Ended;
+        // How far a body had been read nobody knows any more: the rest of the connection is its server's, which was told
+        // to close.
+        let lost_track = record.flags & FLAG_WITHIN_BODY != 0;
+        if lost_track {
+            self.plane.slots().set_flags(slot, record.flags & !(FLAG_TRACKED | FLAG_WITHIN_BODY));
+        }
         let entry = Entry {
             flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
             key: record.key,
@@ -60,7 +66,7 @@ impl Flows {
                 FlowRef { flow_id: record.flow_id, generation: record.generation },
                 EndReason::AgentLost,
             )),
-            later: (record.flags & FLAG_TRACKED != 0)
+            later: (record.flags & FLAG_TRACKED != 0 && !lost_track)
                 .then(|| Arc::new(LaterFlow::taken_over(record, slot, target))),
             turning: false,
         };

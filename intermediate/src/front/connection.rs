@@ -17,7 +17,6 @@ use baton_shared::http::{Edits, GateRule, Origin, RequestHead, Tunnel, UPGRADE_L
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use baton_shared::state::behind::Behind;
-use baton_shared::state::later::body_length;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -193,9 +192,9 @@ impl Front {
                 });
                 let asker = Asker { client: peer.client, listener: peer.listener };
                 let mut request = as_the_server_sees_it(asker, &decision, &bytes, &head, behind.closes());
-                let body = body_length(&head).filter(|_| behind.is_watched());
-                let tracked = body.map(|body| TrackedCandidate {
-                    length: body.saturating_add(u64::try_from(request.len()).unwrap_or(u64::MAX)),
+                let tracked = behind.is_watched().then(|| TrackedCandidate {
+                    head_bytes: request.len(),
+                    framing: head.framing,
                     head: bytes.get(head.method.clone()) == Some(b"HEAD"),
                     last: behind == Behind::Nothing,
                 });

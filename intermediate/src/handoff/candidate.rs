@@ -3,6 +3,7 @@
 use super::history::Subject;
 use crate::access_log::{Asked, Placed};
 use crate::targets::TargetId;
+use baton_shared::http::Framing;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -40,8 +41,10 @@ pub struct Candidate {
 /// What must be known of a first request for the later ones to be told from it.
 #[derive(Clone, Copy, Debug)]
 pub struct TrackedCandidate {
-    /// Bytes of the whole request, as they are fed and as the client sends them.
-    pub length: u64,
+    /// Bytes of its head, as it is fed.
+    pub head_bytes: usize,
+    /// How its body ends.
+    pub framing: Framing,
     /// The method is HEAD.
     pub head: bool,
     /// Nothing may follow it: the server closes, and gets no more.

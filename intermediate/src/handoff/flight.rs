@@ -6,9 +6,10 @@ use super::{Migrator, late};
 use crate::flows::Place;
 use crate::hold::HeldFlow;
 use baton_shared::capture::CapturedConnection;
+use baton_shared::http::BodyScanner;
 use baton_shared::reason::{ProxyReason, Refusal};
 use baton_shared::seq::{Client, Seq};
-use baton_shared::state::later::LaterRequests;
+use baton_shared::state::later::{LaterRequests, pass_content};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -26,8 +27,10 @@ pub(super) struct Flight<'a> {
 
 /// What a flight leaves to be read once it is committed.
 pub(super) struct TrackedFlight {
-    /// Where the first request ends.
+    /// Where the first request ends, or its body's next byte must be read.
     pub(super) end: Seq<Client>,
+    /// The rest of its body from there on.
+    pub(super) body: BodyScanner,
     /// What had been received behind it.
     pub(super) extra: Vec<u8>,
     /// That, and all that follows, is nobody's.
@@ -38,7 +41,7 @@ impl TrackedFlight {
     /// What is read from here on, and packets with what the captured socket has received since of the first request.
     /// `captured` is the connection as it was captured.
     pub(super) fn later(
-        self,
+        mut self,
         captured: &CapturedConnection,
         late: Option<Late>,
         most: usize,
@@ -49,11 +52,21 @@ impl TrackedFlight {
             // All the client has to say was given along.
             return (LaterRequests::new(captured.rcv_nxt, most), Vec::new());
         }
-        let mut later = LaterRequests::new(self.end, most);
-        later.on_acknowledged(&self.extra, fin && !self.extra.is_empty());
-        let Some(mut late) = late else { return (later, Vec::new()) };
-        let body = if captured.rcv_nxt.before(self.end) { self.end.since(captured.rcv_nxt) } else { 0 };
-        let beyond = late.bytes.split_off(usize::try_from(body).unwrap_or(usize::MAX).min(late.bytes.len()));
+        let Some(mut late) = late else { return (self.following(&[], fin, most), Vec::new()) };
+        let content = if captured.rcv_nxt.before(self.end) { self.end.since(captured.rcv_nxt) } else { 0 };
+        let mut beyond =
+            late.bytes.split_off(usize::try_from(content).unwrap_or(usize::MAX).min(late.bytes.len()));
+        // One that cannot be read on is found out with what comes next.
+        if let Ok(taken) = self.body.clone().advance(&beyond)
+            && taken > 0
+        {
+            let _ = self.body.advance(&beyond);
+            let behind = beyond.split_off(taken);
+            late.bytes.append(&mut beyond);
+            beyond = behind;
+            let taken = u32::try_from(taken).unwrap_or(u32::MAX);
+            self.end = self.end.plus(taken.wrapping_add(pass_content(&mut self.body)));
+        }
         if beyond.is_empty() && self.extra.is_empty() {
             let has_fin = late.fin;
             let packets = late::packets(captured, &late);
@@ -62,12 +75,19 @@ impl TrackedFlight {
                 let end = captured.rcv_nxt.plus(u32::try_from(late.bytes.len()).unwrap_or(0));
                 return (LaterRequests::new(end.plus(1), most), packets);
             }
-            return (later, packets);
+            return (self.following(&[], false, most), packets);
         }
-        later.on_acknowledged(&beyond, late.fin);
+        let later = self.following(&beyond, fin || late.fin, most);
         late.fin = false;
         let packets = if late.bytes.is_empty() { Vec::new() } else { late::packets(captured, &late) };
         (later, packets)
+    }
+
+    /// Behind `end`, with what this kernel has acknowledged of it.
+    fn following(&self, beyond: &[u8], fin: bool, most: u32) -> LaterRequests {
+        let mut later = LaterRequests::new(self.end, most).within(self.body.clone());
+        later.on_acknowledged(&[&self.extra, beyond].concat(), fin);
+        later
     }
 }
 

@@ -14,7 +14,7 @@ use baton_daemon::tun::Offload;
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Message, MigratedAnswer};
 use baton_shared::reason::{ProxyReason, Refusal};
-use baton_shared::record::{FLAG_LAST, FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
+use baton_shared::record::{FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FLAG_WITHIN_BODY, FlowRecord};
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -180,7 +180,10 @@ impl Migrator {
         let mut lap = Lap::new();
         let last = tracked.last;
         let (later, packets) = tracked.later(captured, late, self.settings().hold.per_flow);
-        record.flags |= if last { FLAG_TRACKED | FLAG_LAST } else { FLAG_TRACKED };
+        record.flags |= FLAG_TRACKED;
+        if later.is_within_body() {
+            record.flags |= FLAG_WITHIN_BODY;
+        }
         record.read_from = later.end().raw();
         record.ack_floor = captured.options.to_word();
         if later.owes() && !last {

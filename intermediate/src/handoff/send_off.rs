@@ -10,7 +10,9 @@ use crate::hold::HeldFlow;
 use crate::targets::{NotSent, TargetId};
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
+use baton_shared::http::{BodyScanner, GateRule};
 use baton_shared::reason::{ProxyReason, Refusal};
+use baton_shared::state::later::pass_content;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,6 +71,8 @@ impl Migrator {
 
         let mut connection = captured.connection.clone();
         let following = tracked.map(|tracked| follow(tracked, &mut connection, request));
+        let readable = !matches!(following, Some(Err(_)));
+        let following = following.and_then(Result::ok);
         let message = Message::Handoff(Box::new(HandoffMessage {
             flow: place.flow,
             deadline_ms: u32::try_from(self.settings().deadline.as_millis()).unwrap_or(u32::MAX),
@@ -83,6 +87,9 @@ impl Migrator {
         self.prefetched.fetch_add(u64::try_from(request.len()).unwrap_or(0), Ordering::Relaxed);
         let told = self.pending.register(place.flow, id);
         let mut flight = Flight { migrator: self, place, held, captured: Some(captured), tracked: following };
+        if !readable {
+            return Err(self.stay(&mut flight, ProxyReason::BadBody, None));
+        }
         match target.send(message) {
             Ok(()) => Ok((flight, told)),
             Err(not_sent) => Err(self.stay(
@@ -143,24 +150,25 @@ impl Migrator {
     }
 }
 
-/// Divides what was received into the first request and what follows it; `connection` is with the first one alone.
+/// Divides what was received into the first request and what follows it; `connection` is with the first one alone. The error:
+/// its body is none.
 fn follow(
     tracked: TrackedCandidate,
     connection: &mut CapturedConnection,
     request: &mut Vec<u8>,
-) -> TrackedFlight {
-    let here = request.len();
-    let length = usize::try_from(tracked.length).unwrap_or(usize::MAX);
-    let extra = request.split_off(length.min(here));
+) -> Result<TrackedFlight, GateRule> {
+    let mut body = BodyScanner::new(tracked.framing);
+    let taken = body.advance(request.get(tracked.head_bytes..).unwrap_or_default())?;
+    let extra = request.split_off(tracked.head_bytes.saturating_add(taken).min(request.len()));
     let received = connection.rcv_nxt.minus(u32::from(connection.client_fin));
     let end = received.minus(u32::try_from(extra.len()).unwrap_or(0));
-    let missing = u32::try_from(length.saturating_sub(here)).unwrap_or(u32::MAX);
     if !extra.is_empty() {
         // The end of what nobody gets is the server's to know; that of a later request is given along with it.
         connection.client_fin &= tracked.last;
         connection.rcv_nxt = end.plus(u32::from(connection.client_fin));
     }
-    TrackedFlight { end: end.plus(missing), extra, last: tracked.last }
+    let end = end.plus(pass_content(&mut body));
+    Ok(TrackedFlight { end, body, extra, last: tracked.last })
 }
 
 fn proxy_reason(error: &BeginError) -> ProxyReason {

@@ -100,6 +100,9 @@ pub const FLAG_TRACKED: u32 = 16;
 /// [`FlowRecord::flags`], I, tracked: no request may follow the one under way, what reaches beyond it is dropped. For the
 /// daemon alone, so that a restarted one knows it.
 pub const FLAG_LAST: u32 = 32;
+/// [`FlowRecord::flags`], I, tracked: [`FlowRecord::read_from`] lies within the body of the request under way, whose end is not
+/// known yet. For the daemon alone: a restarted one cannot follow it.
+pub const FLAG_WITHIN_BODY: u32 = 128;
 
 /// [`FlowRecord::flags`], I, tracked: the client was told of bytes that no server has and only the daemon can deliver.
 /// Without the daemon that gave the flow away its client would wait for ever.

@@ -4,13 +4,13 @@
 //! |---|---|---|
 //! | any but `pinned` | may change the protocol, and its route allows that | the server's, unread; if it declines it closes |
 //! | `pinned` | any | the server's, unread |
-//! | `tracked` | any that is not the client's last | requests, each judged by itself |
-//! | `tracked` | the last by the client's own word | nobody's |
+//! | `tracked` | any whose end is known, and not the client's last | requests, each judged by itself |
+//! | `tracked` | any other | nobody's |
 //! | `single` | any | nobody's |
 //!
 //! What is nobody's is dropped (RFC 9112, section 9.6: a server that closes reads no more requests): the client has the
 //! response, sees the close, and asks again what it still wants. A request whose end cannot be told beforehand is its
-//! connection's last, and what follows it cannot be told from it.
+//! connection's last.
 
 use super::later::body_length;
 use crate::http::{RequestHead, Tunnel, Version};
@@ -35,8 +35,8 @@ impl Behind {
     pub fn of(head: &RequestHead, keepalive: KeepAlive, tunnel: Tunnel) -> Self {
         match keepalive {
             KeepAlive::Pinned => Behind::Server { close: false },
-            _ if tunnel == Tunnel::Allowed || body_length(head).is_none() => Behind::Server { close: true },
-            KeepAlive::Tracked if !is_last(head) => Behind::Requests,
+            _ if tunnel == Tunnel::Allowed => Behind::Server { close: true },
+            KeepAlive::Tracked if !is_last(head) && body_length(head).is_some() => Behind::Requests,
             KeepAlive::Tracked | KeepAlive::Single => Behind::Nothing,
         }
     }
@@ -92,8 +92,8 @@ mod tests {
             (LAST, Single, Behind::Nothing),
             (LAST, Pinned, unread),
             (OLD, Tracked, Behind::Nothing),
-            (CHUNKED, Tracked, closing),
-            (CHUNKED, Single, closing),
+            (CHUNKED, Tracked, Behind::Nothing),
+            (CHUNKED, Single, Behind::Nothing),
             (CHUNKED, Pinned, unread),
         ] {
             let found = behind(request, keepalive, Tunnel::Unasked);

@@ -1,9 +1,12 @@
 //! What a client sends behind the end of the request under way on a tracked flow: put into order, read through the
-//! same gate as a first request, and told apart into requests.
+//! same gate as a first request, and told apart into requests. Where the end of the request under way is not known
+//! beforehand its body is followed to it; content of known length passes unseen.
 //!
 //! Nothing here is passed on before it was judged. Numbers are the client's.
 
-use crate::http::{Framing, HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict};
+use crate::http::{
+    BodyScanner, Framing, GateRule, HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict,
+};
 use crate::seq::{Client, Seq};
 
 /// A body longer than this, bytes, is not followed: numbers further apart cannot be compared.
@@ -14,6 +17,10 @@ pub const BODY_BYTES: u64 = 1 << 30;
 pub enum Later {
     /// Nothing has come.
     Nothing,
+    /// Bytes in front belonged to the body under way: [`LaterRequests::end`] is further on.
+    Body,
+    /// The body under way cannot be read on.
+    BadBody(GateRule),
     /// A head that is not complete.
     Partial,
     /// The client has closed its direction, just behind the last request.
@@ -60,6 +67,8 @@ pub struct LaterRequests {
     /// The client was told that its bytes before this arrived.
     acknowledged: Seq<Client>,
     scanner: HeadScanner,
+    /// The rest of the body under way, from `end` on.
+    body: BodyScanner,
     /// Bytes kept at most, from `end` on.
     most: u32,
 }
@@ -77,8 +86,20 @@ impl LaterRequests {
             fin: None,
             acknowledged: end,
             scanner: HeadScanner::new(),
+            body: BodyScanner::new(Framing::None),
             most,
         }
+    }
+
+    /// The same within a body: `end` is only where its next byte must be read.
+    pub fn within(mut self, body: BodyScanner) -> Self {
+        self.body = body;
+        self
+    }
+
+    /// Whether the request under way goes on at `end`.
+    pub fn is_within_body(&self) -> bool {
+        !self.body.is_done()
     }
 
     /// The end of the request under way.
@@ -159,6 +180,9 @@ impl LaterRequests {
     /// What there is to do about the bytes in front.
     pub fn next(&mut self, limits: &HeadLimits) -> Later {
         let fin_here = self.fin == Some(length(&self.bytes));
+        if self.is_within_body() && !self.bytes.is_empty() {
+            return self.next_of_body();
+        }
         if self.bytes.is_empty() {
             return if fin_here { Later::Fin } else { Later::Nothing };
         }
@@ -167,6 +191,18 @@ impl LaterRequests {
             HeadStatus::Bad(verdict) => Later::Bad(verdict),
             HeadStatus::Incomplete if fin_here => Later::CutShort,
             HeadStatus::Incomplete => Later::Partial,
+        }
+    }
+
+    fn next_of_body(&mut self) -> Later {
+        match self.body.advance(&self.bytes) {
+            Ok(taken) => {
+                let taken = u32::try_from(taken).unwrap_or(u32::MAX);
+                let content = pass_content(&mut self.body);
+                self.forget(taken.saturating_add(content));
+                Later::Body
+            }
+            Err(rule) => Later::BadBody(rule),
         }
     }
 
@@ -217,6 +253,13 @@ impl LaterRequests {
         });
         self.join();
     }
+}
+
+/// Passes over the content in front that need not be read; how many bytes.
+pub fn pass_content(body: &mut BodyScanner) -> u32 {
+    let step = body.skippable().min(BODY_BYTES);
+    body.skip(step);
+    u32::try_from(step).unwrap_or(0)
 }
 
 /// Bytes of a whole request; `None` if its end is not known, or too far away to follow.

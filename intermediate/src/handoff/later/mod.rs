@@ -109,13 +109,15 @@ pub struct LaterCounts {
     pub bound: AtomicU64,
     /// Connections whose later bytes were dropped, since the server had closed or was told to.
     pub closed: AtomicU64,
+    /// Connections reset since a body under way broke the rules of its coding.
+    pub broken: AtomicU64,
     /// Recalls that were refused, by reason.
     pub refused: Arc<ReasonCounters<Refusal>>,
 }
 
 impl LaterCounts {
     /// By their names in metrics.
-    pub fn outcomes(&self) -> [(&'static str, u64); 5] {
+    pub fn outcomes(&self) -> [(&'static str, u64); 6] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("stayed", of(&self.stayed)),
@@ -123,6 +125,7 @@ impl LaterCounts {
             ("returned", of(&self.returned)),
             ("bound", of(&self.bound)),
             ("dropped", of(&self.closed)),
+            ("broken_off", of(&self.broken)),
         ]
     }
 }

@@ -295,12 +295,6 @@ impl Migrator {
         }
     }
 
-    /// What had been received behind the request that was given away, if it is the last, is dropped.
-    pub(super) fn begin_following(&self, state: &mut State) {
-        state.phase = if state.last { Phase::Dropping } else { Phase::Following };
-        self.drop_of_last(state, u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
-    }
-
     /// Keeps a packet that lies behind the request under way, if it is not there already and there is room.
     fn keep(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8]) {
         // What is there already came in a packet that is held.
@@ -327,6 +321,11 @@ impl Migrator {
         let Some(router) = self.laters.router.get() else { return };
         let limits = router.limits();
         while state.phase == Phase::Following {
+            if state.last && !state.later.is_within_body() {
+                // The server closes after its answer, and gets nothing more.
+                self.flows.set_last(flow.slot);
+                return self.drop_all(flow, state);
+            }
             let later = state.later.next(&limits);
             if later != Later::Partial {
                 state.partial_since = None;
@@ -344,6 +343,11 @@ impl Migrator {
                     let end = state.later.pass_fin();
                     self.pass_to(flow, state, end);
                 }
+                Later::Body => {
+                    let end = state.later.end();
+                    self.pass_to(flow, state, end);
+                }
+                Later::BadBody(rule) => return self.break_off(flow, state, rule),
                 // Its sender is to be answered.
                 Later::CutShort | Later::Bad(_) => return self.turn_back(flow, state),
                 Later::Request(head) => self.on_request(flow, state, &head),
@@ -438,6 +442,7 @@ impl Migrator {
     /// No request may follow any more: what is held is dropped, and what comes.
     pub(super) fn drop_all(&self, flow: &LaterFlow, state: &mut State) {
         state.phase = Phase::Dropping;
+        self.drop_of_last(state, u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
         for held in std::mem::take(&mut state.packets) {
             self.forward_fin(flow, state, &held);
             self.drop_held(flow, &held);

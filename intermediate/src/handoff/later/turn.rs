@@ -17,7 +17,7 @@ use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::{
     FlowRef, Handoff as HandoffMessage, Message, RecallRequest, RecalledAnswer, TrackedRequest,
 };
-use baton_shared::http::RequestHead;
+use baton_shared::http::{GateRule, RequestHead};
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use baton_shared::record::{FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
 use baton_shared::seq::Seq;
@@ -123,6 +123,16 @@ impl Migrator {
         state.phase = Phase::Following;
         state.bound = true;
         self.read_on(flow, &mut state);
+    }
+
+    /// The body of the request under way cannot be read on: who takes which bytes for what nobody knows.
+    pub(super) fn break_off(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State, rule: GateRule) {
+        tracing::debug!(client = %flow.client, rule = rule.name(), "a body under way cannot be read on");
+        self.drop_all(flow, state);
+        Self::count(&self.laters.counts.broken);
+        let subject = self.subject(flow, state.flow, state.target);
+        self.history.record_closed(subject, CloseReason::BrokenBody);
+        tokio::spawn(Arc::clone(self).cut(state.target, state.flow));
     }
 
     fn ask(&self, target: TargetId, request: RecallRequest) -> Result<(), NotSent> {
@@ -370,7 +380,7 @@ impl Migrator {
         state: &mut State,
         held: &Arc<HeldFlow>,
     ) {
-        self.begin_following(state);
+        state.phase = Phase::Following;
         let end = state.later.end();
         self.pass_to(flow, state, end);
         for (packet, offload) in self.hold.take(held) {

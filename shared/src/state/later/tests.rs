@@ -200,3 +200,47 @@ fn chunked_and_endless_bodies_are_not_followed() {
         assert_eq!(later.take(&head), None);
     }
 }
+
+#[test]
+fn a_chunked_body_is_followed_to_its_end_and_its_content_passes_unseen() {
+    let limits = HeadLimits::default();
+    let next = get("/n", 0);
+    let stream = [&b"5\r\nhello\r\n3e8;x=y\r\n"[..], &[b'c'; 1000], b"\r\n0\r\nA: b\r\n\r\n", &next].concat();
+    let body = stream.len() - next.len();
+    for size in [1, 2, 7, 100, stream.len()] {
+        let start = u32::MAX - 20;
+        let mut later = LaterRequests::new(Seq::new(start), MOST).within(BodyScanner::new(Framing::Chunked));
+        let mut shown = 0;
+        let mut at = 0;
+        while later.is_within_body() {
+            // As the data plane: what lies before the end is not shown.
+            let to = (at + size).min(stream.len());
+            if later.end().before(number(start, to)) {
+                later.on_segment(number(start, at), &stream[at..to], false).unwrap();
+                shown += 1;
+                while later.next(&limits) == Later::Body {}
+            }
+            at = to;
+        }
+        assert_eq!(later.end(), number(start, body), "cut into {size}");
+        assert!(size > 1 || shown < 60, "content was shown: {shown}");
+        let _ = later.on_segment(number(start, at), &stream[at..], false);
+        let Later::Request(_) = later.next(&limits) else { panic!("the next request is not read") };
+    }
+}
+
+#[test]
+fn a_broken_body_and_one_cut_short_are_told() {
+    let limits = HeadLimits::default();
+    let chunked = || LaterRequests::new(Seq::new(0), MOST).within(BodyScanner::new(Framing::Chunked));
+    let mut later = chunked();
+    later.on_segment(Seq::new(0), b"5\r\nhelloGET / HTTP/1.1\r\n", false).unwrap();
+    assert!(matches!(later.next(&limits), Later::BadBody(_)));
+    let mut later = chunked();
+    later.on_segment(Seq::new(0), b"5\r\nhel", true).unwrap();
+    assert_eq!(later.next(&limits), Later::Body);
+    assert!(later.is_within_body());
+    let mut later = chunked();
+    later.on_segment(Seq::new(0), b"", true).unwrap();
+    assert_eq!(later.next(&limits), Later::Fin);
+}
