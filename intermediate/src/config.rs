@@ -261,6 +261,22 @@ impl Config {
         ]
     }
 
+    /// The same with the keys that are read at the start alone as another has them.
+    #[must_use]
+    pub fn with_static_keys_of(&self, started: &Config) -> Config {
+        Config {
+            name: started.name.clone(),
+            uplink: started.uplink.clone(),
+            workers: started.workers.clone(),
+            leg_source: started.leg_source.clone(),
+            tls: started.tls.clone(),
+            plane: started.plane.clone(),
+            admin: started.admin.clone(),
+            access_log: started.access_log.clone(),
+            ..self.clone()
+        }
+    }
+
     /// What the file means, for `check`.
     pub fn meaning(&self) -> String {
         let mut out = format!("intermediate {:?}", self.name.get_ref());

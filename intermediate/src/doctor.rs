@@ -17,8 +17,13 @@ const CONNECT: Duration = Duration::from_secs(3);
 
 /// Looks, prints, and gives the exit code.
 pub fn run(path: &Path) -> std::io::Result<u8> {
+    look(path).map(|checks| print(&checks))
+}
+
+/// Looks.
+pub fn look(path: &Path) -> std::io::Result<Vec<Check>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(print(&runtime.block_on(checks(path))))
+    Ok(runtime.block_on(checks(path)))
 }
 
 async fn checks(path: &Path) -> Vec<Check> {

@@ -4,23 +4,27 @@
 //! [`Flows::abandon`], ends when its agent says so ([`Flows::on_end`]), lingers so that the connection's last
 //! packets still find their way, and is then removed: key first, slot after.
 
+mod inspect;
 mod later;
 mod lost;
 mod upkeep;
 mod view;
 
+pub use inspect::{Inspected, Shared};
 pub use lost::Taken;
 pub use view::{EndView, FlowFilter, FlowView};
 
 use crate::access_log::AccessLog;
-use crate::handoff::LaterFlow;
+use crate::handoff::{LaterFlow, flow_id_text};
 use crate::leg_mtu::LegMtus;
 use crate::targets::{TargetId, Targets};
+use baton_daemon::admin::events::{self, Kind};
 use baton_loader::{InsertError, Plane, monotonic_ns};
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
 use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::Leg;
+use serde_json::json;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -350,15 +354,36 @@ impl Flows {
         let (known, first) = self.take_end(report);
         if first {
             self.access_log().ended(&report);
+            self.tell_end(&report);
         }
         known
     }
 
     /// Ends a flow whose agent will not report its end.
     pub fn end_unreported(&self, flow: FlowRef, reason: EndReason) {
-        if self.take_end(EndReport::unreported(flow, reason)).1 {
+        let report = EndReport::unreported(flow, reason);
+        if self.take_end(report).1 {
             self.access_log().unreported(flow.flow_id, reason);
+            self.tell_end(&report);
         }
+    }
+
+    /// To those who follow `/v1/events`.
+    fn tell_end(&self, report: &EndReport) {
+        let kind = if report.reason == EndReason::Recalled { Kind::Recall } else { Kind::End };
+        events::publish(kind, || {
+            let view = self.get(report.flow.flow_id);
+            json!({
+                "flow": flow_id_text(report.flow.flow_id),
+                "generation": report.flow.generation,
+                "client": view.as_ref().map(|view| view.client),
+                "target": view.as_ref().and_then(|view| view.target.clone()),
+                "reason": report.reason.name(),
+                "packets": report.packets,
+                "bytes": report.bytes,
+                "duration_ms": report.duration_ms,
+            })
+        });
     }
 
     /// Whether the flow is known, and whether this is the first word of its end.
@@ -433,28 +458,6 @@ impl Flows {
     /// How often hold accounts had to be reconciled: each time at least one held packet was lost.
     pub fn reconciled(&self) -> u64 {
         self.reconciled.load(Ordering::Relaxed)
-    }
-
-    /// The flows that pass `filter`, oldest first, at most `limit`.
-    pub fn list(&self, filter: &FlowFilter, limit: usize) -> Vec<FlowView> {
-        let table = self.table();
-        let mut views: Vec<FlowView> = table
-            .by_id
-            .values()
-            .map(|e| view::view(e, &self.plane.slots().read(e.slot), &self.targets))
-            .filter(|v| filter.passes(v))
-            .collect();
-        drop(table);
-        views.sort_by(|a, b| a.id.cmp(&b.id));
-        views.truncate(limit);
-        views
-    }
-
-    /// One flow.
-    pub fn get(&self, flow_id: u64) -> Option<FlowView> {
-        let table = self.table();
-        let entry = table.by_id.get(&flow_id)?;
-        Some(view::view(entry, &self.plane.slots().read(entry.slot), &self.targets))
     }
 }
 

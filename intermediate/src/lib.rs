@@ -13,6 +13,7 @@ pub mod front;
 pub mod handoff;
 pub mod health;
 pub mod hold;
+pub mod inspect;
 pub mod leg_mtu;
 pub mod metrics;
 pub mod pools;

@@ -124,6 +124,21 @@ impl Metrics {
         self.connections.get()
     }
 
+    /// How many requests went this way: `migrated`, `proxied` or `closed`.
+    pub fn requests(&self, outcome: &'static str) -> u64 {
+        self.requests.get_or_create(&OutcomeLabel { outcome }).get()
+    }
+
+    /// How many reloads came out so: `applied` or `refused`.
+    pub fn reloads(&self, outcome: &'static str) -> u64 {
+        self.reloads.get_or_create(&OutcomeLabel { outcome }).get()
+    }
+
+    /// How many handoffs were refused for a reason.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused.get(reason)
+    }
+
     /// A connection was given to a target.
     pub fn on_migrated(&self, times: &StageTimes) {
         self.of_migrations.migrated.inc();

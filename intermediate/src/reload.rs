@@ -8,14 +8,17 @@ use crate::front::{Front, Migration, listen_shared};
 use crate::run::{hello, hint};
 use crate::site::Site;
 use crate::workers::Workers;
+use arc_swap::ArcSwap;
+use baton_daemon::admin::events::{self, Kind};
 use baton_daemon::config::{ConfigError, PlaneKind};
 use baton_daemon::control::ControlError;
 use baton_daemon::tun::interface_mtu;
 use baton_shared::route::Mode;
 use baton_shared::translate::Leg;
 use serde::Serialize;
+use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -71,21 +74,38 @@ pub struct Reloaded {
 
 type Answer = Result<Reloaded, ReloadError>;
 
+/// The configuration that is served.
+pub(crate) type InForce = Arc<ArcSwap<Config>>;
+
 /// Asks for a reload from anywhere. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct ReloadHandle(mpsc::Sender<oneshot::Sender<Answer>>);
+pub struct ReloadHandle {
+    ask: mpsc::Sender<oneshot::Sender<Answer>>,
+    in_force: InForce,
+    path: Arc<Path>,
+}
 
 impl ReloadHandle {
     /// One, and where its requests come.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<oneshot::Sender<Answer>>) {
+    pub(crate) fn new(in_force: InForce, path: &Path) -> (Self, mpsc::Receiver<oneshot::Sender<Answer>>) {
         let (ask, asked) = mpsc::channel(4);
-        (ReloadHandle(ask), asked)
+        (ReloadHandle { ask, in_force, path: path.into() }, asked)
+    }
+
+    /// The configuration's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration that is served: what of it is read at the start alone, as it was then.
+    pub fn in_force(&self) -> Arc<Config> {
+        self.in_force.load_full()
     }
 
     /// Reads the file again and takes it into service.
     pub async fn reload(&self) -> Answer {
         let (answer, answered) = oneshot::channel();
-        self.0.send(answer).await.map_err(|_| ReloadError::Stopping)?;
+        self.ask.send(answer).await.map_err(|_| ReloadError::Stopping)?;
         answered.await.map_err(|_| ReloadError::Stopping)?
     }
 }
@@ -97,6 +117,8 @@ pub(crate) struct Reloader {
     pub(crate) started: Config,
     pub(crate) front: Arc<Front>,
     pub(crate) workers: Workers,
+    /// Shown by the admin endpoint.
+    pub(crate) in_force: InForce,
 }
 
 impl Reloader {
@@ -104,6 +126,10 @@ impl Reloader {
     pub(crate) async fn reload(&mut self) -> Answer {
         let answer = self.try_reload().await;
         self.front.metrics.on_reload(answer.is_ok());
+        events::publish(Kind::Reload, || match &answer {
+            Ok(reloaded) => json!({ "applied": true, "did": reloaded }),
+            Err(error) => json!({ "applied": false, "error": error.to_string() }),
+        });
         match &answer {
             Ok(reloaded) => {
                 tracing::info!(
@@ -170,6 +196,7 @@ impl Reloader {
         };
         reloaded.targets_added = only(&after, &before);
         reloaded.targets_removed = only(&before, &after);
+        self.in_force.store(Arc::new(config.with_static_keys_of(&self.started)));
         Ok(reloaded)
     }
 

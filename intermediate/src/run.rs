@@ -277,7 +277,8 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
     if let Some(migrator) = front.migration.migrator() {
         migrator.flows().tell_ends_to(access_log.clone());
     }
-    let (reload, mut reloads) = ReloadHandle::new();
+    let in_force = Arc::new(ArcSwap::from_pointee(config.clone()));
+    let (reload, mut reloads) = ReloadHandle::new(Arc::clone(&in_force), path);
     let admin = Admin::new(Arc::clone(&front), plane, Some(reload));
     let (settings, router) = (config.admin.clone(), Arc::clone(&admin).router());
     let endpoint = aside.spawn(async move { baton_daemon::admin::serve(&settings, router).await });
@@ -296,7 +297,7 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
         tracing::info!(vip = %l.vip, mode = l.mode.name(), keepalive = l.keepalive.name(), "listening");
     }
 
-    let mut reloader = Reloader { path: path.to_owned(), started: config.clone(), front, workers };
+    let mut reloader = Reloader { path: path.to_owned(), started: config.clone(), front, workers, in_force };
     loop {
         tokio::select! {
             () = signals.wait() => break,

@@ -3,8 +3,9 @@
 
 mod support;
 
+use baton_daemon::admin::differences;
 use baton_daemon::config::{AdminSettings, Spanned};
-use intermediate::admin::Admin;
+use intermediate::admin::{Admin, OPENAPI};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,8 +30,10 @@ async fn every_path_answers_and_what_was_counted_is_shown() {
     bed.exchange(b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
     bed.exchange(b"\x16garbage").await;
     let admin = Admin::new(Arc::clone(&bed.front), None, None);
-    let settings =
-        AdminSettings { unix: None, tcp: Some(Spanned::new(0..0, "127.0.0.1:0".parse().unwrap())) };
+    let settings = AdminSettings {
+        tcp: Some(Spanned::new(0..0, "127.0.0.1:0".parse().unwrap())),
+        ..AdminSettings::default()
+    };
     let running = baton_daemon::admin::serve(&settings, Arc::clone(&admin).router()).await.unwrap();
     let endpoint = running.tcp_addr().unwrap();
     let json = async |path: &str, status: u16| -> Value {
@@ -58,7 +61,7 @@ async fn every_path_answers_and_what_was_counted_is_shown() {
     assert_eq!(migrations["migrations"].as_array().unwrap().len(), 1);
     assert_eq!(migrations["migrations"][0]["reason"], "bad_request");
     assert_eq!(json("/v1/migrations", 200).await["migrations"][1]["request"], "GET /a");
-    for unknown in ["/", "/v2", "/v1/flows/1/2"] {
+    for unknown in ["/v2", "/v1/flows/1/2"] {
         json(unknown, 404).await;
     }
     let (status, metrics) = get(endpoint, "/metrics").await;
@@ -78,4 +81,13 @@ async fn every_path_answers_and_what_was_counted_is_shown() {
 
     admin.set_stopping();
     assert_eq!(json("/readyz", 503).await["stopping"], true);
+}
+
+#[tokio::test]
+async fn every_route_is_described_and_nothing_else() {
+    let (address, _) = server().await;
+    let bed = Bed::start(limits(), &[address]);
+    let routes = Admin::new(Arc::clone(&bed.front), None, None).routes();
+    assert_eq!(differences(routes.known(), OPENAPI), Vec::<String>::new());
+    assert_eq!(differences(&routes.known()[1..], OPENAPI), ["GET / (view)"], "it can fail");
 }

@@ -16,6 +16,8 @@ pub mod translate;
 pub mod wire;
 
 #[cfg(feature = "std")]
+pub mod access;
+#[cfg(feature = "std")]
 pub mod admission;
 #[cfg(feature = "std")]
 pub mod balance;

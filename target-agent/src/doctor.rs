@@ -20,7 +20,8 @@ pub(crate) fn run(path: &Path) -> u8 {
     print(&checks(path))
 }
 
-fn checks(path: &Path) -> Vec<Check> {
+/// Looks.
+pub(crate) fn checks(path: &Path) -> Vec<Check> {
     let why = "the daemon starts only with a configuration that is right";
     let result = match Config::load(path) {
         Ok(_) => Ok(path.display().to_string()),

@@ -64,7 +64,7 @@ impl ConfigFile {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run { config, detach } => match config.load() {
-            Ok(config) => run::run(&config, detach),
+            Ok(loaded) => run::run(&loaded, &config.config, detach),
             Err(code) => return code,
         },
         Command::Check(file) => match file.load() {

@@ -26,6 +26,8 @@ pub(crate) struct Metrics {
     ended: Arc<ReasonCounters<EndReason>>,
     migrated: Counter,
     handoff: Histogram,
+    /// CLOCK_MONOTONIC, ns.
+    started_ns: u64,
 }
 
 impl Default for Metrics {
@@ -36,6 +38,7 @@ impl Default for Metrics {
             recalled: Counter::default(),
             ended: Arc::default(),
             migrated: Counter::default(),
+            started_ns: monotonic_ns(),
             // 5 us to 2.6 s, each bucket twice the one before.
             handoff: Histogram::new(exponential_buckets(5e-6, 2.0, 20)),
         }
@@ -45,6 +48,26 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn refused(&self, reason: Refusal) {
         self.refused.add(reason);
+    }
+
+    pub(crate) fn started_ns(&self) -> u64 {
+        self.started_ns
+    }
+
+    pub(crate) fn migrated_count(&self) -> u64 {
+        self.migrated.get()
+    }
+
+    pub(crate) fn refused_count(&self, reason: Refusal) -> u64 {
+        self.refused.get(reason)
+    }
+
+    pub(crate) fn recall_refused_count(&self, reason: Refusal) -> u64 {
+        self.recall_refused.get(reason)
+    }
+
+    pub(crate) fn ended_count(&self, reason: EndReason) -> u64 {
+        self.ended.get(reason)
     }
 
     pub(crate) fn recall_refused(&self, reason: Refusal) {

@@ -16,6 +16,7 @@ use baton_daemon::tun::Tun;
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig, monotonic_ns};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use baton_shared::translate::adopt::is_adopted;
+use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
@@ -32,14 +33,14 @@ const DRAIN: Duration = Duration::from_secs(2);
 ///
 /// One thread does it all: a handoff passes from the socket through the TUN and back without waking another. The
 /// admin endpoint has its own.
-pub(crate) fn run(config: &Config, detach: bool) -> anyhow::Result<()> {
+pub(crate) fn run(config: &Config, path: &Path, detach: bool) -> anyhow::Result<()> {
     baton_daemon::logging::init();
     match config.plane.kind {
         PlaneKind::Ebpf => baton_daemon::privileges::require()?,
         PlaneKind::Userspace => baton_daemon::privileges::require_without_ebpf()?,
     }
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    let ended = serve(config, &runtime);
+    let ended = serve(config, path, &runtime);
     // Everything that holds the plane goes with the runtime.
     drop(runtime);
     let plane = ended?;
@@ -118,7 +119,7 @@ fn open_plane(config: &Config) -> Result<(Plane, Result<(), NoProgram>), PlaneEr
 
 /// Starts and serves; gives the data plane back. Whatever tells of another agent at work on this host, the address
 /// and the TUN device, is taken before its data plane is touched.
-fn serve(config: &Config, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
+fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
     let _entered = runtime.enter();
     let policy = Arc::new(Policy::new(config));
     let late = LateEngine::default();
@@ -154,7 +155,7 @@ fn serve(config: &Config, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
     let addr = listening.local_addr();
     let _ = server.set(listening);
     baton_daemon::privileges::drop_after_start()?;
-    let admin = Admin::start(config, &shared, &server)?;
+    let admin = Admin::start(config, path, &shared, &server)?;
     tracing::info!(
         control = %addr, uplink = %config.uplink.get_ref(), hook = ?plane.hook(), flows = plane.slots().capacity(),
         taken_over = found.taken_over, lost = found.lost, withdrawn = found.withdrawn, stray = found.stray,
@@ -195,9 +196,14 @@ struct Admin {
 }
 
 impl Admin {
-    fn start(config: &Config, shared: &Shared, server: &Arc<OnceLock<Server>>) -> anyhow::Result<Self> {
+    fn start(
+        config: &Config,
+        path: &Path,
+        shared: &Shared,
+        server: &Arc<OnceLock<Server>>,
+    ) -> anyhow::Result<Self> {
         let settings = config.admin.clone();
-        let router = admin::router(shared.clone(), server);
+        let router = admin::router(shared.clone(), server, config, path);
         let (stop, stopped) = oneshot::channel::<()>();
         let (started, start) = mpsc::channel();
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {

@@ -6,6 +6,7 @@
 pub(crate) mod info;
 pub(crate) mod listeners;
 mod queues;
+mod report;
 mod sys;
 
 use baton_shared::state::ending::SocketState;

@@ -1,29 +1,34 @@
-//! The admin endpoint's routes. All answers but `/metrics` are JSON.
+//! The admin endpoint's routes. All answers but `/metrics` and `/v1/events` are JSON; `openapi.json` describes them.
 
+mod capture;
+mod config;
+mod doctor;
+mod flows;
 mod orders;
+mod page;
 mod pools;
 mod probe;
+mod reasons;
 mod scrape;
+mod status;
 
-use crate::flows::FlowFilter;
-use crate::front::{Front, Migration};
+use crate::front::Front;
 use crate::reload::{ReloadError, ReloadHandle};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Json, Router};
+use baton_daemon::admin::{Routes, events};
 use baton_loader::Plane;
+use baton_shared::access::Level;
 use prometheus_client::registry::Registry;
-use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
-/// Elements of a list if the request names no limit.
-const LIMIT: usize = 1000;
+/// What describes the routes; served at `/v1/openapi.json`.
+pub const OPENAPI: &str = include_str!("openapi.json");
 
 /// What the routes read.
 pub struct Admin {
@@ -32,6 +37,7 @@ pub struct Admin {
     registry: Registry,
     reload: Option<ReloadHandle>,
     stopping: AtomicBool,
+    started: SystemTime,
 }
 
 impl Admin {
@@ -43,7 +49,8 @@ impl Admin {
         front.access_log.register(&mut registry);
         front.upstreams.register(&mut registry);
         scrape::register(&mut registry, &front, plane.as_ref());
-        Arc::new(Admin { front, plane, registry, reload, stopping: AtomicBool::new(false) })
+        let (stopping, started) = (AtomicBool::new(false), SystemTime::now());
+        Arc::new(Admin { front, plane, registry, reload, stopping, started })
     }
 
     /// From here on `/readyz` says no.
@@ -51,28 +58,44 @@ impl Admin {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// The routes.
-    pub fn router(self: Arc<Self>) -> Router {
-        Router::new()
-            .route("/healthz", get(healthz))
-            .route("/readyz", get(readyz))
-            .route("/v1/targets", get(targets))
-            .route("/v1/targets/{name}", get(target))
-            .route("/v1/targets/{name}/probe", post(probe::probe))
-            .route("/v1/targets/{name}/{order}", post(orders::target))
-            .route("/v1/pools", get(pools))
-            .route("/v1/listeners", get(listeners))
-            .route("/v1/listeners/{name}/{order}", post(orders::listener))
-            .route("/v1/node", get(node))
-            .route("/v1/node/{order}", post(orders::node))
-            .route("/v1/flows", get(flows))
-            .route("/v1/flows/{id}", get(flow))
-            .route("/v1/migrations", get(migrations))
-            .route("/v1/reload", post(reload))
-            .route("/metrics", get(metrics))
-            .route("/", get(unknown))
-            .route("/{*path}", get(unknown))
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The routes, each with the level it needs.
+    pub fn routes(self: Arc<Self>) -> Routes {
+        use Level::{Admin as All, Operate};
+        Routes::new()
+            .get("/", page::page)
+            .get("/healthz", healthz)
+            .get("/readyz", status::readyz)
+            .get("/metrics", metrics)
+            .get("/v1/status", status::status)
+            .get("/v1/targets", targets)
+            .get("/v1/targets/{name}", target)
+            .post("/v1/targets/{name}/probe", Operate, probe::probe)
+            .post("/v1/targets/{name}/{order}", Operate, orders::target)
+            .get("/v1/pools", pools)
+            .get("/v1/listeners", listeners)
+            .post("/v1/listeners/{name}/{order}", Operate, orders::listener)
+            .get("/v1/node", node)
+            .post("/v1/node/{order}", Operate, orders::node)
+            .get("/v1/flows", flows::list)
+            .get("/v1/flows/{id}", flows::one)
+            .get("/v1/migrations", flows::migrations)
+            .get("/v1/reasons", reasons::reasons)
+            .get("/v1/events", events::events)
+            .read("/v1/capture", Operate, capture::capture)
+            .read("/v1/doctor", Operate, doctor::doctor)
+            .read("/v1/config", All, config::config)
+            .post("/v1/reload", All, reload)
             .with_state(self)
+            .described_by(OPENAPI)
+    }
+
+    /// The same, for serving.
+    pub fn router(self: Arc<Self>) -> Router {
+        self.routes().router().fallback(unknown)
     }
 }
 
@@ -90,26 +113,6 @@ async fn unknown() -> Response {
 
 async fn healthz() -> Json<Value> {
     Json(json!({ "status": "ok" }))
-}
-
-async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    let stopping = admin.stopping.load(Ordering::Relaxed);
-    let draining = admin.front.drains.node().is_some();
-    let ready = !stopping && !draining;
-    let targets = &admin.front.targets;
-    let data_plane = admin.plane.as_ref().map(|plane| format!("{:?}", plane.hook()).to_lowercase());
-    let listeners: Vec<SocketAddr> = admin.front.site.load().listeners.iter().map(|l| l.vip).collect();
-    let detail = json!({
-        "ready": ready,
-        "stopping": stopping,
-        "draining": draining,
-        "listeners": listeners,
-        "data_plane": data_plane.unwrap_or_else(|| "none".into()),
-        "targets": targets.iter().count(),
-        "targets_up": targets.iter().filter(|target| target.is_up()).count(),
-    });
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(detail)).into_response()
 }
 
 async fn targets(State(admin): State<Arc<Admin>>) -> Json<Value> {
@@ -138,64 +141,6 @@ async fn node(State(admin): State<Arc<Admin>>) -> Json<Value> {
 async fn pools(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let pools: Vec<_> = admin.front.site.load().pools.iter().map(|pool| pool.view()).collect();
     Json(json!({ "pools": pools }))
-}
-
-/// Query of `/v1/flows`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FlowQuery {
-    target: Option<String>,
-    state: Option<String>,
-    client: Option<String>,
-    limit: Option<usize>,
-}
-
-async fn flows(
-    State(admin): State<Arc<Admin>>,
-    query: Result<Query<FlowQuery>, axum::extract::rejection::QueryRejection>,
-) -> Response {
-    let Ok(Query(query)) = query else {
-        return error(StatusCode::BAD_REQUEST, "the query may name target, state, client and limit");
-    };
-    let limit = query.limit.unwrap_or(LIMIT);
-    let filter = FlowFilter { target: query.target, state: query.state, client: query.client };
-    let list = match &admin.front.migration {
-        Migration::On(migrator) => migrator.flows().list(&filter, limit),
-        Migration::Off(_) => Vec::new(),
-    };
-    Json(json!({ "flows": list })).into_response()
-}
-
-async fn flow(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Response {
-    let Ok(id) = u64::from_str_radix(&id, 16) else {
-        return error(StatusCode::BAD_REQUEST, "a flow's id is a hexadecimal number");
-    };
-    let found = admin.front.migration.migrator().and_then(|migrator| migrator.flows().get(id));
-    match found {
-        Some(view) => Json(view).into_response(),
-        None => not_found("no such flow, or it has ended and its linger time is over"),
-    }
-}
-
-/// Query of `/v1/migrations`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RecentQuery {
-    limit: Option<usize>,
-}
-
-async fn migrations(
-    State(admin): State<Arc<Admin>>,
-    query: Result<Query<RecentQuery>, axum::extract::rejection::QueryRejection>,
-) -> Response {
-    match query {
-        Ok(Query(query)) => {
-            let recent = admin.front.migration.history().recent(query.limit.unwrap_or(LIMIT));
-            // Not by way of `json!`, which sorts keys: the stages come in the order they happen.
-            Json(BTreeMap::from([("migrations", recent)])).into_response()
-        }
-        Err(_) => error(StatusCode::BAD_REQUEST, "the query may name limit"),
-    }
 }
 
 /// 200 with what was done; 422 if the file is wrong, 409 if it cannot be taken into service: then nothing was changed.

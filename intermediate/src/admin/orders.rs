@@ -8,6 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use baton_daemon::admin::events::{self, Kind};
 use baton_shared::health::AdminOrder;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -48,6 +49,7 @@ pub(super) async fn target(
     };
     let (from, to) = target.ordered.give(order);
     if from != to {
+        events::publish(Kind::Order, || json!({ "target": name, "from": from.name(), "to": to.name() }));
         tracing::warn!(target = name, "{} -> {} (ordered)", from.name(), to.name());
     }
     // An order taken back meanwhile ends the waiting as well.
@@ -72,6 +74,7 @@ pub(super) async fn listener(
         return not_found("no listener of this name is configured");
     };
     if admin.front.drains.drain_listener(listener.vip, drain) {
+        events::publish(Kind::Order, || json!({ "listener": name, "order": order }));
         tracing::warn!(listener = name, "{order} (ordered)");
     }
     let drains = &admin.front.drains;
@@ -106,6 +109,7 @@ pub(super) async fn node(
         return not_found("the node can be ordered to drain or undrain");
     };
     if admin.front.drains.drain_node(drain) {
+        events::publish(Kind::Order, || json!({ "node": null, "order": order }));
         tracing::warn!("node: {order} (ordered)");
     }
     if drain {

@@ -72,13 +72,19 @@ impl Flows {
     pub fn cut(&self, flow: FlowRef) {
         let mut table = self.table();
         let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) else { return };
-        if entry.end.is_none() {
-            entry.end = Some(EndReport::unreported(flow, EndReason::AgentLost));
+        let report = EndReport::unreported(flow, EndReason::AgentLost);
+        let first = entry.end.is_none();
+        if first {
+            entry.end = Some(report);
             self.access_log().unreported(flow.flow_id, EndReason::AgentLost);
             let target = entry.target;
             self.count_ended(target);
         }
         self.remove(&mut table, flow.flow_id);
+        drop(table);
+        if first {
+            self.tell_end(&report);
+        }
         self.cut.fetch_add(1, Ordering::Relaxed);
     }
 

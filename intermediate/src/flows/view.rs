@@ -3,6 +3,7 @@
 use super::Entry;
 use crate::handoff::flow_id_text;
 use crate::targets::Targets;
+use baton_shared::access::without_query_values;
 use baton_shared::record::{DRAIN_BYTES, FlowRecord, FlowState};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +28,7 @@ pub struct FlowView {
     pub server: SocketAddr,
     /// The target's agent is gone, the flow's end will not be reported until it is back.
     pub agent_lost: bool,
-    /// Method and path; empty for a flow taken over from an earlier run.
+    /// Method and path, without the values of a query; empty for a flow taken over from an earlier run.
     pub request: String,
     /// Milliseconds since 1970, of the freeze or of the take-over.
     pub started: u64,
@@ -69,6 +70,8 @@ pub struct FlowFilter {
     pub state: Option<String>,
     /// The client: `ADDRESS` or `ADDRESS:PORT`.
     pub client: Option<String>,
+    /// The address and port the client connected to.
+    pub vip: Option<String>,
 }
 
 impl FlowFilter {
@@ -81,6 +84,7 @@ impl FlowFilter {
         self.target.as_ref().is_none_or(|t| flow.target.as_ref() == Some(t))
             && self.state.as_ref().is_none_or(|s| flow.state == s)
             && self.client.as_ref().is_none_or(client)
+            && self.vip.as_ref().is_none_or(|vip| vip.parse() == Ok(flow.vip))
     }
 }
 
@@ -96,7 +100,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         target: target.as_ref().map(|t| t.spec.name.clone()),
         server: entry.server,
         agent_lost: target.is_some_and(|t| t.is_lost()),
-        request: entry.request.clone(),
+        request: without_query_values(&entry.request),
         started: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
         packets: record.packets,
         bytes: record.bytes,

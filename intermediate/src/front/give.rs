@@ -100,6 +100,7 @@ impl Front {
             };
             tracing::debug!(%client, request = label, reason = reason.name(), "another target is tried");
             self.metrics.on_retried(reason, refusal);
+            self.migration.history().tell_retried(&subject, reason, refusal);
             tried.push(next);
             target = next;
         }

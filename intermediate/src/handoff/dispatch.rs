@@ -125,6 +125,7 @@ impl Migrator {
                 }
             }
             Message::Probed(report) => self.probes.on_report(agent.id, *report),
+            Message::Inspected(report) => self.inspections.on_report(agent.id, *report),
             Message::Load(load) => {
                 let targets = self.targets.of_agent(agent.id);
                 let of = |target: &&Arc<Target>| target.spec.servers.iter().any(|s| s == load.server);
@@ -140,6 +141,7 @@ impl Migrator {
             | Message::EndSeen(_)
             | Message::Recall(_)
             | Message::Probe(_)
+            | Message::Inspect(_)
             | Message::Ping(_)
             | Message::Pong(_) => {}
         }

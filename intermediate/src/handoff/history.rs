@@ -1,10 +1,13 @@
 //! The most recent migrations and the reasons for what was not migrated, for `/v1/migrations`.
 
 use super::candidate::StageTimes;
+use baton_daemon::admin::events::{self, Kind};
+use baton_shared::access::without_query_values;
 use baton_shared::http::Verdict;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
-use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 /// How a request went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HistoryOutcome {
     /// The connection was given to a target.
@@ -34,7 +37,7 @@ pub struct MigrationRecord {
     pub vip: SocketAddr,
     /// The target's name; empty if none was chosen.
     pub target: String,
-    /// Method and path.
+    /// Method and path, without the values of a query.
     pub request: String,
     /// How it went.
     pub outcome: HistoryOutcome,
@@ -52,6 +55,19 @@ pub struct MigrationRecord {
     /// Microseconds from the start of the freeze until the client's packets were on their way to the target; 0
     /// if it was not migrated.
     pub total_us: u64,
+}
+
+impl MigrationRecord {
+    /// For `/v1/events`.
+    fn event(&self) -> Value {
+        let mut event = json!(self);
+        if let Some(object) = event.as_object_mut()
+            && let Some(id) = object.remove("id")
+        {
+            object.insert("flow".to_owned(), id);
+        }
+        event
+    }
 }
 
 /// As a JSON object that keeps its order.
@@ -88,7 +104,7 @@ impl Subject {
             client: self.client,
             vip: self.vip,
             target: self.target,
-            request: self.request,
+            request: without_query_values(&self.request),
             outcome,
             reason: None,
             refusal: None,
@@ -136,10 +152,22 @@ impl History {
 
     /// The newest records, newest first.
     pub fn recent(&self, limit: usize) -> Vec<MigrationRecord> {
-        self.ring().records.iter().rev().take(limit).cloned().collect()
+        self.wanted(limit, |_| true)
+    }
+
+    /// The newest of the records that are wanted, newest first.
+    pub fn wanted(&self, limit: usize, wanted: impl Fn(&MigrationRecord) -> bool) -> Vec<MigrationRecord> {
+        self.ring().records.iter().rev().filter(|record| wanted(record)).take(limit).cloned().collect()
     }
 
     fn push(&self, record: MigrationRecord) {
+        let kind = match record.outcome {
+            HistoryOutcome::Migrated => Kind::Handoff,
+            _ if record.refusal.is_some() => Kind::Refusal,
+            HistoryOutcome::Proxied => Kind::Proxied,
+            HistoryOutcome::Closed => Kind::Closed,
+        };
+        events::publish(kind, || record.event());
         let mut ring = self.ring();
         if !ring.awaited.is_empty()
             && let Some(awaiting) = ring.awaited.remove(&record.client)
@@ -174,6 +202,22 @@ impl History {
         record.reason = Some(reason.name());
         record.refusal = refusal.map(Refusal::name);
         self.push(record);
+    }
+
+    /// A target did not take the connection, and another is tried: told to those who follow `/v1/events`.
+    pub fn tell_retried(&self, subject: &Subject, reason: ProxyReason, refusal: Option<Refusal>) {
+        events::publish(Kind::Refusal, || {
+            json!({
+                "flow": subject.flow_id.map(flow_id_text),
+                "client": subject.client,
+                "vip": subject.vip,
+                "target": subject.target,
+                "request": without_query_values(&subject.request),
+                "outcome": "retried",
+                "reason": reason.name(),
+                "refusal": refusal.map(Refusal::name),
+            })
+        });
     }
 
     /// The connection was closed or reset, or answered by the intermediate itself.

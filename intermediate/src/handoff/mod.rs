@@ -36,6 +36,7 @@ pub use too_big::LegSink;
 use crate::access_log::{Asked, ClosedRecord, MigratedRecord, Placed};
 use crate::flows::Flows;
 use crate::hold::{Hold, PacketSink};
+use crate::inspect::Inspections;
 use crate::probe::Probes;
 use crate::reset::Resetter;
 use crate::targets::Targets;
@@ -73,6 +74,7 @@ pub struct Migrator {
     laters: Laters,
     own: OwnAddresses,
     probes: Arc<Probes>,
+    inspections: Inspections,
     late: AtomicU64,
     prefetched: AtomicU64,
     stray_answers: AtomicU64,
@@ -101,6 +103,7 @@ impl Migrator {
             laters: Laters::new(),
             own: OwnAddresses::new(),
             probes: Arc::default(),
+            inspections: Inspections::default(),
             late: AtomicU64::new(0),
             prefetched: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),
@@ -149,6 +152,11 @@ impl Migrator {
     /// The probes under way.
     pub fn probes(&self) -> &Arc<Probes> {
         &self.probes
+    }
+
+    /// The questions to agents about flows.
+    pub fn inspections(&self) -> &Inspections {
+        &self.inspections
     }
 
     /// Counts for `/metrics`.

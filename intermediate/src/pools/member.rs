@@ -2,9 +2,11 @@
 
 use super::{Choice, Pool};
 use crate::targets::Target;
+use baton_daemon::admin::events::{self, Kind};
 use baton_loader::monotonic_ns;
 use baton_shared::balance::{Candidate, Method, effective_weight};
 use baton_shared::health::{Change, CheckState, Checked, Passive, PassiveState, Serving, Signal, Standing};
+use serde_json::json;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -253,6 +255,15 @@ impl Member {
         self.serving_since_ns.store(since, Ordering::Relaxed);
         let before = state.said.replace(now).unwrap_or_default();
         if before != now {
+            events::publish(Kind::Health, || {
+                json!({
+                    "pool": pool.name(),
+                    "target": self.target.spec.name,
+                    "from": before.name(),
+                    "to": now.name(),
+                    "why": event,
+                })
+            });
             tracing::warn!(
                 pool = pool.name(),
                 target = self.target.spec.name,

@@ -1,7 +1,9 @@
 //! The agents: one control channel for each, however many targets are on its host.
 
+use baton_daemon::admin::events::{self, Kind};
 use baton_shared::control::Message;
 use baton_shared::health::{Agent as AgentState, AgentEvent};
+use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -93,6 +95,10 @@ impl Agent {
         let before = *state;
         *state = before.on(event);
         if before != *state {
+            events::publish(
+                Kind::Channel,
+                || json!({ "agent": self.name, "from": before.name(), "to": state.name() }),
+            );
             tracing::info!(agent = self.name, "agent {} -> {} ({event:?})", before.name(), state.name());
         }
     }

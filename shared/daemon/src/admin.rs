@@ -1,20 +1,27 @@
 //! The admin endpoint: HTTP on a Unix socket, and on a loopback port if the configuration asks for it.
 //!
-//! Who may open the Unix socket (mode 0660) may read and, where a daemon has routes for it, change. On TCP the `Host`
-//! header must name this machine's loopback, so that a web page that rebinds its name to 127.0.0.1 reads nothing. What
-//! changes something is a `POST` and must have the header `X-Baton-CSRF: 1`, which no web page can send to another
-//! site without being asked first, and the asking is refused.
+//! What a peer may do on the Unix socket its credentials say (`baton_shared::access`); on TCP all may do what
+//! `admin.tcp_level` says. On TCP the `Host` header must name this machine's loopback, so that a web page that rebinds
+//! its name to 127.0.0.1 reads nothing. What changes something is a `POST` and must have the header `X-Baton-CSRF: 1`,
+//! which no web page can send to another site without being asked first, and the asking is refused.
+
+pub mod events;
+pub mod list;
+pub mod reasons;
+mod routes;
+
+pub use routes::{Route, Routes, differences};
 
 use crate::config::AdminSettings;
-use crate::metrics;
+use crate::{metrics, sys};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use baton_shared::access::{Access, Level, Peer};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
 use std::fs;
 use std::io;
@@ -25,8 +32,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
+use tower_service::Service;
 
 /// Time for a request's head, and between requests on one connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -94,26 +102,20 @@ impl Drop for AdminServer {
 pub fn common_routes(
     registry: Arc<Registry>,
     ready: impl Fn() -> Result<(), String> + Clone + Send + Sync + 'static,
-) -> Router {
-    Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route(
-            "/readyz",
-            get(move || {
-                let answer = match ready() {
-                    Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-                    Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
-                };
-                std::future::ready(answer)
-            }),
-        )
-        .route(
-            "/metrics",
-            get(move || {
-                let text = metrics::encode(&registry);
-                std::future::ready(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
-            }),
-        )
+) -> Routes {
+    Routes::new()
+        .get("/healthz", async || "ok\n")
+        .get("/readyz", move || {
+            let answer = match ready() {
+                Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+                Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+            };
+            std::future::ready(answer)
+        })
+        .get("/metrics", move || {
+            let text = metrics::encode(&registry);
+            std::future::ready(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
+        })
 }
 
 /// Listens where the settings say and serves the router, in tasks of the current tokio runtime.
@@ -130,26 +132,39 @@ pub async fn serve(settings: &AdminSettings, router: Router) -> Result<AdminServ
         let listener = TcpListener::bind(addr).await.map_err(fail)?;
         server.tcp = Some(listener.local_addr().map_err(fail)?);
         let router = router.clone().layer(from_fn(only_loopback_host));
+        let level = Some(settings.tcp_level);
         server.tasks.push(tokio::spawn(accept(router, async move || {
-            listener.accept().await.map(|(stream, _)| stream)
+            listener.accept().await.map(|(stream, _)| (stream, level))
         })));
     }
     if let Some(unix) = &settings.unix {
         let path = unix.get_ref();
-        let listener = bind_unix(path).await?;
+        let access = settings.access(sys::effective_uid());
+        let listener = bind_unix(path, if access.is_open() { 0o660 } else { 0o666 }).await?;
         server.unix = identify(path).ok().map(|id| (path.clone(), id));
         server.tasks.push(tokio::spawn(accept(router, async move || {
-            listener.accept().await.map(|(stream, _)| stream)
+            listener.accept().await.map(|(stream, _)| {
+                let level = level_of(&access, &stream);
+                (stream, level)
+            })
         })));
     }
     Ok(server)
+}
+
+/// What the process at the other end may do. One whose credentials cannot be read may do nothing.
+fn level_of(access: &Access, stream: &UnixStream) -> Option<Level> {
+    let credentials = stream.peer_cred().ok()?;
+    let mut gids = sys::peer_groups(stream).unwrap_or_default();
+    gids.push(credentials.gid());
+    access.level(&Peer { uid: credentials.uid(), gids })
 }
 
 fn identify(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()))
 }
 
-async fn bind_unix(path: &Path) -> Result<UnixListener, AdminError> {
+async fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, AdminError> {
     let fail = |source| AdminError::Unix { path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(fail)?;
@@ -161,7 +176,7 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, AdminError> {
                 "a file that is no socket is there",
             )));
         }
-        Ok(_) => match tokio::net::UnixStream::connect(path).await {
+        Ok(_) => match UnixStream::connect(path).await {
             Ok(_) => return Err(AdminError::InUse(path.to_owned())),
             // Only this says that nobody listens; anything else may be a socket in use that we may not open.
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(fail)?,
@@ -170,14 +185,14 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, AdminError> {
         Err(_) => {}
     }
     let listener = UnixListener::bind(path).map_err(fail)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(fail)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(fail)?;
     Ok(listener)
 }
 
 async fn accept<S, F>(router: Router, mut next: F)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: AsyncFnMut() -> io::Result<S>,
+    F: AsyncFnMut() -> io::Result<(S, Option<Level>)>,
 {
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     // Dropped with this task: connections end with the endpoint.
@@ -186,8 +201,12 @@ where
         let Ok(place) = places.clone().acquire_owned().await else { return };
         while connections.try_join_next().is_some() {}
         match next().await {
-            Ok(stream) => {
-                let service = TowerToHyperService::new(router.clone());
+            Ok((stream, level)) => {
+                let router = router.clone();
+                let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
+                    request.extensions_mut().insert(Granted(level));
+                    router.clone().call(request.map(Body::new))
+                });
                 connections.spawn(async move {
                     let served = hyper::server::conn::http1::Builder::new()
                         .timer(TokioTimer::new())
@@ -207,6 +226,10 @@ where
         }
     }
 }
+
+/// What the peer of a request's connection may do.
+#[derive(Clone, Copy, Debug)]
+struct Granted(Option<Level>);
 
 /// The header that every `POST` must have, with the value `1`.
 pub const CSRF_HEADER: &str = "x-baton-csrf";

@@ -10,11 +10,13 @@ pub use peer::{certificates, peer};
 
 use crate::tls::TlsFiles;
 use baton_shared::control::Role;
+use serde::Serialize;
 use std::fmt::{self, Display, Write};
 use std::path::Path;
 
 /// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Status {
     /// As it should be.
     Ok,
@@ -35,7 +37,7 @@ impl Display for Status {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What was checked.
     pub name: String,

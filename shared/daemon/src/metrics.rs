@@ -24,6 +24,10 @@ pub trait Reason: Copy + fmt::Debug + Send + Sync + 'static {
     fn code(self) -> u32;
     /// The label's value.
     fn name(self) -> &'static str;
+    /// What it means and what to do about it; its name says enough if there is no more.
+    fn explanation(self) -> &'static str {
+        self.name()
+    }
 }
 
 macro_rules! shared_reasons {
@@ -32,6 +36,7 @@ macro_rules! shared_reasons {
             const ALL: &'static [Self] = reason::$name::ALL;
             fn code(self) -> u32 { self.code() }
             fn name(self) -> &'static str { self.name() }
+            fn explanation(self) -> &'static str { self.explanation() }
         }
     )+ };
 }
@@ -45,6 +50,9 @@ impl Reason for GateRule {
     }
     fn name(self) -> &'static str {
         self.name()
+    }
+    fn explanation(self) -> &'static str {
+        self.explanation()
     }
 }
 

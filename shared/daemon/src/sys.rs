@@ -261,3 +261,141 @@ pub(crate) fn ethtool_flag(name: &str, command: u32) -> io::Result<bool> {
     interface_ioctl(libc::SIOCETHTOOL, &mut request)?;
     Ok(value.data != 0)
 }
+
+/// The user this process acts as.
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: takes nothing and never fails.
+    unsafe { libc::geteuid() }
+}
+
+/// The supplementary groups of the process that connected a Unix socket, as they were then (`SO_PEERGROUPS`, since
+/// Linux 4.13).
+pub(crate) fn peer_groups(socket: &impl AsRawFd) -> io::Result<Vec<libc::gid_t>> {
+    const GROUP_BYTES: usize = mem::size_of::<libc::gid_t>();
+    let mut groups: Vec<libc::gid_t> = vec![0; 32];
+    loop {
+        let mut length = libc::socklen_t::try_from(groups.len() * GROUP_BYTES).unwrap_or(0);
+        // SAFETY: the first pointer is to as many bytes as the length says, the second to that length.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = usize::try_from(length).unwrap_or(0) / GROUP_BYTES;
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // The kernel says how much room it needs.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
+/// Makes the calling thread, and no other, another user's (the raw calls; libc's act on all threads).
+#[cfg(test)]
+pub(crate) fn become_somebody(uid: u32, gid: u32, groups: &[libc::gid_t]) -> io::Result<()> {
+    let done = |result: libc::c_long| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    // SAFETY: the pointer is to as many groups as the length says.
+    done(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: no pointers.
+    done(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: no pointers.
+    done(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+}
+
+/// A socket that gets a copy of each IP packet that passes a device, in either direction (packet(7)).
+pub(crate) fn tap(device: u32) -> io::Result<OwnedFd> {
+    // packet(7): all protocols, in network order.
+    let protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointers; the result is checked.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    check(fd)?;
+    // SAFETY: a descriptor that was just opened and that nobody else has.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a struct of plain numbers may be all zero.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or_default();
+    address.sll_protocol = protocol;
+    address.sll_ifindex = device.cast_signed();
+    let length = libc::socklen_t::try_from(mem::size_of::<libc::sockaddr_ll>()).unwrap_or_default();
+    // SAFETY: the pointer is to a sockaddr_ll that lives during the call, and the length is its size. Until here the
+    // socket takes no packets at all.
+    check(unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) })?;
+    Ok(fd)
+}
+
+/// A descriptor registered with tokio's reactor.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: `register` asks that the descriptor stay open and the same while it is registered: it is owned by what is
+    // registered, which never gives it away.
+    unsafe { AsyncFd::register(fd) }.map_err(|e| e.into_parts().1)
+}
+
+/// A packet of a [`tap`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tapped {
+    /// Its length on the device; the buffer has what fits.
+    pub(crate) length: usize,
+    /// It left by the device.
+    pub(crate) leaving: bool,
+    /// When, nanoseconds since 1970, by the kernel's clock.
+    pub(crate) at_ns: u64,
+}
+
+/// The next packet of a [`tap`].
+pub(crate) fn tapped(tap: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<Tapped> {
+    /// linux/if_packet.h.
+    const PACKET_OUTGOING: u8 = 4;
+    /// asm-generic/sockios.h: when the packet read last had come.
+    const SIOCGSTAMPNS: libc::c_ulong = 0x8907;
+    // SAFETY: a struct of plain numbers may be all zero.
+    let mut from: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    let mut length = libc::socklen_t::try_from(mem::size_of::<libc::sockaddr_ll>()).unwrap_or_default();
+    // SAFETY: the pointers are to the buffer, whose length is told, and to a sockaddr_ll and its length.
+    let received = unsafe {
+        libc::recvfrom(
+            tap.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_TRUNC,
+            std::ptr::from_mut(&mut from).cast(),
+            &raw mut length,
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec that lives during the call.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), SIOCGSTAMPNS, &raw mut at) })?;
+    let (seconds, nanos) = (u64::try_from(at.tv_sec).unwrap_or(0), u64::try_from(at.tv_nsec).unwrap_or(0));
+    let at_ns = seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+    Ok(Tapped { length: received, leaving: from.sll_pkttype == PACKET_OUTGOING, at_ns })
+}
+
+/// Packets that a [`tap`] had no room for since this was last asked (`PACKET_STATISTICS`).
+pub(crate) fn tap_drops(tap: &impl AsRawFd) -> io::Result<u32> {
+    /// linux/if_packet.h.
+    const PACKET_STATISTICS: libc::c_int = 6;
+    // struct tpacket_stats: packets, drops.
+    let mut counts = [0u32; 2];
+    let mut length = libc::socklen_t::try_from(mem::size_of_val(&counts)).unwrap_or_default();
+    // SAFETY: the pointers are to two numbers and to their size.
+    check(unsafe {
+        libc::getsockopt(
+            tap.as_raw_fd(),
+            libc::SOL_PACKET,
+            PACKET_STATISTICS,
+            counts.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(counts[1])
+}

@@ -29,6 +29,9 @@ pub struct ServerLoad {
     pub ended: u64,
     /// Of those, by a reset of the server.
     pub resets: u64,
+    /// Payload bytes the server's kernel sent to clients on all flows, those sent again included. Of many thousand flows
+    /// not all are looked at each second: then it comes in steps.
+    pub bytes: u64,
     /// TCP segments the server's kernel sent on the flows that were looked at.
     pub segments: u64,
     /// Of those, sent again.
@@ -56,6 +59,7 @@ impl ServerLoad {
             refused: 0,
             ended: 0,
             resets: 0,
+            bytes: 0,
             segments: 0,
             retransmitted: 0,
             responses: 0,

@@ -1,6 +1,7 @@
 //! What intermediate and agent say to each other. Every message about a flow names it by [`FlowRef`], and is
 //! idempotent: saying it twice does what saying it once does.
 
+use super::inspect::FlowReport;
 use super::load::ServerLoad;
 use crate::capture::{CapturedConnection, seq_serde};
 use crate::reason::{EndReason, Refusal};
@@ -9,7 +10,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a message. Peers of different versions close the channel with a clear word.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// What a node is; also in its certificate, as the URI `baton://ROLE/NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -286,4 +287,8 @@ pub enum Message {
     Ping(u64),
     /// The answer.
     Pong(u64),
+    /// To the agent: what do you know of this handoff? Changes nothing.
+    Inspect(FlowRef),
+    /// To the intermediate.
+    Inspected(Box<FlowReport>),
 }

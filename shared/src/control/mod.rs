@@ -5,10 +5,12 @@
 
 mod bytes;
 mod frame;
+mod inspect;
 mod load;
 mod message;
 
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, encode_into};
+pub use inspect::{FlowReport, KeyReport, MapReport, RecordReport, SocketReport, TargetFlow};
 pub use load::ServerLoad;
 pub use message::{
     Closer, EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, ProbeOrder,

@@ -7,6 +7,8 @@
 //! cannot stand in between.)
 
 pub mod adopt;
+#[cfg(feature = "std")]
+mod inverse;
 mod judge;
 mod leg;
 mod patch;
@@ -15,6 +17,8 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "std")]
+pub use inverse::inverse;
 pub use judge::{
     Action, Verdict, exceeds_leg, judge_egress, judge_ingress, judge_unreadable, judge_unwalked,
 };

@@ -1,14 +1,16 @@
 //! What the admin endpoint shows, gathered from table and maps. The table is locked for a few flows at a time, so
 //! that handoffs need not wait for a reader.
 
-use crate::flows::table::{Flow, PeerId};
+use crate::flows::table::{Flow, PeerId, Session, flow_id_text};
 use crate::serve::engine::Shared;
+use crate::serve::inspect::map_report;
 use crate::serve::ways::Choice;
 use baton_loader::monotonic_ns;
-use baton_shared::control::ServerLoad;
-use baton_shared::record::{FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
+use baton_shared::control::{PROTOCOL_VERSION, ServerLoad};
+use baton_shared::record::{ABI_VERSION, FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::borrow::Borrow;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -75,17 +77,13 @@ impl Clock {
     }
 }
 
-fn hex(flow_id: u64) -> String {
-    format!("{flow_id:016x}")
-}
-
 fn intermediate(shared: &Shared, peer: PeerId) -> String {
     shared.policy.name(peer).unwrap_or("?").to_owned()
 }
 
 fn view(shared: &Shared, clock: &Clock, flow: &Flow, record: &FlowRecord) -> FlowView {
     FlowView {
-        id: hex(flow.who.1.flow_id),
+        id: flow_id_text(flow.who.1.flow_id),
         generation: flow.who.1.generation,
         state: FlowState::from_raw(record.state).name(),
         client: flow.ends.client(),
@@ -97,11 +95,7 @@ fn view(shared: &Shared, clock: &Clock, flow: &Flow, record: &FlowRecord) -> Flo
         age_ms: clock.ms_since(flow.received_ns),
         packets: record.packets,
         bytes: record.bytes,
-        handoff: flow
-            .replay
-            .as_deref()
-            .map(|replay| replay.phase().name())
-            .or_else(|| flow.adopt.as_deref().map(|adopt| adopt.phase().name())),
+        handoff: flow.handoff_phase(),
         end: flow.end.map(|reason| reason.name()),
         last_seen_ms_ago: clock.ms_since(record.last_seen_ns),
         notes: Notes {
@@ -115,31 +109,88 @@ fn view(shared: &Shared, clock: &Clock, flow: &Flow, record: &FlowRecord) -> Flo
     }
 }
 
-/// The flows that are wanted.
-pub(crate) fn flows(shared: &Shared, wanted: impl Fn(&FlowView) -> bool) -> Vec<FlowView> {
+/// The flows that are wanted, in pieces. One that comes or goes meanwhile may be in them or not.
+pub(crate) fn flows(
+    shared: impl Borrow<Shared>,
+    wanted: impl Fn(&FlowView) -> bool,
+) -> impl Iterator<Item = Vec<FlowView>> {
     let clock = Clock::read();
-    let mut found = Vec::new();
-    let capacity = shared.plane.slots().capacity();
     let mut from = 0;
-    while from < capacity {
+    std::iter::from_fn(move || {
+        let shared: &Shared = shared.borrow();
+        let capacity = shared.plane.slots().capacity();
+        if from >= capacity {
+            return None;
+        }
         let to = capacity.min(from.saturating_add(CHUNK));
         let table = shared.table();
-        for slot in from..to {
-            let Some(flow) = table.get(slot) else { continue };
-            let seen = view(shared, &clock, flow, &shared.plane.slots().read(slot));
-            if wanted(&seen) {
-                found.push(seen);
-            }
-        }
+        let held = (from..to).filter_map(|slot| Some((slot, table.get(slot)?)));
+        let views = held.map(|(slot, flow)| view(shared, &clock, flow, &shared.plane.slots().read(slot)));
         from = to;
+        Some(views.filter(|view| wanted(view)).collect())
+    })
+}
+
+/// One flow, with its keys in the map and its record.
+pub(crate) fn one(shared: &Shared, id: &str) -> Option<Value> {
+    let found = flows(shared, |flow| flow.id == id).flatten().next()?;
+    let mut shown = json!(found);
+    let map = {
+        let table = shared.table();
+        let slot = (0..table.slots())
+            .find(|slot| table.get(*slot).is_some_and(|flow| flow_id_text(flow.who.1.flow_id) == id));
+        slot.and_then(|slot| Some(map_report(&shared.plane, slot, table.get(slot)?, monotonic_ns())))
+    };
+    if let Some(object) = shown.as_object_mut() {
+        object.insert("map".to_owned(), json!(map));
     }
-    found
+    Some(shown)
+}
+
+/// How the agent is, in short.
+pub(crate) fn status(shared: &Shared) -> Value {
+    let clock = Clock::read();
+    let slots = shared.plane.slots();
+    let sessions = sessions(shared, &clock);
+    let live = {
+        let table = shared.table();
+        (0..table.slots()).filter(|slot| table.get(*slot).is_some_and(|flow| flow.end.is_none())).count()
+    };
+    json!({
+        "daemon": "target-agent",
+        "name": shared.policy.node,
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": PROTOCOL_VERSION,
+        "abi": ABI_VERSION,
+        "pid": std::process::id(),
+        "started": clock.unix_ms(shared.metrics.started_ns()),
+        "state": "ready",
+        "data_plane": format!("{:?}", shared.plane.hook()).to_lowercase(),
+        "sessions": sessions,
+        "handoffs": { "migrated": shared.metrics.migrated_count() },
+        "flows": { "live": live, "slots_used": slots.in_use(), "slots": slots.capacity() },
+        "events_missed": baton_daemon::admin::events::missed(),
+    })
+}
+
+/// Who is connected.
+fn sessions(shared: &Shared, clock: &Clock) -> Vec<Value> {
+    let table = shared.table();
+    let session = |s: &Session| {
+        json!({
+            "intermediate": s.name,
+            "allowed": s.peer.is_some(),
+            "software": s.software,
+            "since": clock.unix_ms(s.since_ns),
+        })
+    };
+    table.sessions.values().map(session).collect()
 }
 
 /// What the configuration allows, with the flows there are, and who is connected.
 pub(crate) fn targets(shared: &Shared) -> Value {
     let clock = Clock::read();
-    let live = flows(shared, |flow| flow.state != FlowState::Ended.name());
+    let live: Vec<FlowView> = flows(shared, |flow| flow.state != FlowState::Ended.name()).flatten().collect();
     let loads: Vec<ServerLoad> = shared.table().loads.all().cloned().collect();
     let targets: Vec<Value> = shared
         .policy
@@ -160,20 +211,7 @@ pub(crate) fn targets(shared: &Shared) -> Value {
             })
         })
         .collect();
-    let sessions: Vec<Value> = shared
-        .table()
-        .sessions
-        .values()
-        .map(|s| {
-            json!({
-                "intermediate": s.name,
-                "allowed": s.peer.is_some(),
-                "software": s.software,
-                "since": clock.unix_ms(s.since_ns),
-            })
-        })
-        .collect();
-    json!({ "targets": targets, "sessions": sessions })
+    json!({ "targets": targets, "sessions": sessions(shared, &clock) })
 }
 
 /// How the server's next connection is given to it, and what keeps it from being adopted.
@@ -196,6 +234,7 @@ fn serve_view(shared: &Shared, vip: SocketAddr, server: SocketAddr) -> Value {
 fn load_view(load: &ServerLoad) -> Value {
     json!({
         "listening": load.listening,
+        "bytes": load.bytes,
         "accept_queue": load.accept_queue,
         "accept_limit": load.accept_limit,
         "listen_drops": load.listen_drops,
@@ -219,7 +258,7 @@ pub(crate) fn migrations(shared: &Shared) -> Vec<Value> {
         .rev()
         .map(|entry| {
             json!({
-                "id": hex(entry.who.1.flow_id),
+                "id": flow_id_text(entry.who.1.flow_id),
                 "generation": entry.who.1.generation,
                 "client": entry.ends.client(),
                 "vip": entry.vip,

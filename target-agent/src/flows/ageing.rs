@@ -1,13 +1,15 @@
 //! When a flow has ended, and what follows: report, linger, free.
 
-use super::table::{Flow, Table, Who};
+use super::table::{Flow, Table, Who, flow_id_text};
 use crate::serve::Engine;
 use crate::serve::packet::Ends;
+use baton_daemon::admin::events::{self, Kind};
 use baton_shared::control::{EndReport, Message};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::{FlowKey, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST};
 use baton_shared::state::ending::{SocketState, judge, retransmitted};
 use baton_shared::state::replay::Answer;
+use serde_json::json;
 
 /// How long a flow may be quiet before the kernel is asked whether its socket is still there, ns.
 pub(crate) const QUIET_NS: u64 = 5_000_000_000;
@@ -155,7 +157,20 @@ impl Engine {
             way,
         };
         self.shared.metrics.ended(reason);
-        table.loads.on_end(server, reason);
+        let grown = table.get_mut(slot).map_or(0, |flow| flow.sampled.grown(record.bytes));
+        table.loads.on_end(server, reason, grown);
+        let kind = if reason == EndReason::Recalled { Kind::Recall } else { Kind::End };
+        events::publish(kind, || {
+            json!({
+                "flow": flow_id_text(who.1.flow_id),
+                "generation": who.1.generation,
+                "server": server,
+                "reason": reason.name(),
+                "packets": report.packets,
+                "bytes": report.bytes,
+                "duration_ms": report.duration_ms,
+            })
+        });
         if let Some(recall) = recall {
             self.refuse_recall(recall.session, who.1, Refusal::FlowGone);
         }

@@ -8,12 +8,14 @@ use crate::load::{Loads, Sampled};
 use crate::serve::handoff::key;
 use crate::serve::packet::Ends;
 use crate::serve::recall::Waiting;
+use baton_daemon::admin::events::{self, Kind};
 use baton_shared::control::{FlowRef, RecalledAnswer};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowKey;
 use baton_shared::state::adopt::Adopt;
 use baton_shared::state::replay::{Answer, Replay};
 use baton_shared::state::responses::Responses;
+use serde_json::json;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
@@ -23,6 +25,11 @@ pub(crate) struct PeerId(pub(crate) u16);
 
 /// One handoff of one intermediate.
 pub(crate) type Who = (PeerId, FlowRef);
+
+/// A flow's number as the admin endpoints show it: 16 hexadecimal digits.
+pub(crate) fn flow_id_text(flow_id: u64) -> String {
+    format!("{flow_id:016x}")
+}
 
 /// How many recent handoffs `/v1/migrations` shows.
 const RECENT: usize = 256;
@@ -102,6 +109,12 @@ impl Flow {
     /// Its keys in the map.
     pub(crate) fn keys(&self) -> impl Iterator<Item = FlowKey> + use<> {
         [Some(self.key), self.arrival].into_iter().flatten()
+    }
+
+    /// Where its handoff stands while it is under way.
+    pub(crate) fn handoff_phase(&self) -> Option<&'static str> {
+        let replay = self.replay.as_deref().map(|replay| replay.phase().name());
+        replay.or_else(|| self.adopt.as_deref().map(|adopt| adopt.phase().name()))
     }
 
     /// Whether its handoff is under way or its request being fed.
@@ -239,6 +252,19 @@ impl Table {
     }
 
     pub(crate) fn note_recent(&mut self, entry: Recent) {
+        let kind = if entry.refused.is_some() { Kind::Refusal } else { Kind::Handoff };
+        events::publish(kind, || {
+            json!({
+                "flow": flow_id_text(entry.who.1.flow_id),
+                "generation": entry.who.1.generation,
+                "client": entry.ends.client(),
+                "vip": entry.vip,
+                "server": entry.ends.server(),
+                "refusal": entry.refused.map(Refusal::name),
+                "handshake_us": entry.handshake_us,
+                "total_us": entry.total_us,
+            })
+        });
         if self.recent.len() >= RECENT {
             self.recent.pop_front();
         }

@@ -18,6 +18,8 @@ const INTERVAL_NS: u64 = 1_000_000_000;
 const REPEAT_AFTER: u32 = 10;
 /// How many flows' sockets are looked at in one interval.
 const SAMPLES: u32 = 64;
+/// How many flows' records are looked at in one interval, for their bytes.
+const RECORDS: u32 = 4096;
 
 /// What is known of one server; the numbers of flows are filled in for each intermediate.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub(crate) struct Loads {
     next_ns: u64,
     /// Where the next sampling of sockets begins.
     sample_from: u32,
+    /// And the next look at records.
+    bytes_from: u32,
 }
 
 /// What a flow's socket had counted when it was last looked at.
@@ -50,6 +54,17 @@ pub(crate) struct Loads {
 pub(crate) struct Sampled {
     segments: u32,
     retransmitted: u32,
+    /// Of the record.
+    bytes: u64,
+}
+
+impl Sampled {
+    /// What a record's bytes have grown by since.
+    pub(crate) fn grown(&mut self, bytes: u64) -> u64 {
+        let grown = bytes.saturating_sub(self.bytes);
+        self.bytes = bytes;
+        grown
+    }
 }
 
 impl Loads {
@@ -77,9 +92,10 @@ impl Loads {
         }
     }
 
-    /// A flow on it has ended.
-    pub(crate) fn on_end(&mut self, server: SocketAddr, reason: EndReason) {
+    /// A flow on it has ended, and had sent so many bytes since it was last looked at.
+    pub(crate) fn on_end(&mut self, server: SocketAddr, reason: EndReason, bytes: u64) {
         if let Some(load) = self.of(server) {
+            load.bytes += bytes;
             load.ended += 1;
             load.resets += u64::from(reason == EndReason::ServerReset);
         }
@@ -117,6 +133,7 @@ impl Engine {
         table.loads.next_ns = now.saturating_add(INTERVAL_NS);
         self.look_at_listeners(table);
         self.look_at_sockets(table);
+        self.look_at_records(table);
         self.tell(table);
     }
 
@@ -170,7 +187,7 @@ impl Engine {
             };
             let (ends, server, before) = (flow.ends, flow.server, flow.sampled);
             if let Ok(Some(info)) = self.diag.tcp_info(ends.server(), ends.client()) {
-                let now = Sampled { segments: info.segments, retransmitted: info.retransmitted };
+                let now = Sampled { segments: info.segments, retransmitted: info.retransmitted, ..before };
                 if let Some(flow) = table.get_mut(slot) {
                     flow.sampled = now;
                 }
@@ -191,6 +208,26 @@ impl Engine {
         for (server, (sum, number)) in rtts {
             if let Some(load) = table.loads.of(server) {
                 load.rtt_us = u32::try_from(sum / number.max(1)).unwrap_or(u32::MAX);
+            }
+        }
+    }
+
+    /// Looks at some of the live flows' records, others each time, for what their servers have sent.
+    fn look_at_records(&mut self, table: &mut Table) {
+        let (count, start) = (table.slots(), table.loads.bytes_from);
+        let slots = self.shared.plane.slots();
+        let mut looked = 0;
+        for step in 0..count {
+            let slot = (start + step) % count;
+            let Some(flow) = table.get_mut(slot).filter(|flow| flow.end.is_none()) else { continue };
+            let (server, grown) = (flow.server, flow.sampled.grown(slots.read(slot).bytes));
+            if let Some(load) = table.loads.of(server) {
+                load.bytes += grown;
+            }
+            looked += 1;
+            if looked >= RECORDS {
+                table.loads.bytes_from = (slot + 1) % count;
+                break;
             }
         }
     }
@@ -252,11 +289,12 @@ mod tests {
             loads.on_refused(server, *reason);
         }
         for reason in EndReason::ALL {
-            loads.on_end(server, *reason);
+            loads.on_end(server, *reason, 2);
         }
-        loads.on_end("192.0.2.9:80".parse().unwrap(), EndReason::Finished);
+        loads.on_end("192.0.2.9:80".parse().unwrap(), EndReason::Finished, 100);
         let load = loads.all().next().unwrap();
         assert_eq!((load.refused, load.resets), (2, 1));
         assert_eq!(load.ended, u64::try_from(EndReason::ALL.len()).unwrap());
+        assert_eq!(load.bytes, 2 * load.ended);
     }
 }

@@ -9,6 +9,7 @@ use crate::flows::table::{PeerId, Session, Table, Who};
 use crate::load::RESPONSE_TICK;
 use crate::metrics::Metrics;
 use crate::sock_diag::SockDiag;
+use baton_daemon::admin::events::{self, Kind};
 use baton_daemon::control::{Server, ServerEvent};
 use baton_daemon::tun::Tun;
 use baton_loader::{Plane, monotonic_ns};
@@ -16,6 +17,7 @@ use baton_shared::control::{FlowRef, Message, RefusedAnswer};
 use baton_shared::reason::Refusal;
 use baton_shared::seq::{Client, Seq};
 use baton_shared::state::replay::{Answer, SegmentToSend, flag};
+use serde_json::json;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -197,7 +199,9 @@ impl Engine {
             ServerEvent::Up { session, peer } => self.on_up(table, session, peer.name, peer.software),
             // Flows go on without their intermediate; it comes back and asks.
             ServerEvent::Down { session, .. } => {
-                table.sessions.remove(&session);
+                if let Some(session) = table.sessions.remove(&session) {
+                    events::publish(Kind::Channel, || json!({ "intermediate": session.name, "up": false }));
+                }
                 self.forget_recalls(table, session);
             }
             ServerEvent::Message { session, message } => {
@@ -223,6 +227,7 @@ impl Engine {
 
     fn on_up(&mut self, table: &mut Table, session: u64, name: String, software: String) {
         let peer = self.shared.policy.peer(&name);
+        events::publish(Kind::Channel, || json!({ "intermediate": name, "up": true }));
         if let Some(peer) = peer {
             table.loads.on_session(peer);
         }
@@ -281,6 +286,7 @@ impl Engine {
                     self.refuse_probe(session, id, &why);
                 }
             }
+            Message::Inspect(flow) => self.on_inspect(table, session, (peer, flow)),
             Message::EndSeen(flow) => table.reports.seen(&(peer, flow)),
             // The transport answers pings; the rest is not for an agent.
             _ => {}

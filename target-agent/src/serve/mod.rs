@@ -3,6 +3,7 @@
 mod adopt;
 pub(crate) mod engine;
 pub(crate) mod handoff;
+pub(crate) mod inspect;
 pub(crate) mod packet;
 pub(crate) mod preflight;
 mod probe;

@@ -2,7 +2,8 @@
 //! [`judge_recall`] says. The server's socket ends by a reset that nobody but its kernel sees.
 
 use super::engine::Engine;
-use crate::flows::table::{PeerId, Table};
+use crate::flows::table::{PeerId, Table, flow_id_text};
+use baton_daemon::admin::events::{self, Kind};
 use baton_loader::monotonic_ns;
 use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer, RefusedAnswer};
 use baton_shared::reason::{EndReason, Refusal};
@@ -10,6 +11,7 @@ use baton_shared::record::{FLAG_TRACKED, FlowRecord, FlowState, NOTE_FIN, NOTE_R
 use baton_shared::seq::{Client, Seq, Server};
 use baton_shared::state::ending::SocketState;
 use baton_shared::state::responses::{RecallFacts, RecallVerdict, judge_recall};
+use serde_json::json;
 
 /// The time between the first two looks at a recall that waits, ns; doubled each time.
 const LOOK_NS: u64 = 2_000_000;
@@ -103,6 +105,10 @@ impl Engine {
 
     pub(crate) fn refuse_recall(&self, session: u64, flow: FlowRef, reason: Refusal) {
         self.shared.metrics.recall_refused(reason);
+        events::publish(
+            Kind::Refusal,
+            || json!({ "flow": flow_id_text(flow.flow_id), "generation": flow.generation, "recall": reason.name() }),
+        );
         self.send(session, Message::RecallRefused(RefusedAnswer { flow, reason }));
     }
 

@@ -1,14 +1,17 @@
 use super::*;
 use crate::config::Spanned;
+use baton_shared::access::Who;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-fn routes() -> Router {
+fn routes() -> Routes {
     common_routes(Arc::new(Registry::default()), || Err("no agent".into()))
+        .read("/v1/secret", Level::Admin, async || "secret\n")
+        .post("/v1/change", Level::Operate, async || "changed\n")
 }
 
 fn unix_settings(path: &Path) -> AdminSettings {
-    AdminSettings { unix: Some(Spanned::new(0..0, path.to_owned())), tcp: None }
+    AdminSettings { unix: Some(Spanned::new(0..0, path.to_owned())), ..AdminSettings::default() }
 }
 
 async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request_line: &str, host: &str) -> String {
@@ -23,7 +26,7 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request_line: &str
 async fn the_unix_socket_answers_is_guarded_and_goes_away() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("made/admin.sock");
-    let server = serve(&unix_settings(&path), routes()).await.unwrap();
+    let server = serve(&unix_settings(&path), routes().router()).await.unwrap();
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
     for (line, status, part) in [
         ("GET /healthz", "200", "ok"),
@@ -41,7 +44,7 @@ async fn the_unix_socket_answers_is_guarded_and_goes_away() {
             "{line}: {answer}"
         );
     }
-    let second = serve(&unix_settings(&path), routes()).await.unwrap_err();
+    let second = serve(&unix_settings(&path), routes().router()).await.unwrap_err();
     assert!(matches!(second, AdminError::InUse(_)), "{second}");
     drop(server);
     assert!(!path.exists());
@@ -51,8 +54,7 @@ async fn the_unix_socket_answers_is_guarded_and_goes_away() {
 async fn what_changes_something_needs_the_header_that_no_page_can_send() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.sock");
-    let router = routes().route("/v1/change", axum::routing::post(async || "changed\n"));
-    let _server = serve(&unix_settings(&path), router).await.unwrap();
+    let _server = serve(&unix_settings(&path), routes().router()).await.unwrap();
     let table = [
         ("POST /v1/change", "x", "403"),
         ("POST /v1/change", "x\r\nX-Baton-CSRF: 0", "403"),
@@ -72,21 +74,24 @@ async fn a_socket_left_behind_is_replaced_and_a_file_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let _server = serve(&unix_settings(&path), routes()).await.unwrap();
+    let _server = serve(&unix_settings(&path), routes().router()).await.unwrap();
     assert!(ask(UnixStream::connect(&path).await.unwrap(), "GET /healthz", "x").await.contains("ok"));
     let file = dir.path().join("file");
     fs::write(&file, "precious").unwrap();
-    let error = serve(&unix_settings(&file), routes()).await.unwrap_err().to_string();
+    let error = serve(&unix_settings(&file), routes().router()).await.unwrap_err().to_string();
     assert!(error.contains("no socket"), "{error}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
 }
 
 #[tokio::test]
 async fn tcp_is_loopback_only_and_looks_at_the_host() {
-    let tcp = |addr: &str| AdminSettings { unix: None, tcp: Some(Spanned::new(0..0, addr.parse().unwrap())) };
-    let error = serve(&tcp("0.0.0.0:0"), routes()).await.unwrap_err();
+    let tcp = |addr: &str| AdminSettings {
+        tcp: Some(Spanned::new(0..0, addr.parse().unwrap())),
+        ..AdminSettings::default()
+    };
+    let error = serve(&tcp("0.0.0.0:0"), routes().router()).await.unwrap_err();
     assert!(matches!(error, AdminError::NotLoopback(_)), "{error}");
-    let server = serve(&tcp("127.0.0.1:0"), routes()).await.unwrap();
+    let server = serve(&tcp("127.0.0.1:0"), routes().router()).await.unwrap();
     let addr = server.tcp_addr().unwrap();
     for (host, status) in [
         ("localhost", "200"),
@@ -100,5 +105,70 @@ async fn tcp_is_loopback_only_and_looks_at_the_host() {
     ] {
         let answer = ask(TcpStream::connect(addr).await.unwrap(), "GET /healthz", host).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host:?}: {answer}");
+    }
+}
+
+/// As this user and in these groups alone; in a thread, whose credentials are its own.
+fn ask_as(path: &Path, uid: u32, gid: u32, groups: &[u32], line: &str) -> String {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let work = || {
+        crate::sys::become_somebody(uid, gid, groups).unwrap();
+        let mut stream = UnixStream::connect(path).unwrap();
+        write!(stream, "{line} HTTP/1.0\r\nHost: x\r\nX-Baton-CSRF: 1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_may_do_its_credentials_say() {
+    if crate::sys::effective_uid() != 0 {
+        return crate::skipped("only root can become somebody else");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = dir.path().join("admin.sock");
+    let who = |uids: &[u32], gids: &[u32]| Some(Who { uids: uids.to_vec(), gids: gids.to_vec() });
+    let settings = AdminSettings {
+        view: who(&[1234], &[]),
+        operate: who(&[], &[60_001]),
+        admin: who(&[], &[60_002]),
+        ..unix_settings(&path)
+    };
+    let _server = serve(&settings, routes().router()).await.unwrap();
+    let levels = [
+        ((0, 0, &[][..]), ["200", "200", "200"]),
+        ((1234, 1234, &[]), ["200", "403", "403"]),
+        ((1234, 1234, &[60_001]), ["200", "200", "403"]),
+        ((1235, 60_001, &[]), ["200", "200", "403"]),
+        ((1235, 1235, &[7, 60_002]), ["200", "200", "200"]),
+        ((1235, 1235, &[]), ["403", "403", "403"]),
+    ];
+    for ((uid, gid, groups), allowed) in levels {
+        for (line, status) in ["GET /healthz", "POST /v1/change", "GET /v1/secret"].into_iter().zip(allowed) {
+            let answer = ask_as(&path, uid, gid, groups, line);
+            let head = answer.lines().next().unwrap().to_owned();
+            assert!(head.contains(&format!(" {status} ")), "{uid} {gid} {groups:?} {line}: {answer}");
+            assert_eq!(answer.contains("changed"), line.starts_with("POST") && status == "200");
+        }
+    }
+}
+
+#[tokio::test]
+async fn over_tcp_all_may_look_and_no_more_unless_it_is_configured() {
+    for (tcp_level, status) in [(Level::View, "403"), (Level::Operate, "200")] {
+        let tcp = Some(Spanned::new(0..0, "127.0.0.1:0".parse().unwrap()));
+        let settings = AdminSettings { tcp, tcp_level, ..AdminSettings::default() };
+        let server = serve(&settings, routes().router()).await.unwrap();
+        let stream = async || TcpStream::connect(server.tcp_addr().unwrap()).await.unwrap();
+        let answer = ask(stream().await, "GET /healthz", "localhost").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let answer = ask(stream().await, "POST /v1/change", "localhost\r\nX-Baton-CSRF: 1").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let answer = ask(stream().await, "GET /v1/secret", "localhost").await;
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("may"), "{answer}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Problems, Spanned};
 use crate::tls::{TlsFile, TlsFiles};
+use baton_shared::access::{Access, Level, Who};
 use baton_shared::control::Role;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::de::value::MapAccessDeserializer;
@@ -177,13 +178,27 @@ pub fn check_device(name: &Spanned<String>, key: &str, problems: &mut Problems<'
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminSettings {
-    /// A Unix socket, made with mode 0660.
+    /// A Unix socket. Its mode is 0660 and who can open it may do all, unless `view`, `operate` or `admin` is there.
     pub unix: Option<Spanned<PathBuf>>,
     /// A TCP port on a loopback address.
     pub tcp: Option<Spanned<SocketAddr>>,
+    /// What may be done by way of `tcp`, by everyone on this host: `view` if it is not given.
+    pub tcp_level: Level,
+    /// Who may read, by way of `unix`: users (`uids`) and groups (`gids`) by number. With this key or one of the next
+    /// two the socket's mode is 0666, and besides root and the daemon's own user only those named may do anything.
+    pub view: Option<Who>,
+    /// Who may drain, take back, probe and capture packets as well.
+    pub operate: Option<Who>,
+    /// Who may do all: read the configuration and reload it too.
+    pub admin: Option<Who>,
 }
 
 impl AdminSettings {
+    /// The rules for the Unix socket of a daemon that runs as this user.
+    pub fn access(&self, own_uid: u32) -> Access {
+        Access { own_uid, view: self.view.clone(), operate: self.operate.clone(), admin: self.admin.clone() }
+    }
+
     /// Reports an address that is not loopback, and a path that is too long for a socket.
     pub fn validate(&self, problems: &mut Problems<'_>) {
         if let Some(tcp) = &self.tcp {

@@ -1,0 +1,24 @@
+//! Why requests did not go directly, and packets not at all: every reason there is, its count and what to do about it.
+
+use super::Admin;
+use axum::Json;
+use axum::extract::State;
+use baton_daemon::admin::reasons::{counted, packets};
+use baton_shared::http::GateRule;
+use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// `GET /v1/reasons`.
+pub(super) async fn reasons(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    let metrics = &admin.front.metrics;
+    let programs = admin.plane.as_ref().and_then(|plane| plane.counters().ok()).unwrap_or_default();
+    Json(json!({
+        "packets": packets(&programs),
+        "proxied": counted(ProxyReason::ALL, |reason| metrics.proxied(reason)),
+        "retried": counted(ProxyReason::ALL, |reason| metrics.retried(reason)),
+        "refused": counted(Refusal::ALL, |reason| metrics.refused(reason)),
+        "closed": counted(CloseReason::ALL, |reason| metrics.closed(reason)),
+        "gate": counted(GateRule::ALL, |rule| metrics.gate_refused(rule)),
+    }))
+}

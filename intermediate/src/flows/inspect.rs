@@ -1,0 +1,106 @@
+//! Flows read out for people: lists in pieces, one flow with all that is known of it here.
+
+use super::{Entry, FlowFilter, FlowView, Flows, view};
+use crate::targets::TargetId;
+use baton_loader::monotonic_ns;
+use baton_shared::control::{FlowRef, KeyReport, MapReport, RecordReport};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Flows read under one lock: handoffs need not wait for a reader.
+const CHUNK: usize = 256;
+
+/// One flow on this host.
+#[derive(Debug)]
+pub struct Inspected {
+    /// Which handoff.
+    pub flow: FlowRef,
+    /// As in the list.
+    pub view: FlowView,
+    /// Who has it.
+    pub target: Option<TargetId>,
+    /// The program's half.
+    pub map: MapReport,
+}
+
+impl Flows {
+    fn view_of(&self, entry: &Entry) -> FlowView {
+        view::view(entry, &self.plane.slots().read(entry.slot), &self.targets)
+    }
+
+    /// The flows that pass `filter` with numbers after `after`, oldest first, in pieces. One that comes or goes
+    /// meanwhile may be in them or not.
+    pub fn chunks(
+        of: impl AsRef<Flows>,
+        filter: FlowFilter,
+        after: Option<u64>,
+    ) -> impl Iterator<Item = Vec<FlowView>> {
+        let flows = of.as_ref();
+        let mut ids: Vec<u64> =
+            flows.table().by_id.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
+        ids.sort_unstable();
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let chunk = ids.get(at..ids.len().min(at + CHUNK)).filter(|chunk| !chunk.is_empty())?;
+            at += chunk.len();
+            let flows = of.as_ref();
+            let table = flows.table();
+            let views = chunk.iter().filter_map(|id| table.by_id.get(id)).map(|entry| flows.view_of(entry));
+            Some(views.filter(|view| filter.passes(view)).collect())
+        })
+    }
+
+    /// The flows that pass `filter`, oldest first, at most `limit`.
+    pub fn list(&self, filter: &FlowFilter, limit: usize) -> Vec<FlowView> {
+        Self::chunks(Borrowed(self), filter.clone(), None).flatten().take(limit).collect()
+    }
+
+    /// One flow.
+    pub fn get(&self, flow_id: u64) -> Option<FlowView> {
+        self.table().by_id.get(&flow_id).map(|entry| self.view_of(entry))
+    }
+
+    /// The slot of the newest connection of a client that was given away.
+    pub fn slot_of(&self, client: SocketAddr) -> Option<u32> {
+        let table = self.table();
+        let of = table.by_id.values().filter(|entry| entry.client == client);
+        of.max_by_key(|entry| entry.flow.flow_id).map(|entry| entry.slot)
+    }
+
+    /// One flow with its keys and its record.
+    pub fn inspect(&self, flow_id: u64) -> Option<Inspected> {
+        let table = self.table();
+        let entry = table.by_id.get(&flow_id)?;
+        let record = self.plane.slots().read(entry.slot);
+        // A map that cannot be read says the same as one without the key: packets find nothing either.
+        let under = self.plane.lookup(&entry.key).ok().flatten();
+        Some(Inspected {
+            flow: entry.flow,
+            view: self.view_of(entry),
+            target: entry.target,
+            map: MapReport {
+                slot: entry.slot,
+                keys: vec![KeyReport::new(&entry.key, under)],
+                record: RecordReport::new(&record, monotonic_ns()),
+            },
+        })
+    }
+}
+
+struct Borrowed<'a>(&'a Flows);
+
+impl AsRef<Flows> for Borrowed<'_> {
+    fn as_ref(&self) -> &Flows {
+        self.0
+    }
+}
+
+/// Flows that live as long as somebody reads them.
+#[derive(Clone, Debug)]
+pub struct Shared(pub Arc<crate::handoff::Migrator>);
+
+impl AsRef<Flows> for Shared {
+    fn as_ref(&self) -> &Flows {
+        self.0.flows()
+    }
+}

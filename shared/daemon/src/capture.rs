@@ -1,0 +1,222 @@
+//! `/v1/capture`: the packets of one client on this host's devices, each with the verdict on it, as they pass.
+//!
+//! A tap sees a packet that comes in before the data plane does, and one that goes out after it. So on the
+//! intermediate both sides of a rewrite are there by themselves. On a target what the server's kernel had sent is made
+//! again from what went out (`baton_shared::translate::inverse`), and told apart as such.
+
+mod explain;
+mod filter;
+
+pub use explain::{Moment, Records};
+
+use crate::sys;
+use crate::tun::interface_index;
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use baton_shared::translate::Direction;
+use explain::{Explained, Known};
+use filter::{Client, attach};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until};
+
+/// Captures at a time.
+static PLACES: Semaphore = Semaphore::const_new(4);
+/// Room for the largest packet.
+const PACKET_BYTES: usize = 1 << 16;
+/// Room for packets that are not read yet, bytes; as much of it as net.core.rmem_max allows.
+const QUEUE_BYTES: usize = 8 << 20;
+/// Seconds, if the request names none, and the most.
+const SECONDS: (u64, u64) = (10, 600);
+/// Packets.
+const PACKETS: (u64, u64) = (10_000, 1_000_000);
+/// Bytes of a packet.
+const SNAP: (usize, usize) = (256, PACKET_BYTES);
+
+/// Query of `/v1/capture`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureQuery {
+    /// `ADDRESS` or `ADDRESS:PORT`.
+    client: String,
+    seconds: Option<u64>,
+    packets: Option<u64>,
+    snap: Option<usize>,
+}
+
+/// What is captured where.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The device on which clients' packets arrive, or the server's leave.
+    pub uplink: String,
+    /// The daemon's own device: held packets, replayed handshakes.
+    pub tun: String,
+    /// Which way the host's program translates.
+    pub direction: Direction,
+}
+
+/// A device's tap.
+struct Tap {
+    device: String,
+    is_uplink: bool,
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl Tap {
+    fn open(device: &str, is_uplink: bool, client: &Client) -> io::Result<Self> {
+        let fd = sys::tap(interface_index(device)?)?;
+        attach(&fd, client)?;
+        // More is better, and less will do.
+        let _ = socket2::SockRef::from(&fd).set_recv_buffer_size(QUEUE_BYTES);
+        Ok(Tap { device: device.to_owned(), is_uplink, fd: sys::watch(fd)? })
+    }
+}
+
+/// `GET /v1/capture`: a JSON object in each line. The first says that the capture has begun, the last how it ended.
+pub fn capture(
+    place: &Place,
+    records: impl Records + 'static,
+    query: Result<Query<CaptureQuery>, QueryRejection>,
+) -> Response {
+    let wrong = |status, text: &str| (status, Json(json!({ "error": text }))).into_response();
+    let Ok(Query(query)) = query else {
+        let text = "the query must name client, and may name seconds, packets and snap";
+        return wrong(StatusCode::BAD_REQUEST, text);
+    };
+    let Some(client) = Client::parse(&query.client) else {
+        return wrong(StatusCode::BAD_REQUEST, "client is ADDRESS or ADDRESS:PORT");
+    };
+    let (seconds, packets) = (query.seconds.unwrap_or(SECONDS.0), query.packets.unwrap_or(PACKETS.0));
+    let snap = query.snap.unwrap_or(SNAP.0);
+    if seconds > SECONDS.1 || packets > PACKETS.1 || snap > SNAP.1 {
+        let text = "at most 600 seconds, 1000000 packets, 65536 bytes of each";
+        return wrong(StatusCode::BAD_REQUEST, text);
+    }
+    let Ok(place_in_line) = PLACES.try_acquire() else {
+        return wrong(StatusCode::SERVICE_UNAVAILABLE, "there are as many captures as there may be");
+    };
+    let open = |device, is_uplink| Tap::open(device, is_uplink, &client);
+    let taps = match (open(&place.uplink, true), open(&place.tun, false)) {
+        (Ok(uplink), Ok(tun)) => [uplink, tun],
+        (Err(e), _) => return wrong(StatusCode::CONFLICT, &format!("{}: {e}", place.uplink)),
+        (_, Err(e)) => return wrong(StatusCode::CONFLICT, &format!("{}: {e}", place.tun)),
+    };
+    let devices = [&place.uplink, &place.tun];
+    let running = Running {
+        taps,
+        client,
+        direction: place.direction,
+        records: Known::new(records),
+        until: Instant::now() + Duration::from_secs(seconds),
+        left: packets,
+        snap,
+        buffer: vec![0; PACKET_BYTES],
+        ready: VecDeque::from([format!("{}\n", json!({ "begin": { "devices": devices } }))]),
+        over: false,
+        _place: place_in_line,
+    };
+    let lines = stream::unfold(running, async |mut running| {
+        let line = running.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(line)), running))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+struct Running<R> {
+    taps: [Tap; 2],
+    client: Client,
+    direction: Direction,
+    records: Known<R>,
+    until: Instant,
+    left: u64,
+    snap: usize,
+    buffer: Vec<u8>,
+    ready: VecDeque<String>,
+    over: bool,
+    _place: SemaphorePermit<'static>,
+}
+
+impl<R: Records> Running<R> {
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                return Some(line);
+            }
+            if self.over {
+                return None;
+            }
+            if self.left == 0 {
+                self.end();
+                continue;
+            }
+            let [uplink, tun] = &self.taps;
+            let which = tokio::select! {
+                () = sleep_until(self.until) => None,
+                ready = uplink.fd.readable() => ready.ok().map(|mut ready| { ready.clear_ready(); 0 }),
+                ready = tun.fd.readable() => ready.ok().map(|mut ready| { ready.clear_ready(); 1 }),
+            };
+            match which {
+                Some(tap) => self.read(tap),
+                None => self.end(),
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.over = true;
+        let missed: u64 =
+            self.taps.iter().filter_map(|tap| sys::tap_drops(&tap.fd).ok()).map(u64::from).sum();
+        self.ready.push_back(format!("{}\n", json!({ "end": { "missed": missed } })));
+    }
+
+    /// Takes what a tap has by now. It was found ready and marked otherwise before this reads: what comes later wakes anew.
+    fn read(&mut self, tap: usize) {
+        while self.left > 0 {
+            let Some(tap) = self.taps.get(tap) else { return };
+            let Ok(tapped) = sys::tapped(&tap.fd, &mut self.buffer) else { return };
+            let packet = self.buffer.get(..tapped.length.min(PACKET_BYTES)).unwrap_or_default();
+            if !self.client.has(packet) {
+                continue;
+            }
+            self.left -= 1;
+            let about = if tap.is_uplink {
+                explain::uplink(&self.records, self.direction, &self.client, packet, tapped.leaving)
+            } else {
+                vec![explain::tun(&self.records, self.direction, packet, tapped.leaving)]
+            };
+            for Explained { moment, packet, comment } in about {
+                let line = json!({
+                    "at_ns": tapped.at_ns,
+                    "device": tap.device,
+                    "leaving": tapped.leaving,
+                    "moment": moment.name(),
+                    "length": packet.len(),
+                    "data": hex(packet.get(..self.snap).unwrap_or(&packet)),
+                    "comment": comment,
+                });
+                self.ready.push_back(format!("{line}\n"));
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

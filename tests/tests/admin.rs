@@ -1,0 +1,160 @@
+//! The admin endpoints of both daemons, as they describe themselves, over one connection's life.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::openapi::faults;
+use netns_lab::plan::INTERMEDIATE;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The events of a node, from when this returns on.
+fn events(t: &TestLab, node: &str, query: &str) -> mpsc::Receiver<(String, Value)> {
+    let mut stream = UnixStream::connect(t.lab.admin_socket(node).unwrap()).unwrap();
+    write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let begun = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with(": subscribed"));
+    assert!(begun.is_some(), "{node} ended its stream");
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut kind = String::new();
+        for line in lines.map_while(Result::ok) {
+            if let Some(name) = line.strip_prefix("event: ") {
+                kind = name.to_owned();
+            } else if let Some(data) = line.strip_prefix("data: ")
+                && tell.send((kind.clone(), serde_json::from_str(data).unwrap())).is_err()
+            {
+                return;
+            }
+        }
+    });
+    told
+}
+
+/// The next event of a kind, of a flow.
+fn wait_for(events: &mpsc::Receiver<(String, Value)>, kind: &str, flow: &Value) -> Value {
+    loop {
+        let (is, data) = events.recv_timeout(LIMIT).unwrap_or_else(|e| panic!("no {kind} of {flow}: {e}"));
+        if is == kind && (flow.is_null() || data["flow"] == *flow) {
+            return data;
+        }
+    }
+}
+
+/// Every operation of a node but streams is called as its file says, and answers as it says; how many there were.
+fn as_described(t: &TestLab, node: &str, flow: &str) -> usize {
+    let openapi = t.admin(node, "/v1/openapi.json");
+    let mut called = 0;
+    for (path, operations) in openapi["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let answer = &operation["responses"]["200"]["content"];
+            if answer.get("text/event-stream").is_some() || answer.get("application/x-ndjson").is_some() {
+                continue;
+            }
+            let mut path = path.replace("{id}", flow);
+            let mut query = Vec::new();
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let name = parameter["name"].as_str().unwrap();
+                let example = match &parameter["example"] {
+                    Value::Null => continue,
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                match parameter["in"].as_str().unwrap() {
+                    "path" => path = path.replace(&format!("{{{name}}}"), &example),
+                    _ => query.push(format!("{name}={example}")),
+                }
+            }
+            if path.contains("/listeners/{name}") {
+                let listeners = t.admin(node, "/v1/listeners");
+                path = path.replace("{name}", listeners["listeners"][0]["name"].as_str().unwrap());
+            }
+            assert!(!path.contains('{'), "{path}: a parameter has no example");
+            let path = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
+            let (status, text) = match method.as_str() {
+                "get" => t.lab.admin_text(node, &path).unwrap(),
+                _ => t.lab.admin_post(node, &path).unwrap(),
+            };
+            assert_eq!(status, 200, "{node} {method} {path}: {text}");
+            if let Some(content) = answer.get("application/json") {
+                let value: Value =
+                    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}"));
+                let faults = faults(&openapi, &content["schema"], &value);
+                assert!(faults.is_empty(), "{node} {method} {path}: {faults:#?}\n{value:#}");
+            }
+            called += 1;
+        }
+    }
+    called
+}
+
+#[test]
+fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_sides() {
+    let Some(t) = lab::up("adminapi", |s| s) else { return };
+    let here = events(&t, INTERMEDIATE, "?kind=handoff,end,order,reload");
+    let mut connection = t.client(|| {
+        let mut connection = Connection::open(VIP).unwrap();
+        connection.get("/1k?token=hush").unwrap();
+        assert_eq!(connection.response().unwrap().status, 200);
+        connection
+    });
+    let handoff = wait_for(&here, "handoff", &Value::Null);
+    assert_eq!((&handoff["outcome"], &handoff["vip"]), (&json!("migrated"), &json!(VIP.to_string())));
+    assert_eq!(handoff["request"], "GET /1k?…", "values of a query are nobody's business");
+    let (id, target) = (handoff["flow"].as_str().unwrap(), handoff["target"].as_str().unwrap());
+    let there = events(&t, target, &format!("?flow={id}"));
+
+    let flow = t.admin(INTERMEDIATE, &format!("/v1/flows/{id}"));
+    assert_eq!((&flow["state"], &flow["request"]), (&json!("committed"), &json!("GET /1k?…")));
+    let (mine, theirs) = (&flow["intermediate"], &flow["agent"]["map"]);
+    for map in [mine, theirs] {
+        assert_eq!((&map["record"]["state"], &map["record"]["flow_id"]), (&json!("committed"), &json!(id)));
+        for key in map["keys"].as_array().unwrap() {
+            assert_eq!((&key["slot"], &key["remote"]), (&map["slot"], &flow["client"]), "{key}");
+        }
+    }
+    assert_eq!(mine["record"]["new"], flow["server"]);
+    assert_eq!(mine["keys"][0]["local"], flow["vip"]);
+    let socket = &flow["agent"]["socket"];
+    assert_eq!(socket["state"], "ESTAB", "{flow:#}");
+    assert!(
+        socket["bytes_sent"].as_u64().unwrap() > 1024 && socket["cwnd"].as_u64().unwrap() > 0,
+        "{socket:#}"
+    );
+    // What is added to the server's numbers there is taken from the client's acknowledgements here.
+    let delta = |map: &Value, key: &str| u32::try_from(map["record"][key].as_u64().unwrap()).unwrap();
+    assert_eq!(delta(mine, "ack_delta").wrapping_add(delta(theirs, "seq_delta")), 0);
+
+    assert_eq!(as_described(&t, INTERMEDIATE, id), 22);
+    assert_eq!(as_described(&t, target, id), 11);
+    assert_eq!(wait_for(&here, "reload", &Value::Null)["applied"], true);
+    t.order(&format!("/v1/targets/{target}/drain"));
+    t.order(&format!("/v1/targets/{target}/undrain"));
+    let order = wait_for(&here, "order", &Value::Null);
+    assert_eq!([&order["target"], &order["from"], &order["to"]], [target, "ready", "draining"]);
+    let status = |path: &str| t.lab.admin_text(INTERMEDIATE, path).unwrap().0;
+    assert_eq!(status("/v1/flows?limit=100001"), 400);
+    assert_eq!(status("/v1/flows?colour=red"), 400);
+    assert_eq!(status("/v1/events?kind=colour"), 400);
+    assert_eq!(t.admin(INTERMEDIATE, "/v1/flows?limit=0")["truncated"], true);
+    let after = t.admin(INTERMEDIATE, &format!("/v1/flows?after={id}"));
+    assert!(after["flows"].as_array().unwrap().iter().all(|other| other["id"].as_str().unwrap() > id));
+    assert_eq!(t.admin(INTERMEDIATE, "/v1/config")["name"], INTERMEDIATE);
+
+    connection.get("/1k").unwrap();
+    assert_eq!(connection.response().unwrap().status, 200);
+    drop(connection);
+    let ends = [wait_for(&here, "end", &json!(id)), wait_for(&there, "end", &json!(id))];
+    assert_eq!(ends[0]["bytes"], ends[1]["bytes"]);
+    assert!(ends[0]["bytes"].as_u64().unwrap() > 2048, "{ends:?}");
+    // The target's counts come with its next report.
+    t.eventually("what was sent directly is reported", LIMIT, |t| {
+        let sent = t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["load"][0]["bytes"].as_u64();
+        sent.is_some_and(|sent| sent >= ends[0]["bytes"].as_u64().unwrap())
+    });
+}
