@@ -1,0 +1,95 @@
+//! Text in columns, and what of JSON goes into them.
+
+use serde_json::Value;
+
+/// Rows under a heading, columns as wide as they must be.
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(heading: &[&str]) -> Self {
+        Table { rows: vec![heading.iter().map(|cell| (*cell).to_owned()).collect()] }
+    }
+
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.len() == 1
+    }
+
+    /// With a line for each row; the last column is not filled up.
+    pub(crate) fn text(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut out = String::new();
+        for row in &self.rows {
+            let cells: Vec<String> =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            out.push_str(cells.join("  ").trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// A value's text: strings bare, null as `-`.
+pub(crate) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => printable(text),
+        other => other.to_string(),
+    }
+}
+
+/// What is at a pointer (RFC 6901), as [`cell`] says it.
+pub(crate) fn at(value: &Value, pointer: &str) -> String {
+    value.pointer(pointer).map_or_else(|| "-".to_owned(), cell)
+}
+
+/// The number at a pointer, 0 if there is none.
+pub(crate) fn number(value: &Value, pointer: &str) -> u64 {
+    value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// The elements of a list.
+pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Clients choose paths and names: nothing of that may steer the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&["A", "LONG"]);
+        table.row(["xyz".to_owned(), "1".to_owned()]);
+        table.row(["x".to_owned()]);
+        assert_eq!(table.text(), "A    LONG\nxyz  1\nx\n");
+    }
+
+    #[test]
+    fn what_a_client_sent_cannot_steer_the_terminal() {
+        assert_eq!(cell(&json!("GET /\u{1b}[2J")), "GET /\u{fffd}[2J");
+        assert_eq!(at(&json!({ "a": [null, 5] }), "/a/0"), "-");
+        assert_eq!(at(&json!({ "a": [null, 5] }), "/a/1"), "5");
+    }
+}
