@@ -5,12 +5,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use baton_daemon::admin::events;
 use baton_shared::control::PROTOCOL_VERSION;
 use baton_shared::record::ABI_VERSION;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 fn data_plane(admin: &Admin) -> String {
     let hook = admin.plane.as_ref().map(|plane| format!("{:?}", plane.hook()).to_lowercase());
@@ -49,6 +50,7 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Json<Value> {
         _ => "ready",
     };
     let started = admin.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let slots = admin.plane.as_ref().map(|plane| plane.slots());
     let stats = migrator.map(|migrator| migrator.stats());
     let site = front.site.load_full();
@@ -81,6 +83,7 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Json<Value> {
         "handoffs_in_flight": stats.as_ref().map_or(0, |stats| stats.in_flight),
         "held_packets": stats.as_ref().map_or(0, |stats| stats.hold.packets),
         "reloads": { "applied": metrics.reloads("applied"), "refused": metrics.reloads("refused") },
-        "events_missed": baton_daemon::admin::events::missed(),
+        "events": { "subscribers": events::subscribers(), "missed": events::missed() },
+        "now": u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
     }))
 }

@@ -5,6 +5,7 @@ use crate::flows::table::{Flow, PeerId, Session, flow_id_text};
 use crate::serve::engine::Shared;
 use crate::serve::inspect::map_report;
 use crate::serve::ways::Choice;
+use baton_daemon::admin::events;
 use baton_loader::monotonic_ns;
 use baton_shared::control::{PROTOCOL_VERSION, ServerLoad};
 use baton_shared::record::{ABI_VERSION, FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
@@ -169,7 +170,8 @@ pub(crate) fn status(shared: &Shared) -> Value {
         "sessions": sessions,
         "handoffs": { "migrated": shared.metrics.migrated_count() },
         "flows": { "live": live, "slots_used": slots.in_use(), "slots": slots.capacity() },
-        "events_missed": baton_daemon::admin::events::missed(),
+        "events": { "subscribers": events::subscribers(), "missed": events::missed() },
+        "now": clock.unix_ms,
     })
 }
 

@@ -131,6 +131,11 @@ pub fn missed() -> u64 {
     HUB.missed.load(Ordering::Relaxed)
 }
 
+/// Who listens now.
+pub fn subscribers() -> usize {
+    HUB.sender.receiver_count()
+}
+
 /// Query of `/v1/events`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
