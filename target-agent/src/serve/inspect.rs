@@ -8,7 +8,7 @@ use baton_shared::record::FlowKey;
 
 /// A flow's keys and record as the programs have them.
 pub(crate) fn map_report(plane: &Plane, slot: u32, flow: &Flow, now_ns: u64) -> MapReport {
-    let keys = [Some(flow.key), flow.arrival].into_iter().flatten();
+    let keys = flow.keys();
     // A map that cannot be read says the same as one that has no such key: packets find nothing either.
     let under = |key: &FlowKey| plane.lookup(key).ok().flatten();
     MapReport {
