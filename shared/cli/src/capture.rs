@@ -19,6 +19,7 @@ use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// How much longer than it was asked for a capture may take.
 const LATE: Duration = Duration::from_secs(10);
@@ -33,6 +34,9 @@ struct Packet {
     data: Vec<u8>,
     comment: String,
 }
+
+/// After an interrupt, for what is on its way from the daemons.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 
 /// What a daemon says, line by line.
 enum Line {
@@ -107,7 +111,7 @@ async fn gather(nodes: &Nodes, path: &str, args: &CaptureArgs, client: &str) -> 
         1 + nodes.agents.len(),
         args.seconds
     );
-    let (mut packets, mut missed) = (Vec::new(), 0);
+    let (mut packets, mut missed, mut interrupted) = (Vec::new(), 0, false);
     let end = tokio::time::sleep(Duration::from_secs(args.seconds) + LATE);
     tokio::pin!(end);
     loop {
@@ -119,8 +123,16 @@ async fn gather(nodes: &Nodes, path: &str, args: &CaptureArgs, client: &str) -> 
                 Some(Err(e)) => return Err(e),
                 None => break,
             },
-            _ = tokio::signal::ctrl_c() => break,
-            () = &mut end => bail!("a daemon does not end its capture"),
+            _ = tokio::signal::ctrl_c(), if !interrupted => {
+                interrupted = true;
+                end.as_mut().reset(Instant::now() + ON_ITS_WAY);
+            }
+            () = &mut end => {
+                if interrupted {
+                    break;
+                }
+                bail!("a daemon does not end its capture");
+            }
         }
     }
     Ok((packets, missed))
