@@ -185,7 +185,8 @@ impl Collector for Gauges {
         for (_, vip, server) in self.shared.policy.allowed() {
             let choice = self.shared.ways.choose(vip, server, monotonic_ns());
             let labels = [("vip", vip.to_string()), ("server", server.to_string())];
-            adopts.encode_family(&labels)?.encode_gauge(&i64::from(choice == Choice::Adopt))?;
+            let adopted = matches!(choice, Choice::Adopt { .. });
+            adopts.encode_family(&labels)?.encode_gauge(&i64::from(adopted))?;
         }
         for (name, help, value) in [
             ("baton_flow_table_slots", "Flows the table can hold.", i64::from(slots.capacity())),

@@ -118,6 +118,9 @@ pub const FLAG_SACK: u32 = 1 << 17;
 pub const FLAG_WINDOW_SCALES: u32 = 1 << 18;
 /// [`FlowRecord::flags`], T, adopted: both ends agreed on ECN.
 pub const FLAG_ECN: u32 = 1 << 19;
+/// [`FlowRecord::flags`], T, adopted: the server's socket scales its window by [`FlowRecord::window_shift_in`], the client
+/// was promised [`FlowRecord::window_shift_out`]; without it, both are what the client was promised.
+pub const FLAG_OWN_SCALE: u32 = 1 << 20;
 
 /// [`FlowRecord::note_flags`]: the server sent a FIN.
 pub const NOTE_FIN: u32 = 1;
@@ -196,7 +199,8 @@ pub struct FlowRecord {
     /// reduced so that its right edge stays. I, tracked: what both ends agreed on (`NegotiatedOptions::to_word`), for the
     /// daemon alone, so that a restarted one can take the flow back.
     pub ack_floor: u32,
-    /// I: the device through which the target is reached (`bpf_redirect_neigh`). T, adopted: the client's MSS, bytes.
+    /// I: the device through which the target is reached (`bpf_redirect_neigh`). T, adopted: the client's MSS, bytes, in the
+    /// low 16 bits, its window scale in the next 8 (`translate::adopt::packed_client`).
     pub out_ifindex: u32,
     /// I: at which [`FlowRecord::diverted`] new data stops to queue behind held data that has not come back yet: what
     /// stood there at the commit, and [`DRAIN_BYTES`].

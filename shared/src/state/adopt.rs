@@ -24,8 +24,10 @@
 //! soft interrupt, which the grace time outlasts by far.
 
 mod needs;
+mod scale;
 
 pub use needs::{Surroundings, needs};
+pub use scale::{ANY_SCALE, Buffers};
 
 use super::ending::SocketState;
 use super::replay::{Answer, Phase as Feeding, Replay, SegmentToSend};
@@ -33,10 +35,11 @@ use crate::capture::CapturedConnection;
 use crate::control::{FlowRef, Handoff, RefusedAnswer};
 use crate::reason::Refusal;
 use crate::record::{
-    FLAG_ADOPTED, FLAG_ECN, FLAG_SACK, FLAG_TIMESTAMPS, FLAG_TRACKED, FLAG_WINDOW_SCALES, FlowRecord,
-    FlowState, NOTE_ASSIGN_FAILED, NOTE_ASSIGNED, NOTE_NO_LISTENER, NOTE_RST, NOTE_SYN_ACK, NOTE_TAKEN,
-    NOTE_TIME_WAIT, NOTE_UNADOPTED,
+    FLAG_ADOPTED, FLAG_ECN, FLAG_OWN_SCALE, FLAG_SACK, FLAG_TIMESTAMPS, FLAG_TRACKED, FLAG_WINDOW_SCALES,
+    FlowRecord, FlowState, NOTE_ASSIGN_FAILED, NOTE_ASSIGNED, NOTE_NO_LISTENER, NOTE_RST, NOTE_SYN_ACK,
+    NOTE_TAKEN, NOTE_TIME_WAIT, NOTE_UNADOPTED,
 };
+use crate::translate::adopt::packed_client;
 
 /// How long the kernel may keep silent before the handoff goes another way, ns: a listener's full accept queue has
 /// emptied by then, or the server is not fit to serve.
@@ -121,6 +124,8 @@ pub struct Adopt {
     give_up_ns: u64,
     /// The timestamp value at which the socket's own begin.
     tsval: u32,
+    /// The largest window scale that the server's buffer can answer for.
+    own_scale: u8,
     /// The kernel is to be asked for the socket.
     probe_due: bool,
     /// The 4-tuple's socket in TIME_WAIT is to be destroyed; not more than once between two attempts.
@@ -151,8 +156,8 @@ fn echo(tsval: u32, rtt_us: u32) -> u32 {
 }
 
 impl Adopt {
-    /// Starts a handoff received at `now_ns`.
-    pub fn new(handoff: Box<Handoff>, now_ns: u64) -> Self {
+    /// Starts a handoff received at `now_ns`, to a server with this window scale ([`Buffers::scale`]).
+    pub fn new(handoff: Box<Handoff>, own_scale: u8, now_ns: u64) -> Self {
         let connection = &handoff.connection;
         let tsval = connection.vip_tsval.wrapping_add(TSVAL_AHEAD);
         let echo = echo(tsval, connection.rtt_us);
@@ -161,6 +166,7 @@ impl Adopt {
         Adopt {
             give_up_ns: now_ns.saturating_add(half.min(SILENCE_NS)),
             tsval,
+            own_scale,
             stage: Stage::Offered,
             probe_due: false,
             destroy_due: false,
@@ -220,10 +226,12 @@ impl Adopt {
         record.ack_delta = next;
         record.tsecr_delta = self.tsval;
         record.ack_floor = connection.rcv_nxt.raw();
-        record.window_shift_in = options.window_scale.map_or(0, |s| s.promised);
-        record.window_shift_out = options.window_scale.map_or(0, |s| s.client);
+        let (client, promised) = options.window_scale.map_or((0, 0), |s| (s.client, s.promised));
+        record.window_shift_in = promised.min(self.own_scale);
+        record.window_shift_out = promised;
+        record.flags |= flag(record.window_shift_in != promised, FLAG_OWN_SCALE);
         let promised = connection.rcv_nxt.plus(connection.rcv_wnd).since(self.feeding.first_byte());
-        record.out_ifindex = u32::from(told_mss(options.client_mss, promised));
+        record.out_ifindex = packed_client(told_mss(options.client_mss, promised), client);
         record.diverted = next;
         record.note_ack = first;
         record.note_seq_end = next;

@@ -9,9 +9,9 @@
 use super::{Account, Action, Patch, ReportPatch, Verdict, judge};
 use crate::reason::PacketCounter;
 use crate::record::{
-    FLAG_ADOPTED, FLAG_ECN, FLAG_SACK, FLAG_TIMESTAMPS, FLAG_WINDOW_SCALES, FlowRecord, FlowState,
-    NOTE_ASSIGN_FAILED, NOTE_ASSIGNED, NOTE_LISTENER, NOTE_NO_LISTENER, NOTE_TAKEN, NOTE_TIME_WAIT,
-    NOTE_UNADOPTED,
+    FLAG_ADOPTED, FLAG_ECN, FLAG_OWN_SCALE, FLAG_SACK, FLAG_TIMESTAMPS, FLAG_WINDOW_SCALES, FlowRecord,
+    FlowState, NOTE_ASSIGN_FAILED, NOTE_ASSIGNED, NOTE_LISTENER, NOTE_NO_LISTENER, NOTE_TAKEN,
+    NOTE_TIME_WAIT, NOTE_UNADOPTED,
 };
 use crate::wire::{ACK, Fragment, RST, Report, SYN, Segment, Sum, TcpWords};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -173,9 +173,31 @@ pub fn judge_sent(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -> 
         return Verdict { action: Action::Drop, counter: Some(PacketCounter::DropAdoptReset) };
     }
     judge::note(record, segment, &mut patch.account);
-    patch.account.sent = 1;
     patch.account.copy = u32::from(judge::is_read(record, segment));
-    Verdict { action: Action::Pass, counter: Some(PacketCounter::AdoptedSent) }
+    let counter = Some(PacketCounter::AdoptedSent);
+    if record.flags & FLAG_OWN_SCALE != 0 {
+        patch.account.also = PacketCounter::WindowRescaled.code();
+        return Verdict { action: Action::Translate, counter };
+    }
+    patch.account.sent = 1;
+    Verdict { action: Action::Pass, counter }
+}
+
+/// Fills in the patch of such a packet whose window is to be put into the scale the client was promised: all else stays.
+#[inline(always)]
+pub(super) fn rescale_sent(record: &FlowRecord, segment: &Segment, window: u16, patch: &mut Patch) {
+    patch.seq = segment.seq;
+    patch.ack = segment.ack;
+    patch.window = window;
+    patch.new_addr = record.key.local;
+    patch.new_port = record.key.local_port;
+    patch.tsval = segment.options.tsval;
+    patch.tsecr = segment.options.tsecr;
+    patch.sack_edges = segment.options.sack_edges;
+    patch.ttl = segment.ttl;
+    patch.header_checksum = segment.header_checksum;
+    patch.address_change = 0;
+    patch.tcp_change = u32::from(Sum::ZERO.replaced16(segment.window.to_be(), window.to_be()).folded());
 }
 
 /// A packet from the agent's TUN for which there is no record, on a target that adopts: whether it is dropped. Its
@@ -261,6 +283,11 @@ pub fn readdress_report(record: &FlowRecord, report: &Report, patch: &mut Report
     patch.icmp_checksum = report.icmp.checksum().changed(message);
 }
 
+/// What of the client stands in a record's `out_ifindex`: its MSS and its window scale.
+pub const fn packed_client(mss: u16, scale: u8) -> u32 {
+    mss as u32 | ((scale as u32) << 16)
+}
+
 /// What the kernel is told of the connection: `struct bpf_tcp_req_attrs` of `include/net/tcp.h`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -271,7 +298,7 @@ pub struct Attributes {
     pub rcv_tsecr: u32,
     /// The client's MSS, bytes.
     pub mss: u16,
-    /// The window scale promised to the client.
+    /// The window scale the socket is to use: the one promised to the client, or a smaller one (`FLAG_OWN_SCALE`).
     pub rcv_wscale: u8,
     /// The client's window scale.
     pub snd_wscale: u8,
@@ -299,12 +326,13 @@ impl Attributes {
         let timestamps = flag(FLAG_TIMESTAMPS);
         self.rcv_tsval = if timestamps != 0 { segment.options.tsval } else { 0 };
         self.rcv_tsecr = record.tsecr_delta;
-        #[expect(clippy::cast_possible_truncation, reason = "an MSS has 16 bits")]
+        // See `packed_client`.
+        #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits, and four more")]
         {
             self.mss = record.out_ifindex as u16;
+            self.snd_wscale = (record.out_ifindex >> 16) as u8 & 15;
         }
         self.rcv_wscale = record.window_shift_in & 15;
-        self.snd_wscale = record.window_shift_out & 15;
         self.ecn_ok = flag(FLAG_ECN);
         self.wscale_ok = flag(FLAG_WINDOW_SCALES);
         self.sack_ok = flag(FLAG_SACK);

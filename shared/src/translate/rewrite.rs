@@ -1,6 +1,6 @@
 //! The one translation of a segment between the client's and the server's numbers.
 
-use super::Patch;
+use super::{Patch, adopt};
 use crate::reason::PacketCounter;
 use crate::record::FlowRecord;
 use crate::seq::before;
@@ -20,6 +20,9 @@ pub enum Direction {
 /// [`Action::Translate`](super::Action::Translate), with the patch it was given.
 #[inline(always)]
 pub fn translate(record: &FlowRecord, segment: &Segment, direction: Direction, patch: &mut Patch) {
+    if adopt::is_adopted(record) {
+        return adopt::rescale_sent(record, segment, rescale(record, segment, 0), patch);
+    }
     let mut sum = Sum::ZERO;
 
     let seq = segment.seq.wrapping_add(record.seq_delta);

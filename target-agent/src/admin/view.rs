@@ -219,10 +219,10 @@ pub(crate) fn targets(shared: &Shared) -> Value {
 /// How the server's next connection is given to it, and what keeps it from being adopted.
 fn serve_view(shared: &Shared, vip: SocketAddr, server: SocketAddr) -> Value {
     let now = monotonic_ns();
-    let way = match shared.ways.choose(vip, server, now) {
-        Choice::Adopt => "adopt",
-        Choice::Translate => "translate",
-        Choice::Unavailable => "none",
+    let (way, scale) = match shared.ways.choose(vip, server, now) {
+        Choice::Adopt { own_scale } => ("adopt", Some(own_scale)),
+        Choice::Translate => ("translate", None),
+        Choice::Unavailable => ("none", None),
     };
     let lacks: Vec<Value> = shared
         .ways
@@ -230,7 +230,8 @@ fn serve_view(shared: &Shared, vip: SocketAddr, server: SocketAddr) -> Value {
         .into_iter()
         .map(|need| json!({ "name": need.name(), "mend": need.explanation() }))
         .collect();
-    json!({ "configured": shared.ways.configured().name(), "way": way, "missing": lacks })
+    let configured = shared.ways.configured().name();
+    json!({ "configured": configured, "way": way, "window_scale": scale, "missing": lacks })
 }
 
 fn load_view(load: &ServerLoad) -> Value {

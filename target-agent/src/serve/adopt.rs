@@ -24,6 +24,7 @@ impl Engine {
         who: Who,
         handoff: Box<Handoff>,
         ends: Ends,
+        own_scale: u8,
         now: u64,
     ) -> Result<(), Refusal> {
         let (server, vip) = (handoff.server, handoff.connection.vip);
@@ -33,7 +34,7 @@ impl Engine {
         // Both sides count alike, so the first response begins where the client expects it.
         let first = Seq::new(handoff.connection.snd_nxt.raw());
         let responses = handoff.tracked.map(|request| Box::new(Responses::new(first, request.head)));
-        let adopt = Box::new(Adopt::new(handoff, now));
+        let adopt = Box::new(Adopt::new(handoff, own_scale, now));
         let slot = self.slot(table, now).ok_or(Refusal::TableFull)?;
         let mut record = FlowRecord {
             flow_id: who.1.flow_id,

@@ -73,9 +73,11 @@ impl Engine {
         let one_family = vip.is_ipv4() == server.is_ipv4();
         let ends = Ends::new(client, server).filter(|_| one_family).ok_or(Refusal::Unsupported)?;
         match self.shared.ways.choose(vip, server, now) {
-            Choice::Adopt if is_adoptable(connection) => self.begin_adopting(table, who, handoff, ends, now),
+            Choice::Adopt { own_scale } if is_adoptable(connection) => {
+                self.begin_adopting(table, who, handoff, ends, own_scale, now)
+            }
             Choice::Unavailable => Err(Refusal::AdoptUnavailable),
-            Choice::Adopt | Choice::Translate => self.begin_replay(table, who, handoff, ends, now),
+            Choice::Adopt { .. } | Choice::Translate => self.begin_replay(table, who, handoff, ends, now),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::local_vip;
 use crate::sock_diag::SockDiag;
 use baton_loader::adopt::AdoptError;
 use baton_shared::reason::AdoptNeed;
-use baton_shared::state::adopt::{Surroundings, needs};
+use baton_shared::state::adopt::{Buffers, Surroundings, needs};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -61,7 +61,7 @@ impl Preflight {
                     Err(e) => tracing::warn!(vip = %vip.ip(), "cannot make the VIP local: {e}"),
                 }
             }
-            ways.set(vip, server, lacks);
+            ways.set(vip, server, lacks, buffers(server, diag));
         }
     }
 
@@ -109,6 +109,14 @@ fn is_on_link(routes: &str, device: &str, address: Ipv4Addr) -> bool {
         let (Some(to), Some(gateway), Some(mask)) = (word(1), word(2), word(7)) else { return false };
         fields.first() == Some(&device) && gateway == 0 && mask != 0 && address & mask == to
     })
+}
+
+/// What bounds the receive buffers of a server's sockets.
+fn buffers(server: SocketAddr, diag: &mut SockDiag) -> Buffers {
+    let settings = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rmem").unwrap_or_default();
+    let setting = |at| settings.split_whitespace().nth(at)?.parse().ok();
+    let listener = diag.listeners(server).ok().and_then(|listening| listening.buffer);
+    Buffers { listener, initial: setting(1), largest: setting(2) }
 }
 
 fn setting(path: &str) -> Option<u32> {

@@ -2,7 +2,7 @@
 
 use baton_daemon::metrics::ReasonCounters;
 use baton_shared::reason::{AdoptNeed, Refusal};
-use baton_shared::state::adopt::Cause;
+use baton_shared::state::adopt::{Buffers, Cause};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -39,7 +39,10 @@ impl Way {
 /// What is done with a handoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
-    Adopt,
+    /// With this as the largest window scale of the server's socket ([`Buffers::scale`]).
+    Adopt {
+        own_scale: u8,
+    },
     Translate,
     /// It is to be adopted and cannot be.
     Unavailable,
@@ -51,6 +54,7 @@ pub(crate) type Served = (SocketAddr, SocketAddr);
 #[derive(Debug, Default)]
 struct Server {
     needs: Vec<AdoptNeed>,
+    buffers: Buffers,
     /// CLOCK_MONOTONIC, ns.
     paused_until: u64,
 }
@@ -86,9 +90,10 @@ impl Ways {
     }
 
     /// What was looked at on the host says this.
-    pub(crate) fn set(&self, vip: SocketAddr, server: SocketAddr, needs: Vec<AdoptNeed>) {
+    pub(crate) fn set(&self, vip: SocketAddr, server: SocketAddr, needs: Vec<AdoptNeed>, buffers: Buffers) {
         let mut servers = self.servers();
         let of = servers.entry((vip, server)).or_default();
+        of.buffers = buffers;
         if of.needs != needs {
             let names: Vec<_> = needs.iter().map(|need| need.name()).collect();
             if names.is_empty() {
@@ -107,11 +112,12 @@ impl Ways {
         }
         let servers = self.servers();
         let Some(of) = servers.get(&(vip, server)) else { return Choice::Translate };
+        let adopt = Choice::Adopt { own_scale: of.buffers.scale() };
         match self.way {
             Way::Translate => Choice::Translate,
-            Way::Adopt if of.needs.is_empty() => Choice::Adopt,
+            Way::Adopt if of.needs.is_empty() => adopt,
             Way::Adopt => Choice::Unavailable,
-            Way::Auto if of.needs.is_empty() && now_ns >= of.paused_until => Choice::Adopt,
+            Way::Auto if of.needs.is_empty() && now_ns >= of.paused_until => adopt,
             Way::Auto => Choice::Translate,
         }
     }
@@ -160,16 +166,18 @@ mod tests {
             ("192.0.2.1:80".parse().unwrap(), "10.0.0.1:80".parse().unwrap(), "10.0.0.1:81".parse().unwrap());
         let choices = |way| {
             let ways = Ways::new(way);
-            ways.set(vip, fit, vec![]);
-            ways.set(vip, unfit, vec![AdoptNeed::Mptcp]);
+            let buffers = Buffers { largest: Some(6 << 20), ..Buffers::default() };
+            ways.set(vip, fit, vec![], buffers);
+            ways.set(vip, unfit, vec![AdoptNeed::Mptcp], buffers);
             let before = [fit, unfit].map(|server| ways.choose(vip, server, 1));
             ways.on_unadopted(vip, fit, Cause::Silent, 1);
             (before, ways.choose(vip, fit, 2), ways.choose(vip, fit, 1 + PAUSE_NS), ways.lacks(vip, fit, 2))
         };
-        use Choice::{Adopt, Translate, Unavailable};
+        use Choice::{Translate, Unavailable};
+        let adopt = Choice::Adopt { own_scale: 7 };
         let tried = || vec![AdoptNeed::Tried];
         assert_eq!(choices(Way::Translate), ([Translate, Translate], Translate, Translate, tried()));
-        assert_eq!(choices(Way::Adopt), ([Adopt, Unavailable], Adopt, Adopt, tried()));
-        assert_eq!(choices(Way::Auto), ([Adopt, Translate], Translate, Adopt, tried()));
+        assert_eq!(choices(Way::Adopt), ([adopt, Unavailable], adopt, adopt, tried()));
+        assert_eq!(choices(Way::Auto), ([adopt, Translate], Translate, adopt, tried()));
     }
 }

@@ -10,6 +10,8 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_DONE: u16 = 3;
 const INET_DIAG_SKMEMINFO: u16 = 7;
 const INET_DIAG_SKV6ONLY: u16 = 11;
+/// `SK_MEMINFO_RCVBUF`, in bytes.
+const BUFFER_AT: usize = 4;
 /// `SK_MEMINFO_DROPS`, in bytes.
 const DROPS_AT: usize = 8 * 4;
 /// The kernel fills up to 32 kB per message of a dump.
@@ -26,6 +28,8 @@ pub(crate) struct Listening {
     pub(crate) limit: u32,
     /// Connections dropped there, by the sockets' own count.
     pub(crate) drops: u64,
+    /// The receive buffer that their connections begin with, bytes as the kernel counts them; the smallest.
+    pub(crate) buffer: Option<u32>,
 }
 
 /// One socket of the dump.
@@ -57,6 +61,7 @@ impl SockDiag {
                 queue: sum.queue.saturating_add(s.listening.queue),
                 limit: sum.limit.saturating_add(s.listening.limit),
                 drops: sum.drops.saturating_add(s.listening.drops),
+                buffer: [sum.buffer, s.listening.buffer].into_iter().flatten().min(),
             })
         };
         let ranks = [sum(&|s| s.address == server.ip() || s.address == mapped), sum(&any_v4), sum(&any_v6)];
@@ -105,13 +110,13 @@ fn socket(message: &[u8]) -> Option<Socket> {
         IpAddr::from(<[u8; 16]>::try_from(at(8, 16)?).ok()?)
     };
     let number = |offset| number_at(message, HEADER_BYTES + offset);
+    let memory = |at| attribute(message, INET_DIAG_SKMEMINFO).and_then(|memory| number_at(memory, at));
     let listening = Listening {
         sockets: 1,
         queue: number(MESSAGE_BYTES - 16)?,
         limit: number(MESSAGE_BYTES - 12)?,
-        drops: attribute(message, INET_DIAG_SKMEMINFO)
-            .and_then(|memory| number_at(memory, DROPS_AT))
-            .map_or(0, u64::from),
+        drops: memory(DROPS_AT).map_or(0, u64::from),
+        buffer: memory(BUFFER_AT),
     };
     let v6_only = attribute(message, INET_DIAG_SKV6ONLY).is_some_and(|flag| flag.first() == Some(&1));
     Some(Socket { address, v6_only, listening })
@@ -140,7 +145,14 @@ mod tests {
         let socket = listen(Domain::IPV4, "127.0.0.1:0", 2);
         let server = socket.local_addr().unwrap().as_socket().unwrap();
         let now = diag.listeners(server).unwrap();
-        assert_eq!(now, Listening { sockets: 1, queue: 0, limit: 2, drops: 0 });
+        assert_eq!(now, Listening { sockets: 1, queue: 0, limit: 2, drops: 0, buffer: now.buffer });
+        assert_ne!(now.buffer, Some(40_000));
+        socket.set_recv_buffer_size(20_000).unwrap();
+        assert_eq!(
+            diag.listeners(server).unwrap().buffer,
+            Some(40_000),
+            "the kernel counts twice what is asked for"
+        );
         let waiting: Vec<_> = (0..3).map(|_| TcpStream::connect(server).unwrap()).collect();
         assert_eq!(diag.listeners(server).unwrap().queue, 3, "one more than the limit may wait");
         // The next one's SYN is dropped.

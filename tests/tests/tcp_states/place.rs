@@ -197,6 +197,17 @@ impl Place {
         peer.wait_acknowledged();
     }
 
+    /// Waits until an agent that adopts has noticed that the server's buffers are of a fixed size.
+    pub(crate) fn expect_noticed(&self) {
+        let vip = self.vip().to_string();
+        self.t.eventually("the buffer is noticed", Duration::from_secs(10), |t| {
+            let targets = t.admin("target1", "/v1/targets");
+            let of =
+                targets["targets"].as_array().unwrap().iter().find(|of| of["vip"] == vip.as_str()).unwrap();
+            of["serve"]["way"] != "adopt" || of["serve"]["window_scale"] == 4
+        });
+    }
+
     /// Stops the agent until the guard is dropped, so that a freeze lasts.
     pub(crate) fn stall(&self) -> Stall<'_> {
         self.t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();

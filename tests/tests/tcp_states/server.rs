@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// The listener, and accepted connections nobody has asked for yet.
 pub(crate) struct Server {
-    listeners: [TcpListener; 2],
+    listeners: Mutex<Vec<TcpListener>>,
     waiting: Mutex<HashMap<SocketAddr, TcpStream>>,
 }
 
@@ -19,20 +19,24 @@ impl Server {
     /// Stops nginx on target1 and listens in its place.
     pub(crate) fn in_place_of_nginx(t: &TestLab) -> Self {
         t.lab.stop("target1", Program::Server).unwrap();
-        let listen = |ip: IpAddr| {
-            let address = SocketAddr::new(ip, 80);
-            let listener = t.lab.inside("target1", move || TcpListener::bind(address)).unwrap().unwrap();
-            listener.set_nonblocking(true).unwrap();
-            listener
-        };
-        let listeners = [listen(plan::target_addr(1).into()), listen(plan::target_addr6(1).into())];
-        Server { listeners, waiting: Mutex::default() }
+        let server = Server { listeners: Mutex::default(), waiting: Mutex::default() };
+        server.listen(t, None);
+        server
     }
 
-    /// Connections accepted from here on have receive buffers of about so many bytes.
-    pub(crate) fn set_buffer(&self, bytes: usize) {
-        for listener in &self.listeners {
-            socket2::SockRef::from(listener).set_recv_buffer_size(bytes).unwrap();
+    /// Listens anew: connections accepted from here on have receive buffers of about so many bytes, and without a number
+    /// those that the kernel sizes by itself, which no socket has any more once it was given a size.
+    pub(crate) fn listen(&self, t: &TestLab, buffer: Option<usize>) {
+        let mut listeners = self.listeners.lock().unwrap();
+        listeners.clear();
+        for ip in [IpAddr::from(plan::target_addr(1)), plan::target_addr6(1).into()] {
+            let address = SocketAddr::new(ip, 80);
+            let listener = t.lab.inside("target1", move || TcpListener::bind(address)).unwrap().unwrap();
+            if let Some(bytes) = buffer {
+                socket2::SockRef::from(&listener).set_recv_buffer_size(bytes).unwrap();
+            }
+            listener.set_nonblocking(true).unwrap();
+            listeners.push(listener);
         }
     }
 
@@ -41,7 +45,7 @@ impl Server {
         let until = Instant::now() + PATIENCE;
         loop {
             let mut waiting = self.waiting.lock().unwrap();
-            for listener in &self.listeners {
+            for listener in self.listeners.lock().unwrap().iter() {
                 loop {
                     match listener.accept() {
                         Ok((socket, from)) => drop(waiting.insert(from, socket)),

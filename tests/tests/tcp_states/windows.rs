@@ -14,6 +14,7 @@ pub(crate) const ALONE: &[Row] = rows![
     vip_with_scale_0,
     vip_with_scale_14,
     server_with_a_tiny_buffer,
+    server_with_a_fixed_buffer,
 ];
 
 fn body(length: usize) -> Vec<u8> {
@@ -76,7 +77,7 @@ fn vip_with_scale_14(place: &Place) {
 }
 
 fn server_with_a_tiny_buffer(place: &Place) {
-    place.server().set_buffer(4096);
+    let _restore = FixedBuffer::of(place, 4096);
     let mut peer = place.open(&Start::default());
     // Less than the intermediate promised: the edge moves back, and the client must see it.
     peer.watch_mut().allow_shrinking();
@@ -95,9 +96,33 @@ fn server_with_a_tiny_buffer(place: &Place) {
     peer.upload(&bytes);
     let (got, mut server) = read.join().unwrap();
     assert!(got == bytes, "bytes differ");
-    place.server().set_buffer(65_536);
     server.answer(b"all");
     assert_eq!(peer.response(), (200, b"all".to_vec()));
+}
+
+/// Servers accept with receive buffers of a fixed size until this is dropped.
+struct FixedBuffer<'a>(&'a Place);
+
+impl<'a> FixedBuffer<'a> {
+    fn of(place: &'a Place, bytes: usize) -> Self {
+        place.server().listen(&place.t, Some(bytes));
+        FixedBuffer(place)
+    }
+}
+
+impl Drop for FixedBuffer<'_> {
+    fn drop(&mut self) {
+        self.0.server().listen(&self.0.t, None);
+    }
+}
+
+/// Little more than what the intermediate promises, and without a chance to grow: the server's kernel must not promise
+/// more, although the intermediate's scale is that of buffers that grow.
+fn server_with_a_fixed_buffer(place: &Place) {
+    let _restore = FixedBuffer::of(place, 66_000);
+    place.expect_noticed();
+    server_does_not_read(place);
+    server_reads_slowly(place);
 }
 
 /// Fills the server's window to its last byte.

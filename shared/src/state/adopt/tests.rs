@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn of(handoff: Box<Handoff>) -> Self {
-        let adopt = Adopt::new(handoff, MS);
+        let adopt = Adopt::new(handoff, ANY_SCALE, MS);
         let mut record = FlowRecord::default();
         adopt.fill(&mut record);
         let mut bench = Bench { adopt, record, now: MS, sent: Vec::new() };
@@ -112,6 +112,24 @@ impl Bench {
 }
 
 #[test]
+fn a_socket_gets_a_scale_that_fits_its_buffer_and_never_more_than_was_promised() {
+    for (promised, own, told) in [(10, 4, 4), (10, 7, 7), (7, 10, 7), (7, 7, 7), (0, 4, 0)] {
+        let mut handoff = handoff(b"GET / HTTP/1.1\r\n\r\n", false);
+        handoff.connection.options.window_scale = Some(WindowScales { client: 6, promised });
+        let mut record = FlowRecord::default();
+        Adopt::new(handoff, own, MS).fill(&mut record);
+        assert_eq!((record.window_shift_in, record.window_shift_out), (told, promised));
+        assert_eq!(record.flags & FLAG_OWN_SCALE != 0, told != promised, "{promised} {own}");
+        assert_eq!(record.out_ifindex >> 16, 6, "the client's");
+    }
+    let mut handoff = handoff(b"GET / HTTP/1.1\r\n\r\n", false);
+    handoff.connection.options.window_scale = None;
+    let mut record = FlowRecord::default();
+    Adopt::new(handoff, 4, MS).fill(&mut record);
+    assert_eq!((record.window_shift_in, record.window_shift_out, record.flags & FLAG_OWN_SCALE), (0, 0, 0));
+}
+
+#[test]
 fn a_small_request_is_one_packet_with_the_clients_own_numbers() {
     let mut bench = Bench::new(b"GET / HTTP/1.1\r\n\r\n");
     let [segment] = bench.sent[..] else { panic!("{:?}", bench.sent) };
@@ -122,7 +140,9 @@ fn a_small_request_is_one_packet_with_the_clients_own_numbers() {
     let record = bench.record;
     assert_eq!((record.seq_delta, record.ack_delta, record.tsecr_delta), (482, CLIENT_NXT, 902));
     // 65 535 bytes were promised behind the request: no number of whole segments comes to so much.
-    assert_eq!((record.out_ifindex, record.window_shift_in, record.window_shift_out), (1460, 7, 6));
+    assert_eq!(record.out_ifindex, packed_client(1460, 6));
+    assert_eq!((record.window_shift_in, record.window_shift_out), (7, 7), "as promised");
+    assert_eq!(record.flags & FLAG_OWN_SCALE, 0);
     assert_eq!(bench.state(), FlowState::Adopting);
     // Nothing is said before the socket exists.
     bench.note(NOTE_ASSIGNED);

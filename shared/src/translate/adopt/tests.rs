@@ -1,7 +1,7 @@
 use super::*;
 use crate::addr::{IpWords, PortWord};
 use crate::record::{FlowKey, NOTE_ACTIVE_RST, NOTE_RST, NOTE_SYN_ACK};
-use crate::translate::{judge_egress, reported_flow};
+use crate::translate::{Direction, judge_egress, reported_flow, translate};
 use crate::wire::{HeaderChecksum, IcmpWords, IpFacts, PROTOCOL_TCP, QuotedTcp};
 use etherparse::checksum::Sum16BitWords;
 use proptest::prelude::*;
@@ -210,7 +210,7 @@ fn the_kernels_states_are_told_apart() {
 #[test]
 fn the_kernel_is_told_what_the_record_and_the_packet_say() {
     let mut flow = record(FlowState::Adopting);
-    (flow.out_ifindex, flow.window_shift_in, flow.window_shift_out) = (1460, 7, 9);
+    (flow.out_ifindex, flow.window_shift_in, flow.window_shift_out) = (packed_client(1460, 9), 7, 10);
     let mut packet = segment(ACK);
     packet.options.tsval = 1234;
     let mut told = Attributes { reserved: [9; 3], usec_ts_ok: 1, ..Attributes::default() };
@@ -229,6 +229,41 @@ fn the_kernel_is_told_what_the_record_and_the_packet_say() {
     told.load(&flow, &packet);
     let expected = Attributes { rcv_tsval: 0, tstamp_ok: 0, sack_ok: 1, wscale_ok: 1, ecn_ok: 1, ..expected };
     assert_eq!(told, expected);
+}
+
+#[test]
+fn what_a_socket_with_a_scale_of_its_own_says_gets_the_promised_scale_and_nothing_else_changes() {
+    let mut flow = record(FlowState::Adopting);
+    (flow.window_shift_in, flow.window_shift_out) = (4, 10);
+    let mut sent = segment(ACK);
+    sent.window = 4095;
+    sent.header_checksum = HeaderChecksum(0x1234);
+    sent.options.places.timestamps = 4;
+    (sent.options.tsval, sent.options.tsecr) = (71, 72);
+    sent.options.sack_edges = [1, 2, 3, 4, 5, 6, 7, 8];
+    let mut patch = Patch::default();
+    let verdict = judge_egress(&flow, &sent, &mut patch);
+    assert_eq!((verdict.action, patch.account.also), (Action::Pass, 0), "both scales are the promised one");
+    flow.flags |= FLAG_OWN_SCALE;
+    for state in [FlowState::Adopting, FlowState::Committed, FlowState::Ended] {
+        flow.state = state as u32;
+        let verdict = judge_egress(&flow, &sent, &mut patch);
+        assert_eq!((verdict.action, verdict.counter), (Action::Translate, Some(PacketCounter::AdoptedSent)));
+        assert_eq!(patch.account.also, PacketCounter::WindowRescaled.code());
+        assert_eq!((patch.account.sent, patch.account.note_window), (0, 4095 << 4));
+        translate(&flow, &sent, Direction::ToClient, &mut patch);
+        // 65 520 bytes are 63 whole units of 1024.
+        assert_eq!(patch.window, 63);
+        assert_eq!((patch.seq, patch.ack, patch.tsval, patch.tsecr), (FIRST, CLIENT_NXT, 71, 72));
+        assert_eq!((patch.new_addr, patch.new_port), (flow.key.local, flow.key.local_port));
+        assert_eq!((patch.ttl, patch.header_checksum), (sent.ttl, sent.header_checksum));
+        assert_eq!((patch.sack_edges, patch.address_change), (sent.options.sack_edges, 0));
+        let change = u32::from(Sum::ZERO.replaced16(4095u16.to_be(), 63u16.to_be()).folded());
+        assert_eq!(patch.tcp_change, change);
+    }
+    // The reset for a packet that was not taken is no socket's.
+    flow.state = FlowState::Adopting as u32;
+    assert_eq!(judge_egress(&flow, &segment(RST), &mut patch).action, Action::Drop);
 }
 
 fn address(v4: bool) -> BoxedStrategy<IpWords> {
