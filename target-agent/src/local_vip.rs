@@ -1,129 +1,171 @@
-//! The VIP as a local address of this host: adopted sockets have it for their own. A route in the table `local`, as
-//! `ip route add local VIP/32 dev lo`, by rtnetlink(7). With a protocol number of our own, so that only what the agent
-//! added is taken away.
+//! The VIP as a local address of this host for what arrives by the uplink, and for nothing else: adopted sockets have it
+//! for their own, but programs on this host that connect to it still reach the intermediate.
+//!
+//! Where the VIP stood in the table `local`, all of the host would take it for its own, answers from it would be martians
+//! here, and the host would name it in its own ARP requests. So the route is in a table of its own, which a rule names for
+//! the uplink alone. The kernel lets IPv4 sockets send from addresses only that the host has (`__ip_dev_find()`), so the
+//! VIP is also put on the loopback device, and the route that the kernel makes of this in `local` is taken away again. As
+//! `ip` says it:
+//!
+//! ```text
+//! ip route add local VIP/32 dev lo table 66 proto 66
+//! ip rule add pref 66 to VIP iif UPLINK lookup 66 proto 66
+//! ip addr add VIP/32 dev lo scope host; ip route del local VIP dev lo table local      # IPv4 only
+//! ```
 
-use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, Read};
-use std::net::IpAddr;
-use std::time::Duration;
+mod netlink;
 
-const AF_NETLINK: i32 = 16;
-const NETLINK_ROUTE: i32 = 0;
-/// `linux/netlink.h`.
-const NLMSG_ERROR: u16 = 2;
-const REQUEST: u16 = 1;
-const ACKNOWLEDGE: u16 = 4;
-const EXCLUSIVE: u16 = 0x200;
-const CREATE: u16 = 0x400;
+use netlink::{ACKNOWLEDGE, CREATE, EXCLUSIVE, HEADER_BYTES, ask, attribute, bits, family, octets};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 /// `linux/rtnetlink.h`.
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 const TABLE_LOCAL: u8 = 255;
 const SCOPE_HOST: u8 = 254;
 const RTN_LOCAL: u8 = 2;
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
+const RTA_IIF: u16 = 3;
 const RTA_OIF: u16 = 4;
-/// Whose the route is: shown by `ip route show table local` as `proto 66`.
-const PROTOCOL: u8 = 66;
+/// Any protocol: what the kernel itself has made.
+const ANYBODY: u8 = 0;
+/// `linux/if_addr.h`.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+/// `linux/fib_rules.h`.
+const FR_ACT_TO_TBL: u8 = 1;
+const FRA_DST: u16 = 1;
+const FRA_IIFNAME: u16 = 3;
+const FRA_PRIORITY: u16 = 6;
+const FRA_PROTOCOL: u16 = 21;
+/// Whose route and rule are (`proto 66`), in which table, and before which rules it comes.
+const OURS: u8 = 66;
 /// The loopback device has number 1 in every network namespace.
 const LOOPBACK: u32 = 1;
-const HEADER_BYTES: usize = 16;
 
-/// Makes an address local; fine if it is.
-pub(crate) fn add(address: IpAddr) -> io::Result<()> {
-    match change(RTM_NEWROUTE, CREATE | EXCLUSIVE, address) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+/// Has what arrives for an address by the uplink delivered here; fine if it is.
+pub(crate) fn add(address: IpAddr, uplink: &str) -> io::Result<()> {
+    let create = CREATE | EXCLUSIVE;
+    there(route(RTM_NEWROUTE, create, OURS, OURS, address))?;
+    there(rule(RTM_NEWRULE, create, address, uplink))?;
+    // Agents before this put it into `local`.
+    gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, OURS, address))?;
+    if address.is_ipv4() && is_new(on_loopback(RTM_NEWADDR, create, address))? {
+        gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, ANYBODY, address))?;
     }
+    Ok(())
 }
 
 /// Takes away what [`add`] added; fine if there is nothing.
-pub(crate) fn remove(address: IpAddr) -> io::Result<()> {
-    match change(RTM_DELROUTE, 0, address) {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Ok(()),
-        other => other,
+pub(crate) fn remove(address: IpAddr, uplink: &str) -> io::Result<()> {
+    gone(rule(RTM_DELRULE, 0, address, uplink))?;
+    let ours = is_there(route(RTM_DELROUTE, 0, OURS, OURS, address))?;
+    gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, OURS, address))?;
+    if ours && address.is_ipv4() {
+        gone(on_loopback(RTM_DELADDR, 0, address))?;
     }
+    Ok(())
 }
 
-/// Whether the kernel takes packets to an address for its own.
-pub(crate) fn is_local(address: IpAddr) -> io::Result<bool> {
-    let mut message = vec![0; 12];
-    set(&mut message, 0, family(address));
-    set(&mut message, 1, bits(address));
+/// Whether the host takes an address for its own throughout: its programs cannot reach anybody else under it.
+pub(crate) fn is_own(address: IpAddr) -> io::Result<bool> {
+    is_local(address, None)
+}
+
+/// Whether the kernel takes what arrives for an address by this device for its own.
+pub(crate) fn is_delivered(address: IpAddr, device: u32) -> io::Result<bool> {
+    Ok(is_local(address, None)? || is_local(address, Some(device))?)
+}
+
+fn is_local(address: IpAddr, arriving_by: Option<u32>) -> io::Result<bool> {
+    let source = arriving_by.map(|_| stranger(address));
+    let mut message = vec![family(address), bits(address), source.map_or(0, bits)];
+    message.resize(12, 0);
     attribute(&mut message, RTA_DST, &octets(address));
+    if let (Some(device), Some(source)) = (arriving_by, source) {
+        attribute(&mut message, RTA_SRC, &octets(source));
+        attribute(&mut message, RTA_IIF, &device.to_ne_bytes());
+    }
     match ask(RTM_GETROUTE, 0, &message) {
         // struct rtmsg: family, lengths, tos, table, protocol, scope, type.
         Ok(answer) => Ok(answer.get(HEADER_BYTES + 7) == Some(&RTN_LOCAL)),
+        // A filter of reverse paths answers so for the stranger too.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
+        Err(e) if arriving_by.is_some() && matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EXDEV)) => {
+            Ok(false)
+        }
         Err(e) => Err(e),
     }
 }
 
-fn change(kind: u16, flags: u16, address: IpAddr) -> io::Result<()> {
-    let mut message =
-        vec![family(address), bits(address), 0, 0, TABLE_LOCAL, PROTOCOL, SCOPE_HOST, RTN_LOCAL];
+/// Some client or other, of the address's family (RFC 5737, RFC 3849).
+fn stranger(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::new(198, 51, 100, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
+
+/// `struct rtmsg`.
+fn route(kind: u16, flags: u16, table: u8, protocol: u8, address: IpAddr) -> io::Result<()> {
+    let mut message = vec![family(address), bits(address), 0, 0, table, protocol, SCOPE_HOST, RTN_LOCAL];
     message.extend([0; 4]);
     attribute(&mut message, RTA_DST, &octets(address));
     attribute(&mut message, RTA_OIF, &LOOPBACK.to_ne_bytes());
     ask(kind, ACKNOWLEDGE | flags, &message).map(drop)
 }
 
-fn set(bytes: &mut [u8], at: usize, value: u8) {
-    if let Some(place) = bytes.get_mut(at) {
-        *place = value;
+/// `struct fib_rule_hdr`.
+fn rule(kind: u16, flags: u16, address: IpAddr, uplink: &str) -> io::Result<()> {
+    let mut message = vec![family(address), bits(address), 0, 0, OURS, 0, 0, FR_ACT_TO_TBL];
+    message.extend([0; 4]);
+    attribute(&mut message, FRA_DST, &octets(address));
+    attribute(&mut message, FRA_IIFNAME, &[uplink.as_bytes(), &[0]].concat());
+    attribute(&mut message, FRA_PRIORITY, &u32::from(OURS).to_ne_bytes());
+    attribute(&mut message, FRA_PROTOCOL, &[OURS]);
+    ask(kind, ACKNOWLEDGE | flags, &message).map(drop)
+}
+
+/// `struct ifaddrmsg`.
+fn on_loopback(kind: u16, flags: u16, address: IpAddr) -> io::Result<()> {
+    let mut message = vec![family(address), bits(address), 0, SCOPE_HOST];
+    message.extend(LOOPBACK.to_ne_bytes());
+    attribute(&mut message, IFA_LOCAL, &octets(address));
+    attribute(&mut message, IFA_ADDRESS, &octets(address));
+    ask(kind, ACKNOWLEDGE | flags, &message).map(drop)
+}
+
+/// Whether something was added that was not there before.
+fn is_new(added: io::Result<()>) -> io::Result<bool> {
+    match added {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        other => other.map(|()| true),
     }
 }
 
-fn family(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 2 } else { 10 }
+fn there(added: io::Result<()>) -> io::Result<()> {
+    is_new(added).map(drop)
 }
 
-fn bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
-fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(value);
-    message.resize(message.len().next_multiple_of(4), 0);
-}
-
-/// One question, one answer: a message, or what the kernel says of an error or of none.
-fn ask(kind: u16, flags: u16, message: &[u8]) -> io::Result<Vec<u8>> {
-    let socket =
-        Socket::new(Domain::from(AF_NETLINK), Type::RAW.cloexec(), Some(Protocol::from(NETLINK_ROUTE)))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let length = u32::try_from(HEADER_BYTES + message.len()).map_err(io::Error::other)?;
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend((REQUEST | flags).to_ne_bytes());
-    // A socket for each question: no sequence number is needed.
-    bytes.extend([0; 8]);
-    bytes.extend(message);
-    socket.send(&bytes)?;
-    let mut answer = vec![0; 4096];
-    let length = (&socket).read(&mut answer)?;
-    answer.truncate(length);
-    let code =
-        answer.get(HEADER_BYTES..HEADER_BYTES + 4).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
-    match (answer.get(4..6), code) {
-        (Some(kind), Some(0)) if kind == NLMSG_ERROR.to_ne_bytes() => Ok(answer),
-        (Some(kind), Some(code)) if kind == NLMSG_ERROR.to_ne_bytes() => {
-            Err(io::Error::from_raw_os_error(code.wrapping_neg()))
+/// Whether something was taken away that was there before.
+fn is_there(removed: io::Result<()>) -> io::Result<bool> {
+    match removed {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL)) => {
+            Ok(false)
         }
-        (Some(_), _) => Ok(answer),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "an answer cut short")),
+        other => other.map(|()| true),
     }
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    is_there(removed).map(drop)
 }
 
 #[cfg(test)]
@@ -131,11 +173,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_local_and_a_documentation_address_is_not() {
+    fn loopback_is_the_hosts_own_and_a_documentation_address_is_not() {
         for (address, local) in
             [("127.0.0.1", true), ("::1", true), ("192.0.2.77", false), ("2001:db8::77", false)]
         {
-            assert_eq!(is_local(address.parse().unwrap()).unwrap(), local, "{address}");
+            assert_eq!(is_own(address.parse().unwrap()).unwrap(), local, "{address}");
         }
     }
 }

@@ -48,7 +48,8 @@ pub(crate) fn run(config: &Config, path: &Path, detach: bool) -> anyhow::Result<
         let plane = Arc::into_inner(plane).context("the data plane is still in use")?;
         plane.detach()?;
         for allow in &config.allow {
-            local_vip::remove(allow.vip.get_ref().ip()).context("cannot take the VIP's local route away")?;
+            local_vip::remove(allow.vip.get_ref().ip(), config.uplink.get_ref())
+                .context("cannot take the VIP's route and rule away")?;
         }
         tracing::info!("data plane removed");
     }
@@ -150,6 +151,7 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
     let mut engine = Engine::new(shared.clone(), tun, Arc::clone(&server), diag, preflight);
     engine.look_around(monotonic_ns());
     let found = engine.recover(&mut shared.table(), monotonic_ns());
+    engine.end_strays(&shared.table());
     let engine = Arc::new(Mutex::new(engine));
     let _ = late.set(Arc::clone(&engine));
     let addr = listening.local_addr();

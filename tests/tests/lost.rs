@@ -1,6 +1,7 @@
 //! Agents, servers and whole hosts that are lost while flows are on them: who is gone ends, who still answers stays.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::plan::INTERMEDIATE;
@@ -48,6 +49,12 @@ fn forget_all(t: &TestLab) {
             std::fs::remove_dir_all(path).unwrap();
         }
     }
+    // The kernel takes a program off its hook a moment after the last that refers to it is gone.
+    t.eventually("no program is left", Duration::from_secs(5), |t| {
+        let left = |way| SchedClassifier::query_tcx("eth0", way).map_or(0, |(_, programs)| programs.len());
+        let both = move || left(TcAttachType::Ingress) + left(TcAttachType::Egress);
+        t.lab.inside("target1", both).unwrap() == 0
+    });
 }
 
 /// A connection kept alive after one answered request.

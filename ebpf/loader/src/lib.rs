@@ -252,6 +252,14 @@ const _: () = {
     shared_between_threads::<Plane>();
 };
 
+/// The number of a network device in this network namespace.
+///
+/// # Errors
+/// If there is none of this name.
+pub fn device_index(name: &str) -> std::io::Result<u32> {
+    sys::device_index(name)
+}
+
 /// `CLOCK_MONOTONIC` in nanoseconds, the clock of [`FlowRecord::deadline_ns`] and [`FlowRecord::last_seen_ns`].
 pub fn monotonic_ns() -> u64 {
     sys::monotonic_ns()

@@ -185,10 +185,15 @@ impl Live {
         let snd_nxt = queue_seq(fd, sys::SEND_QUEUE)?;
         // The receive queue is left selected: what arrives from here on can be peeked.
         let mut rcv_nxt = queue_seq(fd, sys::RECV_QUEUE)?;
-        let window: RepairWindow =
-            sys::tcp(fd, libc::TCP_REPAIR_WINDOW).map_err(CaptureError::step("TCP_REPAIR_WINDOW"))?;
         let info: TcpInfo = sys::tcp(fd, libc::TCP_INFO).map_err(CaptureError::step("TCP_INFO"))?;
         check(fd, &info)?;
+        if info.state == CLOSE_WAIT {
+            // The kernel delays its acknowledgement of the FIN. Said now, it cannot come after what the server says,
+            // behind the server's timestamps.
+            sys::set_tcp(fd, libc::TCP_QUICKACK, 1).map_err(CaptureError::step("TCP_QUICKACK"))?;
+        }
+        let window: RepairWindow =
+            sys::tcp(fd, libc::TCP_REPAIR_WINDOW).map_err(CaptureError::step("TCP_REPAIR_WINDOW"))?;
         let mss: u32 = sys::tcp(fd, libc::TCP_MAXSEG).map_err(CaptureError::step("TCP_MAXSEG"))?;
         let timestamps = info.options & OPT_TIMESTAMPS != 0;
         let (client_tsval, vip_tsval) = if timestamps { self.timestamps()? } else { (0, 0) };

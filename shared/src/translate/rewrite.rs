@@ -20,7 +20,7 @@ pub enum Direction {
 /// [`Action::Translate`](super::Action::Translate), with the patch it was given.
 #[inline(always)]
 pub fn translate(record: &FlowRecord, segment: &Segment, direction: Direction, patch: &mut Patch) {
-    if adopt::is_adopted(record) {
+    if matches!(direction, Direction::ToClient) && adopt::is_adopted(record) {
         return adopt::rescale_sent(record, segment, rescale(record, segment, 0), patch);
     }
     let mut sum = Sum::ZERO;

@@ -4,5 +4,6 @@ pub(crate) mod ageing;
 pub(crate) mod memory;
 pub(crate) mod recovery;
 pub(crate) mod slot_set;
+mod strays;
 pub(crate) mod table;
 mod way;

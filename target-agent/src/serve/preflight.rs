@@ -53,9 +53,9 @@ impl Preflight {
         for (vip, server) in served {
             let mut lacks = needs(&self.look(vip, server, diag));
             if lacks == [AdoptNeed::VipLocal] && self.local_vip {
-                match local_vip::add(vip.ip()) {
+                match local_vip::add(vip.ip(), &self.uplink) {
                     Ok(()) => {
-                        tracing::info!(vip = %vip.ip(), "made local: a route of this host's own");
+                        tracing::info!(vip = %vip.ip(), uplink = self.uplink, "what arrives for it is delivered here");
                         lacks.clear();
                     }
                     Err(e) => tracing::warn!(vip = %vip.ip(), "cannot make the VIP local: {e}"),
@@ -84,7 +84,9 @@ impl Preflight {
             timestamps: ipv4("tcp_timestamps"),
             sack: ipv4("tcp_sack"),
             window_scaling: ipv4("tcp_window_scaling"),
-            vip_local: local_vip::is_local(vip.ip()).unwrap_or(false),
+            vip_local: baton_loader::device_index(&self.uplink)
+                .and_then(|device| local_vip::is_delivered(vip.ip(), device))
+                .unwrap_or(false),
             vip_on_link: self.is_on_link(vip.ip()),
             arp_ignore: arp("all").max(arp(&self.uplink)),
             mptcp: diag.listens_with_mptcp(server).ok(),

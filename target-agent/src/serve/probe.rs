@@ -72,7 +72,7 @@ fn micros(duration: Duration) -> u32 {
 
 /// Asks, within the order's time.
 fn ask(order: &ProbeOrder) -> ProbeReport {
-    let own = local_vip::is_local(order.vip.ip());
+    let own = local_vip::is_own(order.vip.ip());
     match own {
         Ok(false) => {}
         Ok(true) => {

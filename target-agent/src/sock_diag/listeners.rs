@@ -1,21 +1,17 @@
 //! The sockets that listen at an address: how full their accept queues are, what was dropped there.
 
+use super::dump::NLM_F_DUMP;
 use super::info::{MESSAGE_BYTES, attribute};
-use super::{HEADER_BYTES, NLM_F_REQUEST, NLMSG_ERROR, Question, SOCK_DIAG_BY_FAMILY, SockDiag};
-use super::{TCP_LISTEN, error_code, message_type, number_at, sys};
+use super::{HEADER_BYTES, NLM_F_REQUEST, Question, SOCK_DIAG_BY_FAMILY, SockDiag, TCP_LISTEN, number_at};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_DONE: u16 = 3;
 const INET_DIAG_SKMEMINFO: u16 = 7;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 /// `SK_MEMINFO_RCVBUF`, in bytes.
 const BUFFER_AT: usize = 4;
 /// `SK_MEMINFO_DROPS`, in bytes.
 const DROPS_AT: usize = 8 * 4;
-/// The kernel fills up to 32 kB per message of a dump.
-const ANSWER_BYTES: usize = 32 * 1024;
 
 /// All sockets that take connections to one address, together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,24 +74,7 @@ impl SockDiag {
             local: any,
             remote: SocketAddr::new(any.ip(), 0),
         };
-        self.send(&question)?;
-        let mut answer = vec![0; ANSWER_BYTES];
-        loop {
-            let length = sys::receive(&self.socket, &mut answer)?;
-            let mut rest = answer.get(..length).unwrap_or_default();
-            while let Some(size) = number_at(rest, 0).and_then(|size| usize::try_from(size).ok()) {
-                let Some(message) = rest.get(..size).filter(|m| m.len() >= HEADER_BYTES) else { break };
-                // What an earlier question left is passed over.
-                if number_at(message, 8) == Some(self.sequence) {
-                    match message_type(message) {
-                        Some(NLMSG_DONE) => return Ok(()),
-                        Some(NLMSG_ERROR) => return Err(io::Error::from_raw_os_error(error_code(message))),
-                        _ => into.extend(socket(message)),
-                    }
-                }
-                rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
-            }
-        }
+        self.collect(&question, |message| into.extend(socket(message)))
     }
 }
 

@@ -7,7 +7,9 @@ use crate::packet::Frame;
 use crate::{Case, Hook, Outcome};
 use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
-use baton_shared::record::{FLAG_LEG_UDP, FLAG_TRACKED, FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{
+    FLAG_ADOPTED, FLAG_LEG_UDP, FLAG_OWN_SCALE, FLAG_TRACKED, FlowKey, FlowRecord, FlowState,
+};
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
@@ -283,6 +285,13 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
         r.note_flags = 4;
         r.note_seq_end = 5;
         f.tcp.fin = true;
+    });
+
+    add("adopted, with a scale of its own", Egress, &[C::AdoptedSent, C::WindowRescaled], &|r, f| {
+        deltas(r);
+        r.flags = FLAG_ADOPTED | FLAG_OWN_SCALE;
+        (r.window_shift_in, r.window_shift_out) = (4, 10);
+        f.tcp.window_size = 0xfff1;
     });
 
     tracked_entries(&mut add);

@@ -3,7 +3,7 @@
 use crate::cases::Version;
 use crate::packet::Frame;
 use crate::{Case, Hook, cases};
-use baton_shared::record::{FLAG_TRACKED, FlowRecord};
+use baton_shared::record::{FLAG_ADOPTED, FLAG_OWN_SCALE, FLAG_TRACKED, FlowRecord};
 
 /// xorshift64*: the same cases on every machine.
 pub(crate) struct Random(u64);
@@ -118,7 +118,11 @@ impl Random {
             ack_floor: self.word(),
             out_ifindex: 1,
             drain_end: diverted.wrapping_add(self.pick(&[0, 1, u32::MAX])),
-            flags: if self.chance(3) { FLAG_TRACKED } else { 0 },
+            flags: match hook {
+                Hook::Egress if self.chance(4) => FLAG_ADOPTED | FLAG_OWN_SCALE,
+                _ if self.chance(3) => FLAG_TRACKED,
+                _ => 0,
+            },
             read_from: self.word(),
             leg_mtu: self.pick(&[0, 0, 100, 150, 0xffff_ffff]),
             diverted,
