@@ -70,7 +70,7 @@ struct Up {
     #[arg(long, value_name = "WHICH", default_value = "ebpf")]
     plane: Plane,
     /// How connections are given to the servers: translate, adopt, auto
-    #[arg(long, value_name = "HOW", default_value = "translate")]
+    #[arg(long, value_name = "HOW", default_value = "auto")]
     serve: Serve,
     /// In an unprivileged user namespace, without root; with --plane userspace
     #[arg(long)]

@@ -87,11 +87,11 @@ impl FromStr for Plane {
 #[serde(rename_all = "lowercase")]
 pub enum Serve {
     /// By a replayed handshake.
-    #[default]
     Translate,
     /// The kernel makes the sockets; nothing else.
     Adopt,
     /// The kernel makes the sockets where it can.
+    #[default]
     Auto,
 }
 

@@ -154,7 +154,7 @@ reasons! {
         Timestamps = 4, "tcp_timestamps", "net.ipv4.tcp_timestamps is 0, and clients use them: sysctl -w net.ipv4.tcp_timestamps=1";
         Sack = 5, "tcp_sack", "net.ipv4.tcp_sack is 0, and clients use it: sysctl -w net.ipv4.tcp_sack=1";
         WindowScaling = 6, "tcp_window_scaling", "net.ipv4.tcp_window_scaling is 0, and clients use it: sysctl -w net.ipv4.tcp_window_scaling=1";
-        VipLocal = 7, "vip_local", "The VIP is not a local address of this host, so that packets to it would vanish. The agent adds the route itself unless serve.local_vip = false: ip route add local VIP/32 dev lo (IPv6: VIP/128).";
+        VipLocal = 7, "vip_local", "What arrives for the VIP by the uplink is not delivered on this host: it would vanish. The agent sees to that itself unless serve.local_vip = false: ip route add local VIP/32 dev lo (IPv6: VIP/128).";
         Arp = 8, "arp_ignore", "The VIP is in a network of the uplink's, and this host would answer ARP for it in the intermediate's place once it is local: sysctl -w net.ipv4.conf.UPLINK.arp_ignore=1";
         Mptcp = 9, "mptcp_listener", "The server listens with MPTCP, from which the kernel makes no socket: switch MPTCP off for it (nginx: no `multipath` in listen; GODEBUG=multipathtcp=0; mptcpize disable).";
         Conntrack = 10, "nf_conntrack_tcp_loose", "net.netfilter.nf_conntrack_tcp_loose is 0: a firewall would take the adopted connection, which begins without a SYN, for an invalid one. sysctl -w net.netfilter.nf_conntrack_tcp_loose=1";

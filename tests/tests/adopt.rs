@@ -4,6 +4,7 @@
 
 use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::spec::Plane;
 use netns_lab::{Family, LabSpec, Program, Serve, plan};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -383,16 +384,64 @@ fn an_mptcp_listener_is_named_and_its_connections_are_replayed_even_before_it_is
 }
 
 #[test]
-fn the_vips_route_is_the_agents_own_comes_back_by_itself_and_goes_with_detach() {
-    let Some(t) = adopting("aroute", |s| s.targets(1)) else { return };
-    let route = |t: &TestLab| {
-        t.lab.output("target1", &["ip", "route", "show", "table", "local", "10.90.1.100"]).unwrap()
-    };
-    assert!(route(&t).contains("proto 66"), "{}", route(&t));
-    t.lab.output("target1", &["ip", "route", "del", "local", "10.90.1.100", "dev", "lo"]).unwrap();
-    t.eventually("it comes back", Duration::from_secs(8), |t| route(t).contains("proto 66"));
+fn the_vip_is_delivered_by_a_rule_of_the_agents_own_which_comes_back_by_itself_and_hides_it_from_nobody() {
+    let Some(t) = adopting("aroute", |s| s.targets(1).family(Family::Dual)) else { return };
+    for version in ["-4", "-6"] {
+        let ip = |words: &str| {
+            let words: Vec<_> = ["ip", version].into_iter().chain(words.split(' ')).collect();
+            t.lab.output("target1", &words).unwrap()
+        };
+        let (vip, url) = match version {
+            "-4" => ("10.90.1.100", "http://10.90.1.100/whoami"),
+            _ => ("fd90:1::100", "http://[fd90:1::100]/whoami"),
+        };
+        let (rule, route) = (ip("rule show"), ip("route show table 66"));
+        assert!(rule.contains(&format!("to {vip} iif eth0 lookup 66")), "{rule}");
+        assert!(route.contains(&format!("local {vip} dev lo")) && route.contains("proto 66"), "{route}");
+        assert_eq!(
+            ip(&format!("route show table local {vip}")),
+            "",
+            "the host's own programs are not concerned"
+        );
+        // They reach the intermediate, as ever.
+        let said = t.lab.output("target1", &["curl", "-gsS", "--max-time", "10", url]).unwrap();
+        assert!(said.starts_with("target: target1"), "{said}");
+        ip(&format!("rule del pref 66 to {vip} iif eth0 lookup 66"));
+        t.eventually("it comes back", Duration::from_secs(8), |_| ip("rule show") == rule);
+    }
+    assert_eq!(t.proxied("local_client"), 2);
+    for vip in t.lab.vips() {
+        assert_eq!(t.client(move || client::get(vip, "/1k")).unwrap().status, 200);
+    }
+    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 2);
+}
+
+#[test]
+fn without_ebpf_or_without_what_the_kernel_tells_of_itself_handshakes_are_replayed_and_it_is_said_why() {
+    let order = |s: LabSpec| s.targets(1).plane(Plane::Userspace).serve(Serve::Auto);
+    let Some(t) = lab::up("aplane", order) else { return };
+    assert_eq!(
+        serve(&t, "target1"),
+        ("translate".to_owned(), vec!["tcx".to_owned(), "vip_local".to_owned()])
+    );
     assert_eq!(t.get("/1k").unwrap().status, 200);
-    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 1);
+    t.expect_requests(1, 0);
+    // As on a kernel without BTF, or with one that has no such function in it.
+    let own = std::env::current_exe().unwrap();
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("target-agent")).find(|p| p.is_file());
+    let agent =
+        std::env::var("BATON_BIN_DIR").map_or_else(|_| beside.unwrap(), |dir| (dir + "/target-agent").into());
+    let config = std::fs::read_to_string(t.lab.config("target1", Program::Agent)).unwrap();
+    let path = t.lab.config("target1", Program::Agent).with_extension("ebpf.toml");
+    std::fs::write(&path, config.replace("\"userspace\"", "\"ebpf\"")).unwrap();
+    let script = format!(
+        "mount -t tmpfs none /sys/kernel/btf; {} doctor --config {}; true",
+        agent.display(),
+        path.display()
+    );
+    let said = t.lab.output("target1", &["unshare", "-m", "sh", "-c", &script]).unwrap();
+    let line = said.lines().find(|line| line.contains("kernel_function"));
+    assert!(line.is_some_and(|line| line.contains("adopt 10.90.1.100:80")), "{said}");
 }
 
 #[test]
@@ -482,7 +531,7 @@ fn a_path_with_a_smaller_mtu_is_discovered_by_adopted_sockets() {
 }
 
 #[test]
-fn requests_of_one_connection_go_to_two_targets_in_turn_and_are_adopted_each_time() {
+fn requests_of_one_connection_go_to_two_targets_in_turn_adopted_each_time_or_replayed_each_time() {
     let site = r#"
 [[pool]]
 name = "a"
@@ -500,7 +549,17 @@ query = { to = "a" }
 pool = "a"
 "#;
     let order = |s: LabSpec| s.intermediate_with("listener", "keepalive", "tracked").intermediate_also(site);
-    let Some(t) = adopting("atracked", order) else { return };
+    for way in [Serve::Adopt, Serve::Translate] {
+        let Some(t) = lab::up("atracked", |s| order(s.serve(way))) else { return };
+        in_turn(&t);
+        if way == Serve::Adopt {
+            expect_adopted(&t, 200);
+        }
+        assert_eq!(t.all_proxied(), 0);
+    }
+}
+
+fn in_turn(t: &TestLab) {
     let want = t.sha256("100k");
     t.client(move || {
         let mut connection = Connection::open(VIP).unwrap();
@@ -512,7 +571,6 @@ pool = "a"
             assert_eq!(response.header("x-served-by"), Some(server), "request {n}");
         }
     });
-    expect_adopted(&t, 200);
 }
 
 #[test]

@@ -17,11 +17,11 @@ const PAUSE_NS: u64 = 30_000_000_000;
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Way {
     /// The handshake is replayed, and what the server sends is translated: every kernel.
-    #[default]
     Translate,
     /// Connections are adopted; where one cannot be, the handoff is refused.
     Adopt,
     /// Adopted where the host can, else replayed.
+    #[default]
     Auto,
 }
 

@@ -92,7 +92,8 @@ mod tests {
             let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(at).unwrap()).collect();
             let mut found = diag.connections(at).unwrap();
             let mut expected: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
-            (found.sort(), expected.sort());
+            found.sort();
+            expected.sort();
             assert_eq!(found, expected, "{listens}");
             let other = SocketAddr::new("127.0.0.2".parse().unwrap(), at.port());
             assert_eq!(diag.connections(other).unwrap(), []);

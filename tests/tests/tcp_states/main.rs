@@ -87,6 +87,17 @@ fn how_connections_end_and_what_windows_do() {
     play_in("tcpclose", unread, &["closing", "urgent", "windows"]);
 }
 
+/// Where servers' kernels cannot adopt connections, handshakes are replayed: once more what differs most by that.
+#[test]
+fn the_same_with_replayed_handshakes() {
+    let replayed = |spec: LabSpec| spec.serve(Serve::Translate);
+    play_in(
+        "tcpreplay",
+        |s| short_deadline(replayed(s)),
+        &["options", "freeze", "after", "closing", "windows"],
+    );
+}
+
 #[test]
 fn after_the_agent_refused() {
     for (family, vip) in [(Family::V4, "10.90.1.200:80"), (Family::V6, "[fd90:1::200]:80")] {
