@@ -96,6 +96,7 @@ fn body_during_the_freeze(place: &Place) {
     for piece in body[500..50_000].chunks(1400) {
         peer.data(piece);
     }
+    peer.watch_mut().allow_overtaking();
     drop(stall);
     for piece in body[50_000..].chunks(1000) {
         peer.data(piece);
