@@ -18,7 +18,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::{Bed, Client, limits, nobody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -137,10 +137,9 @@ async fn what_cannot_be_routed_gets_its_alert_and_its_reason() {
     }
     assert_eq!(closed(CloseReason::NoRoute), 2);
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"SSH-2.0-x\r\n", b"\0"] {
-        let began = Instant::now();
         assert_eq!(bed.client_said(garbage).await, b"");
-        assert!(began.elapsed() < Duration::from_secs(1), "waited for the timeout");
     }
+    // For what they said, not for the time they took.
     assert_eq!(closed(CloseReason::NotTls), 3);
     // Too long, and one that contradicts itself: decode_error.
     let long = [&[22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff][..], &[0; 100]].concat();

@@ -27,6 +27,11 @@ impl Response {
         String::from_utf8_lossy(&self.start).into_owned()
     }
 
+    /// The target whose server answered: those of a lab say so in `X-Served-By`. "nobody" if none did.
+    pub fn served_by(&self) -> &str {
+        self.header("x-served-by").unwrap_or("nobody")
+    }
+
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {

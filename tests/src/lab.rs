@@ -100,6 +100,11 @@ impl TestLab {
         value.trim().parse().unwrap()
     }
 
+    /// How many packets a node's data plane counted under a reason.
+    pub fn packets(&self, node: &str, reason: &str) -> u64 {
+        self.metric(node, &format!("baton_packets_total{{reason=\"{reason}\"}}"))
+    }
+
     /// How many requests the intermediate migrated.
     pub fn migrated(&self) -> u64 {
         self.metric(plan::INTERMEDIATE, "baton_requests_total{outcome=\"migrated\"}")

@@ -51,7 +51,7 @@ fn site(spec: LabSpec) -> LabSpec {
 
 fn served_by(response: &Response) -> String {
     assert_eq!(response.status, 200, "{}", response.head);
-    response.header("x-served-by").unwrap().to_owned()
+    response.served_by().to_owned()
 }
 
 /// One request by curl on a new connection, with its cookie jar: who served it.

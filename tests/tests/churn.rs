@@ -74,7 +74,7 @@ fn ask(number: u64, want: &str) -> Result<(), String> {
     let mut connection = Connection::open(VIP).map_err(|e| format!("connect: {e}"))?;
     connection.get(path).map_err(|e| format!("send: {e}"))?;
     let response = connection.response().map_err(|e| format!("{path}: {e}"))?;
-    let by = response.header("x-served-by").unwrap_or("nobody").to_owned();
+    let by = response.served_by().to_owned();
     // A request on a wrong pool is a failure that nothing excuses.
     assert!(response.status != 200 || pool.contains(&by.as_str()), "{path} was answered by {by}");
     if (response.status, response.sha256.as_str()) != (200, want) {

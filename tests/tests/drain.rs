@@ -98,7 +98,7 @@ fn ask(connection: &mut Connection, sum: &str) -> String {
     connection.get("/10k").unwrap();
     let response = connection.response().unwrap();
     assert_eq!((response.status, response.sha256.as_str()), (200, sum), "{}", response.head);
-    response.header("x-served-by").unwrap().to_owned()
+    response.served_by().to_owned()
 }
 
 #[test]

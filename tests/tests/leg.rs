@@ -20,10 +20,6 @@ fn let_targets_send_as_the_vip(t: &TestLab) {
     assert_eq!(left.trim(), "1", "the router does not check the intermediate's sources");
 }
 
-fn counted(t: &TestLab, node: &str, name: &str) -> u64 {
-    t.metric(node, &format!("baton_packets_total{{reason=\"{name}\"}}"))
-}
-
 /// Segments that the client has sent again so far. If they did not fit the leg, none would arrive at all.
 fn retransmitted(t: &TestLab) -> u64 {
     let text = t.lab.output("client1", &["cat", "/proc/net/snmp"]).unwrap();
@@ -58,7 +54,7 @@ fn narrows(leg: &str, family: Family, plane: Plane) {
     };
     let file = t.lab.www_dir().join("10m");
     let want = t.sha256("10m");
-    let count = |name: &str| counted(&t, plan::INTERMEDIATE, name);
+    let count = |name: &str| t.packets(plan::INTERMEDIATE, name);
     t.client(move || client::get(vip, "/1k")).unwrap();
     for n in 0..2 {
         let command =
@@ -137,15 +133,15 @@ fn moves(leg: &str, family: Family) {
     let arrived = netns_lab::content::sha256_of_file(&t.lab.upload_dir("target1").join("leg")).unwrap();
     assert_eq!(arrived, want);
     t.expect_requests(3, 0);
-    let stripped = counted(&t, "target1", "leg_stripped");
-    let sent = counted(&t, plan::INTERMEDIATE, "translated");
+    let stripped = t.packets("target1", "leg_stripped");
+    let sent = t.packets(plan::INTERMEDIATE, "translated");
     println!(
         "{name}: 10 MB down in {down:?}, up in {up:?}; {sent} packets wrapped, {stripped} taken out, {} segments resent",
         retransmitted(&t) - before
     );
     assert!(stripped > 10 && stripped <= sent, "{stripped} of {sent} were taken out");
-    assert_eq!(counted(&t, "target1", "drop_store_failed"), 0);
-    assert_eq!(counted(&t, plan::INTERMEDIATE, "drop_store_failed"), 0);
+    assert_eq!(t.packets("target1", "drop_store_failed"), 0);
+    assert_eq!(t.packets(plan::INTERMEDIATE, "drop_store_failed"), 0);
 }
 
 #[test]

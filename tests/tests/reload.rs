@@ -60,7 +60,7 @@ fn reload(t: &TestLab) -> (u16, Value) {
 }
 
 fn served_by(response: &Response) -> &str {
-    response.header("x-served-by").unwrap_or_default()
+    response.served_by()
 }
 
 /// A connection that a target has by now.

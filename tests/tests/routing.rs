@@ -80,7 +80,7 @@ fn each_request_reaches_the_pool_that_the_table_says() {
     ];
     for (host, path, target) in table {
         let response = ask(&t, host, path, "");
-        assert_eq!((response.status, response.header("x-served-by")), (200, Some(target)), "{host}{path}");
+        assert_eq!((response.status, response.served_by()), (200, target), "{host}{path}");
         assert_eq!(response.header("connection"), Some("close"), "single");
     }
     t.expect_requests(u64::try_from(table.len()).unwrap(), 0);
@@ -98,7 +98,7 @@ fn a_later_or_pipelined_request_for_another_host_never_reaches_the_first_hosts_s
         connection.send(&pipelined).unwrap();
         [connection.response().unwrap(), connection.response().unwrap()]
     });
-    let served = served.map(|response| response.header("x-served-by").unwrap_or_default().to_owned());
+    let served = served.map(|response| response.served_by().to_owned());
     assert_eq!(served, ["target1", "target2"]);
     assert_eq!((t.migrated(), t.proxied("pipelined"), t.proxied("later_request")), (0, 1, 1));
     // One after the other: the first server ends the connection before it could get the second.
@@ -124,7 +124,7 @@ fn a_later_or_pipelined_request_for_another_host_never_reaches_the_first_hosts_s
                 if !at_once {
                     connection.send(bytes).unwrap();
                 }
-                connection.response().unwrap().header("x-served-by").unwrap_or_default().to_owned()
+                connection.response().unwrap().served_by().to_owned()
             };
             all.iter().map(answer).collect()
         });

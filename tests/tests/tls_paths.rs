@@ -108,20 +108,16 @@ fn carries_tls(name: &str, ways: &[Way], plane: Plane) -> Option<TestLab> {
     Some(t)
 }
 
-fn packets(t: &TestLab, node: &str, reason: &str) -> u64 {
-    t.metric(node, &format!("baton_packets_total{{reason=\"{reason}\"}}"))
-}
-
 #[test]
 fn tls_passes_through_over_ipv6_and_in_outer_headers() {
     let Some(t) = carries_tls("tls-legs", &["rewrite", "ipip", "udp"], Plane::Ebpf) else { return };
-    let stripped = ["target1", "target2", "target3"].map(|target| packets(&t, target, "leg_stripped"));
+    let stripped = ["target1", "target2", "target3"].map(|target| t.packets(target, "leg_stripped"));
     assert!(
         stripped[0] == 0 && stripped[1] > 100 && stripped[2] > 100,
         "{stripped:?} packets were taken out"
     );
     for node in [INTERMEDIATE, "target1", "target2", "target3"] {
-        assert_eq!(packets(&t, node, "drop_store_failed"), 0, "{node}");
+        assert_eq!(t.packets(node, "drop_store_failed"), 0, "{node}");
     }
 }
 
@@ -129,5 +125,5 @@ fn tls_passes_through_over_ipv6_and_in_outer_headers() {
 fn tls_passes_through_over_both_versions_of_ip_without_ebpf() {
     let Some(t) = carries_tls("tls-us", &["rewrite"], Plane::Userspace) else { return };
     assert_eq!(t.admin(INTERMEDIATE, "/readyz")["data_plane"], "userspace");
-    assert_eq!(packets(&t, INTERMEDIATE, "diverted"), packets(&t, INTERMEDIATE, "released"));
+    assert_eq!(t.packets(INTERMEDIATE, "diverted"), t.packets(INTERMEDIATE, "released"));
 }

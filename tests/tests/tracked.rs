@@ -39,7 +39,7 @@ fn ask(connection: &mut Connection, path: &str, to: char) -> Response {
     connection.get(&format!("{path}?to={to}")).unwrap();
     let response = connection.response().unwrap_or_else(|e| panic!("{path} to {to}: {e}"));
     assert_eq!(response.status, 200, "{}", response.head);
-    assert_eq!(response.header("x-served-by"), Some(served_by(to)), "{path} to {to}");
+    assert_eq!(response.served_by(), served_by(to), "{path} to {to}");
     response
 }
 
@@ -97,7 +97,7 @@ fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
             connection.send(head.as_bytes()).unwrap();
             connection.send(&sink).unwrap();
             let response = connection.response().unwrap();
-            assert_eq!((response.status, response.header("x-served-by")), (200, Some(served_by(to))));
+            assert_eq!((response.status, response.served_by()), (200, served_by(to)));
             // A head of six thousand bytes, in pieces that the network carries one by one.
             let head =
                 format!("GET /1k?to={to} HTTP/1.1\r\nHost: lab\r\nX-Fill: {}\r\n\r\n", "f".repeat(6000));
@@ -105,7 +105,7 @@ fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
                 connection.send(piece).unwrap();
                 std::thread::sleep(Duration::from_millis(3));
             }
-            assert_eq!(connection.response().unwrap().header("x-served-by"), Some(served_by(to)));
+            assert_eq!(connection.response().unwrap().served_by(), served_by(to));
         }
     });
     no_request_on_the_wrong_target(&t);
@@ -133,7 +133,7 @@ fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
                     let response = connection
                         .response()
                         .unwrap_or_else(|e| panic!("{pattern}, round {round}, request {n}: {e}"));
-                    assert_eq!(response.header("x-served-by"), Some(served_by(to)), "{pattern} {round} {n}");
+                    assert_eq!(response.served_by(), served_by(to), "{pattern} {round} {n}");
                     let want = if n % 3 == 1 { &large } else { &small };
                     assert_eq!(&response.sha256, want, "{pattern} {round} {n}");
                 }
@@ -227,7 +227,7 @@ fn an_intermediate_killed_amid_requests_costs_resets_at_most_and_no_request_goes
                         });
                         match answer {
                             Ok(answer) => {
-                                assert_eq!(answer.header("x-served-by"), Some(served_by(to)));
+                                assert_eq!(answer.served_by(), served_by(to));
                                 assert_eq!((answer.status, &answer.sha256), (200, small));
                                 requests.fetch_add(1, Ordering::Relaxed);
                             }
@@ -321,7 +321,7 @@ fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
         std::thread::sleep(Duration::from_millis(900));
         connection.send(rest).unwrap();
         let response = connection.response().unwrap();
-        assert_eq!((response.status, response.header("x-served-by")), (200, Some("target2")));
+        assert_eq!((response.status, response.served_by()), (200, "target2"));
     });
     assert!(t.metric("intermediate", "baton_later_requests_total{outcome=\"returned\"}") >= 4);
     no_request_on_the_wrong_target(&t);
@@ -362,7 +362,7 @@ fn a_connection_that_ends_after_its_last_request_leaves_nothing_behind() {
                 // The last request and the end in one.
                 connection.get("/1k?to=a").unwrap();
                 connection.socket().shutdown(std::net::Shutdown::Write).unwrap();
-                assert_eq!(connection.response().unwrap().header("x-served-by"), Some("target1"));
+                assert_eq!(connection.response().unwrap().served_by(), "target1");
                 assert_eq!(connection.read_some().unwrap(), 0, "the server closes");
             }
         }

@@ -15,10 +15,6 @@ fn routing(t: &TestLab, node: &str) -> String {
     t.lab.output(node, &["bash", "-c", look]).unwrap()
 }
 
-fn counted(t: &TestLab, node: &str, reason: &str) -> u64 {
-    t.metric(node, &format!("baton_packets_total{{reason=\"{reason}\"}}"))
-}
-
 #[test]
 fn downloads_uploads_and_a_hundred_small_requests_are_migrated_and_byte_exact() {
     let Some(t) = lab::up("us-work", |s| s.plane(Plane::Userspace)) else { return };
@@ -47,8 +43,8 @@ fn downloads_uploads_and_a_hundred_small_requests_are_migrated_and_byte_exact() 
     assert_eq!(netns_lab::content::sha256_of_file(arrived).unwrap(), t.sha256("10m"));
     // The servers saw the client, and the clients' packets of migrated flows were carried by the daemon.
     assert!(t.access_log("target1").iter().all(|line| line.starts_with("10.90.11.2 ")));
-    assert!(counted(&t, INTERMEDIATE, "translated") > 1000);
-    assert_eq!(counted(&t, INTERMEDIATE, "diverted"), counted(&t, INTERMEDIATE, "released"));
+    assert!(t.packets(INTERMEDIATE, "translated") > 1000);
+    assert_eq!(t.packets(INTERMEDIATE, "diverted"), t.packets(INTERMEDIATE, "released"));
     t.eventually("all records are freed", Duration::from_secs(12), |t| {
         [INTERMEDIATE, "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
     });
@@ -121,7 +117,7 @@ fn an_ipv4_path_with_a_smaller_mtu_is_found() {
     };
     let response = t.get("/1m").unwrap();
     assert_eq!((response.status, response.sha256), (200, t.sha256("1m")));
-    assert!(counted(&t, INTERMEDIATE, "icmp_translated") > 0);
+    assert!(t.packets(INTERMEDIATE, "icmp_translated") > 0);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) const ALONE: &[Row] = rows![
 const PIECE: usize = 256;
 
 fn dropped(place: &Place) -> u64 {
-    place.t.metric(INTERMEDIATE, "baton_packets_total{reason=\"drop_fragment\"}")
+    place.t.packets(INTERMEDIATE, "drop_fragment")
 }
 
 /// Sends a segment of a migrated connection in fragments; they are dropped where ports are, which is once, counted, and
