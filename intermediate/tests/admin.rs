@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 
 async fn get(endpoint: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(endpoint).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n");
+    // 1.0: a list of unknown length then ends with the connection, without chunks.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {endpoint}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
