@@ -257,7 +257,6 @@ impl Config {
             ("[tls]", value(&self.tls)),
             ("[plane]", value(&self.plane)),
             ("[admin]", value(&self.admin)),
-            ("[access_log]", value(&self.access_log)),
         ]
     }
 

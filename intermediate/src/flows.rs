@@ -28,7 +28,7 @@ use serde_json::json;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a flow is, for its entry.
@@ -131,7 +131,7 @@ pub struct Flows {
 }
 
 /// Where flows' ends go if nobody wants them.
-static NO_LOG: AccessLog = AccessLog::off();
+static NO_LOG: LazyLock<AccessLog> = LazyLock::new(AccessLog::off);
 
 /// The map's key for a connection at the intermediate.
 pub fn flow_key(client: SocketAddr, vip: SocketAddr) -> FlowKey {

@@ -1,16 +1,18 @@
 //! Taking a changed configuration into service: all of it or nothing, and without touching a connection.
 //!
 //! What can fail comes first: the file, the sockets of new listeners, the channels to new agents. Then the new
-//! snapshot of the site is put in the old one's place; connections under way finish with the one they began with.
+//! snapshot of the site is put in the old one's place; connections under way finish with the one they began with. Those
+//! that have reached a listener which goes are accepted before it is closed, which takes about a second.
 
-use crate::config::Config;
+use crate::access_log::{AccessLog, Prepared};
+use crate::config::{self, Config};
 use crate::front::{Front, Migration, listen_shared};
 use crate::run::{hello, hint};
 use crate::site::Site;
 use crate::workers::Workers;
 use arc_swap::ArcSwap;
 use baton_daemon::admin::events::{self, Kind};
-use baton_daemon::config::{ConfigError, PlaneKind};
+use baton_daemon::config::{ConfigError, PlaneKind, Problems};
 use baton_daemon::control::ControlError;
 use baton_daemon::tun::interface_mtu;
 use baton_shared::route::Mode;
@@ -20,7 +22,11 @@ use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// How long the access log's file before gets to be written to its end.
+const ACCESS_LOG_CHANGE: Duration = Duration::from_secs(2);
 
 /// Where no uplink is named.
 const ETHERNET_MTU: u32 = 1500;
@@ -62,7 +68,7 @@ pub enum ReloadError {
 pub struct Reloaded {
     /// Listeners that are new.
     pub listeners_added: Vec<SocketAddr>,
-    /// Listeners that are gone; their connections go on.
+    /// Listeners that are gone, their sockets closed; their connections go on.
     pub listeners_removed: Vec<SocketAddr>,
     /// Targets that are new.
     pub targets_added: Vec<String>,
@@ -70,6 +76,23 @@ pub struct Reloaded {
     pub targets_removed: Vec<String>,
     /// Keys that changed and take effect only after a restart.
     pub needs_restart: Vec<String>,
+}
+
+/// The file, and the access log it wants, opened.
+fn load(path: &Path, log: &AccessLog) -> Result<(Config, Prepared), ConfigError> {
+    let (config, sources) = Config::load_with_sources(path)?;
+    let mut problems = Problems::new(&sources);
+    match log.prepare(config::AccessLog::wanted(config.access_log.as_ref())) {
+        Ok(prepared) => return Ok((config, prepared)),
+        Err(e) => {
+            if let Some(log) = &config.access_log {
+                let path = &log.get_ref().path;
+                problems.with(path, format!("access_log.path {:?} cannot be written: {e}", path.get_ref()));
+            }
+        }
+    }
+    // There is no error without the section.
+    problems.finish().map(|()| (config, Prepared::as_it_is()))
 }
 
 type Answer = Result<Reloaded, ReloadError>;
@@ -155,8 +178,9 @@ impl Reloader {
     async fn try_reload(&mut self) -> Answer {
         let path = self.path.clone();
         // Files and certificates are read: not on the thread that serves connections.
-        let loaded = tokio::task::spawn_blocking(move || Config::load(&path)).await;
-        let config = loaded.map_err(|_| ReloadError::Stopping)??;
+        let log = self.front.access_log.clone();
+        let loaded = tokio::task::spawn_blocking(move || load(&path, &log)).await;
+        let (config, log) = loaded.map_err(|_| ReloadError::Stopping)??;
         let mut reloaded = Reloaded { needs_restart: self.needs_restart(&config), ..Reloaded::default() };
 
         self.check_legs(&config)?;
@@ -182,14 +206,21 @@ impl Reloader {
         if let Migration::On(migrator) = &self.front.migration {
             migrator.change_settings(&config.handoff_settings(0));
         }
+        let access_log = self.front.access_log.clone();
+        // It waits for what the file before is to have yet.
+        let changed = tokio::task::spawn_blocking(move || access_log.change(log, ACCESS_LOG_CHANGE));
         for (vip, sockets) in sockets {
             self.workers.listen(vip, sockets);
             reloaded.listeners_added.push(vip);
         }
-        for vip in now.into_iter().filter(|vip| !wanted.contains(vip)) {
-            self.workers.unlisten(vip);
-            reloaded.listeners_removed.push(vip);
+        reloaded.listeners_removed = now.into_iter().filter(|vip| !wanted.contains(vip)).collect();
+        let leaving: Vec<_> =
+            reloaded.listeners_removed.iter().map(|vip| self.workers.unlisten(*vip)).collect();
+        // The next reload may want their addresses again.
+        for left in leaving {
+            left.await;
         }
+        let _ = changed.await;
         let after = names();
         let only = |some: &[(_, String)], others: &[(_, String)]| {
             some.iter().filter(|target| !others.contains(target)).map(|(_, name)| name.clone()).collect()

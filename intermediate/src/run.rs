@@ -3,7 +3,9 @@
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
-use crate::front::{Aside, Drains, Front, LaterRouter, Migration, StopControl, Waiting, listen_shared};
+use crate::front::{
+    Aside, Departed, Drains, Front, LaterRouter, Migration, StopControl, Waiting, listen_shared,
+};
 use crate::handoff::{History, LegSink, Migrator, carry_errors6};
 use crate::metrics::Metrics;
 use crate::proxy::Upstreams;
@@ -268,6 +270,7 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
         metrics: Metrics::default(),
         migration,
         site: ArcSwap::from_pointee(site),
+        departed: Departed::default(),
         waiting: Waiting::default(),
         upstreams: Upstreams::default(),
         drains: Drains::default(),

@@ -15,11 +15,12 @@ use std::thread::JoinHandle;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 
-/// A socket to accept on, until the other end of the watch is gone.
+/// A socket to accept on, until the watch says `true`: then what waits is accepted, and the socket closed.
 struct Post {
     socket: TcpListener,
     vip: SocketAddr,
-    held: watch::Receiver<()>,
+    /// Held until the socket is closed.
+    left: watch::Receiver<bool>,
 }
 
 /// All workers, and what they listen on. Dropping it ends those beside the main thread, with all that runs on them.
@@ -29,8 +30,8 @@ pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
     /// To each thread. One that is gone ends its thread.
     posts: Vec<mpsc::UnboundedSender<Post>>,
-    /// What is listened on; what is dropped is listened on no more.
-    vips: HashMap<SocketAddr, watch::Sender<()>>,
+    /// What is listened on.
+    vips: HashMap<SocketAddr, watch::Sender<bool>>,
 }
 
 impl Workers {
@@ -66,20 +67,29 @@ impl Workers {
     /// Accepts on a VIP's sockets, the first in the main thread's runtime, where this is called; the others each in a
     /// worker's.
     pub(crate) fn listen(&mut self, vip: SocketAddr, sockets: Vec<TcpListener>) {
-        let (hold, held) = watch::channel(());
+        let (leave, left) = watch::channel(false);
         let mut sockets = sockets.into_iter();
         if let Some(socket) = sockets.next() {
-            accept(&self.front, Post { socket, vip, held: held.clone() }, &self.stop);
+            accept(&self.front, Post { socket, vip, left: left.clone() }, &self.stop);
         }
         for (socket, post) in sockets.zip(&self.posts) {
-            let _ = post.send(Post { socket, vip, held: held.clone() });
+            let _ = post.send(Post { socket, vip, left: left.clone() });
         }
-        self.vips.insert(vip, hold);
+        self.vips.insert(vip, leave);
     }
 
-    /// Accepts no more on a VIP. Connections that were accepted go on.
-    pub(crate) fn unlisten(&mut self, vip: SocketAddr) {
-        self.vips.remove(&vip);
+    /// Has a VIP listened on no more, from now on; the future is over when its sockets are closed. What waits in their
+    /// queues is accepted before, and what was accepted goes on.
+    pub(crate) fn unlisten(&mut self, vip: SocketAddr) -> impl Future<Output = ()> + use<> {
+        let leave = self.vips.remove(&vip);
+        if let Some(leave) = &leave {
+            leave.send_replace(true);
+        }
+        async move {
+            if let Some(leave) = leave {
+                leave.closed().await;
+            }
+        }
     }
 
     /// The VIPs that are listened on.
@@ -90,14 +100,16 @@ impl Workers {
 
 /// Accepts on this socket, in a task of the current runtime.
 fn accept(front: &Arc<Front>, post: Post, stop: &crate::front::Stop) {
-    let Post { socket, vip, mut held } = post;
-    let run = Arc::clone(front).run(socket, vip, stop.clone());
+    let Post { socket, vip, left } = post;
+    let mut told = left.clone();
+    let leave = async move {
+        // An error means that the workers are gone, which is as good as their word.
+        let _ = told.wait_for(|left| *left).await;
+    };
+    let run = Arc::clone(front).run_until(socket, vip, stop.clone(), leave);
     tokio::spawn(async move {
-        tokio::select! {
-            () = run => {}
-            // An error: the other end is gone.
-            _ = held.changed() => {}
-        }
+        run.await;
+        drop(left);
     });
 }
 

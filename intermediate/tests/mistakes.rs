@@ -2,12 +2,12 @@
 //! the start, and on a reload, which then changes nothing.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
-use std::io::{Read, Write};
+mod daemon;
+
+use daemon::Daemon;
 use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 /// A site that is right. `DIR` is a directory of the test's own, `VIP` a port of it.
 const BASE: &str = r#"name = "lb"
@@ -352,44 +352,13 @@ impl Place {
         let output = self.command(verb, &file).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
     }
-
-    fn post_reload(&self) -> (u16, serde_json::Value) {
-        let mut socket = UnixStream::connect(self.dir.path().join("admin.sock")).unwrap();
-        let request =
-            "POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nX-Baton-CSRF: 1\r\nConnection: close\r\n\r\n";
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
-    }
-}
-
-/// A running intermediate, ended with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
 fn every_mistake_is_told_once_with_place_and_hint_by_check_at_start_and_on_reload() {
     assert!(MISTAKES.len() >= 40);
     let place = Place::new();
-    let served = place.dir.path().join("served.toml");
-    let good = BASE.replace("DIR", &place.dir.path().display().to_string()).replace("VIP", &place.vip);
-    std::fs::write(&served, &good).unwrap();
-    let log = std::fs::File::create(place.dir.path().join("log")).unwrap();
-    let running = Running(place.command("run", &served).stdout(Stdio::null()).stderr(log).spawn().unwrap());
-    let began = Instant::now();
-    while !place.dir.path().join("admin.sock").exists() {
-        let log = || std::fs::read_to_string(place.dir.path().join("log")).unwrap();
-        assert!(began.elapsed() < Duration::from_secs(20), "it does not start: {}", log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let daemon = Daemon::start_in(place.dir.path(), &place.vip, BASE);
     let mut wrong = Vec::new();
     for mistake in MISTAKES {
         let (from, to, at, parts) = mistake;
@@ -405,15 +374,12 @@ fn every_mistake_is_told_once_with_place_and_hint_by_check_at_start_and_on_reloa
             continue;
         }
         assert_eq!(place.says("run", &text), (code, said.clone()), "at the start");
-        std::fs::write(&served, &text).unwrap();
-        let (status, answer) = place.post_reload();
+        let (status, answer) = daemon.reload(&text);
         let on_reload = said.replace("/wrong.toml:", "/served.toml:");
         assert_eq!((status, &answer["problems"]), (422, &serde_json::json!([on_reload])), "on reload");
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), MISTAKES.len(), wrong.join("\n"));
-    std::fs::write(&served, &good).unwrap();
-    assert_eq!(place.post_reload().0, 200, "it still runs, and takes what is right");
-    drop(running);
+    assert_eq!(daemon.reload(BASE).0, 200, "it still runs, and takes what is right");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -200,6 +201,91 @@ fn listeners_and_targets_come_and_go_and_connections_go_on() {
     let views = t.admin(INTERMEDIATE, "/v1/targets");
     let removed = views["targets"].as_array().unwrap().iter().filter(|v| v["removed"] == true).count();
     assert!(removed <= 1, "{views}");
+}
+
+/// Eight clients after each other, until told to stop: how many were served, how many refused. A connection that came to
+/// be is served, or the test fails.
+fn connect_over_and_over(
+    t: &TestLab,
+    vip: SocketAddr,
+    counts: &Arc<[AtomicUsize; 2]>,
+    stop: &Arc<AtomicBool>,
+) {
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let (counts, stop) = (Arc::clone(counts), Arc::clone(stop));
+            let work = move || {
+                let [served, refused] = &*counts;
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok(mut connection) = Connection::open(vip) else {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        std::thread::sleep(Duration::from_millis(2));
+                        continue;
+                    };
+                    // Some speak at once, some only when their listener may be gone.
+                    std::thread::sleep(Duration::from_millis(n * n));
+                    connection.get("/1k").unwrap();
+                    let response = connection.response().unwrap_or_else(|e| panic!("client {n}: {e}"));
+                    assert_eq!((response.status, served_by(&response)), (200, "target1"), "client {n}");
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            };
+            scope.spawn(move || t.client(work));
+        }
+    });
+}
+
+#[test]
+fn a_listener_that_goes_and_comes_again_resets_no_connection_that_was_established() {
+    let Some(t) = site("reloadgone") else { return };
+    let second = SocketAddr::new(VIP.ip(), 81);
+    let good = std::fs::read_to_string(t.lab.config(INTERMEDIATE, Program::Balancer)).unwrap();
+    let listener = format!("[[listener]]\nvip = \"{second}\"\npool = \"one\"\nkeepalive = \"tracked\"\n");
+    let with = format!("{good}{listener}{ROUTE}");
+    let put = |text: &str| {
+        write(&t, |_| text.to_owned());
+        let (status, said) = reload(&t);
+        assert_eq!(status, 200, "{said}");
+    };
+    put(&with);
+    let mut kept = t.client(move || {
+        let mut connection = Connection::open(second).unwrap();
+        connection.get("/1k").unwrap();
+        connection.response().unwrap();
+        connection
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| connect_over_and_over(&t, second, &counts, &stop));
+        let stop_at_last = StopAtLast(&stop);
+        for round in 0..3 {
+            for (text, count) in [(&with, &counts[0]), (&good, &counts[1])] {
+                put(text);
+                let before = count.load(Ordering::Relaxed);
+                let more = |_: &TestLab| count.load(Ordering::Relaxed) > before + 16;
+                t.eventually(
+                    &format!("round {round}: the listener is as asked"),
+                    Duration::from_secs(20),
+                    more,
+                );
+            }
+        }
+        drop(stop_at_last);
+    });
+    println!("served, refused: {counts:?}");
+    // A tracked connection of the listener that is gone: by its routes to another target, and back to the intermediate.
+    let (moved, returned) = t.client(move || {
+        kept.get("/10k").unwrap();
+        let moved = kept.response().unwrap();
+        kept.send(
+            b"POST /1k HTTP/1.1\r\nHost: lab\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        )
+        .unwrap();
+        (moved, kept.response().unwrap())
+    });
+    assert_eq!((moved.status, served_by(&moved)), (200, "target2"));
+    assert_eq!(served_by(&returned), "target1", "{returned:?}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub use record::{
 };
 pub use writer::Destination;
 
+use arc_swap::ArcSwapOption;
 use baton_shared::control::EndReport;
 use baton_shared::reason::EndReason;
 use join::Join;
@@ -28,35 +29,83 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use writer::{Counts, Writer};
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     join: Mutex<Join>,
-    writer: Writer,
+    /// None: the log is switched off.
+    writer: ArcSwapOption<Writer>,
     counts: Counts,
 }
 
 /// The log. Cheap to clone; switched off unless opened.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLog {
-    inner: Option<Arc<Inner>>,
+    inner: Arc<Inner>,
+}
+
+/// What is to become of the log: all that can fail was done.
+#[derive(Debug)]
+pub struct Prepared(Next);
+
+#[derive(Debug)]
+enum Next {
+    AsItIs,
+    Off,
+    Anew(Writer),
+}
+
+impl Prepared {
+    /// No change.
+    pub const fn as_it_is() -> Self {
+        Prepared(Next::AsItIs)
+    }
 }
 
 impl AccessLog {
     /// None.
-    pub const fn off() -> Self {
-        AccessLog { inner: None }
+    pub fn off() -> Self {
+        AccessLog::default()
     }
 
     /// Opens it.
     pub fn open(format: Format, to: Destination) -> io::Result<Self> {
-        let counts = Counts::default();
-        let writer = Writer::start(format, to, counts.clone())?;
-        Ok(AccessLog { inner: Some(Arc::new(Inner { join: Mutex::default(), writer, counts })) })
+        let log = AccessLog::off();
+        log.change(log.prepare(Some((format, to)))?, Duration::ZERO);
+        Ok(log)
+    }
+
+    /// Opens what the log is to become; nothing changes before [`AccessLog::change`].
+    pub fn prepare(&self, wanted: Option<(Format, Destination)>) -> io::Result<Prepared> {
+        let now = self.inner.writer.load();
+        let next = match (now.as_deref(), wanted) {
+            (None, None) => Next::AsItIs,
+            (Some(_), None) => Next::Off,
+            (Some(now), Some((format, to))) if now.is(format, &to) => Next::AsItIs,
+            (_, Some((format, to))) => Next::Anew(Writer::start(format, to, self.inner.counts.clone())?),
+        };
+        Ok(Prepared(next))
+    }
+
+    /// Each record from here on is written as prepared, each before where it would have been; that is waited for, at
+    /// most `limit`. If the log is switched off, what waits for its agent's half is written without.
+    pub fn change(&self, prepared: Prepared, limit: Duration) {
+        let next = match prepared.0 {
+            Next::AsItIs => return,
+            Next::Off => None,
+            Next::Anew(writer) => Some(Arc::new(writer)),
+        };
+        let off = next.is_none();
+        let Some(before) = self.inner.writer.swap(next) else { return };
+        if off {
+            let waiting = self.inner.join().give_up();
+            waiting.into_iter().for_each(|record| before.write(record));
+        }
+        before.flush(limit);
     }
 
     /// Whether there is one; without it records need not be made.
     pub fn is_on(&self) -> bool {
-        self.inner.is_some()
+        self.inner.writer.load().is_some()
     }
 
     /// A proxied request is over.
@@ -91,35 +140,34 @@ impl AccessLog {
 
     /// Closes the file and opens it anew under its name, for rotation.
     pub fn reopen(&self) {
-        if let Some(inner) = &self.inner {
-            inner.writer.reopen();
+        if let Some(writer) = &*self.inner.writer.load() {
+            writer.reopen();
         }
     }
 
     /// The intermediate stops: what waits for its agent's half is written without, and all is on disk afterwards,
     /// unless that takes longer than `limit`.
     pub fn finish(&self, limit: Duration) {
-        let Some(inner) = &self.inner else { return };
-        for record in inner.join().give_up() {
-            inner.writer.write(record);
+        let Some(writer) = self.inner.writer.load_full() else { return };
+        for record in self.inner.join().give_up() {
+            writer.write(record);
         }
-        inner.writer.flush(limit);
+        writer.flush(limit);
     }
 
     /// Lines written and records dropped.
     pub fn counts(&self) -> (u64, u64) {
-        let counts = self.inner.as_ref().map(|inner| &inner.counts);
-        counts.map_or((0, 0), |counts| (counts.written.get(), counts.dropped.get()))
+        (self.inner.counts.written.get(), self.inner.counts.dropped.get())
     }
 
     /// Front halves that wait for their agent's.
     pub fn waiting(&self) -> usize {
-        self.inner.as_ref().map_or(0, |inner| inner.join().waiting())
+        self.inner.join().waiting()
     }
 
-    /// Puts its counts into a registry, if there is a log.
+    /// Puts its counts into a registry.
     pub fn register(&self, registry: &mut Registry) {
-        let Some(counts) = self.inner.as_ref().map(|inner| &inner.counts) else { return };
+        let counts = &self.inner.counts;
         registry.register("baton_access_log_lines", "Access log lines written", counts.written.clone());
         registry.register(
             "baton_access_log_dropped",
@@ -129,13 +177,15 @@ impl AccessLog {
     }
 
     fn joined(&self, take: impl FnOnce(&mut Join) -> Option<Record>) {
-        let record = self.inner.as_ref().and_then(|inner| take(&mut inner.join()));
-        self.write(record);
+        if self.is_on() {
+            let record = take(&mut self.inner.join());
+            self.write(record);
+        }
     }
 
     fn write(&self, record: Option<Record>) {
-        if let (Some(inner), Some(record)) = (&self.inner, record) {
-            inner.writer.write(record);
+        if let (Some(writer), Some(record)) = (&*self.inner.writer.load(), record) {
+            writer.write(record);
         }
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Counts {
 /// The thread's handle.
 #[derive(Debug)]
 pub(super) struct Writer {
+    format: Format,
+    to: Destination,
     orders: Option<SyncSender<Order>>,
     reopen: Arc<AtomicBool>,
     counts: Counts,
@@ -52,13 +54,18 @@ pub(super) struct Writer {
 impl Writer {
     /// Opens the destination and starts the thread.
     pub(super) fn start(format: Format, to: Destination, counts: Counts) -> io::Result<Self> {
-        let out = Out::open(to)?;
+        let out = Out::open(to.clone())?;
         let (orders, taken) = sync_channel(QUEUE);
         let reopen = Arc::new(AtomicBool::new(false));
         let state = Thread { format, out, reopen: Arc::clone(&reopen), counts: counts.clone() };
         let thread =
             std::thread::Builder::new().name("access-log".to_owned()).spawn(move || state.run(&taken))?;
-        Ok(Writer { orders: Some(orders), reopen, counts, thread: Some(thread) })
+        Ok(Writer { format, to, orders: Some(orders), reopen, counts, thread: Some(thread) })
+    }
+
+    /// Whether it writes in this way to this place.
+    pub(super) fn is(&self, format: Format, to: &Destination) -> bool {
+        self.format == format && self.to == *to
     }
 
     /// Hands a record over; never waits.

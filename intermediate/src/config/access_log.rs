@@ -31,6 +31,11 @@ impl AccessLog {
         }
     }
 
+    /// How lines look, and where they go.
+    pub fn wanted(log: Option<&Spanned<AccessLog>>) -> Option<(Format, Destination)> {
+        log.map(|log| (log.get_ref().format, log.get_ref().destination()))
+    }
+
     pub(super) fn validate(log: &Spanned<AccessLog>, problems: &mut Problems<'_>) {
         let path = &log.get_ref().path;
         let Destination::File(file) = log.get_ref().destination() else { return };

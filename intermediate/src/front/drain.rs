@@ -1,4 +1,5 @@
-//! Listeners, or the whole node, that take no new connections until told otherwise; what was accepted goes on.
+//! Listeners, or the whole node, that take no new connections until told otherwise; what was accepted goes on. A
+//! listener that leaves the configuration closes in the same order, for good.
 //!
 //! A listening socket that is closed resets what waits in its queues. So its SYNs are dropped first (their clients send
 //! them again), what is in the queues is accepted, and only then it stops listening; from there on connections are
@@ -13,10 +14,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// For how long handshakes that have begun are waited for. A client sends its SYN again after a second.
 const HANDSHAKES: Duration = Duration::from_millis(900);
+/// After which accepting is tried again: at once would burn the processor.
+pub(super) const RETRY: Duration = Duration::from_millis(20);
 
 /// What is drained, and since when.
 #[derive(Debug)]
@@ -119,10 +122,19 @@ impl Door {
         SockRef::from(&listener).attach_filter(&WITHOUT_SYNS)?;
         let until = Instant::now() + HANDSHAKES;
         while let Ok(next) = timeout_at(until, listener.accept()).await {
-            let (stream, client) = next?;
-            // It came with the listener's filter.
-            let _ = SockRef::from(&stream).detach_filter();
-            accepted(stream, client);
+            match next {
+                Ok((stream, client)) => {
+                    // It came with the listener's filter.
+                    let _ = SockRef::from(&stream).detach_filter();
+                    accepted(stream, client);
+                }
+                // Out of file descriptors or memory; there may be some again in time.
+                Err(e) if Instant::now() < until => {
+                    tracing::warn!("accept, while the listener closes: {e}");
+                    sleep(RETRY).await;
+                }
+                Err(e) => return Err(e),
+            }
         }
         let listener = listener.into_std()?;
         SockRef::from(&listener).shutdown(Shutdown::Read)?;

@@ -50,8 +50,7 @@ impl Router for LaterRouter {
 
     fn route(&self, flow: &FlowNow, head: &RequestHead, bytes: &[u8]) -> Next {
         let Some(front) = self.front.upgrade() else { return Next::RETURN };
-        let site = front.site.load();
-        let Some((listener, _)) = site.listener(flow.vip) else { return Next::RETURN };
+        let Some((site, listener)) = front.site_of(flow.vip) else { return Next::RETURN };
         // A denial is an answer of ours.
         let Ok(decision) = site.decide(listener, head, bytes) else { return Next::RETURN };
         if decision.mode != Mode::Migrate || decision.keepalive != KeepAlive::Tracked {

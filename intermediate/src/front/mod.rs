@@ -3,6 +3,7 @@
 mod answer;
 mod aside;
 mod connection;
+mod departed;
 mod drain;
 mod give;
 mod head;
@@ -17,6 +18,7 @@ mod waiting;
 
 pub use answer::{answer_and_close, close_lingering, text};
 pub use aside::Aside;
+pub use departed::Departed;
 pub use drain::Drains;
 pub use later::LaterRouter;
 pub use listen::{listen, listen_shared};
@@ -37,6 +39,7 @@ use baton_shared::http::HeadLimits;
 use baton_shared::pace::MinRate;
 use drain::Door;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -81,6 +84,8 @@ pub struct Front {
     pub migration: Migration,
     /// The site as it is served now.
     pub site: ArcSwap<Site>,
+    /// Listeners that have left it.
+    pub departed: Departed,
     /// Connections whose first head is awaited.
     pub waiting: Waiting,
     /// What takes no new connections.
@@ -164,15 +169,42 @@ impl<S> Accepted<S> {
 impl Front {
     /// Takes a new snapshot of the site into service. Connections under way finish with the one they began with.
     pub fn install(&self, site: Site) {
+        let before = self.site.load_full();
+        let gone = |vip: &SocketAddr| site.listener(*vip).is_none();
+        let gone: Vec<SocketAddr> = before.listeners.iter().map(|l| l.vip).filter(gone).collect();
+        // First: whoever finds a listener gone from the new one looks there.
+        self.departed.note(&gone, &before);
+        let here: Vec<SocketAddr> = site.listeners.iter().map(|l| l.vip).collect();
         self.site.store(Arc::new(site));
+        self.departed.forget(&here);
+    }
+
+    /// The snapshot that says what becomes of a VIP's connections, and the listener's place in it: the one that is
+    /// served, or, of a listener that has left it, the last it was a part of.
+    pub(crate) fn site_of(&self, vip: SocketAddr) -> Option<(Arc<Site>, usize)> {
+        let now = self.site.load_full();
+        let place = now.listener(vip).map(|(place, _)| place);
+        place.map(|place| (now, place)).or_else(|| self.departed.site_of(vip))
     }
 
     /// Accepts on `listener` until told to stop; each connection gets its own task.
     pub async fn run(self: Arc<Self>, listener: TcpListener, vip: SocketAddr, stop: Stop) {
+        self.run_until(listener, vip, stop, std::future::pending()).await;
+    }
+
+    /// As [`Front::run`], or until the listener has to `leave`: then what waits in its queue is served yet.
+    pub(crate) async fn run_until(
+        self: Arc<Self>,
+        listener: TcpListener,
+        vip: SocketAddr,
+        stop: Stop,
+        leave: impl Future<Output = ()>,
+    ) {
         let mut door = match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => Door::Open(listener),
             Err(e) => return tracing::error!(%vip, "cannot listen: {e}"),
         };
+        let mut leave = pin!(leave);
         let mut stop = stop;
         let mut drains = self.drains.watch();
         loop {
@@ -197,14 +229,21 @@ impl Front {
                 accepted = door.accept() => accepted,
                 // The front has the other end: it is there.
                 _ = drains.changed() => continue,
+                () = &mut leave => {
+                    let closed = door.close(|stream, client| self.on_accepted(stream, client, vip, &stop)).await;
+                    if let Err(e) = closed {
+                        tracing::error!(%vip, "what waited on a listener that left may have been lost: {e}");
+                    }
+                    return;
+                }
                 () = stop.wait() => return,
             };
             match accepted {
                 Ok((stream, client)) => self.on_accepted(stream, client, vip, &stop),
                 Err(e) => {
-                    // Out of file descriptors or memory: accepting at once again would burn the processor.
+                    // Out of file descriptors or memory.
                     tracing::warn!(%vip, "accept: {e}");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(drain::RETRY).await;
                 }
             }
         }
@@ -233,9 +272,8 @@ impl Front {
         bytes: Vec<u8>,
         stop: &Stop,
     ) {
-        let site = self.site.load_full();
-        // A listener that was taken out of the configuration while this connection waited in its queue.
-        let Some((listener, _)) = site.listener(vip) else { return };
+        // Nobody listened there, ever.
+        let Some((site, listener)) = self.site_of(vip) else { return };
         let open = self.metrics.connection();
         let exempt = site.source_exempt.iter().any(|network| network.contains(client.ip().to_canonical()));
         let of_source = if exempt {

@@ -26,7 +26,7 @@ use hyper_util::rt::TokioIo;
 use intermediate::access_log::AccessLog;
 use intermediate::config::{Protocol, StreamTimes};
 use intermediate::front::{
-    Aside, Drains, Front, FrontLimits, Migration, SlowLimits, StopControl, Waiting, listen,
+    Aside, Departed, Drains, Front, FrontLimits, Migration, SlowLimits, StopControl, Waiting, listen,
 };
 use intermediate::handoff::History;
 use intermediate::metrics::Metrics;
@@ -129,6 +129,7 @@ impl Bed {
             metrics: Metrics::default(),
             migration: Migration::Off(Arc::new(History::new(100))),
             site: ArcSwap::from_pointee(site),
+            departed: Departed::default(),
             waiting: Waiting::default(),
             upstreams: Upstreams::default(),
             drains: Drains::default(),
