@@ -9,6 +9,7 @@ mod keepalive;
 mod limits;
 mod listener;
 mod maglev;
+mod own_limits;
 mod pool;
 mod route;
 mod sticky;
@@ -24,6 +25,7 @@ pub use health::Health;
 pub use limits::{HandoffTimes, Limits};
 pub use listener::{Listener, Protocol};
 pub use maglev::Maglev;
+pub use own_limits::{ListenerLimits, RouteLimits};
 pub use pool::{DEFAULT_POOL, PoolEntry, PoolTarget};
 pub use route::{Pairs, RouteEntry};
 pub use sticky::{First, Sticky};
@@ -40,7 +42,6 @@ use baton_daemon::config::{
 };
 use baton_daemon::tun::interface_index;
 use baton_shared::control::Role;
-use baton_shared::http::HeadLimits;
 use baton_shared::route::{KeepAlive, Mode, Route};
 use baton_shared::translate::Leg;
 use schemars::JsonSchema;
@@ -194,23 +195,15 @@ impl Config {
         of_family.map(|t| t.leg().segment_bytes(mtu, vip.is_ipv4())).min().filter(|_| self.migrates())
     }
 
-    /// For the front.
+    /// For the front, where a listener says nothing else.
     pub fn front_limits(&self) -> FrontLimits {
-        let l = &self.limits;
-        FrontLimits {
-            head: HeadLimits {
-                head_bytes: *l.head_bytes.get_ref(),
-                header_count: *l.header_count.get_ref(),
-                target_bytes: *l.target_bytes.get_ref(),
-                connect: self.serves_connect(),
-            },
-            head_timeout: Duration::from_millis(*l.head_timeout_ms.get_ref()),
-            slow: l.slow(),
-            sources: l.sources(),
-            connections: *l.connections.get_ref(),
-            upstream_timeout: Duration::from_millis(*l.upstream_timeout_ms.get_ref()),
-            client_timeout: Duration::from_millis(*l.client_timeout_ms.get_ref()),
-        }
+        self.limits.front(self.serves_connect())
+    }
+
+    /// Those in force on a listener.
+    pub fn listener_limits(&self, listener: &Listener) -> FrontLimits {
+        let own = listener.limits.as_ref().map(|own| own.over(&self.limits));
+        own.as_ref().unwrap_or(&self.limits).front(self.serves_connect())
     }
 
     /// Whether CONNECT is to be had anywhere.

@@ -4,7 +4,7 @@ use crate::config::{Config, Protocol};
 use crate::site::{Site, SiteListener};
 use crate::targets::Targets;
 use baton_shared::http::{HeadStatus, parse};
-use baton_shared::route::{HeadLines, NoHeaders, RequestFacts};
+use baton_shared::route::{HeadLines, NoHeaders, RequestFacts, RequestLimits};
 use std::fmt::Write;
 
 /// A request as it is asked about.
@@ -38,7 +38,7 @@ pub fn explain(config: &Config, question: &Question) -> Result<String, String> {
         return Ok(out);
     }
     let head_text = question.head(&url)?;
-    let head = match parse(head_text.as_bytes(), &site.limits.head) {
+    let head = match parse(head_text.as_bytes(), &listener.limits.head) {
         HeadStatus::Complete(head) => head,
         HeadStatus::Bad(verdict) => {
             let _ = writeln!(
@@ -107,12 +107,26 @@ fn put_decision(out: &mut String, site: &Site, listener: &SiteListener, facts: &
                 writeln!(out, "decision: pool {:?} ({}), by {by}", decision.pool.name(), members.join(", "));
             let mode = decision.mode.name();
             if listener.protocol.is_http() {
-                writeln!(out, "  mode {mode}, keepalive {}", decision.keepalive.name())
+                let _ = writeln!(out, "  mode {mode}, keepalive {}", decision.keepalive.name());
+                put_limits(out, &decision.limits)
             } else {
                 writeln!(out, "  mode {mode}")
             }
         }
     };
+}
+
+/// By the keys of the configuration, with what they mean for the request.
+fn put_limits(out: &mut String, limits: &RequestLimits) -> std::fmt::Result {
+    let RequestLimits { body_bytes, body_rate, connect_timeout, connect_retries, upstream_timeout } = limits;
+    let (rate, grace) = (body_rate.bytes_per_second, body_rate.grace_ns / 1_000_000);
+    writeln!(
+        out,
+        "  body_bytes {body_bytes}, body_min_rate {rate}, body_grace_ms {grace}, connect_timeout_ms {}, \
+         connect_retries {connect_retries}, upstream_timeout_ms {}",
+        connect_timeout.as_millis(),
+        upstream_timeout.as_millis()
+    )
 }
 
 /// What of a URL routes look at.

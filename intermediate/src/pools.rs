@@ -319,6 +319,11 @@ pub fn servers<'a>(
     .flat_map(|member| member.target.spec.servers.iter().map(|server| (member.target.id, server)))
 }
 
+/// The first of these servers, and so many further ones as are tried if one cannot be reached.
+pub(crate) fn tries<T>(servers: impl Iterator<Item = T>, retries: u32) -> impl Iterator<Item = T> {
+    servers.take(usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1))
+}
+
 /// A number nobody can foresee.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(0u8)

@@ -9,12 +9,13 @@ use crate::targets::{Target, Targets};
 use baton_shared::admission::Network;
 use baton_shared::balance::Method;
 use baton_shared::http::{GateRule, HeaderChanges, RequestHead, Tunnel, Tunnels};
-use baton_shared::reason::CloseReason;
-use baton_shared::route::{HeadLines, KeepAlive, Mode, PoolId, RequestFacts, Route, RouteTable};
+use baton_shared::reason::{CloseReason, ProxyReason};
+use baton_shared::route::{
+    BodyVerdict, HeadLines, KeepAlive, Mode, PoolId, RequestFacts, RequestLimits, Route, RouteTable,
+};
 use rustls::server::ServerConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A listener as requests meet it.
 #[derive(Clone, Debug)]
@@ -33,6 +34,10 @@ pub struct SiteListener {
     pub pool: Option<PoolId>,
     /// What its routes let through if they say nothing else.
     pub tunnels: Tunnels,
+    /// What a client may ask of us here.
+    pub limits: FrontLimits,
+    /// How many connections a source has is counted apart from other listeners.
+    pub counts_sources_apart: bool,
     /// Of connections that are relayed.
     pub times: StreamTimes,
     /// What clients get to see in the handshake, where TLS ends here.
@@ -48,7 +53,7 @@ pub struct Site {
     pub pools: Vec<Arc<Pool>>,
     /// The routes.
     pub table: RouteTable,
-    /// What a client may ask of us.
+    /// What a client may ask of us where its listener says nothing else.
     pub limits: FrontLimits,
     /// Clients whose source's connections are not counted.
     pub source_exempt: Vec<Network>,
@@ -65,8 +70,8 @@ pub struct Decision {
     pub keepalive: KeepAlive,
     /// Whether it may migrate.
     pub mode: Mode,
-    /// Without progress on the way to a server or from it, if it is proxied.
-    pub upstream_timeout: Duration,
+    /// What is asked of it, and of its server.
+    pub limits: RequestLimits,
     /// What becomes of its wish to change the protocol.
     pub tunnel: Tunnel,
     /// What is changed in its head on the way to the server.
@@ -76,6 +81,14 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// Whether its connection may migrate as far as limits go, or why it may not.
+    pub fn migration(&self, head: &RequestHead) -> Result<(), ProxyReason> {
+        match self.limits.judge_body(head.framing) {
+            BodyVerdict::Count => Err(ProxyReason::BodyCounted),
+            BodyVerdict::Fits | BodyVerdict::TooLarge => Ok(()),
+        }
+    }
+
     /// For the access log: where a request goes, before there is a target.
     pub fn placed(&self) -> Placed {
         Placed { route: self.route.clone(), pool: self.pool.name().to_owned(), target: String::new() }
@@ -103,6 +116,8 @@ const NO_CONNECT: Denial = Denial {
     reason: CloseReason::NotImplemented,
     detail: GateRule::ConnectRefused.explanation(),
 };
+const BODY_TOO_LARGE: Denial =
+    Denial { status: 413, reason: CloseReason::BodyTooLarge, detail: "the request's body is too large" };
 const AMBIGUOUS: Denial = Denial {
     status: 400,
     reason: CloseReason::AmbiguousPath,
@@ -140,6 +155,11 @@ impl Site {
         self.listeners.iter().enumerate().find(|(_, listener)| listener.vip == vip)
     }
 
+    /// What a client may ask of us on a listener.
+    pub fn limits(&self, place: usize) -> FrontLimits {
+        self.listeners.get(place).map_or(self.limits, |listener| listener.limits)
+    }
+
     /// What a listener is called.
     pub fn listener_name(&self, place: usize) -> String {
         self.listeners.get(place).map(|listener| listener.name.clone()).unwrap_or_default()
@@ -151,6 +171,9 @@ impl Site {
         let lines = HeadLines::new(bytes, head);
         let facts = RequestFacts::of_head(listener, head, bytes, &lines);
         let (route, mut decision) = self.find(&facts)?;
+        if decision.limits.judge_body(head.framing) == BodyVerdict::TooLarge {
+            return Err(BODY_TOO_LARGE);
+        }
         let Some(listener) = self.listeners.get(listener) else { return Ok(decision) };
         let of_route = route.and_then(|route| route.upgrade.clone());
         let tunnels = Tunnels {
@@ -187,7 +210,7 @@ impl Site {
             secure: listener.protocol == Protocol::Https,
             headers: route.map(|route| Arc::clone(&route.headers)).unwrap_or_default(),
             tunnel: Tunnel::Unasked,
-            upstream_timeout: route.and_then(|r| r.upstream_timeout).unwrap_or(self.limits.upstream_timeout),
+            limits: route.map_or(listener.limits.request, |r| listener.limits.request.with(&r.limits)),
         };
         Ok((route, decision))
     }
@@ -225,6 +248,11 @@ impl Config {
             mode: entry.mode(),
             pool: self.default_pool(entry),
             tunnels: entry.tunnels(),
+            limits: self.listener_limits(entry),
+            counts_sources_apart: entry
+                .limits
+                .as_ref()
+                .is_some_and(|limits| limits.connections_per_source.is_some()),
             times: entry.times(),
             tls: entry.server_config(),
         };

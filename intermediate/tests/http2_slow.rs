@@ -7,6 +7,7 @@ mod support;
 
 use baton_shared::pace::MinRate;
 use baton_shared::reason::CloseReason;
+use baton_shared::route::RequestLimits;
 use frames::{CONTINUATION, DATA, HEADERS, Http2, PING, PRIORITY, SETTINGS};
 use intermediate::front::{FrontLimits, SlowLimits};
 use std::time::{Duration, Instant};
@@ -21,12 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn wide() -> FrontLimits {
     let slow = SlowLimits {
         idle: Duration::from_secs(60),
-        body: MinRate { bytes_per_second: 1000, grace_ns: 60_000_000_000 },
         response: MinRate { bytes_per_second: 1000, grace_ns: 60_000_000_000 },
     };
     FrontLimits {
         head_timeout: Duration::from_secs(60),
-        upstream_timeout: Duration::from_secs(60),
+        request: RequestLimits {
+            body_rate: MinRate { bytes_per_second: 1000, grace_ns: 60_000_000_000 },
+            upstream_timeout: Duration::from_secs(60),
+            ..limits().request
+        },
         client_timeout: Duration::from_secs(60),
         slow,
         ..limits()
@@ -219,7 +223,8 @@ async fn a_response_taken_in_at_the_rate_is_let_though_it_lasts_longer_than_the_
 #[tokio::test]
 async fn bodies_that_never_come_are_answered_408_and_their_streams_go() {
     let body = MinRate { bytes_per_second: 1000, grace_ns: 1_000_000_000 };
-    let bed = bed(FrontLimits { slow: SlowLimits { body, ..wide().slow }, ..wide() }).await;
+    let bed =
+        bed(FrontLimits { request: RequestLimits { body_rate: body, ..wide().request }, ..wide() }).await;
     let mut idle = Http2::open(bed.vip).await;
     let post =
         [(":method", "POST"), (":scheme", "https"), (":authority", "first.example"), (":path", "/count")];

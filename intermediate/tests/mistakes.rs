@@ -200,6 +200,56 @@ const MISTAKES: &[Mistake] = &[
         &["requests are not read on a listener of protocol"],
     ),
     ("path = \"/api\"", "upstream_timeout_ms = 0", "28:23", &["upstream_timeout_ms must be between 1 and"]),
+    // Limits of routes and listeners.
+    ("path = \"/api\"", "limits = { body_bytes = -1 }", "28:25", &["invalid value: integer `-1`"]),
+    (
+        "path = \"/api\"",
+        "limits = { body_byte = 1 }",
+        "28:12",
+        &["unknown field `body_byte`", "did you mean `body_bytes`?"],
+    ),
+    (
+        "path = \"/api\"",
+        "limits = { head_bytes = 1000 }",
+        "28:12",
+        &["unknown field `head_bytes`, expected one of `body_bytes`"],
+    ),
+    (
+        "path = \"/api\"",
+        "limits = { connect_timeout_ms = 0 }",
+        "28:33",
+        &["connect_timeout_ms must be between 1 and 3600000, is 0"],
+    ),
+    (
+        "path = \"/api\"",
+        "upstream_timeout_ms = 5\nlimits = { upstream_timeout_ms = 5 }",
+        "29:34",
+        &["upstream_timeout_ms stands in this route, too", "give it once"],
+    ),
+    (
+        "pool = \"one\"",
+        "pool = \"one\"\nlimits = { connect_retries = 2000 }",
+        "11:30",
+        &["connect_retries must be between 0 and 1000"],
+    ),
+    (
+        "head_timeout_ms = 10000\n[[listener]]",
+        "head_bytes = 500\nprefetch_bytes = 1000\n[[listener]]\nlimits = { head_bytes = 2000 }",
+        "8:25",
+        &["head_bytes (2000) must not be over prefetch_bytes (1000)"],
+    ),
+    (
+        "pool = \"one\"",
+        "protocol = \"tls\"\npool = \"one\"\nlimits = { connect_retries = 1, body_bytes = 5 }",
+        "12:46",
+        &["this limit is about requests", "reads none"],
+    ),
+    (
+        "pool = \"one\"",
+        "protocol = \"tcp\"\npool = \"one\"\nlimits = { head_timeout_ms = 5 }",
+        "12:30",
+        &["nothing is read on a listener of protocol \"tcp\"", "silence_ms"],
+    ),
     // Changes that would break messages.
     (
         "+",
@@ -260,6 +310,12 @@ const MISTAKES: &[Mistake] = &[
     ("+", "[handoff]\nfreeze_ms = 10", "31:13", &["deadline_ms (2000) must not be over freeze_ms (10)"]),
     ("name = \"lb\"", "name = \"lb\"\nworkers = 0", "2:11", &["workers must be from 1 to 256"]),
     // What does not go together.
+    (
+        "[[route]]\nname = \"api\"\nhost = [\"api.example.com\"]\npath = \"/api\"\npool = \"two\"",
+        "[[route]]\npath = \"/api\"\npool = \"one\"\nkeepalive = \"pinned\"\nlimits = { body_bytes = 5 }",
+        "28:13",
+        &["route \"route 1\" limits the length of bodies (body_bytes)", "use \"tracked\""],
+    ),
     (
         "pool = \"one\"",
         "pool = \"one\"\nkeepalive = \"pinned\"",
@@ -427,7 +483,9 @@ fn included_files_are_read_in_the_order_of_their_names() {
         explained,
         format!(
             "listener \"web\": {}, http\n  route \"api\": no, it wants path \"/api\"\n  route \"middle\": no, it wants path \"/a\"\n  \
-             route \"last\": takes it\ndecision: pool \"one\" (t1), by route \"last\"\n  mode proxy, keepalive tracked\n",
+             route \"last\": takes it\ndecision: pool \"one\" (t1), by route \"last\"\n  mode proxy, keepalive tracked\n  \
+             body_bytes 0, body_min_rate 240, body_grace_ms 30000, connect_timeout_ms 3000, connect_retries 10, \
+             upstream_timeout_ms 60000\n",
             place.vip
         )
     );

@@ -100,6 +100,7 @@ fn each_request_has_one_line_in_the_file_that_was_in_force_and_a_wrong_path_chan
     daemon.eventually("the file before is written on", || read("b").contains("path=/still"));
 
     // Under load, from one to the other and back: no line is lost or doubled.
+    reload(&log("b", "json"));
     let (stop, asked) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         for _ in 0..3 {

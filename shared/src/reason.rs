@@ -187,6 +187,7 @@ reasons! {
         TlsTerminated = 27, "tls_terminated", "TLS ends at the listener (protocol https): its keys cannot go with the connection.";
         ClientSilent = 28, "client_silent", "The client of a listener of protocol tcp said nothing for the listener's silence_ms: the server may be the one that speaks first.";
         BadBody = 60, "bad_body", "The request's body breaks the rules of chunked coding: proxied, where it is answered 400.";
+        BodyCounted = 70, "body_counted", "The request's body is chunked, and body_bytes limits its length: it is counted as it comes.";
     }
 }
 
@@ -229,6 +230,7 @@ reasons! {
         SlowReader = 27, "slow_reader", "The client took a proxied response in slower than limits.response_min_rate for longer than limits.client_timeout_ms: the connection was closed.";
         IdleTimeout = 28, "idle_timeout", "A kept connection made no further request within limits.idle_timeout_ms: closed.";
         BrokenBody = 60, "broken_body", "The chunked body of a migrated request broke the rules of its coding in mid-upload: the client and the server got a reset.";
+        BodyTooLarge = 70, "body_too_large", "The request's body is over the body_bytes of its route, listener or of limits: answered 413.";
         StreamLimit = 75, "stream_limit", "More HTTP/2 streams under way, over all connections, than limits.connections: the newest was refused with REFUSED_STREAM, after which a client may ask again.";
         Http2Flood = 76, "http2_flood", "An HTTP/2 client sent mostly frames that ask for nothing, reset most of its streams, or sent a head in too many pieces: the connection was closed.";
         Http2Error = 77, "http2_error", "An HTTP/2 client broke the protocol: the connection was closed with GOAWAY, whose code says what.";

@@ -33,7 +33,7 @@ codes! {
     ClientInData = "CD", "The client closed or reset before it had all of the response.";
     SlowBeforeRequest = "cR", "The client did not make its request in time.";
     SlowInData = "cD", "The client sent its body, or took the response in, too slowly.";
-    RefusedRequest = "PR", "The request was refused: by the gate, or because nothing is served under its name and path.";
+    RefusedRequest = "PR", "The request was refused: by the gate, for the length of its body, or because nothing is served under its name and path.";
     ExhaustedBeforeRequest = "RR", "Too many connections, in all or from this source.";
     ServerUnreachable = "SC", "No server could be reached.";
     ServerBeforeHead = "SH", "The server broke off before it had answered.";

@@ -1,6 +1,7 @@
 //! The configuration with all that it leaves unsaid.
 
 use super::listener::Protocol;
+use super::own_limits::ListenerLimits;
 use super::pool::{DEFAULT_POOL, PoolEntry, PoolTarget};
 use super::{Config, Spanned};
 use baton_shared::route::KeepAlive;
@@ -38,6 +39,10 @@ impl Config {
             listener.protocol = Some(said(listener.protocol()));
             listener.mode = Some(said(listener.mode()));
             listener.pool = pool.map(said);
+            if listener.protocol().is_http() {
+                let own = listener.limits.as_ref();
+                listener.limits = Some(ListenerLimits::effective(own, &self.limits));
+            }
             if listener.keepalive.is_none() && listener.protocol().is_http() {
                 listener.keepalive = Some(said(KeepAlive::default()));
             }

@@ -9,6 +9,8 @@ use baton_daemon::config::Problems;
 use baton_shared::http::Tunnels;
 use baton_shared::route::{KeepAlive, Mode, PoolId, Route};
 
+const LIMITS_BODIES: &str = "limits the length of bodies (body_bytes), of the first request only";
+
 /// What is decided for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fate {
@@ -21,6 +23,7 @@ impl Config {
     /// Whether all requests of a listener have the same fate, whatever they say; or why not.
     pub(super) fn pinned_is_safe(&self, listener: usize, routes: &[Route]) -> Result<(), String> {
         let Some(entry) = self.listener.get(listener) else { return Ok(()) };
+        let limits = self.listener_limits(entry).request;
         let mut fates: Vec<(String, Fate)> = Vec::new();
         let mut takes_all = false;
         for route in routes.iter().filter(|route| route.rules.apply_to(listener)) {
@@ -32,6 +35,9 @@ impl Config {
             if !route.headers.is_empty() {
                 return Err(format!("route {:?} changes headers, of the first request only", route.name));
             }
+            if limits.with(&route.limits).body_bytes > 0 {
+                return Err(format!("route {:?} {LIMITS_BODIES}", route.name));
+            }
             fates.push((format!("route {:?}", route.name), fate));
             if route.rules.are_always_fulfilled() {
                 takes_all = true;
@@ -40,6 +46,9 @@ impl Config {
         }
         if !takes_all {
             let rest = Fate { pool: self.default_pool(entry), mode: entry.mode(), tunnels: entry.tunnels() };
+            if limits.body_bytes > 0 {
+                return Err(format!("the listener {LIMITS_BODIES}"));
+            }
             fates.push(("the listener's own pool".to_owned(), rest));
         }
         let mut fates = fates.into_iter();

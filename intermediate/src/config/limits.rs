@@ -1,10 +1,12 @@
 //! `[limits]` and `[handoff]`.
 
-use crate::front::SlowLimits;
+use crate::front::{FrontLimits, SlowLimits};
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::admission::{Network, SourceLimits};
 use baton_shared::control::MAX_FRAME_BYTES;
+use baton_shared::http::HeadLimits;
 use baton_shared::pace::MinRate;
+use baton_shared::route::RequestLimits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
@@ -15,6 +17,22 @@ use std::time::Duration;
 const FRAME_ROOM: usize = 4096;
 /// An hour, in milliseconds.
 const HOUR: u64 = 3_600_000;
+
+// What keys may be, wherever they stand.
+pub(super) const HEAD_BYTES: RangeInclusive<usize> = 256..=262_144;
+pub(super) const HEADER_COUNT: RangeInclusive<usize> = 1..=1_000;
+/// To what the proxy's HTTP library takes at most.
+pub(super) const TARGET_BYTES: RangeInclusive<usize> = 16..=65_000;
+pub(super) const HEAD_TIMEOUT_MS: RangeInclusive<u64> = 1..=HOUR;
+pub(super) const IDLE_TIMEOUT_MS: RangeInclusive<u64> = 1..=24 * HOUR;
+pub(super) const MIN_RATE: RangeInclusive<u64> = 0..=1 << 30;
+pub(super) const BODY_BYTES: RangeInclusive<u64> = 0..=1 << 50;
+pub(super) const BODY_GRACE_MS: RangeInclusive<u64> = 1..=HOUR;
+pub(super) const CONNECT_TIMEOUT_MS: RangeInclusive<u64> = 1..=HOUR;
+pub(super) const CONNECT_RETRIES: RangeInclusive<u32> = 0..=1_000;
+pub(super) const CONNECTIONS_PER_SOURCE: RangeInclusive<u32> = 0..=10_000_000;
+/// Of a server, or of a client that takes in a response.
+pub(super) const SILENCE_MS: RangeInclusive<u64> = 1..=24 * HOUR;
 
 /// `[limits]`: what a client may ask of us. All keys have defaults.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -30,6 +48,8 @@ pub struct Limits {
     pub head_timeout_ms: Spanned<u64>,
     /// Milliseconds for which a kept connection that is proxied may go without a request.
     pub idle_timeout_ms: Spanned<u64>,
+    /// Bytes of a request's body; over it 413; 0: any number.
+    pub body_bytes: Spanned<u64>,
     /// Bytes per second that the body of a proxied request must come with while it is waited for; 0: any.
     pub body_min_rate: Spanned<u64>,
     /// Milliseconds for which it may be waited for without a byte, or as many bytes too few.
@@ -50,6 +70,10 @@ pub struct Limits {
     pub source_prefix_v6: Spanned<u8>,
     /// Addresses and networks to which that does not apply: other proxies, monitoring.
     pub source_exempt: Vec<Spanned<String>>,
+    /// Milliseconds for a connection to one server to be made, when a request is proxied.
+    pub connect_timeout_ms: Spanned<u64>,
+    /// How many further servers are tried if one cannot be reached.
+    pub connect_retries: Spanned<u32>,
     /// Milliseconds without progress before a proxied request is given up.
     pub upstream_timeout_ms: Spanned<u64>,
     /// Milliseconds a client of a proxied response may take in nothing before its connection is given up.
@@ -73,6 +97,7 @@ impl Default for Limits {
             target_bytes: default(8_192),
             head_timeout_ms: default(10_000),
             idle_timeout_ms: default(60_000),
+            body_bytes: default(0),
             body_min_rate: default(240),
             body_grace_ms: default(30_000),
             response_min_rate: default(240),
@@ -82,6 +107,8 @@ impl Default for Limits {
             source_prefix_v4: default(32),
             source_prefix_v6: default(64),
             source_exempt: Vec::new(),
+            connect_timeout_ms: default(3_000),
+            connect_retries: default(10),
             upstream_timeout_ms: default(60_000),
             client_timeout_ms: default(60_000),
             hold_bytes_per_flow: default(4_194_304),
@@ -90,23 +117,31 @@ impl Default for Limits {
     }
 }
 
+fn ms(value: &Spanned<u64>) -> Duration {
+    Duration::from_millis(*value.get_ref())
+}
+
+fn rate(rate: &Spanned<u64>, grace: &Spanned<u64>) -> MinRate {
+    MinRate { bytes_per_second: *rate.get_ref(), grace_ns: grace.get_ref().saturating_mul(1_000_000) }
+}
+
 impl Limits {
     pub(super) fn validate(&self, problems: &mut Problems<'_>) {
         let mut check = |key, value: &Spanned<usize>, allowed| within(problems, key, value, allowed);
-        check("head_bytes", &self.head_bytes, 256..=262_144);
-        check("header_count", &self.header_count, 1..=1_000);
-        // What the proxy's HTTP library takes at most.
-        check("target_bytes", &self.target_bytes, 16..=65_000);
+        check("head_bytes", &self.head_bytes, HEAD_BYTES);
+        check("header_count", &self.header_count, HEADER_COUNT);
+        check("target_bytes", &self.target_bytes, TARGET_BYTES);
         check("prefetch_bytes", &self.prefetch_bytes, 256..=MAX_FRAME_BYTES - FRAME_ROOM);
         check("connections", &self.connections, 1..=10_000_000);
         check("hold_bytes_per_flow", &self.hold_bytes_per_flow, 65_536..=1 << 30);
         check("hold_bytes", &self.hold_bytes, 65_536..=1 << 36);
-        within(problems, "head_timeout_ms", &self.head_timeout_ms, 1..=HOUR);
-        within(problems, "idle_timeout_ms", &self.idle_timeout_ms, 1..=24 * HOUR);
-        within(problems, "body_min_rate", &self.body_min_rate, 0..=1 << 30);
-        within(problems, "body_grace_ms", &self.body_grace_ms, 1..=HOUR);
-        within(problems, "response_min_rate", &self.response_min_rate, 0..=1 << 30);
-        within(problems, "connections_per_source", &self.connections_per_source, 0..=10_000_000);
+        within(problems, "head_timeout_ms", &self.head_timeout_ms, HEAD_TIMEOUT_MS);
+        within(problems, "idle_timeout_ms", &self.idle_timeout_ms, IDLE_TIMEOUT_MS);
+        within(problems, "body_bytes", &self.body_bytes, BODY_BYTES);
+        within(problems, "body_min_rate", &self.body_min_rate, MIN_RATE);
+        within(problems, "body_grace_ms", &self.body_grace_ms, BODY_GRACE_MS);
+        within(problems, "response_min_rate", &self.response_min_rate, MIN_RATE);
+        within(problems, "connections_per_source", &self.connections_per_source, CONNECTIONS_PER_SOURCE);
         within(problems, "source_prefix_v4", &self.source_prefix_v4, 1..=32);
         within(problems, "source_prefix_v6", &self.source_prefix_v6, 1..=128);
         for network in &self.source_exempt {
@@ -114,8 +149,10 @@ impl Limits {
                 problems.with(network, format!("source_exempt: {:?} {e}", network.get_ref()));
             }
         }
-        within(problems, "upstream_timeout_ms", &self.upstream_timeout_ms, 1..=24 * HOUR);
-        within(problems, "client_timeout_ms", &self.client_timeout_ms, 1..=24 * HOUR);
+        within(problems, "connect_timeout_ms", &self.connect_timeout_ms, CONNECT_TIMEOUT_MS);
+        within(problems, "connect_retries", &self.connect_retries, CONNECT_RETRIES);
+        within(problems, "upstream_timeout_ms", &self.upstream_timeout_ms, SILENCE_MS);
+        within(problems, "client_timeout_ms", &self.client_timeout_ms, SILENCE_MS);
         not_over(problems, ("head_bytes", &self.head_bytes), ("prefetch_bytes", &self.prefetch_bytes));
         let per_flow = ("hold_bytes_per_flow", &self.hold_bytes_per_flow);
         not_over(problems, per_flow, ("hold_bytes", &self.hold_bytes));
@@ -123,16 +160,30 @@ impl Limits {
 }
 
 impl Limits {
-    /// How slow a client may be.
-    pub fn slow(&self) -> SlowLimits {
-        let rate = |rate: &Spanned<u64>, grace: &Spanned<u64>| MinRate {
-            bytes_per_second: *rate.get_ref(),
-            grace_ns: grace.get_ref().saturating_mul(1_000_000),
-        };
-        SlowLimits {
-            idle: Duration::from_millis(*self.idle_timeout_ms.get_ref()),
-            body: rate(&self.body_min_rate, &self.body_grace_ms),
-            response: rate(&self.response_min_rate, &self.client_timeout_ms),
+    /// For the front; `connect` says whether CONNECT is to be had anywhere.
+    pub fn front(&self, connect: bool) -> FrontLimits {
+        FrontLimits {
+            head: HeadLimits {
+                head_bytes: *self.head_bytes.get_ref(),
+                header_count: *self.header_count.get_ref(),
+                target_bytes: *self.target_bytes.get_ref(),
+                connect,
+            },
+            head_timeout: ms(&self.head_timeout_ms),
+            slow: SlowLimits {
+                idle: ms(&self.idle_timeout_ms),
+                response: rate(&self.response_min_rate, &self.client_timeout_ms),
+            },
+            sources: self.sources(),
+            connections: *self.connections.get_ref(),
+            client_timeout: ms(&self.client_timeout_ms),
+            request: RequestLimits {
+                body_bytes: *self.body_bytes.get_ref(),
+                body_rate: rate(&self.body_min_rate, &self.body_grace_ms),
+                connect_timeout: ms(&self.connect_timeout_ms),
+                connect_retries: *self.connect_retries.get_ref(),
+                upstream_timeout: ms(&self.upstream_timeout_ms),
+            },
         }
     }
 
@@ -191,7 +242,7 @@ pub(super) fn within<T: PartialOrd + Display + Copy>(
 }
 
 /// Two keys of which the one must not be larger than the other; told at the one the file names.
-fn not_over<T: PartialOrd + Display>(
+pub(super) fn not_over<T: PartialOrd + Display>(
     problems: &mut Problems<'_>,
     (small_key, small): (&str, &Spanned<T>),
     (large_key, large): (&str, &Spanned<T>),

@@ -1,6 +1,7 @@
 //! `[[listener]]`.
 
 use super::certificate::Certificate;
+use super::own_limits::ListenerLimits;
 use super::{Config, check_address};
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::route::{KeepAlive, Mode};
@@ -57,6 +58,8 @@ pub struct Listener {
     pub silence_ms: Option<Spanned<u64>>,
     /// Milliseconds for which nothing may pass on a relayed connection or tunnel; 3600000.
     pub idle_ms: Option<Spanned<u64>>,
+    /// As `[limits]` where it says nothing.
+    pub limits: Option<ListenerLimits>,
     /// For protocol "https".
     #[serde(default)]
     pub certificate: Vec<Certificate>,
@@ -108,6 +111,7 @@ impl Config {
             }
             self.validate_protocol(listener, problems);
             listener.validate_stream(problems);
+            listener.validate_limits(&self.limits, problems);
             self.validate_default_pool(listener, problems);
             self.validate_keepalive(n, listener, problems);
         }

@@ -2,11 +2,15 @@
 
 use super::Config;
 use super::headers::RequestHeaders;
+use super::limits::{SILENCE_MS, within};
 use super::listener::Protocol;
+use super::own_limits::RouteLimits;
 use super::stream::{protocols, validate_upgrade};
 use baton_daemon::config::{Problems, Spanned, did_you_mean};
 use baton_shared::http::is_token_text;
-use baton_shared::route::{HostRule, KeepAlive, Mode, PathRule, PoolId, Route, RuleError, Rules, ValueRule};
+use baton_shared::route::{
+    HostRule, KeepAlive, Mode, OwnLimits, PathRule, PoolId, Route, RuleError, Rules, ValueRule,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,8 +63,10 @@ pub struct RouteEntry {
     pub upgrade: Option<Vec<Spanned<String>>>,
     /// Whether CONNECT is served; as the listener's if it is not given.
     pub connect: Option<Spanned<bool>>,
-    /// Milliseconds without progress before a proxied request is given up; as `limits.upstream_timeout_ms`.
+    /// The same as `limits.upstream_timeout_ms` here.
     pub upstream_timeout_ms: Option<Spanned<u64>>,
+    /// As the listener's where it says nothing.
+    pub limits: Option<RouteLimits>,
     /// What is changed in a request's head.
     #[serde(default)]
     pub request_headers: RequestHeaders,
@@ -86,6 +92,24 @@ impl RouteEntry {
         let regex = || self.path_regex.as_ref().map(|p| (p, PathRule::regex(p.get_ref())));
         let (place, rule) = prefix.or_else(exact).or_else(regex)?;
         or_problem(place, rule, problems)
+    }
+
+    /// What it says of limits.
+    fn own_limits(&self) -> OwnLimits {
+        let own = self.limits.as_ref().map(RouteLimits::own).unwrap_or_default();
+        let flat = self.upstream_timeout_ms.as_ref().map(|ms| Duration::from_millis(*ms.get_ref()));
+        OwnLimits { upstream_timeout: own.upstream_timeout.or(flat), ..own }
+    }
+
+    fn validate_limits(&self, problems: &mut Problems<'_>) {
+        if let Some(limits) = &self.limits {
+            limits.validate(problems);
+        }
+        let Some(flat) = &self.upstream_timeout_ms else { return };
+        within(problems, "upstream_timeout_ms", flat, SILENCE_MS);
+        if let Some(again) = self.limits.as_ref().and_then(|limits| limits.upstream_timeout_ms.as_ref()) {
+            problems.with(again, "upstream_timeout_ms stands in this route, too: give it once");
+        }
     }
 
     /// The conditions; what is wrong with them is put among the problems and left out.
@@ -143,10 +167,7 @@ impl Config {
                 mode: entry.mode.as_ref().map(|m| *m.get_ref()),
                 upgrade: entry.upgrade.as_ref().map(|upgrade| protocols(upgrade)),
                 connect: entry.connect.as_ref().map(|connect| *connect.get_ref()),
-                upstream_timeout: entry
-                    .upstream_timeout_ms
-                    .as_ref()
-                    .map(|ms| Duration::from_millis(*ms.get_ref())),
+                limits: entry.own_limits(),
                 headers: Arc::new(entry.request_headers.changes()),
                 ..Route::new(&name, PoolId(number), rules)
             }
@@ -178,14 +199,7 @@ impl Config {
                 );
             }
             validate_upgrade(route.upgrade.as_ref(), problems);
-            if let Some(ms) = &route.upstream_timeout_ms {
-                let is = *ms.get_ref();
-                problems.require(
-                    ms,
-                    (1..=86_400_000).contains(&is),
-                    format!("upstream_timeout_ms must be between 1 and 86400000, is {is}"),
-                );
-            }
+            route.validate_limits(problems);
             route.request_headers.validate(problems);
             self.validate_reach(n, route, &compiled, problems);
             self.validate_route_protocol(n, route, &compiled, problems);

@@ -1,6 +1,7 @@
 //! Files that are right, and what is said of those that are not.
 
 use super::*;
+use baton_shared::http::HeadLimits;
 
 const PROXY: &str = r#"
 name = "lb"

@@ -108,7 +108,7 @@ impl Front {
         guards: Guards,
         mut place: Place,
     ) {
-        let limits = accepted.site.limits;
+        let limits = accepted.limits();
         let bytes = std::mem::take(&mut accepted.bytes);
         let (stream, timeout) = (&mut accepted.stream, limits.head_timeout);
         let head = read_head(stream, bytes, &limits.head, timeout, stop, &mut place).await;
@@ -175,7 +175,7 @@ impl Front {
         let lines = HeadLines::new(&bytes, &head);
         let facts = RequestFacts::of_head(peer.listener, &head, &bytes, &lines);
         let behind = Behind::of(&head, decision.keepalive, decision.tunnel);
-        let chosen = head.migration().and_then(|()| match probed {
+        let chosen = head.migration().and_then(|()| decision.migration(&head)).and_then(|()| match probed {
             Some(target) => self.choose_probed(target, &peer),
             None => self.choose(&decision, &peer, facts),
         });

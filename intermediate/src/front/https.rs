@@ -60,7 +60,7 @@ impl Front {
         let Some(config) = listener.and_then(|l| l.tls.clone()) else {
             return tracing::error!(vip = %accepted.vip, "a listener of protocol https without certificates");
         };
-        let limit = accepted.site.limits.head_timeout;
+        let limit = accepted.limits().head_timeout;
         let (accepted, stream) = accepted.take();
         let stream = match shake_hands(config, stream, limit, stop, &mut place).await {
             Ok(stream) => stream,
@@ -80,7 +80,7 @@ impl Front {
         if http2 {
             return crate::proxy::serve_http2(job, guards, place).await;
         }
-        let limits = &job.site.limits;
+        let limits = job.site.limits(job.peer.listener);
         let head =
             read_head(&mut job.stream, Vec::new(), &limits.head, limits.head_timeout, stop, &mut place).await;
         drop(place);

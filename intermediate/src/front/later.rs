@@ -11,6 +11,7 @@ use baton_shared::balance::{HolderFacts, Stay, judge_stay};
 use baton_shared::http::{HeadLimits, RequestHead, Tunnel};
 use baton_shared::reason::ProxyReason;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -44,8 +45,9 @@ impl Front {
 }
 
 impl Router for LaterRouter {
-    fn limits(&self) -> HeadLimits {
-        self.front.upgrade().map(|front| front.site.load().limits.head).unwrap_or_default()
+    fn limits(&self, vip: SocketAddr) -> HeadLimits {
+        let site = self.front.upgrade().and_then(|front| front.site_of(vip));
+        site.map(|(site, listener)| site.limits(listener).head).unwrap_or_default()
     }
 
     fn route(&self, flow: &FlowNow, head: &RequestHead, bytes: &[u8]) -> Next {
@@ -53,7 +55,8 @@ impl Router for LaterRouter {
         let Some((site, listener)) = front.site_of(flow.vip) else { return Next::RETURN };
         // A denial is an answer of ours.
         let Ok(decision) = site.decide(listener, head, bytes) else { return Next::RETURN };
-        if decision.mode != Mode::Migrate || decision.keepalive != KeepAlive::Tracked {
+        let counted = decision.migration(head).is_err();
+        if counted || decision.mode != Mode::Migrate || decision.keepalive != KeepAlive::Tracked {
             return Next::RETURN;
         }
         let lines = HeadLines::new(bytes, head);

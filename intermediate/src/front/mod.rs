@@ -37,6 +37,7 @@ use arc_swap::ArcSwap;
 use baton_shared::admission::SourceLimits;
 use baton_shared::http::HeadLimits;
 use baton_shared::pace::MinRate;
+use baton_shared::route::RequestLimits;
 use drain::Door;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
@@ -56,8 +57,8 @@ pub struct FrontLimits {
     pub sources: SourceLimits,
     /// Connections of our own sockets at a time.
     pub connections: usize,
-    /// Without progress on the way to a server or from it.
-    pub upstream_timeout: Duration,
+    /// What is asked of requests, and of their servers, where a route says nothing else.
+    pub request: RequestLimits,
     /// For which a client of a proxied response may take in nothing.
     pub client_timeout: Duration,
 }
@@ -67,8 +68,6 @@ pub struct FrontLimits {
 pub struct SlowLimits {
     /// Between requests.
     pub idle: Duration,
-    /// With a request's body.
-    pub body: MinRate,
     /// With a response.
     pub response: MinRate,
 }
@@ -159,6 +158,11 @@ impl<S> Accepted<S> {
         Peer { client: self.client, vip: self.vip, listener: self.listener, started: self.started }
     }
 
+    /// Those of the listener.
+    fn limits(&self) -> FrontLimits {
+        self.site.limits(self.listener)
+    }
+
     /// What is spoken there, and its times.
     fn spoken(&self) -> (Protocol, StreamTimes) {
         let listener = self.site.listeners.get(self.listener);
@@ -193,7 +197,7 @@ impl Front {
     }
 
     /// As [`Front::run`], or until the listener has to `leave`: then what waits in its queue is served yet.
-    pub(crate) async fn run_until(
+    pub async fn run_until(
         self: Arc<Self>,
         listener: TcpListener,
         vip: SocketAddr,
@@ -279,7 +283,8 @@ impl Front {
         let of_source = if exempt {
             Ok(None)
         } else {
-            self.waiting.enter_source(client.ip(), &site.limits.sources).map(Some)
+            let apart = site.listeners.get(listener).is_some_and(|l| l.counts_sources_apart).then_some(vip);
+            self.waiting.enter_source(client.ip(), apart, &site.limits(listener).sources).map(Some)
         };
         let count = usize::try_from(self.metrics.open_connections()).unwrap_or(0);
         let places = of_source.and_then(|of_source| {

@@ -6,7 +6,7 @@ use super::opening::{FirstBytes, Opening, read_first, read_hello};
 use super::waiting::Place;
 use super::{Accepted, Front, Guards, Stop};
 use crate::access_log::{Asked, RequestText};
-use crate::pools::{PickFacts, servers};
+use crate::pools::{PickFacts, servers, tries};
 use crate::proxy::{Entry, Peer, Recorder, TooSlow};
 use crate::relay::{self, RelayEnd};
 use crate::site::Decision;
@@ -54,7 +54,7 @@ impl Front {
         guards: Guards,
         mut place: Place,
     ) {
-        let limit = accepted.site.limits.head_timeout;
+        let limit = accepted.limits().head_timeout;
         let opening = read_hello(&mut accepted.stream, limit, stop, &mut place).await;
         drop(place);
         match opening {
@@ -192,8 +192,9 @@ impl Relaying<'_> {
         let request = self.known.facts(peer.listener);
         let facts = PickFacts { client: peer.client, vip: peer.vip, request };
         let mut server = None;
-        for (id, address) in servers(&self.decision.pool, &facts, target) {
-            match relay::connect(address, self.decision.upstream_timeout).await {
+        let limits = self.decision.limits;
+        for (id, address) in tries(servers(&self.decision.pool, &facts, target), limits.connect_retries) {
+            match relay::connect(address, limits.connect_timeout).await {
                 Ok(stream) => {
                     server = Some((id, stream));
                     break;

@@ -28,7 +28,7 @@ impl Front {
         let edits = Edits { remove: vec![PROBE_HEADER.to_owned()], append: Vec::new() };
         let mut without = canonical(&bytes, &head, &edits, true);
         without.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
-        match parse(&without, &accepted.site.limits.head) {
+        match parse(&without, &accepted.limits().head) {
             HeadStatus::Complete(head) => {
                 self.migration.history().await_record(accepted.client, record);
                 (without, head, Some(target))

@@ -3,14 +3,16 @@
 
 use baton_shared::admission::{Admission, Network, OpenStreams, SourceLimits, Sources, Waiting as ByAge};
 use baton_shared::reason::CloseReason;
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 #[derive(Debug, Default)]
 struct Inner {
     by_age: ByAge<oneshot::Sender<()>>,
-    sources: Sources,
+    /// By the listener that counts its own apart; `None`: of all others.
+    sources: HashMap<Option<SocketAddr>, Sources>,
     streams: OpenStreams,
 }
 
@@ -30,6 +32,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct SourcePlace {
     waiting: Waiting,
+    apart: Option<SocketAddr>,
     source: Network,
 }
 
@@ -64,15 +67,17 @@ impl Waiting {
         Ok(Place { waiting: self.clone(), number, given_up })
     }
 
-    /// A place among the connections of a client's source.
+    /// A place among the connections of a client's source: among those of all listeners, or of the one that counts
+    /// its own apart.
     pub(super) fn enter_source(
         &self,
         client: IpAddr,
+        apart: Option<SocketAddr>,
         limits: &SourceLimits,
     ) -> Result<SourcePlace, CloseReason> {
         let source = limits.source(client);
-        if self.inner().sources.enter(source, limits) {
-            Ok(SourcePlace { waiting: self.clone(), source })
+        if self.inner().sources.entry(apart).or_default().enter(source, limits) {
+            Ok(SourcePlace { waiting: self.clone(), apart, source })
         } else {
             Err(CloseReason::SourceLimit)
         }
@@ -90,7 +95,7 @@ impl Waiting {
 
     /// How many sources have connections.
     pub fn sources(&self) -> usize {
-        self.inner().sources.len()
+        self.inner().sources.values().map(Sources::len).sum()
     }
 }
 
@@ -116,7 +121,12 @@ impl Drop for StreamPlace {
 
 impl Drop for SourcePlace {
     fn drop(&mut self) {
-        self.waiting.inner().sources.leave(self.source);
+        let mut inner = self.waiting.inner();
+        let Some(sources) = inner.sources.get_mut(&self.apart) else { return };
+        sources.leave(self.source);
+        if sources.is_empty() {
+            inner.sources.remove(&self.apart);
+        }
     }
 }
 
@@ -142,12 +152,17 @@ mod tests {
     fn a_source_gives_its_places_back() {
         let waiting = Waiting::default();
         let limits = SourceLimits { connections: 1, ..SourceLimits::default() };
-        let enter = |client: &str| waiting.enter_source(client.parse().unwrap(), &limits);
+        let enter = |client: &str| waiting.enter_source(client.parse().unwrap(), None, &limits);
         let one = enter("2001:db8::1").unwrap();
         assert_eq!(enter("2001:db8::2").unwrap_err(), CloseReason::SourceLimit);
         let other = enter("192.0.2.1").unwrap();
         assert_eq!(waiting.sources(), 2);
-        drop((one, other));
+        let apart = "192.0.2.100:81".parse().ok();
+        let enter_apart = || waiting.enter_source("2001:db8::1".parse().unwrap(), apart, &limits);
+        let third = enter_apart().unwrap();
+        assert_eq!(enter_apart().unwrap_err(), CloseReason::SourceLimit);
+        assert_eq!(waiting.sources(), 3);
+        drop((one, other, third));
         assert_eq!(waiting.sources(), 0);
     }
 }

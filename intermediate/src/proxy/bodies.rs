@@ -4,6 +4,7 @@ use super::paced::{TooSlow, nanos};
 use super::pool::{Lease, Upstreams};
 use super::recorder::Recorder;
 use baton_shared::pace::{MinRate, Pace};
+use baton_shared::route::RequestLimits;
 use baton_shared::termination::ProxiedEnd;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -24,14 +25,20 @@ pub(super) type BodyError = Box<dyn Error + Send + Sync>;
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     moved: Arc<Mutex<(Instant, u64)>>,
-    rule: MinRate,
+    limits: RequestLimits,
     too_slow: TooSlow,
 }
 
 impl Progress {
-    /// Of a body that must come at this rate.
-    pub(super) fn new(rule: MinRate) -> Self {
-        Progress { moved: Arc::new(Mutex::new((Instant::now(), 0))), rule, too_slow: TooSlow::default() }
+    /// Of a body of which this is asked.
+    pub(super) fn new(limits: &RequestLimits) -> Self {
+        let moved = Arc::new(Mutex::new((Instant::now(), 0)));
+        Progress { moved, limits: *limits, too_slow: TooSlow::default() }
+    }
+
+    /// Whether more bytes came than may.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.limits.is_over(self.bytes())
     }
 
     /// Whether the body came too slowly.
@@ -79,7 +86,7 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     pub(super) fn new(inner: Incoming, progress: Progress) -> Self {
-        let pace = Pace::new(progress.rule);
+        let pace = Pace::new(progress.limits.body_rate);
         RequestBody { inner: Some(inner), progress, pace, waiting: None }
     }
 
@@ -107,6 +114,9 @@ impl Body for RequestBody {
                 let _ = this.pace.on_waited(nanos(since.elapsed()));
             }
             this.pace.on_moved(bytes as u64);
+            if this.progress.is_too_large() {
+                return Poll::Ready(Some(Err("the request's body is too large".into())));
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let left = this.pace.left_ns().map(Duration::from_nanos);

@@ -95,8 +95,8 @@ impl Session {
     }
 
     /// As they were when the connection was accepted.
-    pub(super) fn limits(&self) -> &FrontLimits {
-        &self.site.limits
+    pub(super) fn limits(&self) -> FrontLimits {
+        self.site.limits(self.peer.listener)
     }
 
     /// Another one has come.
@@ -141,7 +141,8 @@ impl Session {
         let placed = || decision.placed();
         let mut recorder =
             Recorder::begin(&self.front.access_log, asked, placed, reason, refusal, self.requests.too_slow());
-        let limit = decision.upstream_timeout;
+        let limits = decision.limits;
+        let limit = limits.upstream_timeout;
         let tunnelled = decision.tunnel == Tunnel::Allowed;
         if !tunnelled {
             self.requests.on_switch(Switch::Stayed);
@@ -161,7 +162,7 @@ impl Session {
         let pool = &decision.pool;
         let unreachable = |target| pool.report(target, Signal::Failed);
         let servers = servers(pool, &facts, last);
-        let connected = connect(upstreams, servers, tunnelled, limit, unreachable).await;
+        let connected = connect(upstreams, servers, tunnelled, &limits, unreachable).await;
         let target = connected.as_ref().ok().map(|c| c.target);
         let under_way = target.and_then(|id| self.front.targets.get(id)).map(|target| UnderWay::at(&target));
         let asked = Instant::now();
@@ -174,14 +175,14 @@ impl Session {
             self.front.migration.history().record_proxied(subject, reason, refusal);
         }
         let client_end = tunnelled.then(|| hyper::upgrade::on(&mut request));
-        let progress = Progress::new(self.site.limits.slow.body);
+        let progress = Progress::new(&limits);
         recorder.set_progress(&progress);
         let sent = match connected {
             Ok(connected) => match self.outgoing(request, &gated, &edits, tunnelled, &progress) {
                 Ok(mut request) => {
                     let hints = self.early_hints(&mut request, &gated.head);
                     let again = may_repeat(request.method(), &gated.head).then(|| same(&request, &progress));
-                    let sending = connected.send(upstreams, request, again, &progress, limit);
+                    let sending = connected.send(upstreams, request, again, &progress, &limits);
                     self.with_hints(sending, hints).await
                 }
                 Err(verdict) => return self.refuse(verdict, gated.request_line, recorder),
@@ -228,9 +229,8 @@ impl Session {
                 if tunnelled {
                     self.requests.on_switch(Switch::Stayed);
                 }
-                if let (UpstreamError::Failed(_), Some(target), None) =
-                    (&e, target, self.requests.broken_body())
-                {
+                let clients_fault = progress.is_too_large() || self.requests.broken_body().is_some();
+                if let (UpstreamError::Failed(_), Some(target), false) = (&e, target, clients_fault) {
                     pool.report(target, Signal::Failed);
                 }
                 self.on_error(e, gated, recorder, &progress)
@@ -365,6 +365,10 @@ impl Session {
         if progress.is_too_slow() {
             recorder.answered(408, CloseReason::SlowBody, None);
             return self.fail(CloseReason::SlowBody, 408, "the request's body came too slowly");
+        }
+        if progress.is_too_large() {
+            recorder.answered(413, CloseReason::BodyTooLarge, None);
+            return self.fail(CloseReason::BodyTooLarge, 413, "the request's body is too large");
         }
         if let Some(verdict) = self.requests.broken_body() {
             return self.refuse(verdict, gated.request_line, recorder);

@@ -2,16 +2,14 @@
 
 use super::bodies::{Progress, RequestBody};
 use super::pool::{Lease, Upstreams};
+use crate::pools::tries;
 use crate::targets::TargetId;
 use baton_shared::http::{Framing, RequestHead};
 use baton_shared::reason::CloseReason;
+use baton_shared::route::RequestLimits;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use std::net::SocketAddr;
-use std::time::Duration;
-
-/// How long a connection to a server may take to be made, before the next one is tried.
-const CONNECT: Duration = Duration::from_secs(3);
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -60,11 +58,11 @@ pub(super) async fn connect(
     upstreams: &Upstreams,
     servers: impl Iterator<Item = (TargetId, SocketAddr)>,
     alone: bool,
-    limit: Duration,
+    limits: &RequestLimits,
     unreachable: impl Fn(TargetId),
 ) -> Result<Connected, UpstreamError> {
-    for (target, server) in servers {
-        let limit = CONNECT.min(limit);
+    let limit = limits.connect_timeout;
+    for (target, server) in tries(servers, limits.connect_retries) {
         // What may become a tunnel takes its connection with it.
         let connected =
             if alone { upstreams.open(server, limit).await } else { upstreams.connect(server, limit).await };
@@ -94,7 +92,7 @@ impl Connected {
         request: Request<RequestBody>,
         mut again: Option<Request<RequestBody>>,
         progress: &Progress,
-        limit: Duration,
+        limits: &RequestLimits,
     ) -> Result<Answered, UpstreamError> {
         let Connected { mut lease, .. } = self;
         let mut request = request;
@@ -102,7 +100,7 @@ impl Connected {
             let answered = tokio::select! {
                 answered = lease.sender.try_send_request(request) => answered,
                 // Its connection goes with it, or the late response would answer the next request.
-                () = progress.stalled(limit) => return Err(UpstreamError::Timeout),
+                () = progress.stalled(limits.upstream_timeout) => return Err(UpstreamError::Timeout),
             };
             let mut error = match answered {
                 Ok(response) => return Ok(Answered { response, lease }),
@@ -118,7 +116,7 @@ impl Connected {
                 _ => return Err(UpstreamError::Failed(error.into_error())),
             };
             lease = upstreams
-                .open(lease.server, CONNECT.min(limit))
+                .open(lease.server, limits.connect_timeout)
                 .await
                 .map_err(|_| UpstreamError::NoTarget)?;
         }

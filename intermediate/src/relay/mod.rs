@@ -14,9 +14,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 pub(crate) use watched::Watched;
 
-/// How long a connection to a server may take to be made, before the next one is tried.
-const CONNECT: Duration = Duration::from_secs(3);
-
 /// For which nothing may pass on a connection, where no configuration says otherwise.
 pub const IDLE: Duration = Duration::from_secs(3600);
 /// For which nothing may pass once we are told to stop.
@@ -48,7 +45,7 @@ pub struct Relayed {
 
 /// Connects to a server.
 pub async fn connect(server: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    let stream = timeout(CONNECT.min(limit), TcpStream::connect(server)).await??;
+    let stream = timeout(limit, TcpStream::connect(server)).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -15,7 +15,7 @@ use baton_shared::admission::SourceLimits;
 use baton_shared::http::Tunnels;
 use baton_shared::pace::MinRate;
 use baton_shared::reason::CloseReason;
-use baton_shared::route::{KeepAlive, Mode, PoolId, Route, RouteTable};
+use baton_shared::route::{KeepAlive, Mode, PoolId, RequestLimits, Route, RouteTable};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
@@ -49,12 +49,17 @@ pub fn limits() -> FrontLimits {
         head_timeout: Duration::from_millis(300),
         slow: SlowLimits {
             idle: Duration::from_millis(400),
-            body: MinRate { bytes_per_second: 1000, grace_ns: 1_000_000_000 },
             response: MinRate { bytes_per_second: 1000, grace_ns: 1_000_000_000 },
         },
         sources: SourceLimits::default(),
         connections: 1000,
-        upstream_timeout: Duration::from_millis(600),
+        request: RequestLimits {
+            body_bytes: 0,
+            body_rate: MinRate { bytes_per_second: 1000, grace_ns: 1_000_000_000 },
+            connect_timeout: Duration::from_millis(600),
+            connect_retries: 10,
+            upstream_timeout: Duration::from_millis(600),
+        },
         client_timeout: Duration::from_millis(500),
     }
 }
@@ -118,6 +123,8 @@ impl Bed {
             keepalive: KeepAlive::Pinned,
             mode: Mode::Proxy,
             pool: Some(PoolId(0)),
+            limits,
+            counts_sources_apart: false,
             times: StreamTimes::default(),
             tls: None,
             tunnels: Tunnels { upgrade: Arc::new(["websocket".to_owned()]), connect: false },

@@ -29,6 +29,7 @@
 //! ```
 
 mod facts;
+mod limits;
 pub mod path;
 mod rules;
 mod table;
@@ -36,5 +37,6 @@ mod table;
 mod tests;
 
 pub use facts::{HeadLines, HeaderLines, NoHeaders, RequestFacts, host_name};
+pub use limits::{BodyVerdict, OwnLimits, RequestLimits};
 pub use rules::{HostRule, Mismatch, PathRule, RuleError, Rules, ValueRule};
 pub use table::{AmbiguousPath, KeepAlive, Mode, PoolId, Route, RouteTable, Tried};

@@ -1,12 +1,12 @@
 //! The table.
 
 use super::facts::RequestFacts;
+use super::limits::OwnLimits;
 use super::path;
 use super::rules::{Mismatch, Rules};
 use crate::http::HeaderChanges;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How a connection is kept alive once a target has it (DESIGN, "Keep-alive").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, schemars::JsonSchema)]
@@ -67,8 +67,8 @@ pub struct Route {
     pub keepalive: Option<KeepAlive>,
     /// `None`: as the listener's.
     pub mode: Option<Mode>,
-    /// Without progress on the way to a server or from it; `None`: the limit for all.
-    pub upstream_timeout: Option<Duration>,
+    /// What it says of limits itself; the rest is as the listener's.
+    pub limits: OwnLimits,
     /// To which protocols its connections may be upgraded; `None`: as the listener's.
     pub upgrade: Option<Arc<[String]>>,
     /// Whether CONNECT is served; `None`: as the listener's.
@@ -87,7 +87,7 @@ impl Route {
             pool,
             keepalive: None,
             mode: None,
-            upstream_timeout: None,
+            limits: OwnLimits::default(),
             upgrade: None,
             connect: None,
             headers: Arc::default(),

@@ -86,8 +86,8 @@ impl Next {
 
 /// Decides about later requests, and takes connections back.
 pub trait Router: Send + Sync {
-    /// What a head may be at most.
-    fn limits(&self) -> HeadLimits;
+    /// What a head may be at most on this VIP's connections.
+    fn limits(&self, vip: SocketAddr) -> HeadLimits;
 
     /// Where a request goes that passed the gate. `bytes` are those its head was parsed from.
     fn route(&self, flow: &FlowNow, head: &RequestHead, bytes: &[u8]) -> Next;

@@ -319,7 +319,7 @@ impl Migrator {
 
     fn read(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
         let Some(router) = self.laters.router.get() else { return };
-        let limits = router.limits();
+        let limits = router.limits(flow.vip);
         while state.phase == Phase::Following {
             if state.last && !state.later.is_within_body() {
                 // The server closes after its answer, and gets nothing more.

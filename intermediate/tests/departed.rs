@@ -1,0 +1,69 @@
+//! A listener that leaves the configuration: what had reached it is served as it was configured, and nothing is reset.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+mod support;
+
+use baton_shared::route::RouteTable;
+use intermediate::front::listen;
+use intermediate::site::Site;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use support::{Bed, Client, limits, server};
+use tokio::net::TcpStream;
+
+const REQUEST: &[u8] = b"GET /here HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+
+/// A site without listeners.
+fn empty() -> Site {
+    Site {
+        listeners: Vec::new(),
+        pools: Vec::new(),
+        table: RouteTable::new(Vec::new()),
+        limits: limits(),
+        source_exempt: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn what_waits_in_the_queue_of_a_listener_that_left_is_served_and_what_comes_later_refused() {
+    let (server, _) = server().await;
+    let socket = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let vip = socket.local_addr().unwrap();
+    let bed = Bed::with_listener(limits(), &[&[server]], Vec::new(), |listener| {
+        intermediate::site::SiteListener { vip, ..listener }
+    });
+    // Nobody has accepted them when the listener leaves.
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client(TcpStream::connect(vip).await.unwrap());
+        client.send(REQUEST).await;
+        waiting.push(client);
+    }
+    bed.front.install(empty());
+    let run = Arc::clone(&bed.front).run_until(socket, vip, bed.control.stop(), std::future::ready(()));
+    let run = tokio::spawn(run);
+    for mut client in waiting {
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("you asked for /here"), "{answer}");
+    }
+    run.await.unwrap();
+    assert_eq!(TcpStream::connect(vip).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn a_listener_that_left_and_came_again_is_configured_anew() {
+    let (server, _) = server().await;
+    let bed = Bed::start(limits(), &[server]);
+    let before = bed.front.site.load_full();
+    bed.front.install(empty());
+    // The socket is still there: its connections are served as they were.
+    assert!(bed.exchange(REQUEST).await.contains("you asked for /here"));
+    let again = |pool| {
+        let listener = intermediate::site::SiteListener { pool, ..before.listeners[0].clone() };
+        Site { listeners: vec![listener], pools: before.pools.clone(), ..empty() }
+    };
+    bed.front.install(again(None));
+    assert!(bed.exchange(REQUEST).await.starts_with("HTTP/1.1 404 "));
+    bed.front.install(empty());
+    assert!(bed.exchange(REQUEST).await.starts_with("HTTP/1.1 404 "), "the last it was");
+}
