@@ -44,7 +44,8 @@ codes! {
     IdleInData = "iD", "Nothing passed for the idle time on a connection given to a target, or relayed.";
     KilledBeforeRequest = "KR", "The intermediate was stopping.";
     KilledInData = "KD", "A flow was ended on request.";
-    LostInHandoff = "IM", "A handoff got no answer, so that where its request ran cannot be known, or a recall failed: the client was reset.";
+    LostInHandoff = "IM", "A handoff got no answer, so that where its request ran cannot be known: the client was reset.";
+    LostInRecall = "RM", "A later request belonged elsewhere, and its connection could not be taken from its target, or no socket be made for it: the request was not run, and the client was reset.";
     LostInData = "ID", "The target's agent was gone for too long: the flow was given up.";
     Unknown = "??", "The end is not known: the record was written before there was one.";
 }
@@ -100,9 +101,8 @@ impl Termination {
             CloseReason::UpstreamFailed => Termination::ServerBeforeHead,
             CloseReason::UpstreamTimeout => Termination::SilentBeforeHead,
             CloseReason::RelayIdle => Termination::IdleInData,
-            CloseReason::Unresolved | CloseReason::RecallRefused | CloseReason::RestoreFailed => {
-                Termination::LostInHandoff
-            }
+            CloseReason::Unresolved => Termination::LostInHandoff,
+            CloseReason::RecallRefused | CloseReason::RestoreFailed => Termination::LostInRecall,
             CloseReason::Shutdown => Termination::KilledBeforeRequest,
             // What the gate, the routes, and whoever else judges requests refuse.
             _ => Termination::RefusedRequest,

@@ -257,13 +257,15 @@ pool = "a"
     let order = |s: LabSpec| s.intermediate_with("listener", "keepalive", "tracked").intermediate_also(SITE);
     let Some(l) = up("alogtrack", order) else { return };
     let to = ["a", "a", "b", "b", "b", "a", "b", "a"];
+    let file = |n: usize| if n == 3 { "nothing-here" } else { "1k" };
+    let status = |n: usize| if n == 3 { 404 } else { 200 };
     let last = l.t.client(move || {
         let mut connection = Connection::open(VIP).unwrap();
         let mut last = 0;
         for (n, to) in to.iter().enumerate() {
-            connection.get(&format!("/1k?to={to}&n={n}")).unwrap();
+            connection.get(&format!("/{}?to={to}&n={n}", file(n))).unwrap();
             let response = connection.response().unwrap();
-            assert_eq!(response.status, 200);
+            assert_eq!(response.status, status(n));
             last = response.head.len() as u64 + 4 + response.body_bytes;
         }
         last
@@ -272,7 +274,8 @@ pool = "a"
     let flows: HashSet<&str> = lines.iter().map(|l| l["flow"].as_str().unwrap()).collect();
     assert_eq!(flows.len(), 1, "one connection");
     for (n, (line, to)) in lines.iter().zip(to).enumerate() {
-        assert_eq!(line["path"], format!("/1k?to={to}&n={n}"), "in the order they came");
+        assert_eq!(line["path"], format!("/{}?to={to}&n={n}", file(n)), "in the order they came");
+        assert_eq!(line["status"].as_u64(), Some(status(n).into()), "as the agent read it: {line}");
         assert_eq!(line["request_no"].as_u64(), Some(n as u64 + 1), "{line}");
         let target = if to == "a" { "target1" } else { "target2" };
         let told = (&line["target"], &line["pool"], &line["route"]);
@@ -287,4 +290,25 @@ pool = "a"
     }
     // The last handoff brought one request.
     assert_eq!(lines.last().unwrap()["bytes"].as_u64(), Some(last));
+
+    // One that is lost because nobody can say where the response before it ends: its agent was restarted meanwhile.
+    let mut connection = l.t.client(|| {
+        let mut connection = Connection::open(VIP).unwrap();
+        connection.get("/1k?to=a&last").unwrap();
+        connection.response().unwrap();
+        connection
+    });
+    l.t.lab.kill_agent("target1").unwrap();
+    l.t.lab.start_agent("target1").unwrap();
+    l.t.client(move || {
+        connection.get("/1k?to=b&lost").unwrap();
+        let reset = connection.response().unwrap_err();
+        assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
+    });
+    let lines = l.lines(to.len() + 2);
+    let lost =
+        lines.iter().find(|line| line["path"] == "/1k?to=b&lost").unwrap_or_else(|| panic!("{lines:#?}"));
+    let told = (&lost["outcome"], &lost["reason"], &lost["termination"], lost["request_no"].as_u64());
+    assert_eq!(told, (&"closed".into(), &"recall_refused".into(), &"RM".into(), Some(2)), "{lost}");
+    assert!(lost["flow"].is_string() && lost["route"] == "to-b" && lost.get("status").is_none(), "{lost}");
 }

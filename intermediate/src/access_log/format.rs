@@ -89,7 +89,8 @@ fn fields(record: &Record) -> Fields<'_> {
             f.shown("termination", baton_shared::termination::Termination::of_close(r.reason));
         }
         Record::Migrated(r, half) => {
-            asked(&mut f, "migrated", &r.asked, &r.placed, Some(r.flow_id));
+            asked(&mut f, "migrated", &r.asked, &r.placed, Some(r.flow.flow_id));
+            r.status.iter().for_each(|status| f.number("status", *status));
             for (stage, duration) in r.stages.iter().flat_map(|stages| stages.named()) {
                 f.micros(stage_key(stage), duration);
             }
@@ -255,8 +256,8 @@ fn common(record: &Record, out: &mut String) {
     let (asked, status, bytes) = match record {
         Record::Proxied(r) => (&r.asked, r.status, Some(r.bytes)),
         Record::Closed(r) => (&r.asked, r.status, None),
-        Record::Migrated(r, AgentHalf::Reported(report)) => (&r.asked, None, Some(new_bytes(report))),
-        Record::Migrated(r, _) => (&r.asked, None, None),
+        Record::Migrated(r, AgentHalf::Reported(report)) => (&r.asked, r.status, Some(new_bytes(report))),
+        Record::Migrated(r, _) => (&r.asked, r.status, None),
     };
     let _ = write!(out, "{} - - [{}] \"", asked.client.ip(), common_time(asked.at));
     let field =

@@ -3,8 +3,8 @@
 //! A proxied request is recorded when it is over ([`AccessLog::proxied`]), what was refused or closed at once
 //! ([`AccessLog::closed`]). A migrated one has two halves: what the front knows ([`AccessLog::migrated`]), and what the
 //! target's agent reports when the flow has ended ([`AccessLog::ended`]); the line is written when both are there. A
-//! flow with several requests has a line for each: a later request's front half completes the one before, and the
-//! agent's half stands with the last.
+//! flow with several requests has a line for each: the agent's half stands with the last, and its word on the statuses
+//! with as many as it tells of.
 //!
 //! Nothing here waits: records are handed to a thread over a bounded queue, and dropped, and counted, if it is full.
 
@@ -149,9 +149,8 @@ impl AccessLog {
     /// unless that takes longer than `limit`.
     pub fn finish(&self, limit: Duration) {
         let Some(writer) = self.inner.writer.load_full() else { return };
-        for record in self.inner.join().give_up() {
-            writer.write(record);
-        }
+        let waiting = self.inner.join().give_up();
+        waiting.into_iter().for_each(|record| writer.write(record));
         writer.flush(limit);
     }
 
@@ -160,7 +159,7 @@ impl AccessLog {
         (self.inner.counts.written.get(), self.inner.counts.dropped.get())
     }
 
-    /// Front halves that wait for their agent's.
+    /// Flows that wait for their agent's half.
     pub fn waiting(&self) -> usize {
         self.inner.join().waiting()
     }
@@ -176,10 +175,11 @@ impl AccessLog {
         );
     }
 
-    fn joined(&self, take: impl FnOnce(&mut Join) -> Option<Record>) {
+    fn joined(&self, take: impl FnOnce(&mut Join) -> Vec<Record>) {
         if self.is_on() {
-            let record = take(&mut self.inner.join());
-            self.write(record);
+            // Written under the lock: the lines of one connection stay in their order.
+            let mut join = self.inner.join();
+            take(&mut join).into_iter().for_each(|record| self.write(Some(record)));
         }
     }
 

@@ -1,7 +1,7 @@
 //! What there is to say of a request.
 
 use crate::handoff::StageTimes;
-use baton_shared::control::EndReport;
+use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::http::{GateRule, RequestHead, Version};
 use baton_shared::reason::{CloseReason, EndReason, ProxyReason, Refusal};
 use baton_shared::termination::{ProxiedEnd, Termination};
@@ -146,8 +146,12 @@ pub struct MigratedRecord {
     pub asked: Asked,
     /// Where it went.
     pub placed: Placed,
-    /// The flow's number.
-    pub flow_id: u64,
+    /// The handoff.
+    pub flow: FlowRef,
+    /// The request's place among those the server got since that handoff, from 1.
+    pub since_handoff: u32,
+    /// Of the response, if the agent read it; filled in when both halves are there.
+    pub status: Option<u16>,
     /// How long each stage took; none for a later request that stayed with its target.
     pub stages: Option<StageTimes>,
 }
@@ -187,5 +191,5 @@ pub enum Record {
     /// See there.
     Closed(ClosedRecord),
     /// Both halves.
-    Migrated(MigratedRecord, AgentHalf),
+    Migrated(Box<MigratedRecord>, AgentHalf),
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use baton_shared::control::FlowRef;
+use baton_shared::http::Statuses;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -16,7 +17,8 @@ fn front(flow_id: u64, request_no: u32) -> MigratedRecord {
         request: None,
         request_no,
     };
-    MigratedRecord { asked, placed: Placed::default(), flow_id, stages: None }
+    let (flow, since_handoff) = (FlowRef { flow_id, generation: 1 }, request_no);
+    MigratedRecord { asked, placed: Placed::default(), flow, since_handoff, status: None, stages: None }
 }
 
 fn report(flow_id: u64) -> EndReport {
@@ -75,6 +77,48 @@ fn later_requests_on_a_flow_have_lines_of_their_own() {
     let expected = [first.as_slice(), &[(1, "with_later_request"), (2, "joined")]].concat();
     let expected: Vec<_> = expected.into_iter().map(|(n, half)| (n.into(), half.into())).collect();
     assert_eq!(told, expected);
+}
+
+#[test]
+fn each_request_has_its_own_status_as_far_as_the_agent_tells() {
+    let (_dir, path, log) = log();
+    let mut statuses = Statuses::NONE;
+    (200..212).for_each(|status| statuses.note(status));
+    for request in 1..=13 {
+        log.migrated(front(7, request));
+    }
+    log.ended(&EndReport { statuses, ..report(7) });
+    // Of another handoff: not of these requests.
+    log.migrated(front(6, 1));
+    let flow = FlowRef { flow_id: 6, generation: 2 };
+    log.ended(&EndReport { statuses, flow, ..report(6) });
+    // A report that was missed keeps nothing waiting.
+    log.migrated(front(4, 1));
+    log.migrated(MigratedRecord { flow: FlowRef { flow_id: 4, generation: 2 }, ..front(4, 2) });
+    assert_eq!(log.waiting(), 1);
+    log.finish(LIMIT);
+    let told: Vec<_> = lines(&path)
+        .iter()
+        .map(|l| (l["request_no"].as_u64().unwrap(), l["agent_half"] == "joined", l["status"].as_u64()))
+        .collect();
+    let of_seven = (1..=13).map(|n| (n, n == 13, (6..13).contains(&n).then(|| 199 + n)));
+    let rest = [(1, true, None), (1, false, None), (2, false, None)];
+    assert_eq!(told, of_seven.chain(rest).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_waits_for_statuses_is_bounded_and_written_without() {
+    let mut join = Join::default();
+    let mut written = 0;
+    for flow in 0..3000 {
+        for request in 1..=7 {
+            written += join.front(front(flow, request)).len();
+        }
+    }
+    assert_eq!(join.waiting(), 3000, "the last of each flow");
+    let waited = join.give_up().len();
+    assert_eq!(written + waited, 21_000);
+    assert!((16_000..=3000 + 16_384).contains(&waited), "{waited}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::connection::{Asker, as_the_server_sees_it};
 use super::{Front, Stop};
 use crate::access_log::{Asked, RequestText};
-use crate::handoff::{FlowNow, Next, Returned, Router};
+use crate::handoff::{FlowNow, Next, Noted, Returned, Router};
 use crate::pools::{Member, PickFacts};
 use crate::site::Decision;
 use baton_shared::balance::{HolderFacts, Stay, judge_stay};
@@ -44,6 +44,18 @@ impl Front {
     }
 }
 
+/// For the access log.
+fn logged(flow: &FlowNow, listener: String, request: Option<(&RequestHead, &[u8])>) -> Asked {
+    Asked {
+        client: flow.client,
+        vip: flow.vip,
+        listener,
+        at: SystemTime::now(),
+        request: request.map(|(head, bytes)| RequestText::of_head(head, bytes)),
+        request_no: flow.request_no,
+    }
+}
+
 impl Router for LaterRouter {
     fn limits(&self, vip: SocketAddr) -> HeadLimits {
         let site = self.front.upgrade().and_then(|front| front.site_of(vip));
@@ -65,17 +77,10 @@ impl Router for LaterRouter {
         let stay = front.stay(flow, &decision, &asked);
         let form = bytes.get(head.target.start);
         let as_it_is = decision.headers.is_empty() && decision.tunnel == Tunnel::Unasked;
-        let noted = front.access_log.is_on().then(|| {
-            let asked = Asked {
-                client: flow.client,
-                vip: flow.vip,
-                listener: site.listener_name(listener),
-                at: SystemTime::now(),
-                request: Some(RequestText::of_head(head, bytes)),
-                request_no: flow.request_no,
-            };
-            (asked, decision.placed())
-        });
+        let noted = front
+            .access_log
+            .is_on()
+            .then(|| (logged(flow, site.listener_name(listener), Some((head, bytes))), decision.placed()));
         let as_it_is = as_it_is && matches!(form, Some(b'/' | b'*'));
         // Of a listener that is drained a connection ends with the response to its next request.
         let last = !flow.bound && front.drains.listener(flow.vip).is_some();
@@ -100,6 +105,14 @@ impl Router for LaterRouter {
             }
             (Err(_), _) => Next::Return { or_stay },
         }
+    }
+
+    fn note(&self, flow: &FlowNow, request: Option<(&RequestHead, &[u8])>) -> Noted {
+        let front = self.front.upgrade().filter(|front| front.access_log.is_on())?;
+        let (site, listener) = front.site_of(flow.vip)?;
+        let placed = request.and_then(|(head, bytes)| site.decide(listener, head, bytes).ok());
+        let placed = placed.map(|decision| decision.placed()).unwrap_or_default();
+        Some((logged(flow, site.listener_name(listener), request), placed))
     }
 
     fn take_back(&self, returned: Returned) {

@@ -43,6 +43,7 @@ use crate::targets::Targets;
 use arc_swap::ArcSwap;
 use baton_daemon::own::OwnAddresses;
 use baton_loader::Plane;
+use baton_shared::control::FlowRef;
 use baton_shared::reason::CloseReason;
 use flight::Kept;
 use later::Laters;
@@ -241,7 +242,10 @@ impl Migrator {
     fn log_migrated(&self, noted: Option<(Asked, Placed)>, subject: &Subject, times: StageTimes) {
         let (Some((asked, placed)), Some(flow_id)) = (noted, subject.flow_id) else { return };
         let placed = Placed { target: subject.target.clone(), ..placed };
-        let record = MigratedRecord { asked, placed, flow_id, stages: Some(times) };
+        // Its first handoff.
+        let flow = FlowRef { flow_id, generation: 1 };
+        let (since_handoff, status, stages) = (1, None, Some(times));
+        let record = MigratedRecord { asked, placed, flow, since_handoff, status, stages };
         self.flows.access_log().migrated(record);
     }
 

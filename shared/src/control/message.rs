@@ -4,6 +4,7 @@
 use super::inspect::FlowReport;
 use super::load::ServerLoad;
 use crate::capture::{CapturedConnection, seq_serde};
+use crate::http::Statuses;
 use crate::reason::{EndReason, Refusal};
 use crate::seq::{Client, Seq, Server};
 use core::net::SocketAddr;
@@ -160,6 +161,8 @@ pub struct EndReport {
     pub retransmitted_bytes: u64,
     /// Who ended the connection first, as far as the target could see.
     pub closed_by: Option<Closer>,
+    /// Of the responses since the handoff, as far as they were read: none of a flow that is not tracked.
+    pub statuses: Statuses,
     /// What the server's kernel last told of the way to the client; nothing if the connection was too short to be
     /// looked at.
     pub way: Option<WayReport>,
@@ -176,6 +179,7 @@ impl EndReport {
             duration_ms: 0,
             retransmitted_bytes: 0,
             closed_by: None,
+            statuses: Statuses::NONE,
             way: None,
         }
     }

@@ -19,6 +19,7 @@ mod response;
 mod rewrite;
 mod rule;
 mod scan;
+mod statuses;
 mod stream;
 mod target;
 mod tunnels;
@@ -32,6 +33,7 @@ pub use response::{ResponseStream, Standing};
 pub use rewrite::canonical;
 pub use rule::{GateRule, Verdict};
 pub use scan::HeadScanner;
+pub use statuses::{KEPT_STATUSES, Statuses};
 pub use stream::{RequestStream, Step, Switch};
 pub use tunnels::{Tunnel, Tunnels, UPGRADE_LINES, check_upgrade};
 

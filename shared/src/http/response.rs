@@ -3,7 +3,7 @@
 //! What is read here reached the client already; nothing is refused. Whatever two readers could read in two ways makes
 //! the end unknown, and unknown it stays: nobody is to be told that a response is complete who might see it otherwise.
 
-use super::{BodyScanner, Framing};
+use super::{BodyScanner, Framing, Statuses};
 
 /// A response head longer than this, bytes, is not followed.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -40,6 +40,7 @@ enum State {
 pub struct ResponseStream {
     state: State,
     responses: u32,
+    statuses: Statuses,
     first_is_head: bool,
 }
 
@@ -53,7 +54,12 @@ enum End {
 impl ResponseStream {
     /// Before the first response, which answers a HEAD request if `first_is_head`; no other one may.
     pub const fn new(first_is_head: bool) -> Self {
-        ResponseStream { state: State::Head(Vec::new()), responses: 0, first_is_head }
+        ResponseStream {
+            state: State::Head(Vec::new()),
+            responses: 0,
+            statuses: Statuses::NONE,
+            first_is_head,
+        }
     }
 
     /// Where it stands.
@@ -64,6 +70,11 @@ impl ResponseStream {
             State::UntilClose => Standing::UntilClose,
             State::Unknown(why) => Standing::Unknown(why),
         }
+    }
+
+    /// The status codes of the final responses whose heads have come.
+    pub fn statuses(&self) -> Statuses {
+        self.statuses
     }
 
     /// Whether nothing that follows can matter any more.
@@ -124,8 +135,11 @@ impl ResponseStream {
         }
     }
 
-    fn on_head(&mut self, end: Result<End, &'static str>) {
-        self.state = match end {
+    fn on_head(&mut self, told: Result<(u16, End), &'static str>) {
+        if let Ok((status, End::After(_) | End::WithConnection)) = &told {
+            self.statuses.note(*status);
+        }
+        self.state = match told.map(|(_, end)| end) {
             Err(why) => State::Unknown(why),
             Ok(End::Interim) => State::Head(Vec::new()),
             Ok(End::WithConnection) => State::UntilClose,
@@ -150,8 +164,8 @@ fn head_length(bytes: &[u8], looked: usize) -> Option<usize> {
     Some(from + found + EMPTY_LINE.len())
 }
 
-/// RFC 9112, section 6.3, with what is ambiguous left out.
-fn judge(head: &[u8], answers_head: bool) -> Result<End, &'static str> {
+/// The status, and RFC 9112, section 6.3, with what is ambiguous left out.
+fn judge(head: &[u8], answers_head: bool) -> Result<(u16, End), &'static str> {
     // A bare LF ends a line for some readers and not for others.
     let bare = head.iter().enumerate().any(|(at, byte)| {
         *byte == b'\n' && at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r')
@@ -191,20 +205,21 @@ fn judge(head: &[u8], answers_head: bool) -> Result<End, &'static str> {
         return Err("the protocol was switched");
     }
     if (100..200).contains(&code) {
-        return Ok(End::Interim);
+        return Ok((code, End::Interim));
     }
     if close || (old && !keep_alive) {
-        return Ok(End::WithConnection);
+        return Ok((code, End::WithConnection));
     }
     if answers_head || code == 204 || code == 304 {
-        return Ok(End::After(Framing::None));
+        return Ok((code, End::After(Framing::None)));
     }
-    match (codings, lengths) {
+    let end = match (codings, lengths) {
         (0, 0) => Ok(End::WithConnection),
         (0, 1) => length.map(Framing::Length).map(End::After).ok_or("a response's length is not a number"),
         (1, 0) if chunked && !old => Ok(End::After(Framing::Chunked)),
         _ => Err("a response's framing is ambiguous"),
-    }
+    };
+    end.map(|end| (code, end))
 }
 
 fn number(value: &[u8]) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! What the server has answered on a tracked flow, as the agent follows it: from copies of the packets that reach
 //! beyond [`Responses::read_from`], so that bodies of known length pass unseen; and the verdict on a recall.
 
-use crate::http::{ResponseStream, Standing};
+use crate::http::{ResponseStream, Standing, Statuses};
 use crate::reason::Refusal;
 use crate::record::{NOTE_FIN, NOTE_RST};
 use crate::seq::{Client, Seq, Server};
@@ -51,6 +51,11 @@ impl Responses {
     /// soon. In mid-response it is to be read at once, so that content need not be copied.
     pub fn may_wait(&self) -> bool {
         matches!(self.stream.standing(), Standing::Between { .. })
+    }
+
+    /// The status codes of the last responses.
+    pub fn statuses(&self) -> Statuses {
+        self.stream.statuses()
     }
 
     /// A packet of the server was copied: again, or out of order, as it may be.

@@ -5,6 +5,7 @@ use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_daemon::admin::events::{self, Kind};
 use baton_shared::control::{EndReport, Message};
+use baton_shared::http::Statuses;
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::{FlowKey, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST};
 use baton_shared::state::ending::{SocketState, judge, retransmitted};
@@ -135,6 +136,7 @@ impl Engine {
         let state = if flow.recalled.is_some() { FlowState::Fenced } else { FlowState::Ended };
         let (who, received_ns, server) = (flow.who, flow.received_ns, flow.server);
         let (way, closed_by) = (flow.way.report(now), flow.way.closed_by(reason));
+        let statuses = flow.responses.as_ref().map_or(Statuses::NONE, |responses| responses.statuses());
         let first = match flow.answer {
             Some(Answer::Migrated(answer)) => Some(answer.server_snd_nxt.raw()),
             _ => None,
@@ -154,6 +156,7 @@ impl Engine {
                 retransmitted(record.bytes, first, record.note_seq_end, fin)
             }),
             closed_by,
+            statuses,
             way,
         };
         self.shared.metrics.ended(reason);

@@ -54,10 +54,12 @@ fn migrated(half: AgentHalf) -> Record {
     let front = MigratedRecord {
         asked: asked(Some(request(b"/x"))),
         placed: Placed { route: None, pool: "main".into(), target: "web1".into() },
-        flow_id: 0xabc,
+        flow: FlowRef { flow_id: 0xabc, generation: 1 },
+        since_handoff: 1,
+        status: None,
         stages: Some(stages),
     };
-    Record::Migrated(front, half)
+    Record::Migrated(Box::new(front), half)
 }
 
 fn report() -> EndReport {

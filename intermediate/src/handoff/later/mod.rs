@@ -92,6 +92,9 @@ pub trait Router: Send + Sync {
     /// Where a request goes that passed the gate. `bytes` are those its head was parsed from.
     fn route(&self, flow: &FlowNow, head: &RequestHead, bytes: &[u8]) -> Next;
 
+    /// For the access log, if there is one: a request that cannot be given to a target as it is, or what is none.
+    fn note(&self, flow: &FlowNow, request: Option<(&RequestHead, &[u8])>) -> Noted;
+
     /// A connection has a socket here again. In a tokio runtime.
     fn take_back(&self, returned: Returned);
 }
@@ -210,7 +213,7 @@ impl Migrator {
             let Some(flow) = flow.upgrade() else { continue };
             let mut state = flow.lock();
             if state.partial_since == Some(since) {
-                self.turn_back(&flow, &mut state);
+                self.turn_back(&flow, &mut state, None, false);
             }
         }
     }

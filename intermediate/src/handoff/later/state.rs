@@ -209,6 +209,13 @@ impl LaterFlow {
         held.store(u32::try_from(state.packets.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
+    /// The request in front, to be routed.
+    pub(super) fn now(&self, state: &State) -> FlowNow {
+        let request_no = state.all_requests.saturating_add(1);
+        let (client, vip, target) = (self.client, self.vip, state.target);
+        FlowNow { client, vip, target, request_no, bound: state.bound }
+    }
+
     /// Requests since the last handoff, and how many packets are held, of which none is lost.
     pub(crate) fn shown(&self) -> (u32, u32) {
         let [requests, held] = &self.shown;
@@ -349,7 +356,7 @@ impl Migrator {
                 }
                 Later::BadBody(rule) => return self.break_off(flow, state, rule),
                 // Its sender is to be answered.
-                Later::CutShort | Later::Bad(_) => return self.turn_back(flow, state),
+                Later::CutShort | Later::Bad(_) => return self.turn_back(flow, state, None, false),
                 Later::Request(head) => self.on_request(flow, state, &head),
             }
         }
@@ -358,9 +365,7 @@ impl Migrator {
     fn on_request(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State, head: &RequestHead) {
         let Some(router) = self.laters.router.get() else { return };
         let bytes = state.later.bytes();
-        let request_no = state.all_requests.saturating_add(1);
-        let (client, vip, target) = (flow.client, flow.vip, state.target);
-        let now = FlowNow { client, vip, target, request_no, bound: state.bound };
+        let now = flow.now(state);
         // A body whose end is not known, and whatever may become another protocol, is not followed.
         let followed = request_length(head).is_some() && head.migration().is_ok();
         let next = if followed { router.route(&now, head, bytes) } else { Next::RETURN };
@@ -379,11 +384,13 @@ impl Migrator {
                 self.turn_to(flow, state, plan, false);
             }
             Next::Stay { noted } => {
-                let Some(end) = state.later.pass(head) else { return self.turn_back(flow, state) };
+                let Some(end) = state.later.pass(head) else {
+                    return self.turn_back(flow, state, Some(head), false);
+                };
                 state.requests = state.requests.saturating_add(1);
-                state.all_requests = request_no;
+                state.all_requests = now.request_no;
                 self.flows.set_requests(flow.slot, state.requests);
-                self.log_later(noted, state.target, state.flow.flow_id, None);
+                self.log_later(noted, state.target, state.flow, state.requests, None);
                 Self::count(&self.laters.counts.stayed);
                 self.pass_to(flow, state, end);
             }
@@ -391,7 +398,7 @@ impl Migrator {
                 let plan = Plan::Move { target, head: Box::new(head.clone()), fed, noted: Box::new(noted) };
                 self.turn_to(flow, state, plan, or_stay);
             }
-            Next::Return { or_stay } => self.turn_to(flow, state, Plan::Return, or_stay),
+            Next::Return { or_stay } => self.turn_back(flow, state, Some(head), or_stay),
         }
     }
 

@@ -6,7 +6,7 @@ use super::restore::{Returned, restore};
 use super::state::{LaterFlow, Phase, State};
 use super::waits::Told;
 use super::{Migrator, Noted, Router};
-use crate::access_log::{MigratedRecord, Placed};
+use crate::access_log::{ClosedRecord, MigratedRecord, Placed};
 use crate::flows::Place;
 use crate::handoff::resolve::Settled;
 use crate::handoff::{FREEZE_MARGIN, StageTimes, Subject, flow_id_text};
@@ -48,7 +48,19 @@ pub(super) enum Plan {
         noted: Box<Noted>,
     },
     /// It gets a socket here.
-    Return,
+    Return {
+        /// Of the request in front, for the case that it does not come to that.
+        noted: Box<Noted>,
+    },
+}
+
+impl Plan {
+    /// What is known of the request in front.
+    fn noted(self) -> Noted {
+        match self {
+            Plan::Move { noted, .. } | Plan::Return { noted } => *noted,
+        }
+    }
 }
 
 /// A flow in the intermediate's hands.
@@ -60,16 +72,41 @@ struct InHand {
 
 impl Migrator {
     /// The request in front, or what is none, cannot go to any target by itself.
-    pub(super) fn turn_back(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
-        self.turn_to(flow, state, Plan::Return, false);
+    pub(super) fn turn_back(
+        self: &Arc<Self>,
+        flow: &Arc<LaterFlow>,
+        state: &mut State,
+        head: Option<&RequestHead>,
+        or_stay: bool,
+    ) {
+        let now = flow.now(state);
+        let request = head.map(|head| (head, state.later.bytes()));
+        let noted = Box::new(self.laters.router.get().and_then(|router| router.note(&now, request)));
+        self.turn_to(flow, state, Plan::Return { noted }, or_stay);
     }
 
     /// The front's half of a later request's line in the access log.
-    pub(super) fn log_later(&self, noted: Noted, target: TargetId, flow_id: u64, stages: Option<StageTimes>) {
+    pub(super) fn log_later(
+        &self,
+        noted: Noted,
+        target: TargetId,
+        flow: FlowRef,
+        since_handoff: u32,
+        stages: Option<StageTimes>,
+    ) {
         let Some((asked, placed)) = noted else { return };
         let target = self.targets.get(target).map(|t| t.spec.name.clone()).unwrap_or_default();
         let placed = Placed { target, ..placed };
-        self.flows.access_log().migrated(MigratedRecord { asked, placed, flow_id, stages });
+        let record = MigratedRecord { asked, placed, flow, since_handoff, status: None, stages };
+        self.flows.access_log().migrated(record);
+    }
+
+    /// The line of a later request that was lost with its connection.
+    fn log_lost(&self, noted: Noted, flow: FlowRef, reason: CloseReason) {
+        let Some((asked, placed)) = noted else { return };
+        let flow_id = Some(flow.flow_id);
+        let record = ClosedRecord { asked, placed, reason, rule: None, status: None, flow_id };
+        self.flows.access_log().closed(record);
     }
 
     /// Begins to turn the flow; all that comes is kept meanwhile. With `or_stay` it goes on where it is if its agent
@@ -92,6 +129,7 @@ impl Migrator {
             self.laters.counts.refused.add(Refusal::NotTracked);
             let subject = self.subject(flow, state.flow, state.target);
             self.history.record_closed(subject, CloseReason::RecallRefused);
+            self.log_lost(plan.noted(), state.flow, CloseReason::RecallRefused);
             tokio::spawn(Arc::clone(self).cut(state.target, state.flow));
             return;
         }
@@ -192,13 +230,14 @@ impl Migrator {
                     Plan::Move { target, head, fed, noted } => {
                         self.hand_on(flow, hand, target, &head, (fed, *noted)).await;
                     }
-                    Plan::Return => self.give_to_front(flow, hand, None).await,
+                    Plan::Return { noted } => self.give_to_front(flow, hand, None, *noted).await,
                 }
             }
             Err(RecallAction::Reset(reason)) => {
                 self.laters.counts.refused.add(reason);
                 let subject = self.subject(flow, handoff, from);
                 self.history.record_closed(subject, CloseReason::RecallRefused);
+                self.log_lost(plan.noted(), handoff, CloseReason::RecallRefused);
                 self.drop_all(flow, &mut flow.lock());
                 Arc::clone(self).cut(from, handoff).await;
             }
@@ -254,11 +293,11 @@ impl Migrator {
         let target = self.targets.get(to);
         let server = target.as_ref().and_then(|t| t.spec.servers.for_vip(flow.vip));
         let (Some(target), Some(server)) = (target, server) else {
-            return self.give_to_front(flow, hand, Some((ProxyReason::AddressFamily, None))).await;
+            return self.give_to_front(flow, hand, Some((ProxyReason::AddressFamily, None)), noted).await;
         };
         let before = flow.lock().later.clone();
         let Some((mut subject, message)) = self.next_handoff(flow, &hand, (to, server), head, fed) else {
-            return self.give_to_front(flow, hand, None).await;
+            return self.give_to_front(flow, hand, None, noted).await;
         };
         let connection = message.connection.clone();
         let mut told = self.pending.register(hand.place.flow, to);
@@ -289,18 +328,19 @@ impl Migrator {
                     ..StageTimes::default()
                 };
                 // Before the commit: the next request may be held already, and be read by it.
-                self.log_later(noted, to, hand.place.flow.flow_id, Some(times));
+                self.log_later(noted, to, hand.place.flow, 1, Some(times));
                 self.commit_again(flow, &hand, record, to, &connection);
                 self.history.record_migrated(subject, &times);
             }
             Settled::Kept(reason, refusal) => {
                 flow.lock().later = before;
-                self.give_to_front(flow, hand, Some((reason, refusal))).await;
+                self.give_to_front(flow, hand, Some((reason, refusal)), noted).await;
             }
             Settled::Reset => {
                 flow.lock().phase = Phase::Gone;
                 subject.target.clone_from(&target.spec.name);
                 self.history.record_closed(subject, CloseReason::Unresolved);
+                self.log_lost(noted, hand.place.flow, CloseReason::Unresolved);
                 self.reset_unresolved(&mut hand.place, &hand.held, to, server, Severed::from(&connection))
                     .await;
             }
@@ -397,6 +437,7 @@ impl Migrator {
         flow: &Arc<LaterFlow>,
         mut hand: InHand,
         refused: Option<(ProxyReason, Option<Refusal>)>,
+        noted: Noted,
     ) {
         if let Some((reason, refusal)) = refused {
             tracing::debug!(client = %flow.client, %reason, ?refusal, "a later request is not handed on");
@@ -440,6 +481,7 @@ impl Migrator {
                 let target = flow.lock().target;
                 let subject = self.subject(flow, hand.place.flow, target);
                 self.history.record_closed(subject, CloseReason::RestoreFailed);
+                self.log_lost(noted, hand.place.flow, CloseReason::RestoreFailed);
                 self.flows.extend(&mut hand.place, FREEZE_MARGIN);
                 self.resetter.reset_client(&Severed::from(&connection), &hand.held).await;
                 self.flows.abandon(hand.place.flow);
