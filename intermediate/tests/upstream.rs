@@ -178,7 +178,7 @@ async fn a_connection_the_server_has_closed_costs_no_request() {
 }
 
 #[tokio::test]
-async fn early_hints_come_before_the_answer_and_only_to_who_knows_them() {
+async fn interim_responses_come_before_the_answer_in_their_order_and_only_to_who_knows_them() {
     let (address, _) = scripted(|_, mut server| async move {
         loop {
             server.until("\r\n\r\n").await;
@@ -186,7 +186,7 @@ async fn early_hints_come_before_the_answer_and_only_to_who_knows_them() {
                 .send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\n")
                 .await;
             tokio::time::sleep(Duration::from_millis(50)).await;
-            server.send(b"HTTP/1.1 102 Processing\r\n\r\n").await;
+            server.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n").await;
             server.send(OK).await;
         }
     })
@@ -196,12 +196,14 @@ async fn early_hints_come_before_the_answer_and_only_to_who_knows_them() {
     for _ in 0..3 {
         client.send(GET).await;
         assert_eq!(client.until("\r\n\r\n").await, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n");
+        assert_eq!(client.until("\r\n\r\n").await, "HTTP/1.1 102 Processing\r\n\r\n");
         assert!(client.until("ok").await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
     // Pipelined: each hint stands before its own answer.
     client.send(&[GET, GET].concat()).await;
     for _ in 0..2 {
         assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 103 "));
+        assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 102 "));
         assert!(client.until("ok").await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
     let old = bed.exchange(b"GET /a HTTP/1.0\r\n\r\n").await;

@@ -32,8 +32,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
-/// How many 103 responses to one request may wait to be passed on.
-const EARLY_HINTS: usize = 4;
+/// How many interim responses to one request may wait to be passed on.
+const INTERIM: usize = 4;
 
 /// What the requests come over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,13 +238,15 @@ impl Session {
         }
     }
 
-    /// Where the server's 103 responses to this request come; none if the client cannot take them.
+    /// Where the server's interim responses to this request come (RFC 9110, section 15.2); none if the client cannot
+    /// take them.
     fn early_hints(&self, request: &mut Request<RequestBody>, head: &RequestHead) -> mpsc::Receiver<Vec<u8>> {
-        let (hint, hints) = mpsc::channel(EARLY_HINTS);
-        // hyper's HTTP/2 server cannot send any.
+        let (hint, hints) = mpsc::channel(INTERIM);
+        // hyper's HTTP/2 server keeps to itself what could send one (`h2::server::SendResponse`).
         if head.version == baton_shared::http::Version::Http11 && self.channel != Channel::Http2 {
             hyper::ext::on_informational(request, move |response| {
-                if response.status() == StatusCode::EARLY_HINTS {
+                // Whether it may go on the client has heard from us, and what it must not change to the server.
+                if !matches!(response.status(), StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS) {
                     // Whoever sends very many is not heard in all.
                     let _ = hint.try_send(interim(response.status(), response.headers()));
                 }
@@ -253,7 +255,7 @@ impl Session {
         hints
     }
 
-    /// Passes early hints on while the answer is waited for.
+    /// Passes interim responses on while the answer is waited for.
     async fn with_hints<T>(&self, sending: impl Future<Output = T>, mut hints: mpsc::Receiver<Vec<u8>>) -> T {
         let mut sending = std::pin::pin!(sending);
         loop {
