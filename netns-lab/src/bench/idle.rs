@@ -158,25 +158,40 @@ fn private(rollup: &str) -> u64 {
 
 /// What one entry takes of all maps that have one for each flow.
 fn maps(side: &Side) -> Result<f64> {
-    let mut maps = BTreeMap::new();
+    let (mut maps, mut mapped) = (BTreeMap::new(), 0.0);
     for process in processes(side)? {
+        // The records, of which the process has no descriptor but the memory.
+        mapped = bpf_memory(&fs::read_to_string(process.join("maps")).unwrap_or_default());
         for entry in fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten() {
             maps.extend(map(&entry.path()));
         }
     }
-    Ok(maps.values().sum())
+    // One record and one key for each flow.
+    let records = maps.values().map(|(entries, _)| *entries).fold(0.0, f64::max);
+    let keys: f64 = maps.values().map(|(entries, bytes)| bytes / entries).sum();
+    Ok(keys + if records > 0.0 { mapped / records } else { 0.0 })
 }
 
-/// A map with at least a thousand entries, its number and its bytes per entry.
+/// Bytes of maps that a process has in its memory, from its `maps`.
+#[expect(clippy::cast_precision_loss, reason = "bytes of one process")]
+fn bpf_memory(maps: &str) -> f64 {
+    let regions = maps.lines().filter(|line| line.ends_with("bpf-map")).filter_map(|line| {
+        let (from, to) = line.split_whitespace().next()?.split_once('-')?;
+        u64::from_str_radix(to, 16).ok()?.checked_sub(u64::from_str_radix(from, 16).ok()?)
+    });
+    regions.sum::<u64>() as f64
+}
+
+/// A map with at least a thousand entries: its number, its entries and its bytes.
 #[expect(clippy::cast_precision_loss, reason = "bytes of one map")]
-fn map(fdinfo: &Path) -> Option<(u64, f64)> {
+fn map(fdinfo: &Path) -> Option<(u64, (f64, f64))> {
     let text = fs::read_to_string(fdinfo).ok()?;
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.trim().parse::<u64>().ok()
     };
     let (id, entries, bytes) = (field("map_id")?, field("max_entries")?, field("memlock")?);
-    (entries >= 1000).then(|| (id, bytes as f64 / entries as f64))
+    (entries >= 1000).then(|| (id, (entries as f64, bytes as f64)))
 }
 
 #[cfg(test)]
@@ -191,12 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn maps_in_a_processs_memory_are_found() {
+        let maps = "7f0000000000-7f0000b00000 rw-s 00000000 00:0e 9 anon_inode:bpf-map\n7f0001000000-7f0001001000 r--p 0 00:00 0 [vvar]\n";
+        assert!((bpf_memory(maps) - 11_534_336.0).abs() < 0.5);
+    }
+
+    #[test]
     fn maps_are_told_from_other_descriptors() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("7");
         fs::write(&path, "pos:\t0\nmap_type:\t1\nmax_entries:\t65536\nmemlock:\t11534336\nmap_id:\t9\n")
             .unwrap();
-        assert_eq!(map(&path), Some((9, 176.0)));
+        assert_eq!(map(&path), Some((9, (65536.0, 11_534_336.0))));
         fs::write(&path, "map_type:\t2\nmax_entries:\t1\nmemlock:\t4096\nmap_id:\t10\n").unwrap();
         assert_eq!(map(&path), None, "one entry for all flows");
         fs::write(&path, "pos:\t0\nflags:\t02\n").unwrap();

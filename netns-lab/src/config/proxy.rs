@@ -19,9 +19,10 @@ defaults
     option http-keep-alive
     http-reuse safe
     timeout connect 5s
-    timeout client 60s
+    timeout client 300s
     timeout server 60s
     timeout http-request 10s
+    timeout http-keep-alive 300s
 frontend vip
 {binds}    default_backend targets
 backend targets
@@ -57,6 +58,8 @@ http {{
     }}
     server {{
 {listens}        client_max_body_size 2g;
+        keepalive_timeout 300s;
+        keepalive_requests 1000000;
         location / {{
             proxy_pass http://targets;
             proxy_http_version 1.1;
