@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use netns_lab::bench::{self, BenchSpec, Way};
+use netns_lab::cost::{self, CostSpec, Ledger};
 use netns_lab::demo::{self, DemoSpec};
 use netns_lab::impair::{self, Impairment, WireArgs};
 use netns_lab::{Balancer, Family, Lab, LabSpec, LabState, Plane, Rate, Serve, interrupt, rootless};
@@ -47,6 +48,8 @@ enum What {
     Demo(Demo),
     /// Measure Baton beside the direct path and plain proxies, in interleaved rounds
     Bench(Bench),
+    /// Count what one handoff costs: system calls, wakeups, allocations, time, control bytes
+    Cost(Cost),
     /// The wire of an impaired link; the lab starts it
     #[command(hide = true)]
     ImpairBox(WireArgs),
@@ -243,6 +246,25 @@ struct Bench {
     report: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Cost {
+    /// How many handoffs the medians are of
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    handoffs: u32,
+    /// How connections are given to the servers: translate, adopt
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "translate,adopt")]
+    serve: Vec<Serve>,
+    /// Write everything there as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write what is the same on every machine there: system calls and control bytes
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+    /// Compare with such a file, and fail if a count has changed
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum OnOff {
     On,
@@ -258,6 +280,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         What::Down(args) => down(&args),
         What::Demo(args) => run_demo(args),
         What::Bench(args) => run_bench(args),
+        What::Cost(args) => run_cost(&args),
         What::ImpairBox(args) => impair::run_box(&args).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -459,6 +482,36 @@ fn run_demo(args: Demo) -> Result<ExitCode> {
         print(&report.to_text())?;
     }
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_cost(args: &Cost) -> Result<ExitCode> {
+    interrupt::install()?;
+    let expected: Option<Ledger> = args.check.as_ref().map(read_ledger).transpose()?;
+    // A comparison looks at no times.
+    let times = args.check.is_none() || args.json.is_some();
+    let spec = CostSpec { handoffs: args.handoffs, ways: args.serve.clone(), times };
+    let ledger = cost::run(&spec)?;
+    let write = |file: &PathBuf, ledger: &Ledger| {
+        let text = format!("{}\n", serde_json::to_string_pretty(ledger)?);
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    };
+    if let Some(file) = &args.json {
+        write(file, &ledger)?;
+    }
+    if let Some(file) = &args.ledger {
+        write(file, &ledger.stable())?;
+    }
+    print(&ledger.to_text())?;
+    let differences = expected.map(|expected| ledger.differences(&expected)).unwrap_or_default();
+    if differences.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("a handoff costs something else than the ledger says:\n  {}", differences.join("\n  "))
+}
+
+fn read_ledger(file: &PathBuf) -> Result<Ledger> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no ledger of netns-lab cost", file.display()))
 }
 
 fn run_bench(args: Bench) -> Result<ExitCode> {

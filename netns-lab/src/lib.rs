@@ -16,6 +16,7 @@ pub mod bench;
 pub mod command;
 mod config;
 pub mod content;
+pub mod cost;
 pub mod counters;
 pub mod demo;
 pub mod http;
