@@ -191,7 +191,7 @@ fn map(fdinfo: &Path) -> Option<(u64, (f64, f64))> {
         line.trim().parse::<u64>().ok()
     };
     let (id, entries, bytes) = (field("map_id")?, field("max_entries")?, field("memlock")?);
-    (entries >= 1000).then(|| (id, (entries as f64, bytes as f64)))
+    (entries >= 1000).then_some((id, (entries as f64, bytes as f64)))
 }
 
 #[cfg(test)]

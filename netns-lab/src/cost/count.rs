@@ -68,6 +68,9 @@ pub(super) const INSTRUCTIONS: &str = "instructions";
 /// Counts by name.
 pub(super) type Counts = BTreeMap<&'static str, u64>;
 
+/// A name, the event's kind and which of them, and its place in code: a file and the offset.
+type Counted = (&'static str, u32, u64, Option<(CString, u64)>);
+
 /// The counters of one process.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -80,7 +83,7 @@ pub(super) struct Process {
 impl Process {
     /// Counts system calls, allocations and wakeups from now on.
     pub(super) fn counted(pid: u32) -> Result<Self> {
-        let mut events: Vec<(&'static str, u32, u64, Option<(CString, u64)>)> = Vec::new();
+        let mut events: Vec<Counted> = Vec::new();
         events.push((ALL_SYSCALLS, PERF_TYPE_TRACEPOINT, tracepoint("raw_syscalls/sys_enter")?, None));
         for name in SYSCALLS {
             // Not every architecture has each of them.
