@@ -74,12 +74,12 @@ fn what_the_handshake_agrees_on() {
 
 #[test]
 fn while_the_connection_is_frozen() {
-    play_in("tcpfreeze", short_deadline, &["freeze"]);
+    play_in("tcpfreeze", |s| unread(short_deadline(s)), &["freeze"]);
 }
 
 #[test]
 fn in_use() {
-    play_in("tcpuse", |s| s, &["after", "blind", "fragments"]);
+    play_in("tcpuse", unread, &["after", "blind", "fragments"]);
 }
 
 #[test]
