@@ -107,7 +107,8 @@ fn a_hundred_migrated_requests_and_some_proxied_ones_have_one_record_each_with_t
         assert_eq!(line["bytes"].as_u64(), Some(told.header + told.body), "{line}");
         assert!(line["target"].as_str().unwrap().starts_with("target"), "{line}");
         assert!(line["handoff_total_us"].as_u64().unwrap() > 0, "{line}");
-        assert!(line.get("status").is_none(), "nobody told the intermediate");
+        // Where the agent reads responses.
+        assert!(line.get("status").is_none_or(|status| status == 200), "{line}");
     }
     let flows: HashSet<&str> = lines.iter().filter_map(|l| l["flow"].as_str()).collect();
     assert_eq!(flows.len(), 100);
