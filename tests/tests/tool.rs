@@ -141,7 +141,8 @@ fn the_tool_shows_a_flow_captures_it_drains_its_target_and_finds_a_fault() {
     }
     let status = says(&t, &["status"]);
     assert!(status.contains("1 migrated") && status.contains("agent target1: ready"), "{status}");
-    assert!(says(&t, &["targets", target]).contains("listens"));
+    // Agents report about once a second.
+    t.eventually("its server listens", LIMIT, |t| says(t, &["targets", target]).contains(": listens"));
     assert!(says(&t, &["migrations", "--stages"]).contains("handoff"));
 
     // Packets before and after each rewrite, with the verdict.
