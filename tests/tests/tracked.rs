@@ -6,7 +6,6 @@ use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::LabSpec;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const SITE: &str = r#"
@@ -200,67 +199,6 @@ fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_reques
     }
     no_request_on_the_wrong_target(&t);
     assert_eq!(t.closed("recall_refused"), 0);
-}
-
-#[test]
-fn an_intermediate_killed_amid_requests_costs_resets_at_most_and_no_request_goes_astray() {
-    let Some(t) = lab::up("tracked-amid", site) else { return };
-    let small = t.sha256("1k");
-    let (stop, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let errors = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..6)
-            .map(|n: usize| {
-                let (t, small, stop, requests) = (&t, &small, &stop, &requests);
-                scope.spawn(move || {
-                    let mut errors = Vec::new();
-                    let open = || t.client(|| Connection::open(VIP));
-                    let mut connection = open();
-                    for m in n.. {
-                        if stop.load(Ordering::Relaxed) {
-                            return errors;
-                        }
-                        // Some alternate, some mostly stay.
-                        let to = if m % (2 + n) == 0 { 'b' } else { 'a' };
-                        let answer = connection.as_mut().map_err(|e| e.kind()).and_then(|connection| {
-                            let asked = connection.get(&format!("/1k?to={to}"));
-                            asked.and_then(|()| connection.response()).map_err(|e| e.kind())
-                        });
-                        match answer {
-                            Ok(answer) => {
-                                assert_eq!(answer.served_by(), served_by(to));
-                                assert_eq!((answer.status, &answer.sha256), (200, small));
-                                requests.fetch_add(1, Ordering::Relaxed);
-                            }
-                            Err(e) => {
-                                errors.push(e);
-                                connection = open();
-                            }
-                        }
-                    }
-                    errors
-                })
-            })
-            .collect();
-        for _ in 0..2 {
-            let upto = requests.load(Ordering::Relaxed) + 150;
-            t.eventually("requests are answered", Duration::from_secs(30), |_| {
-                requests.load(Ordering::Relaxed) >= upto
-            });
-            t.lab.kill_intermediate().unwrap();
-            t.lab.start_intermediate().unwrap();
-        }
-        let upto = requests.load(Ordering::Relaxed) + 150;
-        t.eventually("requests are answered", Duration::from_secs(30), |_| {
-            requests.load(Ordering::Relaxed) >= upto
-        });
-        stop.store(true, Ordering::Relaxed);
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect::<Vec<_>>()
-    });
-    // What the old process had in its hands is reset; nobody waits in vain, or sees an end that is none.
-    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset};
-    let may = |e: &std::io::ErrorKind| matches!(e, ConnectionReset | ConnectionRefused | BrokenPipe);
-    assert!(errors.iter().all(may), "{errors:?}");
-    no_request_on_the_wrong_target(&t);
 }
 
 #[test]
