@@ -118,8 +118,12 @@ impl Migrator {
         plan: Plan,
         or_stay: bool,
     ) {
-        if state.phase != Phase::Following || !self.flows.set_turning(state.flow, true) {
+        if state.phase != Phase::Following {
             return;
+        }
+        if !self.flows.set_turning(state.flow, true) {
+            // It has ended meanwhile. Whoever reads must not find the same request again, for ever.
+            return self.drop_all(flow, state);
         }
         state.phase = Phase::Turning;
         state.partial_since = None;
