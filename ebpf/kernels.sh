@@ -75,7 +75,10 @@ for module in /modules/*; do insmod \$module || echo "cannot load \$module"; don
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=262144,cache=loose host /host || { echo "no root"; poweroff -f; }
 for dir in proc sys dev; do mount -o bind /\$dir /host/\$dir; done
 mount -t bpf bpf /host/sys/fs/bpf
+# What is written goes to memory; a checkout below /tmp stays in sight.
+mkdir -p /checkout; mount -o bind /host$root /checkout
 mount -t tmpfs tmp /host/tmp; mount -t tmpfs run /host/run
+[ -d /host$root ] || { mkdir -p /host$root; mount -o bind /checkout /host$root; }
 ip link set lo up
 chroot /host /bin/sh $root/$work/guest.sh
 poweroff -f

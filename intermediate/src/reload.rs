@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use baton_daemon::admin::events::{self, Kind};
 use baton_daemon::config::{ConfigError, PlaneKind, Problems};
 use baton_daemon::control::ControlError;
+use baton_daemon::service;
 use baton_daemon::tun::interface_mtu;
 use baton_shared::route::Mode;
 use baton_shared::translate::Leg;
@@ -147,7 +148,9 @@ pub(crate) struct Reloader {
 impl Reloader {
     /// Reads the file again and takes it into service.
     pub(crate) async fn reload(&mut self) -> Answer {
+        service::reloading();
         let answer = self.try_reload().await;
+        service::ready();
         self.front.metrics.on_reload(answer.is_ok());
         events::publish(Kind::Reload, || match &answer {
             Ok(reloaded) => json!({ "applied": true, "did": reloaded }),
@@ -258,7 +261,8 @@ impl Reloader {
         let segment_bytes = config.segment_bytes(vip, mtu.unwrap_or(ETHERNET_MTU));
         // How many threads there are stays as it was.
         let sockets = config.accepting(vip).min(self.started.workers());
-        listen_shared(vip, sockets, segment_bytes).map_err(|source| ReloadError::Listen { vip, source })
+        listen_shared(vip, sockets, segment_bytes, Vec::new())
+            .map_err(|source| ReloadError::Listen { vip, source })
     }
 
     /// What changed of the keys that are read at the start alone.

@@ -18,6 +18,7 @@ use baton_daemon::admin::AdminError;
 use baton_daemon::config::PlaneKind;
 use baton_daemon::control::{ControlError, random_instance};
 use baton_daemon::privileges::{Capability, PrivilegeError};
+use baton_daemon::service;
 use baton_daemon::tls::TlsFiles;
 use baton_daemon::tun::{Tun, interface_index, interface_mtu};
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig};
@@ -37,6 +38,9 @@ const REINJECT_MARK: u32 = 0x4241;
 const RUNTIME_END: Duration = Duration::from_millis(200);
 /// How long the access log gets to be written to its end.
 const ACCESS_LOG_END: Duration = Duration::from_secs(2);
+
+/// How long a start waits for the agents before it accepts connections.
+const AGENTS_UP: Duration = Duration::from_millis(300);
 
 /// What this daemon keeps of its capabilities: a reload may bring a listener on a port below 1024.
 const KEPT: [Capability; 5] = {
@@ -142,7 +146,7 @@ struct OpenedPlane {
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     baton_daemon::logging::init();
-    let opened = open(config)?;
+    let opened = open(config, service::inherited_listeners()?)?;
     // Capabilities are a thread's own: those that the runtime starts inherit what is left here.
     let kept = baton_daemon::privileges::drop_to(&KEPT)?;
     tracing::debug!(?kept, "capabilities dropped");
@@ -155,7 +159,7 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     served
 }
 
-fn open(config: &Config) -> Result<Opened, StartError> {
+fn open(config: &Config, mut inherited: Vec<(SocketAddr, TcpListener)>) -> Result<Opened, StartError> {
     if config.migration_needs().is_some() {
         match config.plane.kind {
             PlaneKind::Ebpf => baton_daemon::privileges::require()?,
@@ -169,9 +173,16 @@ fn open(config: &Config) -> Result<Opened, StartError> {
     })?;
     for vip in config.vips() {
         let segment_bytes = config.segment_bytes(vip, mtu);
-        let sockets = listen_shared(vip, config.accepting(vip), segment_bytes)
+        let (ours, others) = inherited.into_iter().partition::<Vec<_>, _>(|(addr, _)| *addr == vip);
+        inherited = others;
+        let ours = ours.into_iter().map(|(_, listener)| listener).collect();
+        let sockets = listen_shared(vip, config.accepting(vip), segment_bytes, ours)
             .map_err(|source| StartError::Listen { vip, source })?;
         listeners.push((vip, sockets));
+    }
+    for (addr, _) in inherited {
+        tracing::warn!(%addr, "a socket of the service manager's is no listener of the configuration: closed");
+        service::forget(addr);
     }
     let migration = match config.migration_needs() {
         None => None,
@@ -289,6 +300,7 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
     let control = StopControl::default();
     if let Some(migrator) = front.migration.migrator() {
         migrator.set_router(Arc::new(LaterRouter::new(&front, control.stop())));
+        agents_up(&front.targets).await;
     }
     let mut workers = Workers::start(&front, config.workers().saturating_sub(1), &control)?;
     for (vip, sockets) in opened.listeners {
@@ -300,6 +312,8 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
         tracing::info!(vip = %l.vip, mode = l.mode.name(), keepalive = l.keepalive.name(), "listening");
     }
 
+    tokio::spawn(service::watchdog());
+    service::ready();
     let mut reloader = Reloader { path: path.to_owned(), started: config.clone(), front, workers, in_force };
     loop {
         tokio::select! {
@@ -308,6 +322,7 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
             Some(asked) = reloads.recv() => drop(asked.send(reloader.reload().await)),
         }
     }
+    service::stopping();
     drop(reloads);
     let workers = reloader.workers;
     tracing::info!("stopping: nothing new is accepted, handoffs under way are waited for");
@@ -326,6 +341,19 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
     access_log.finish(ACCESS_LOG_END);
     tracing::info!("stopped; connections given to targets go on by the data plane");
     Ok(())
+}
+
+/// Waits a moment for the agents. What has connected meanwhile waits in the listening sockets' queues: it would be
+/// proxied if it were accepted at once, and a long response with it.
+async fn agents_up(targets: &Targets) {
+    let all_up = async {
+        while !targets.iter().all(|target| target.is_up()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if tokio::time::timeout(AGENTS_UP, all_up).await.is_err() {
+        tracing::info!("begins to accept without all agents");
+    }
 }
 
 fn start_migrator(

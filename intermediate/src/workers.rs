@@ -7,6 +7,7 @@
 //! the kernel spreads connections over them.
 
 use crate::front::{Front, StopControl};
+use baton_daemon::service;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -64,16 +65,18 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Accepts on a VIP's sockets, the first in the main thread's runtime, where this is called; the others each in a
-    /// worker's.
+    /// Accepts on a VIP's sockets, the first in the main thread's runtime, where this is called, the others each in a
+    /// worker's; and has them kept for the next run.
     pub(crate) fn listen(&mut self, vip: SocketAddr, sockets: Vec<TcpListener>) {
         let (leave, left) = watch::channel(false);
-        let mut sockets = sockets.into_iter();
-        if let Some(socket) = sockets.next() {
-            accept(&self.front, Post { socket, vip, left: left.clone() }, &self.stop);
-        }
-        for (socket, post) in sockets.zip(&self.posts) {
-            let _ = post.send(Post { socket, vip, left: left.clone() });
+        for (n, socket) in sockets.into_iter().enumerate() {
+            service::keep(vip, &socket);
+            let post = Post { socket, vip, left: left.clone() };
+            // Sockets that were taken over may be more than there are workers: something may wait in each.
+            match (n % (self.posts.len() + 1)).checked_sub(1).and_then(|n| self.posts.get(n)) {
+                None => accept(&self.front, post, &self.stop),
+                Some(worker) => drop(worker.send(post)),
+            }
         }
         self.vips.insert(vip, leave);
     }
@@ -81,6 +84,7 @@ impl Workers {
     /// Has a VIP listened on no more, from now on; the future is over when its sockets are closed. What waits in their
     /// queues is accepted before, and what was accepted goes on.
     pub(crate) fn unlisten(&mut self, vip: SocketAddr) -> impl Future<Output = ()> + use<> {
+        service::forget(vip);
         let leave = self.vips.remove(&vip);
         if let Some(leave) = &leave {
             leave.send_replace(true);

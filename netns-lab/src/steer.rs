@@ -64,6 +64,11 @@ impl Lab {
     /// When it runs already, or does not become ready: the end of its log.
     pub fn start(&self, node: &str, program: Program) -> Result<()> {
         self.launch(node, program)?;
+        self.wait_started(node, program)
+    }
+
+    /// Waits until a program that was launched answers, and for an agent or the intermediate a while for their connection.
+    pub(crate) fn wait_started(&self, node: &str, program: Program) -> Result<()> {
         self.wait_ready(node, program)?;
         if program != Program::Server {
             self.wait_connected()?;
@@ -253,6 +258,16 @@ impl Lab {
 
     /// Starts a program in a session of its own, its output appended to its log.
     pub(crate) fn launch(&self, node: &str, program: Program) -> Result<()> {
+        self.launch_by(node, program, |_| {})
+    }
+
+    /// The same, with something about the command changed. A daemon finds its own number in `LISTEN_PID`.
+    pub(crate) fn launch_by(
+        &self,
+        node: &str,
+        program: Program,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<()> {
         if self.is_running(node, program) {
             bail!("{} runs on {node} already", self.program_name(program));
         }
@@ -269,7 +284,11 @@ impl Lab {
                 command.arg(command::find(name)?).args(quiet).arg(config)
             }
             "caddy" => command.arg(command::find(name)?).args(["run", "--config"]).arg(config),
-            daemon => command.arg(self.program(daemon)?).args(["run", "--config"]).arg(config),
+            daemon => command
+                .args(["sh", "-c", "LISTEN_PID=$$ exec \"$@\"", "sh"])
+                .arg(self.program(daemon)?)
+                .args(["run", "--config"])
+                .arg(config),
         };
         let path = self.log(node, program);
         let log = OpenOptions::new().create(true).append(true).open(&path)?;
@@ -277,6 +296,7 @@ impl Lab {
         // Caddy keeps what it knows below its user's home.
         command.env("HOME", self.node_dir(node)).env("XDG_DATA_HOME", self.node_dir(node));
         command.env("XDG_CONFIG_HOME", self.node_dir(node)).current_dir(self.node_dir(node));
+        change(&mut command);
         let child = spawn(&mut command)?;
         self.record(node, name, child, Some(&path))
     }

@@ -3,7 +3,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// The user this process runs as.
@@ -127,4 +131,87 @@ pub fn allow_files(count: u64) -> io::Result<()> {
     // SAFETY: `limit` is a live, initialised rlimit.
     let rc = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Most descriptors in one message.
+const DESCRIPTORS: usize = 16;
+/// Room for a control message with so many.
+const CONTROL: usize = 16 + 4 * DESCRIPTORS;
+
+/// A control message's room, aligned as its header must be.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// One datagram, as text, and the descriptors sent with it.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive_with_descriptors(socket: &UnixDatagram) -> io::Result<(String, Vec<OwnedFd>)> {
+    let mut bytes = [0u8; 4096];
+    let mut control = Control([0; CONTROL]);
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: a message header of zeros is one without address, parts and control.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL;
+    // SAFETY: the header points to buffers that live longer than the call, with their sizes.
+    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    let mut fds = Vec::new();
+    // SAFETY: the header is as recvmsg left it.
+    let mut at = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !at.is_null() {
+        // SAFETY: not null, so a control message's header within the buffer.
+        let header = unsafe { at.read_unaligned() };
+        if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: asks for the header's length only.
+            let overhead = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = header.cmsg_len.saturating_sub(overhead) / size_of::<RawFd>();
+            for n in 0..count {
+                // SAFETY: the data are that many descriptors.
+                let fd = unsafe { libc::CMSG_DATA(at).cast::<RawFd>().add(n).read_unaligned() };
+                // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+                fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+        // SAFETY: `at` is a header of this message.
+        at = unsafe { libc::CMSG_NXTHDR(&raw const message, at) };
+    }
+    let text = bytes.get(..got).map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+    Ok((text, fds))
+}
+
+/// Whether two descriptors are of one socket.
+pub fn same_file(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let inode = |fd: &OwnedFd| {
+        // SAFETY: a `stat` of zeros is a valid value.
+        let mut stat: libc::stat = unsafe { mem::zeroed() };
+        // SAFETY: the descriptor is open, and there is room for what is stored.
+        let rc = unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) };
+        (rc == 0).then_some((stat.st_dev, stat.st_ino))
+    };
+    inode(one).is_some() && inode(one) == inode(other)
+}
+
+/// Has a command start with these descriptors as 3, 4 and so on, and no others but the standard ones.
+pub fn give_descriptors(command: &mut Command, fds: Vec<OwnedFd>) {
+    let give = move || {
+        // First out of the way of each other.
+        let mut moved = [-1; DESCRIPTORS * 4];
+        for (fd, at) in fds.iter().zip(&mut moved) {
+            // SAFETY: both numbers are plain; fcntl gives a new descriptor above the highest that is wanted.
+            *at = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 200) };
+        }
+        for (n, from) in (3..).zip(moved.iter().take(fds.len())) {
+            // SAFETY: makes descriptor `n` one of `from`'s, without close-on-exec.
+            if unsafe { libc::dup2(*from, n) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it calls fcntl and dup2 only, which are async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(give) };
 }

@@ -12,6 +12,7 @@ use crate::sock_diag::SockDiag;
 use anyhow::Context;
 use baton_daemon::config::PlaneKind;
 use baton_daemon::control::{Server, ServerSpec, random_instance};
+use baton_daemon::service;
 use baton_daemon::tun::Tun;
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig, monotonic_ns};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
@@ -164,12 +165,15 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
         "target agent {} ready", config.name.get_ref()
     );
     let ended = runtime.block_on(async {
+        tokio::spawn(service::watchdog());
+        service::ready();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let stop = async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         };
         engine::run(&engine, stop).await?;
+        service::stopping();
         tracing::info!("stopping: no new handoffs");
         let until = Instant::now() + DRAIN;
         let is_idle = || {

@@ -141,6 +141,18 @@ impl Door {
         Ok(Door::Closed(listener))
     }
 
+    /// Takes what waits on the socket now, without waiting for more.
+    pub(super) fn take_waiting(self, mut accepted: impl FnMut(TcpStream, SocketAddr)) {
+        let Door::Open(listener) = self else { return };
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok((stream, client)) = listener.accept() {
+            match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                Ok(stream) => accepted(stream, client),
+                Err(e) => tracing::warn!(%client, "a connection that waited is lost: {e}"),
+            }
+        }
+    }
+
     /// Listens again.
     pub(super) fn open(self) -> io::Result<Self> {
         let Door::Closed(listener) = self else { return Ok(self) };

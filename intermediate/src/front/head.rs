@@ -51,7 +51,7 @@ pub(super) async fn read_head(
             biased;
             read = read => read,
             () = place.given_up() => return FirstHead::GivenUp,
-            () = stop.wait(), if nothing_yet => return FirstHead::Stopped,
+            () = stop.wait_for_first_bytes(), if nothing_yet => return FirstHead::Stopped,
         };
         match read {
             Err(_) => return FirstHead::Timeout { partial: !bytes.is_empty() },

@@ -1,7 +1,7 @@
 //! Listening sockets.
 
 use crate::handoff::prepare_listener;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
@@ -18,11 +18,18 @@ pub fn listen(vip: SocketAddr) -> io::Result<TcpListener> {
 
 /// As [`listen`], with so many sockets among which the kernel spreads connections, which tell clients to send segments
 /// of no more than `segment_bytes`, if that is given.
+///
+/// `inherited` are sockets that listen on `vip` already, from a service manager: they are used, and connections may wait in
+/// each. If they are fewer than asked for, workers share them; if they are more, there are more.
 pub fn listen_shared(
     vip: SocketAddr,
     sockets: usize,
     segment_bytes: Option<u32>,
+    inherited: Vec<TcpListener>,
 ) -> io::Result<Vec<TcpListener>> {
+    if !inherited.is_empty() {
+        return take_over(inherited, sockets, segment_bytes);
+    }
     // A socket that shares its port is given one that another process shares as well: tell that before.
     let alone = open(vip, false, segment_bytes)?;
     if sockets <= 1 {
@@ -30,6 +37,34 @@ pub fn listen_shared(
     }
     drop(alone);
     (0..sockets).map(|_| open(vip, true, segment_bytes)).collect()
+}
+
+/// Makes sockets that listen already what [`open`] makes.
+fn take_over(
+    inherited: Vec<TcpListener>,
+    sockets: usize,
+    segment_bytes: Option<u32>,
+) -> io::Result<Vec<TcpListener>> {
+    let mut all = Vec::new();
+    for listener in &inherited {
+        let socket = SockRef::from(listener);
+        socket.set_tcp_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        if let Some(bytes) = segment_bytes {
+            socket.set_tcp_mss(bytes)?;
+        }
+        prepare_listener(&socket)?;
+        // It may have been drained: with a filter, and hung up. That there is no filter is no error.
+        let _ = socket.detach_filter();
+        socket.listen(BACKLOG)?;
+    }
+    for n in inherited.len()..sockets {
+        if let Some(shared) = inherited.get(n % inherited.len()) {
+            all.push(shared.try_clone()?);
+        }
+    }
+    all.splice(0..0, inherited);
+    Ok(all)
 }
 
 fn open(vip: SocketAddr, shared: bool, segment_bytes: Option<u32>) -> io::Result<TcpListener> {
@@ -56,12 +91,27 @@ mod tests {
 
     #[test]
     fn a_shared_port_is_refused_to_who_comes_second() {
-        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None).unwrap();
+        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None, Vec::new()).unwrap();
         let addr = first[0].local_addr().unwrap();
-        assert_eq!(listen_shared(addr, 2, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(listen_shared(addr, 2, None, Vec::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        let shared = listen_shared(addr, 2, None).unwrap();
+        let shared = listen_shared(addr, 2, None, Vec::new()).unwrap();
         assert_eq!(shared.len(), 2);
-        assert_eq!(listen_shared(addr, 2, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(listen_shared(addr, 2, None, Vec::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+    #[test]
+    fn sockets_taken_over_keep_what_waits_in_them_and_serve_every_worker() {
+        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None, Vec::new()).unwrap();
+        let addr = first[0].local_addr().unwrap();
+        let waiting = std::net::TcpStream::connect(addr).unwrap();
+        let taken = listen_shared(addr, 3, Some(1400), first).unwrap();
+        assert_eq!(taken.len(), 3);
+        let (_, client) = taken[2].accept().unwrap();
+        assert_eq!(client, waiting.local_addr().unwrap());
+        assert_eq!(
+            listen_shared(addr, 1, None, taken).unwrap().len(),
+            3,
+            "none is closed: something may wait"
+        );
     }
 }

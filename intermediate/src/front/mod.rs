@@ -210,6 +210,8 @@ impl Front {
         };
         let mut leave = pin!(leave);
         let mut stop = stop;
+        // What waits in the queue at the stop is still served: the stop waits for this.
+        let _busy = stop.busy();
         let mut drains = self.drains.watch();
         loop {
             drains.borrow_and_update();
@@ -240,7 +242,9 @@ impl Front {
                     }
                     return;
                 }
-                () = stop.wait() => return,
+                () = stop.wait() => {
+                    return door.take_waiting(|stream, client| self.on_accepted(stream, client, vip, &stop));
+                }
             };
             match accepted {
                 Ok((stream, client)) => self.on_accepted(stream, client, vip, &stop),

@@ -54,7 +54,7 @@ async fn more(
         biased;
         read = read => read,
         () = place.given_up() => return More::Over(CloseReason::ConnectionLimit),
-        () = stop.wait(), if nothing_yet => return More::Over(CloseReason::Shutdown),
+        () = stop.wait_for_first_bytes(), if nothing_yet => return More::Over(CloseReason::Shutdown),
     };
     match read {
         Err(_) => More::Timeout,

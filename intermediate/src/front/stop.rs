@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+
+/// How long a stop waits for the first bytes on a new connection.
+const FIRST_BYTES: Duration = Duration::from_millis(500);
 
 /// A task's view of the stop. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,6 +53,13 @@ impl Stop {
     pub async fn wait(&mut self) {
         // An error means that the control is gone, which is as good as its word.
         let _ = self.stopped.wait_for(|stopped| *stopped).await;
+    }
+
+    /// Until the word is given and a client that has connected has had the time to send its first bytes. A request is on its
+    /// way to each connection that was just accepted.
+    pub async fn wait_for_first_bytes(&mut self) {
+        self.wait().await;
+        sleep(FIRST_BYTES).await;
     }
 
     /// Makes the stop wait until the guard is dropped.

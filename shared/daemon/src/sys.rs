@@ -10,6 +10,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use tokio::io::unix::AsyncFd;
 use tun_tap::Iface;
 
+/// A descriptor that this process was started with, and that nobody else in it has.
+///
+/// # Errors
+/// When it is not open.
+pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: asks for flags, touches no memory.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
+    // SAFETY: it is open, and by the protocol of LISTEN_FDS it is ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// The addresses of all devices in this network namespace.
 pub(crate) fn device_addresses() -> io::Result<Vec<IpAddr>> {
     let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
