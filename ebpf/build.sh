@@ -37,9 +37,9 @@ export RUSTC_BOOTSTRAP=1
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
 unset RUSTFLAGS CARGO_BUILD_TARGET
-cargo "+$RUST" build --quiet --locked -p baton-ebpf --bin baton --profile bpf \
+cargo "+$RUST" build --quiet --locked -p baton-ebpf --bin baton-programs --profile bpf \
   -Z build-std=core --target bpfel-unknown-none --target-dir target/bpf
-built=target/bpf/bpfel-unknown-none/bpf/baton
+built=target/bpf/bpfel-unknown-none/bpf/baton-programs
 
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT

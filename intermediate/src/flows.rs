@@ -305,6 +305,11 @@ impl Flows {
         self.plane.slots().write(place.slot, &place.record);
     }
 
+    /// A flow's record as it is now.
+    pub fn record(&self, slot: u32) -> FlowRecord {
+        self.plane.slots().read(slot)
+    }
+
     /// Puts the translation in force: `record` is the place's record with the translation and both notes filled in. Its state
     /// becomes `Committed`, or `Ended` if the flow's end was reported meanwhile.
     pub fn commit(&self, record: &FlowRecord, slot: u32) {
@@ -314,7 +319,7 @@ impl Flows {
         committed.state = FlowState::Committed as u32;
         committed.drain_end = self.plane.slots().accounts(slot).0.wrapping_add(DRAIN_BYTES);
         committed.leg_mtu = self.leg_mtus.room(record.new_addr.into(), Leg::from_flags(record.flags));
-        self.plane.slots().set_notes(slot, record.note_ack, record.note_seq_end);
+        self.plane.slots().set_notes(slot, record.note_ack, record.note_seq_end, record.note_window);
         self.plane.slots().set_requests(slot, 1);
         self.plane.slots().write(slot, &committed);
         let Some(entry) = table.by_id.get_mut(&record.flow_id) else { return };

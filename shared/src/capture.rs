@@ -21,6 +21,11 @@ pub struct NegotiatedOptions {
 }
 
 impl NegotiatedOptions {
+    /// The largest window the client can offer, bytes: how far it can acknowledge beyond what it had.
+    pub fn reach(&self) -> u32 {
+        crate::state::acceptable::reach(self.window_scale.map(|scales| scales.client))
+    }
+
     /// Sizes of the fields of [`NegotiatedOptions::to_word`], bits: the MSS comes first, then the two shifts, then a bit for
     /// each option.
     const MSS_BITS: u32 = 16;

@@ -278,4 +278,23 @@ mod tests {
         check(EndReason::ALL, EndReason::code, EndReason::name, EndReason::from_code);
         assert!(PacketCounter::ALL.iter().all(|c| c.code() < PacketCounter::CAPACITY));
     }
+
+    #[test]
+    fn the_runbook_has_an_entry_for_each_reason_with_its_text_and_something_to_do() {
+        let page = include_str!("../../docs/runbook.md");
+        let mut wanted = Vec::new();
+        wanted.extend(PacketCounter::ALL.iter().map(|r| (r.name(), r.explanation())));
+        wanted.extend(Refusal::ALL.iter().map(|r| (r.name(), r.explanation())));
+        wanted.extend(AdoptNeed::ALL.iter().map(|r| (r.name(), r.explanation())));
+        wanted.extend(ProxyReason::ALL.iter().map(|r| (r.name(), r.explanation())));
+        wanted.extend(CloseReason::ALL.iter().map(|r| (r.name(), r.explanation())));
+        wanted.extend(EndReason::ALL.iter().map(|r| (r.name(), r.explanation())));
+        let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+        assert_eq!(rows, wanted.len(), "rows and reasons");
+        for (name, explanation) in wanted {
+            let start = format!("| `{name}` | {explanation} | ");
+            let row = page.lines().find_map(|line| line.strip_prefix(&start)?.strip_suffix(" |"));
+            assert!(row.is_some_and(|advice| advice.len() > 5), "docs/runbook.md lacks: {start}");
+        }
+    }
 }

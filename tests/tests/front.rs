@@ -102,6 +102,10 @@ fn the_admin_endpoint_shows_flows_migrations_and_targets() {
         connection
     });
     let port = kept.socket().local_addr().unwrap().port();
+    // The response may be there before the agent's answer.
+    t.eventually("the commit", Duration::from_secs(5), |t| {
+        t.flows("intermediate").iter().all(|flow| flow["state"] == "committed")
+    });
     for (node, path) in [("intermediate", "/v1/flows"), ("target1", "/v1/flows")] {
         let flows = t.admin(node, path);
         let flow = flows["flows"].as_array().unwrap().first().cloned().unwrap();

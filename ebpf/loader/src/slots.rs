@@ -110,7 +110,8 @@ impl Slots {
 
     /// Stores [`FlowRecord::note_ack`] and [`FlowRecord::note_seq_end`], while the programs do not: what the
     /// intermediate knows of the client before its first translated packet.
-    pub fn set_notes(&self, slot: u32, note_ack: u32, note_seq_end: u32) {
+    pub fn set_notes(&self, slot: u32, note_ack: u32, note_seq_end: u32, note_window: u32) {
+        self.mapped.field(slot, offset_of!(FlowRecord, note_window)).store(note_window, Ordering::Relaxed);
         self.mapped.field(slot, offset_of!(FlowRecord, note_ack)).store(note_ack, Ordering::Relaxed);
         self.mapped.field(slot, offset_of!(FlowRecord, note_seq_end)).store(note_seq_end, Ordering::Relaxed);
     }

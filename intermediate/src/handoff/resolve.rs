@@ -145,6 +145,7 @@ impl Migrator {
         record.out_ifindex = self.settings().out_ifindex;
         record.note_ack = captured.connection.snd_nxt.raw();
         record.note_seq_end = captured.connection.rcv_nxt.raw();
+        record.note_window = captured.connection.options.reach();
         if captured.connection.options.timestamps {
             record.flags |= FLAG_TIMESTAMPS;
         }

@@ -14,15 +14,16 @@ pub use routes::{Route, Routes, differences};
 
 use crate::config::AdminSettings;
 use crate::{metrics, sys};
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
 use baton_shared::access::{Access, Level, Peer};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -120,8 +121,7 @@ pub fn common_routes(
 
 /// Listens where the settings say and serves the router, in tasks of the current tokio runtime.
 pub async fn serve(settings: &AdminSettings, router: Router) -> Result<AdminServer, AdminError> {
-    let router =
-        router.fallback(async || (StatusCode::NOT_FOUND, "no such path\n")).layer(from_fn(guard_method));
+    let router = router.fallback(unknown).layer(from_fn(guard_method));
     let mut server = AdminServer { tasks: Vec::new(), unix: None, tcp: None };
     if let Some(tcp) = &settings.tcp {
         let addr = *tcp.get_ref();
@@ -249,6 +249,10 @@ async fn guard_method(request: Request, next: Next) -> Response {
             (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and POST\n").into_response()
         }
     }
+}
+
+async fn unknown() -> Response {
+    (StatusCode::NOT_FOUND, Json(json!({ "error": "no such path" }))).into_response()
 }
 
 async fn only_loopback_host(request: Request, next: Next) -> Response {

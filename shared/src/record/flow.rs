@@ -223,10 +223,10 @@ pub struct FlowRecord {
 
     // --- notes: what this direction's sender last sent, before translation; by the program. T: the server's kernel,
     // server space. I: the client, client space, and only `note_ack` and `note_seq_end`, which the daemon fills in
-    // from the captured connection before it commits ---
+    // from the captured connection before it commits, and `note_window`, which it alone writes ---
     /// Newest acknowledgement number (T: client's bytes the server has; I: the server's bytes the client has).
     pub note_ack: u32,
-    /// The window that came with it, in bytes.
+    /// The window that came with it, in bytes. I: the largest that the client can offer; `note_ack` takes no longer step.
     pub note_window: u32,
     /// Newest timestamp value, as translated: what the client has seen.
     pub note_tsval: u32,

@@ -1,5 +1,6 @@
 //! State machines of the daemons: told what happened and what time it is, asked what to do. No I/O, no clock.
 
+pub mod acceptable;
 pub mod adopt;
 pub mod behind;
 pub mod ending;

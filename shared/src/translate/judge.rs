@@ -207,14 +207,18 @@ pub(super) fn as_noted(record: &FlowRecord, account: &mut Account) {
 }
 
 /// Notes how far the client is: by it the intermediate sees whether a flow whose agent is gone still gets on, and knows
-/// the number for a reset if it does not (`state::lost`). The daemon filled both notes in before the first packet.
+/// the number for a reset if it does not (`state::lost`). The daemon filled the notes in before the first packet;
+/// of the window it is the largest there can be, which stays.
 #[inline(always)]
 fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
     as_noted(record, account);
     if segment.has(RST) {
         return;
     }
-    if segment.has(ACK) && before(record.note_ack, segment.ack) {
+    // Further than the client's largest window it cannot have got: the notes follow no forger.
+    let ahead = segment.ack.wrapping_sub(record.note_ack);
+    let reached = record.note_window == 0 || ahead <= record.note_window;
+    if segment.has(ACK) && before(record.note_ack, segment.ack) && reached {
         account.note_ack = segment.ack;
     }
     let end = segment.seq.wrapping_add(segment.sequence_length());

@@ -455,3 +455,19 @@ fn options_at_their_largest_fit_the_buffer() {
     values.load(&[0xff; OPTION_BUFFER]);
     assert_eq!(values.tsval, u32::MAX);
 }
+
+#[test]
+fn a_clients_acknowledgement_is_noted_within_its_largest_window_only() {
+    let record = FlowRecord { note_ack: 1000, note_window: 65_535, ..at(FlowState::Committed) };
+    let noted = |ack| {
+        let mut patch = Patch::default();
+        judge_ingress(&record, &Segment { ack, ..of(ACK, 0) }, false, 0, &mut patch);
+        patch.account.note_ack
+    };
+    assert_eq!([noted(999), noted(1001), noted(1000 + 65_535)], [1000, 1001, 1000 + 65_535]);
+    assert_eq!(noted(1000 + 65_536), 1000, "nobody has a larger window: it is not the client's");
+    let unbounded = FlowRecord { note_window: 0, ..record };
+    let mut patch = Patch::default();
+    judge_ingress(&unbounded, &Segment { ack: 1 << 30, ..of(ACK, 0) }, false, 0, &mut patch);
+    assert_eq!(patch.account.note_ack, 1 << 30, "a record of an earlier version");
+}

@@ -17,6 +17,7 @@ mod closing;
 mod cookies;
 mod fastopen;
 mod feeding;
+mod forged;
 mod fragments;
 mod freeze;
 mod options;
@@ -48,6 +49,7 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("refused", &[], refused::ALONE),
     ("after", after::ROWS, &[]),
     ("blind", blind::ROWS, &[]),
+    ("forged", forged::ROWS, &[]),
     ("fragments", fragments::ROWS, fragments::ALONE),
     ("closing", closing::ROWS, &[]),
     ("urgent", urgent::ROWS, &[]),
@@ -80,6 +82,12 @@ fn while_the_connection_is_frozen() {
 #[test]
 fn in_use() {
     play_in("tcpuse", unread, &["after", "blind", "fragments"]);
+}
+
+/// By default, where later requests are read.
+#[test]
+fn while_later_requests_are_awaited() {
+    play_in("tcpforged", |s| s, &["forged"]);
 }
 
 #[test]

@@ -72,6 +72,16 @@ pub(super) fn fin_at(packet: &[u8], seq: u32) -> Option<Vec<u8>> {
     write(source, destination, header, &[])
 }
 
+/// The packet without its payload and without its FIN.
+pub(super) fn bare(packet: &[u8]) -> Option<Vec<u8>> {
+    let sliced = SlicedPacket::from_ip(packet).ok()?;
+    let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
+    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
+    let mut header = tcp.to_header();
+    header.fin = false;
+    write(source, destination, header, &[])
+}
+
 /// Replaces both values of the timestamps option, if there is one (RFC 7323, section 3.2).
 fn renew_timestamps(header: &mut TcpHeader, fresh: Fresh) {
     const KIND: u8 = 8;

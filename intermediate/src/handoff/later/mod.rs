@@ -114,13 +114,15 @@ pub struct LaterCounts {
     pub closed: AtomicU64,
     /// Connections reset since a body under way broke the rules of its coding.
     pub broken: AtomicU64,
+    /// Segments behind a request that no kernel would have taken for the client's.
+    pub disbelieved: AtomicU64,
     /// Recalls that were refused, by reason.
     pub refused: Arc<ReasonCounters<Refusal>>,
 }
 
 impl LaterCounts {
     /// By their names in metrics.
-    pub fn outcomes(&self) -> [(&'static str, u64); 6] {
+    pub fn outcomes(&self) -> [(&'static str, u64); 7] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("stayed", of(&self.stayed)),
@@ -129,6 +131,7 @@ impl LaterCounts {
             ("bound", of(&self.bound)),
             ("dropped", of(&self.closed)),
             ("broken_off", of(&self.broken)),
+            ("disbelieved", of(&self.disbelieved)),
         ]
     }
 }

@@ -1,6 +1,6 @@
 //! What is held of one tracked flow, and what is done with it at once.
 
-use super::cut::{Fresh, Part, cut, fin_at};
+use super::cut::{Fresh, Part, bare, cut, fin_at};
 use super::turn::Plan;
 use super::{FlowNow, Migrator, Next};
 use crate::targets::TargetId;
@@ -11,6 +11,7 @@ use baton_shared::http::RequestHead;
 use baton_shared::packet::held::HeldFacts;
 use baton_shared::record::{FLAG_LAST, FlowKey, FlowRecord};
 use baton_shared::seq::{Client, Seq, before};
+use baton_shared::state::acceptable::{KnownClient, is_acceptable};
 use baton_shared::state::later::{Later, LaterRequests, request_length};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -76,6 +77,8 @@ pub(in crate::handoff) struct State {
     pub(super) window: u32,
     pub(super) max_window: u32,
     pub(super) tsval: u32,
+    /// The timestamp of the newest segment that came in order; 0: none is known.
+    in_order_tsval: u32,
     /// What reaches beyond the request under way, in the order it came.
     packets: VecDeque<Held>,
 }
@@ -103,6 +106,11 @@ fn divide(held: &Held, at: Seq<Client>, fresh: Option<Fresh>) -> Option<(Vec<Vec
     });
     let rest = rest.collect();
     Some((front, rest))
+}
+
+/// The timestamp of a held packet.
+fn facts_tsval(held: &Held) -> Option<u32> {
+    baton_shared::packet::held::facts(&held.bytes)?.tsval
 }
 
 impl Held {
@@ -153,6 +161,7 @@ impl LaterFlow {
             window: c.snd_wnd,
             max_window: c.max_window,
             tsval: c.client_tsval,
+            in_order_tsval: c.client_tsval,
             packets: VecDeque::new(),
         };
         LaterFlow {
@@ -185,6 +194,7 @@ impl LaterFlow {
             window: 0,
             max_window: 0,
             tsval: 0,
+            in_order_tsval: 0,
             packets: VecDeque::new(),
         };
         LaterFlow {
@@ -261,9 +271,12 @@ impl Migrator {
         if state.phase == Phase::Gone {
             return self.hold.write_back(packet, offload);
         }
-        state.note(facts, flow.options.as_ref());
         let held = Held::new(packet.to_vec(), offload, facts);
         let end = state.later.end();
+        if !facts.rst && end.before(held.end()) && !self.believes(flow, state, facts) {
+            return self.disbelieve(flow, &held);
+        }
+        state.note(facts, flow.options.as_ref());
         // A part of the request under way, sent again or on its way through the queue; or nothing of the stream.
         if facts.rst || held.length() == 0 || !end.before(held.end()) {
             return self.hold.write_back(packet, offload);
@@ -282,6 +295,23 @@ impl Migrator {
                 }
             }
             None => self.drop_held(flow, &held),
+        }
+    }
+
+    /// Whether a segment is the client's, by all that is known here. In the middle of a turn the record is still that of the
+    /// flow's time with the target before.
+    fn believes(&self, flow: &LaterFlow, state: &State, facts: &HeldFacts<'_>) -> bool {
+        let record = self.flows.record(flow.slot);
+        let acked = if before(record.note_ack, state.ack.raw()) { state.ack.raw() } else { record.note_ack };
+        is_acceptable(facts, &KnownClient { acked, reach: record.note_window, tsval: state.in_order_tsval })
+    }
+
+    /// Its header alone goes to the server, whose kernel answers it as it answers any that it does not take.
+    fn disbelieve(&self, flow: &LaterFlow, held: &Held) {
+        Self::count(&self.laters.counts.disbelieved);
+        self.drop_held(flow, held);
+        if let Some(header) = bare(&held.bytes) {
+            self.hold.write_back(&header, Offload::default());
         }
     }
 
@@ -311,6 +341,10 @@ impl Migrator {
             && state.held().saturating_add(held.bytes.len()) <= self.settings().hold.per_flow
             && state.later.on_segment(held.seq, payload, held.fin).is_ok();
         if kept {
+            // As a kernel does it: what came out of order may be newer than what fills the gap.
+            if let Some(tsval) = facts_tsval(&held).filter(|_| !have.before(held.seq)) {
+                state.in_order_tsval = tsval;
+            }
             state.packets.push_back(held);
         } else {
             // The client sends it again if it is needed.

@@ -324,6 +324,7 @@ impl Migrator {
                 record.tsecr_delta = answer.ts_delta.wrapping_neg();
                 record.note_ack = connection.snd_nxt.raw();
                 record.note_seq_end = connection.rcv_nxt.raw();
+                record.note_window = connection.options.reach();
                 self.flows.assign(hand.place.flow, to, server, &subject.request);
                 let times = StageTimes {
                     handoff: start.elapsed(),
