@@ -157,7 +157,7 @@ fn the_next_lab_sweeps_away_what_a_killed_demo_left() {
 fn wrong_arguments_are_refused_in_one_line() {
     let cases: [(&[&str], &str); 7] = [
         (&["up", "--targets", "0"], "0 is not in 1..=64"),
-        (&["up", "--balancer", "traefik"], "is none of baton, haproxy, nginx, none"),
+        (&["up", "--balancer", "traefik"], "is none of baton, haproxy, nginx, envoy, caddy, none"),
         (&["up", "--rate-target", "fast"], "is not a rate"),
         (&["exec", "client1"], "required"),
         (&["down", "--name", "a", "--all"], "cannot be used with"),

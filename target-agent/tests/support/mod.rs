@@ -241,11 +241,13 @@ impl World {
             .filter(|(key, _)| !plane.contains(key))
             .map(|(key, value)| format!("{key} = {value}\n"))
             .collect();
+        // The replayed handshake is what is tried here, whatever this kernel can adopt.
         let text = format!(
             "name = \"target1\"\nuplink = \"eth0\"\ncontrol = \"{CONTROL}\"\n\
              [tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n\
              [[allow]]\nintermediate = \"intermediate\"\nvip = \"{VIP}\"\nserver = \"{SERVER}\"\n\
              [plane]\npin_dir = {pins:?}\n{defaults}{plane}\n\
+             [serve]\nway = \"translate\"\n\
              [admin]\nunix = {socket:?}\n",
             ca = dir.join("ca.pem"),
             cert = dir.join("target1.pem"),
