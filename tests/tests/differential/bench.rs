@@ -110,25 +110,6 @@ impl Bench {
         Outcome { verdict: result.return_value.cast_signed(), frame, counters: self.count(), record }
     }
 
-    /// Nanoseconds per packet, the same one again and again.
-    pub(crate) fn time(&mut self, case: &Case) -> u128 {
-        const SLOT: u32 = 1;
-        let key: RawKey = zerocopy::transmute!(case.record.key);
-        let record: RawRecord = zerocopy::transmute!(case.record);
-        self.slots.set(SLOT, record, 0).unwrap();
-        self.flows.insert(key, SLOT, 0).unwrap();
-        let program: &SchedClassifier = self.object.program("target_egress").unwrap().try_into().unwrap();
-        let once = || {
-            let options =
-                TestRunOptions { data_in: Some(&case.frame), repeat: 20_000, ..TestRunOptions::default() };
-            program.test_run(options).unwrap().duration.as_nanos()
-        };
-        let best = (0..9).map(|_| once()).min().unwrap();
-        self.flows.remove(&key).unwrap();
-        self.count();
-        best
-    }
-
     /// By how much each counter went up since the last call.
     fn count(&mut self) -> Vec<u64> {
         let now: Vec<u64> =

@@ -393,30 +393,6 @@ fn tracked_entries(add: &mut Add<'_>) {
     });
 }
 
-/// Cases for the target whose packet finds the same record again after its translation.
-pub(crate) fn repeatable() -> Vec<Case> {
-    let hook = Hook::Egress;
-    let case = |name: &str, version, options: &[u8]| {
-        let mut record = record(hook, version);
-        (record.new_addr, record.new_port) = (record.key.local, record.key.local_port);
-        (record.seq_delta, record.ack_delta, record.tsval_delta, record.tsecr_delta) = (1, 2, 3, 4);
-        record.ack_floor = 5000u32.wrapping_sub(1 << 30);
-        let frame = frame(hook, version).options(options).bytes();
-        Case { name: name.into(), hook, record, marked: false, frame }
-    };
-    let mut all = Vec::new();
-    for version in [Version::V4, Version::V6] {
-        let mut miss = case("miss", version, &[]);
-        miss.record.key.local_port = PortWord::new(1);
-        all.extend([miss, case("hit", version, &[])]);
-        let mut raw = timestamps(1, 2);
-        all.push(case("hit with timestamps", version, &raw));
-        raw.extend(sack(&[1, 1], &[1, 2, 3, 4, 5, 6]));
-        all.push(case("hit with timestamps and three SACK blocks", version, &raw));
-    }
-    all
-}
-
 pub(crate) fn table() -> Vec<Case> {
     entries().iter().map(|(_, case)| case.clone()).collect()
 }
