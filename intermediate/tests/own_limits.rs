@@ -4,7 +4,7 @@
 
 mod daemon;
 
-use daemon::Daemon;
+use daemon::{Daemon, server};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -73,17 +73,6 @@ pool = "half"
 "#;
 
 /// Answers a request when it has its body with its length, but for `/quick`, and `/slow` after a second.
-fn server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            std::thread::spawn(move || serve(stream.unwrap()));
-        }
-    });
-    address
-}
-
 fn serve(mut stream: TcpStream) {
     let mut read = Vec::new();
     let mut piece = [0; 4096];
@@ -164,7 +153,7 @@ fn chunked(path: &str, length: usize) -> Vec<u8> {
 #[test]
 fn each_limit_is_in_force_where_it_stands_and_nowhere_else() {
     let other = nobody();
-    let site = SITE.replace("OTHER", &other).replace("DOWN", &nobody()).replace("UP", &server());
+    let site = SITE.replace("OTHER", &other).replace("DOWN", &nobody()).replace("UP", &server(serve));
     let daemon = Daemon::start(&site);
     let own = daemon.vip.as_str();
     let other = other.as_str();

@@ -4,10 +4,10 @@
 
 mod daemon;
 
-use daemon::Daemon;
+use daemon::{Daemon, server};
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 const SITE: &str = r#"name = "lb"
@@ -23,30 +23,20 @@ server = "SERVER"
 agent = "127.0.0.1:7400"
 "#;
 
-/// A server that answers every request alike.
-fn server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                let mut read = Vec::new();
-                let mut piece = [0; 4096];
-                while let Ok(n) = stream.read(&mut piece) {
-                    read.extend_from_slice(&piece[..n]);
-                    while let Some(at) = read.windows(4).position(|w| w == b"\r\n\r\n") {
-                        read.drain(..at + 4);
-                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-                    }
-                    if n == 0 {
-                        return;
-                    }
-                }
-            });
+/// Answers every request alike.
+fn serve(mut stream: TcpStream) {
+    let mut read = Vec::new();
+    let mut piece = [0; 4096];
+    while let Ok(n) = stream.read(&mut piece) {
+        read.extend_from_slice(&piece[..n]);
+        while let Some(at) = read.windows(4).position(|w| w == b"\r\n\r\n") {
+            read.drain(..at + 4);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         }
-    });
-    address
+        if n == 0 {
+            return;
+        }
+    }
 }
 
 fn ask(vip: &str, path: &str) {
@@ -60,7 +50,7 @@ fn ask(vip: &str, path: &str) {
 
 #[test]
 fn each_request_has_one_line_in_the_file_that_was_in_force_and_a_wrong_path_changes_nothing() {
-    let site = SITE.replace("SERVER", &server());
+    let site = SITE.replace("SERVER", &server(serve));
     let daemon = Daemon::start(&site);
     let log = |path: &str, format: &str| {
         format!("{site}[access_log]\nformat = \"{format}\"\npath = \"DIR/{path}\"\n")

@@ -22,6 +22,7 @@ pub mod demo;
 pub mod http;
 pub mod impair;
 pub mod interrupt;
+mod kept;
 mod lab;
 mod managed;
 mod network;

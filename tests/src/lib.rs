@@ -1,5 +1,6 @@
 //! Support for what no single crate can prove.
 
+pub mod browser;
 pub mod client;
 pub mod fuzzing;
 pub mod gate_corpus;
@@ -8,6 +9,7 @@ pub mod lab;
 pub mod openapi;
 pub mod peer;
 pub mod skip;
+pub mod two_pools;
 pub mod weight;
 
 mod sys;

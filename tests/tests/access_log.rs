@@ -3,6 +3,7 @@
 
 use baton_tests::client::{Connection, get};
 use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::two_pools::two_pools;
 use netns_lab::plan::INTERMEDIATE;
 use netns_lab::{Impairment, LabSpec, Program};
 use serde_json::Value;
@@ -239,24 +240,7 @@ fn no_line_of_a_client_is_a_line_of_the_log() {
 
 #[test]
 fn every_later_request_of_a_tracked_connection_has_a_line_that_says_who_got_it() {
-    const SITE: &str = r#"
-[[pool]]
-name = "a"
-targets = ["target1"]
-[[pool]]
-name = "b"
-targets = ["target2"]
-[[route]]
-name = "to-b"
-query = { to = "b" }
-pool = "b"
-[[route]]
-name = "to-a"
-query = { to = "a" }
-pool = "a"
-"#;
-    let order = |s: LabSpec| s.intermediate_with("listener", "keepalive", "tracked").intermediate_also(SITE);
-    let Some(l) = up("alogtrack", order) else { return };
+    let Some(l) = up("alogtrack", two_pools) else { return };
     let to = ["a", "a", "b", "b", "b", "a", "b", "a"];
     let file = |n: usize| if n == 3 { "nothing-here" } else { "1k" };
     let status = |n: usize| if n == 3 { 404 } else { 200 };

@@ -1,8 +1,9 @@
 //! The web page at the intermediate's admin endpoint, looked at by a browser while requests go by.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+use baton_tests::browser::browse;
 use baton_tests::client::{self, Connection};
-use baton_tests::lab::{self, VIP};
+use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
 use std::sync::Arc;
@@ -19,27 +20,10 @@ fn order(s: LabSpec) -> LabSpec {
         .intermediate_also(route)
 }
 
-/// The browser, on the intermediate's host, for what needs some of the page's looks at the endpoint.
-fn browser(output: &[&str]) -> Vec<String> {
-    let profile = tempfile::tempdir().unwrap().keep().display().to_string();
-    let fixed = [
-        "timeout",
-        "60",
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--hide-scrollbars",
-        "--virtual-time-budget=7000",
-        "--window-size=1400,1750",
-    ];
-    let profile = format!("--user-data-dir={profile}");
-    let words = fixed.iter().copied().chain([profile.as_str()]).chain(output.iter().copied()).chain([PAGE]);
-    words.map(str::to_owned).collect()
+/// The page as the browser on the intermediate's host makes it, which needs some of the page's looks at the endpoint.
+fn page(t: &TestLab, output: &str) -> String {
+    let looks = ["--hide-scrollbars", "--virtual-time-budget=7000", "--window-size=1400,1750", output, PAGE];
+    browse(t, INTERMEDIATE, &looks)
 }
 
 #[test]
@@ -70,14 +54,10 @@ fn a_browser_sees_links_targets_migrations_reasons_and_flows() {
                 count
             })
         });
-        let words = browser(&["--dump-dom"]);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let dom = t.lab.output(INTERMEDIATE, &words).unwrap();
+        let dom = page(t, "--dump-dom");
         // For the documents, where somebody wants one.
         if let Some(file) = std::env::var_os("BATON_SCREENSHOT") {
-            let words = browser(&[&format!("--screenshot={}", file.display())]);
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            t.lab.output(INTERMEDIATE, &words).unwrap();
+            page(t, &format!("--screenshot={}", file.display()));
         }
         over.store(true, Ordering::Relaxed);
         assert!(load.join().unwrap() > 0);

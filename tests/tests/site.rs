@@ -2,6 +2,7 @@
 //! request reaches the pool the table says, by the word of the server that answered.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+use baton_tests::browser::browse;
 use baton_tests::lab::{self, TestLab};
 use netns_lab::{LabSpec, plan};
 use std::collections::BTreeMap;
@@ -299,30 +300,17 @@ function who(host, target, part) {
 "#;
 
 /// What a headless Chromium on client1 made of a page: the parts, by number.
-fn browse(t: &TestLab, url: &str) -> BTreeMap<String, (String, String)> {
-    let profile = tempfile::tempdir().unwrap();
-    let profile = format!("--user-data-dir={}", profile.path().display());
+fn parts_of(t: &TestLab, url: &str) -> BTreeMap<String, (String, String)> {
     let map = format!("--host-resolver-rules=MAP *.lab.test {VIP}");
-    let words = [
-        "timeout",
-        "60",
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
+    let own = [
         "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
         "--ignore-certificate-errors",
-        &profile,
         &map,
         "--virtual-time-budget=10000",
         "--dump-dom",
         url,
     ];
-    let dom = t.lab.output("client1", &words).unwrap();
+    let dom = browse(t, "client1", &own);
     let items = dom.split("<li>").skip(1).filter_map(|i| i.split("</li>").next());
     let parts: BTreeMap<_, _> = items
         .map(|item| {
@@ -347,7 +335,7 @@ fn browse_page(t: &TestLab, scheme: &str, port: u16) {
         }
     }
     std::fs::write(t.lab.www_dir().join("index.html"), page).unwrap();
-    let parts = browse(t, &format!("{scheme}://www.lab.test:{port}/index.html"));
+    let parts = parts_of(t, &format!("{scheme}://www.lab.test:{port}/index.html"));
     assert_eq!(parts.len(), expected.len(), "{parts:?}");
     for (part, (host, target)) in &parts {
         let n: usize = part.parse().unwrap();

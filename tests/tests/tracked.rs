@@ -4,35 +4,10 @@
 
 use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::two_pools::{served_by, two_pools};
 use netns_lab::LabSpec;
 use std::net::SocketAddr;
 use std::time::Duration;
-
-const SITE: &str = r#"
-[[pool]]
-name = "a"
-targets = ["target1"]
-[[pool]]
-name = "b"
-targets = ["target2"]
-[[route]]
-name = "b"
-query = { to = "b" }
-pool = "b"
-[[route]]
-name = "a"
-query = { to = "a" }
-pool = "a"
-"#;
-
-/// Requests without `to` go nowhere.
-fn site(spec: LabSpec) -> LabSpec {
-    spec.intermediate_with("listener", "keepalive", "tracked").intermediate_also(SITE)
-}
-
-fn served_by(to: char) -> &'static str {
-    if to == 'a' { "target1" } else { "target2" }
-}
 
 fn ask(connection: &mut Connection, path: &str, to: char) -> Response {
     connection.get(&format!("{path}?to={to}")).unwrap();
@@ -66,7 +41,7 @@ fn alternate(t: &TestLab, vip: SocketAddr, requests: usize) {
 
 #[test]
 fn a_thousand_requests_on_one_connection_alternate_between_two_targets() {
-    let Some(t) = lab::up("alternate", site) else { return };
+    let Some(t) = lab::up("alternate", two_pools) else { return };
     alternate(&t, VIP, 1000);
     let flows = t.flows("intermediate");
     assert_eq!(flows.len(), 1, "{flows:?}");
@@ -78,7 +53,7 @@ fn a_thousand_requests_on_one_connection_alternate_between_two_targets() {
 
 #[test]
 fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
-    let Some(t) = lab::up("tracked6", |s| site(s).family(netns_lab::Family::Dual)) else { return };
+    let Some(t) = lab::up("tracked6", |s| two_pools(s).family(netns_lab::Family::Dual)) else { return };
     let vip = SocketAddr::V6(netns_lab::plan::VIP6);
     alternate(&t, vip, 60);
     let large = t.sha256("10m");
@@ -112,7 +87,7 @@ fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
-    let Some(t) = lab::up("pipelined", site) else { return };
+    let Some(t) = lab::up("pipelined", two_pools) else { return };
     let (small, large) = (t.sha256("1k"), t.sha256("1m"));
     t.client(move || {
         // All that one target gets, all alternating, and mixed; as the first bytes of a connection and later.
@@ -144,7 +119,7 @@ fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
 
 #[test]
 fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_request_by_request() {
-    let Some(t) = lab::up("tracked-kill", |s| site(s).family(netns_lab::Family::Dual)) else { return };
+    let Some(t) = lab::up("tracked-kill", |s| two_pools(s).family(netns_lab::Family::Dual)) else { return };
     let (small, large) = (t.sha256("1k"), t.sha256("10m"));
     // Before the death: one request, several to one target, several to both, and one response that waits for its client.
     let histories = ["a", "aaa", "abab", "b"];
@@ -203,7 +178,7 @@ fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_reques
 
 #[test]
 fn a_client_whose_bytes_died_with_the_intermediate_is_reset_and_does_not_wait_for_ever() {
-    let Some(t) = lab::up("tracked-owed", site) else { return };
+    let Some(t) = lab::up("tracked-owed", two_pools) else { return };
     let mut connection = t.client(|| {
         let mut connection = Connection::open(VIP).unwrap();
         // The kernel acknowledges both requests; the second one waits here until the first response is complete.
@@ -235,7 +210,7 @@ fn status_of(connection: &mut Connection, request: &str) -> u16 {
 
 #[test]
 fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
-    let Some(t) = lab::up("taken-back", site) else { return };
+    let Some(t) = lab::up("taken-back", two_pools) else { return };
     t.client(move || {
         let open = || {
             let mut connection = Connection::open(VIP).unwrap();
@@ -267,7 +242,7 @@ fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
 
 #[test]
 fn responses_without_bodies_and_of_unknown_length_do_not_confuse_anybody() {
-    let Some(t) = lab::up("framings", site) else { return };
+    let Some(t) = lab::up("framings", two_pools) else { return };
     let etag = t.get("/1k?to=a").unwrap().header("etag").unwrap().to_owned();
     t.client(move || {
         let mut connection = Connection::open(VIP).unwrap();
@@ -290,7 +265,7 @@ fn responses_without_bodies_and_of_unknown_length_do_not_confuse_anybody() {
 
 #[test]
 fn a_connection_that_ends_after_its_last_request_leaves_nothing_behind() {
-    let Some(t) = lab::up("tracked-end", site) else { return };
+    let Some(t) = lab::up("tracked-end", two_pools) else { return };
     t.client(move || {
         for n in 0..20 {
             let mut connection = Connection::open(VIP).unwrap();
@@ -313,8 +288,9 @@ fn a_connection_that_ends_after_its_last_request_leaves_nothing_behind() {
 
 #[test]
 fn loss_and_reordering_change_no_byte_and_no_target() {
-    let impaired =
-        |spec: LabSpec| site(spec).impair("loss=1%,dup=1%,reorder=2%,delay=2ms,seed=11".parse().unwrap());
+    let impaired = |spec: LabSpec| {
+        two_pools(spec).impair("loss=1%,dup=1%,reorder=2%,delay=2ms,seed=11".parse().unwrap())
+    };
     let Some(t) = lab::up("tracked-bad", impaired) else { return };
     let (small, large) = (t.sha256("1k"), t.sha256("1m"));
     t.client(move || {
@@ -332,7 +308,9 @@ fn loss_and_reordering_change_no_byte_and_no_target() {
 
 #[test]
 fn without_ebpf_later_requests_are_routed_just_so() {
-    let Some(t) = lab::up("tracked-user", |s| site(s).plane(netns_lab::Plane::Userspace)) else { return };
+    let Some(t) = lab::up("tracked-user", |s| two_pools(s).plane(netns_lab::Plane::Userspace)) else {
+        return;
+    };
     alternate(&t, VIP, 100);
     let large = t.sha256("1m");
     t.client(move || {

@@ -5,14 +5,14 @@
 //! lists, pools. They come slowly, so that what lingers of them is less than the first half.
 
 use super::{Side, Way};
+use crate::kept::asked;
 use crate::steer::Program;
 use crate::{command, plan, sys};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -93,21 +93,6 @@ fn open(side: &Side, count: u32) -> Result<Vec<TcpStream>> {
     let held = side.lab.inside("client1", work)??;
     std::thread::sleep(Duration::from_millis(500));
     Ok(held)
-}
-
-/// A connection that had the answer to one small request and stays open.
-fn asked(to: SocketAddr) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(format!("GET /1k HTTP/1.1\r\nHost: {}\r\n\r\n", to.ip()).as_bytes())?;
-    let (mut got, mut buffer) = (0, [0; 4096]);
-    while got < 1024 {
-        match stream.read(&mut buffer)? {
-            0 => bail!("the connection was closed"),
-            n => got += n,
-        }
-    }
-    Ok(stream)
 }
 
 impl Reading {

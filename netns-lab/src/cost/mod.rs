@@ -11,10 +11,9 @@ mod sys;
 pub use ledger::{Handoff, Ledger, Side};
 
 use crate::steer::Program;
-use crate::{Lab, LabSpec, Serve, interrupt, plan};
+use crate::{Lab, LabSpec, Serve, interrupt, kept, plan};
 use anyhow::{Context, Result, bail};
 use count::{ALL_SYSCALLS, ALLOCATIONS, CPU_NS, Counts, INSTRUCTIONS, Process, WAKEUPS};
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -244,19 +243,7 @@ impl<'a> Client<'a> {
     /// The connection after its first answer.
     fn ask(&self) -> Result<TcpStream> {
         let to = self.to;
-        self.lab.inside("client1", move || {
-            let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-            stream.write_all(format!("GET /1k HTTP/1.1\r\nHost: {}\r\n\r\n", to.ip()).as_bytes())?;
-            let (mut got, mut buffer) = (0, [0; 4096]);
-            while got < 1024 {
-                match stream.read(&mut buffer)? {
-                    0 => bail!("the connection was closed"),
-                    n => got += n,
-                }
-            }
-            Ok(stream)
-        })?
+        self.lab.inside("client1", move || kept::asked(to))?
     }
 }
 

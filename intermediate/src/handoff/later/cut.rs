@@ -64,21 +64,20 @@ pub(super) fn cut(packet: &[u8], part: Part, fresh: Option<Fresh>) -> Option<Vec
 
 /// The packet without its payload, as a FIN with the number `seq`.
 pub(super) fn fin_at(packet: &[u8], seq: u32) -> Option<Vec<u8>> {
-    let sliced = SlicedPacket::from_ip(packet).ok()?;
-    let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
-    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
-    let mut header = tcp.to_header();
-    (header.sequence_number, header.fin) = (seq, true);
-    write(source, destination, header, &[])
+    without_payload(packet, |header| (header.sequence_number, header.fin) = (seq, true))
 }
 
 /// The packet without its payload and without its FIN.
 pub(super) fn bare(packet: &[u8]) -> Option<Vec<u8>> {
+    without_payload(packet, |header| header.fin = false)
+}
+
+fn without_payload(packet: &[u8], change: impl FnOnce(&mut TcpHeader)) -> Option<Vec<u8>> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
     let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
     let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
     let mut header = tcp.to_header();
-    header.fin = false;
+    change(&mut header);
     write(source, destination, header, &[])
 }
 

@@ -7,6 +7,7 @@
 //! just been accepted ([`turn`]).
 
 mod cut;
+mod held;
 mod restore;
 mod state;
 mod turn;

@@ -1,6 +1,7 @@
 //! What is held of one tracked flow, and what is done with it at once.
 
-use super::cut::{Fresh, Part, bare, cut, fin_at};
+use super::cut::{Fresh, bare, fin_at};
+use super::held::{Held, divide};
 use super::turn::Plan;
 use super::{FlowNow, Migrator, Next};
 use crate::targets::TargetId;
@@ -81,51 +82,6 @@ pub(in crate::handoff) struct State {
     in_order_tsval: u32,
     /// What reaches beyond the request under way, in the order it came.
     packets: VecDeque<Held>,
-}
-
-#[derive(Debug)]
-struct Held {
-    bytes: Vec<u8>,
-    offload: Offload,
-    seq: Seq<Client>,
-    payload: u32,
-    fin: bool,
-}
-
-/// The packets of what lies before `at`, and of the rest.
-fn divide(held: &Held, at: Seq<Client>, fresh: Option<Fresh>) -> Option<(Vec<Vec<u8>>, Vec<Held>)> {
-    let size = usize::try_from(held.payload).ok()?;
-    let place = usize::try_from(at.since(held.seq)).ok()?.min(size);
-    let front = cut(&held.bytes, Part { from: 0, to: place, fin: false }, fresh)?;
-    let rest = cut(&held.bytes, Part { from: place, to: size, fin: held.fin }, fresh)?;
-    let rest = rest.into_iter().filter_map(|bytes| {
-        let facts = baton_shared::packet::held::facts(&bytes)?;
-        let (seq, fin) = (Seq::new(facts.seq), facts.fin);
-        let payload = u32::try_from(facts.payload.len()).ok()?;
-        Some(Held { seq, payload, fin, offload: Offload::default(), bytes })
-    });
-    let rest = rest.collect();
-    Some((front, rest))
-}
-
-/// The timestamp of a held packet.
-fn facts_tsval(held: &Held) -> Option<u32> {
-    baton_shared::packet::held::facts(&held.bytes)?.tsval
-}
-
-impl Held {
-    fn new(bytes: Vec<u8>, offload: Offload, facts: &HeldFacts<'_>) -> Self {
-        let payload = u32::try_from(facts.payload.len()).unwrap_or(u32::MAX);
-        Held { bytes, offload, seq: Seq::new(facts.seq), payload, fin: facts.fin }
-    }
-
-    fn length(&self) -> u32 {
-        self.payload.wrapping_add(u32::from(self.fin))
-    }
-
-    fn end(&self) -> Seq<Client> {
-        self.seq.plus(self.length())
-    }
 }
 
 /// A flow at its first handoff.
@@ -271,7 +227,7 @@ impl Migrator {
         if state.phase == Phase::Gone {
             return self.hold.write_back(packet, offload);
         }
-        let held = Held::new(packet.to_vec(), offload, facts);
+        let held = Held::new(packet, offload, facts);
         let end = state.later.end();
         if !facts.rst && end.before(held.end()) && !self.believes(flow, state, facts) {
             return self.disbelieve(flow, &held);
@@ -342,7 +298,7 @@ impl Migrator {
             && state.later.on_segment(held.seq, payload, held.fin).is_ok();
         if kept {
             // As a kernel does it: what came out of order may be newer than what fills the gap.
-            if let Some(tsval) = facts_tsval(&held).filter(|_| !have.before(held.seq)) {
+            if let Some(tsval) = held.tsval.filter(|_| !have.before(held.seq)) {
                 state.in_order_tsval = tsval;
             }
             state.packets.push_back(held);

@@ -1,0 +1,239 @@
+//! Everything that can be missing for adopting connections, provoked: each is named, and handshakes are replayed meanwhile.
+
+use crate::{LINGER, adopted, adopting, counted, sysctl};
+use baton_tests::client;
+use baton_tests::lab::{self, TestLab};
+use netns_lab::spec::Plane;
+use netns_lab::{Family, LabSpec, Program, Serve};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+/// How a target's next connection would be served, and the names of what is missing for adopting it.
+fn serve(t: &TestLab, target: &str) -> (String, Vec<String>) {
+    let targets = t.admin(target, "/v1/targets");
+    let serve = &targets["targets"][0]["serve"];
+    let missing = serve["missing"].as_array().unwrap();
+    let name = |need: &Value| {
+        assert!(need["mend"].as_str().unwrap().len() > 20, "{need}");
+        need["name"].as_str().unwrap().to_owned()
+    };
+    (serve["way"].as_str().unwrap().to_owned(), missing.iter().map(name).collect())
+}
+
+fn eventually_missing(t: &TestLab, way: &str, names: &[&str]) {
+    t.eventually(&format!("{way}, for want of {names:?}"), Duration::from_secs(8), |t| {
+        let (is, missing) = serve(t, "target1");
+        is == way && missing == names
+    });
+}
+
+#[test]
+fn each_thing_missing_is_named_refused_by_adopt_and_healed() {
+    let Some(t) = adopting("aneeds", |s| s.targets(1)) else { return };
+    assert_eq!(serve(&t, "target1"), ("adopt".to_owned(), vec![]));
+    let mut proxied = 0;
+    let uplink_arp = "net.ipv4.conf.eth0.arp_ignore";
+    for (key, off, on, name) in [
+        ("net.ipv4.tcp_syncookies", "0", "1", "tcp_syncookies"),
+        ("net.ipv4.tcp_timestamps", "0", "1", "tcp_timestamps"),
+        ("net.ipv4.tcp_sack", "0", "1", "tcp_sack"),
+        ("net.ipv4.tcp_window_scaling", "0", "1", "tcp_window_scaling"),
+        ("net.netfilter.nf_conntrack_tcp_loose", "0", "1", "nf_conntrack_tcp_loose"),
+    ] {
+        // A kernel without connection tracking has no such setting.
+        if !std::path::Path::new(&format!("/proc/sys/{}", key.replace('.', "/"))).exists() {
+            println!("no {key} on this kernel");
+            continue;
+        }
+        sysctl(&t, "target1", key, off);
+        eventually_missing(&t, "none", &[name]);
+        assert_eq!(t.get("/1k").unwrap().status, 200, "proxied without {name}");
+        proxied += 1;
+        assert_eq!(t.proxied("refused"), proxied, "{name}");
+        sysctl(&t, "target1", key, on);
+        eventually_missing(&t, "adopt", &[]);
+    }
+    // A VIP in the uplink's own network, for which this host would answer ARP.
+    t.lab.output("target1", &["ip", "route", "add", "10.90.1.0/24", "dev", "eth0", "scope", "link"]).unwrap();
+    eventually_missing(&t, "none", &["arp_ignore"]);
+    sysctl(&t, "target1", uplink_arp, "1");
+    eventually_missing(&t, "adopt", &[]);
+    t.lab.output("target1", &["ip", "route", "del", "10.90.1.0/24", "dev", "eth0"]).unwrap();
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    assert_eq!(t.proxied("refused"), proxied);
+    let refused = t.metric("target1", "baton_handoffs_refused_total{reason=\"adopt_unavailable\"}");
+    assert_eq!(refused, proxied);
+}
+
+/// A server on target1, in nginx's place, that listens with MPTCP and answers everything with "ok".
+fn listen_with_mptcp(t: &TestLab) {
+    t.lab.kill("target1", Program::Server).unwrap();
+    let listener = t.lab.inside("target1", || {
+        // IPPROTO_MPTCP of linux/in.h.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::from(262))).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from(([10, 90, 101, 2], 80)).into()).unwrap();
+        socket.listen(64).unwrap();
+        TcpListener::from(socket)
+    });
+    let listener = listener.unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 4096];
+            if stream.read(&mut request).is_ok_and(|n| n > 0) {
+                let _ =
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_mptcp_listener_is_named_and_its_connections_are_replayed_even_before_it_is_noticed() {
+    let Some(t) = lab::up("amptcp", |s| s.targets(1).serve(Serve::Auto)) else { return };
+    if !std::path::Path::new("/proc/sys/net/mptcp/enabled").exists() {
+        println!("no MPTCP on this kernel");
+        return;
+    }
+    // The agent looks at the host every five seconds; a connection between two looks is the kernel's to refuse.
+    let failed = |t: &TestLab| t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_failed\"}");
+    listen_with_mptcp(&t);
+    let (way, missing) = serve(&t, "target1");
+    let response = t.get("/1k").unwrap();
+    assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+    if way == "adopt" {
+        assert_eq!(failed(&t), 1, "the kernel refused");
+        assert_eq!(counted(&t, "target1", "drop_adopt_refused"), 1);
+    } else {
+        assert_eq!(missing, ["mptcp_listener"]);
+    }
+    t.expect_requests(1, 0);
+    t.eventually("it is named", Duration::from_secs(8), |t| {
+        serve(t, "target1").1.contains(&"mptcp_listener".to_owned())
+    });
+    assert_eq!(t.get("/1k").unwrap().text(), "ok");
+    t.expect_requests(2, 0);
+    assert_eq!(adopted(&t, &["target1"]), 0);
+}
+
+#[test]
+fn the_vip_is_delivered_by_a_rule_of_the_agents_own_which_comes_back_by_itself_and_hides_it_from_nobody() {
+    let Some(t) = adopting("aroute", |s| s.targets(1).family(Family::Dual)) else { return };
+    for version in ["-4", "-6"] {
+        let ip = |words: &str| {
+            let words: Vec<_> = ["ip", version].into_iter().chain(words.split(' ')).collect();
+            t.lab.output("target1", &words).unwrap()
+        };
+        let (vip, url) = match version {
+            "-4" => ("10.90.1.100", "http://10.90.1.100/whoami"),
+            _ => ("fd90:1::100", "http://[fd90:1::100]/whoami"),
+        };
+        let (rule, route) = (ip("rule show"), ip("route show table 66"));
+        assert!(rule.contains(&format!("to {vip} iif eth0 lookup 66")), "{rule}");
+        assert!(route.contains(&format!("local {vip} dev lo")) && route.contains("proto 66"), "{route}");
+        assert_eq!(
+            ip(&format!("route show table local {vip}")),
+            "",
+            "the host's own programs are not concerned"
+        );
+        // They reach the intermediate, as ever.
+        let said = t.lab.output("target1", &["curl", "-gsS", "--max-time", "10", url]).unwrap();
+        assert!(said.starts_with("target: target1"), "{said}");
+        ip(&format!("rule del pref 66 to {vip} iif eth0 lookup 66"));
+        t.eventually("it comes back", Duration::from_secs(8), |_| ip("rule show") == rule);
+    }
+    assert_eq!(t.proxied("local_client"), 2);
+    for vip in t.lab.vips() {
+        assert_eq!(t.client(move || client::get(vip, "/1k")).unwrap().status, 200);
+    }
+    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 2);
+}
+
+#[test]
+fn without_ebpf_or_without_what_the_kernel_tells_of_itself_handshakes_are_replayed_and_it_is_said_why() {
+    let order = |s: LabSpec| s.targets(1).plane(Plane::Userspace).serve(Serve::Auto);
+    let Some(t) = lab::up("aplane", order) else { return };
+    assert_eq!(
+        serve(&t, "target1"),
+        ("translate".to_owned(), vec!["tcx".to_owned(), "vip_local".to_owned()])
+    );
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    t.expect_requests(1, 0);
+    // As on a kernel without BTF, or with one that has no such function in it.
+    let own = std::env::current_exe().unwrap();
+    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("target-agent")).find(|p| p.is_file());
+    let agent =
+        std::env::var("BATON_BIN_DIR").map_or_else(|_| beside.unwrap(), |dir| (dir + "/target-agent").into());
+    let config = std::fs::read_to_string(t.lab.config("target1", Program::Agent)).unwrap();
+    let path = t.lab.config("target1", Program::Agent).with_extension("ebpf.toml");
+    std::fs::write(&path, config.replace("\"userspace\"", "\"ebpf\"")).unwrap();
+    let script = format!(
+        "mount -t tmpfs none /sys/kernel/btf; {} doctor --config {}; true",
+        agent.display(),
+        path.display()
+    );
+    let said = t.lab.output("target1", &["unshare", "-m", "sh", "-c", &script]).unwrap();
+    let line = said.lines().find(|line| line.contains("kernel_function"));
+    assert!(line.is_some_and(|line| line.contains("adopt 10.90.1.100:80")), "{said}");
+}
+
+#[test]
+fn auto_falls_back_to_a_replayed_handshake_and_says_so() {
+    let order = |s: LabSpec| s.targets(1).serve(Serve::Auto).agents_with("serve", "local_vip", false);
+    let Some(t) = lab::up("aauto", order) else { return };
+    // Nobody made the VIP local.
+    assert_eq!(serve(&t, "target1"), ("translate".to_owned(), vec!["vip_local".to_owned()]));
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    assert_eq!((adopted(&t, &["target1"]), t.migrated(), t.all_proxied()), (0, 1, 0));
+    t.lab.output("target1", &["ip", "route", "add", "local", "10.90.1.100/32", "dev", "lo"]).unwrap();
+    eventually_missing(&t, "adopt", &[]);
+    assert_eq!(
+        t.metric("target1", "baton_serve_adopts{vip=\"10.90.1.100:80\",server=\"10.90.101.2:80\"}"),
+        1
+    );
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 1);
+    // What no look at the host shows: a handoff between two looks, and the kernel resets instead of adopting. The
+    // handshake is replayed within the same handoff, and the client notices nothing.
+    sysctl(&t, "target1", "net.ipv4.tcp_syncookies", "0");
+    let before = serve(&t, "target1");
+    if before.1.is_empty() {
+        assert_eq!(t.get("/1k").unwrap().status, 200);
+        assert_eq!(t.all_proxied(), 0);
+        assert_eq!(t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_reset\"}"), 1);
+        assert_eq!(counted(&t, "target1", "drop_adopt_reset"), 1);
+        assert_eq!(serve(&t, "target1").0, "translate");
+        assert!(serve(&t, "target1").1.contains(&"tried".to_owned()));
+    }
+    t.expect_requests(if before.1.is_empty() { 3 } else { 2 }, 0);
+}
+
+#[test]
+fn silence_is_noticed_and_the_handshake_replayed_within_the_same_handoff() {
+    let order = |s: LabSpec| s.targets(1).serve(Serve::Auto).agents_with("serve", "local_vip", false);
+    let Some(t) = lab::up("asilent", order) else { return };
+    let route = |verb: &str| {
+        t.lab.output("target1", &["ip", "route", verb, "local", "10.90.1.100/32", "dev", "lo"]).unwrap();
+    };
+    let silent = |t: &TestLab| t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_silent\"}");
+    let mut requests = 0;
+    // The agent looks at the host every five seconds: between two looks the VIP goes, and packets to it vanish.
+    while silent(&t) == 0 {
+        assert!(requests < 5, "the agent was always faster");
+        route("add");
+        eventually_missing(&t, "adopt", &[]);
+        route("del");
+        let response = t.get("/1k").unwrap();
+        assert_eq!((response.status, response.sha256), (200, t.sha256("1k")));
+        requests += 1;
+    }
+    t.expect_requests(requests, 0);
+    assert!(serve(&t, "target1").1.contains(&"tried".to_owned()));
+    assert!(counted(&t, "target1", "adopt_assigned") > 1, "the packet was sent again");
+    assert_eq!(adopted(&t, &["target1"]), 0);
+    t.eventually("nothing is left", LINGER * 4, |t| t.flows("target1").is_empty());
+}
