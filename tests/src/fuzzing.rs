@@ -7,7 +7,7 @@ mod daemons;
 mod front;
 mod meaning;
 
-pub use daemons::daemon_packets;
+pub use daemons::{daemon_packets, outer_packets};
 pub use front::{client_hello, http2_heads};
 pub use meaning::http_meaning;
 
@@ -25,12 +25,13 @@ use std::net::IpAddr;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("http_requests", http_requests),
     ("control_frames", control_frames),
     ("tcp_options", tcp_options),
     ("packets", packets),
     ("daemon_packets", daemon_packets),
+    ("outer_packets", outer_packets),
     ("client_hello", client_hello),
     ("http2_heads", http2_heads),
     ("http_meaning", http_meaning),

@@ -3,6 +3,7 @@
 
 pub mod headers;
 pub mod held;
+pub mod inside;
 pub mod reply;
 pub mod syn;
 pub mod too_big;

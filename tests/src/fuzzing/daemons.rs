@@ -1,9 +1,9 @@
 //! Packets as the daemons read them: what was diverted to them is read as the data plane read it.
 
 use super::EveryFlow;
-use baton_shared::packet::{held, reply, syn};
+use baton_shared::packet::{held, inside, reply, syn};
 use baton_shared::record::{FlowKey, FlowState};
-use baton_shared::translate::{Action, Direction};
+use baton_shared::translate::{Action, Direction, LEG_PORT};
 use baton_shared::wire::{OptionPlaces, OptionValues};
 use baton_userspace::carry;
 use std::cell::Cell;
@@ -53,6 +53,32 @@ pub fn daemon_packets(bytes: &[u8]) {
             }
         }
     }
+}
+
+/// Packets that a capture looks into: what is inside is the packet's end without its outer header, so that looking further
+/// and further in comes to an end; and what was put into a leg's outer header is what comes out.
+///
+/// # Panics
+/// When that does not hold.
+#[expect(clippy::expect_used, reason = "a fuzz target's panic is its report")]
+pub fn outer_packets(bytes: &[u8]) {
+    let mut packet = bytes;
+    while let Some(inside) = inside::inside(packet) {
+        assert!(inside.len() + 20 <= packet.len() && packet.ends_with(inside), "{packet:x?}");
+        packet = inside;
+    }
+    let ip = match bytes.first().map(|first| first >> 4) {
+        Some(4) => etherparse::PacketBuilder::ipv4([1; 4], [2; 4], 64),
+        Some(6) => etherparse::PacketBuilder::ipv6([1; 16], [2; 16], 64),
+        _ => return,
+    };
+    let builder = ip.udp(50_000, LEG_PORT.number());
+    if builder.size(bytes.len()) > usize::from(u16::MAX) {
+        return;
+    }
+    let mut outer = Vec::new();
+    builder.write(&mut outer, bytes).expect("a vector takes it");
+    assert_eq!(inside::inside(&outer), Some(bytes));
 }
 
 /// A SYN with these options, whole words.

@@ -3,8 +3,9 @@
 //! The record is read a moment after the program had read it. A packet of the very moment at which a record changes can
 //! be told with the verdict of the next.
 
-use super::filter::{Client, ends, inner};
+use super::filter::{Client, ends};
 use baton_shared::packet::headers::read;
+use baton_shared::packet::inside::inside;
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::adopt::is_adopted;
@@ -182,8 +183,8 @@ pub(super) fn uplink(
 ) -> Vec<Explained> {
     let seen = |moment, comment| vec![Explained { moment, packet: packet.to_vec(), comment }];
     // Of an encapsulated packet the inner one is told of.
-    let (plain, outer) = match (ends(packet), inner(packet)) {
-        (None, Some(inner)) => (inner, "encapsulated, "),
+    let (plain, outer) = match (ends(packet), inside(packet)) {
+        (None, Some(inside)) => (inside, "encapsulated, "),
         _ => (packet, ""),
     };
     let Some((from, to)) = ends(plain) else {
