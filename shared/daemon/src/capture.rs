@@ -29,6 +29,7 @@ use std::fmt::Write;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
@@ -43,6 +44,8 @@ const QUEUE_BYTES: usize = 8 << 20;
 const SECONDS: (u64, u64) = (10, 600);
 /// Packets.
 const PACKETS: (u64, u64) = (10_000, 1_000_000);
+/// Packets taken from a tap before anything else has its turn: the other tap, the end, the reader, other connections.
+const AT_ONCE: u64 = 64;
 /// Bytes of a packet.
 const SNAP: (usize, usize) = (256, PACKET_BYTES);
 
@@ -158,18 +161,23 @@ impl<R: Records> Running<R> {
             if self.over {
                 return None;
             }
-            if self.left == 0 {
+            // Asked here too: below, a tap that is always ready may come first.
+            if self.left == 0 || Instant::now() >= self.until {
                 self.end();
                 continue;
             }
             let [uplink, tun] = &self.taps;
             let which = tokio::select! {
                 () = sleep_until(self.until) => None,
-                ready = uplink.fd.readable() => ready.ok().map(|mut ready| { ready.clear_ready(); 0 }),
-                ready = tun.fd.readable() => ready.ok().map(|mut ready| { ready.clear_ready(); 1 }),
+                ready = uplink.fd.readable() => ready.ok().map(|_| 0),
+                ready = tun.fd.readable() => ready.ok().map(|_| 1),
             };
             match which {
-                Some(tap) => self.read(tap),
+                Some(tap) => {
+                    self.read(tap);
+                    // Of what was read, nothing may be the client's.
+                    tokio::task::yield_now().await;
+                }
                 None => self.end(),
             }
         }
@@ -182,11 +190,12 @@ impl<R: Records> Running<R> {
         self.ready.push_back(format!("{}\n", json!({ "end": { "missed": missed } })));
     }
 
-    /// Takes what a tap has by now. It was found ready and marked otherwise before this reads: what comes later wakes anew.
+    /// Takes some of what a tap has by now. Finding nothing more marks it as not ready.
     fn read(&mut self, tap: usize) {
-        while self.left > 0 {
-            let Some(tap) = self.taps.get(tap) else { return };
-            let Ok(tapped) = sys::tapped(&tap.fd, &mut self.buffer) else { return };
+        let Some(tap) = self.taps.get(tap) else { return };
+        for _ in 0..AT_ONCE.min(self.left) {
+            let next = tap.fd.try_io(Interest::READABLE, |fd| sys::tapped(fd, &mut self.buffer));
+            let Ok(tapped) = next else { return };
             let packet = self.buffer.get(..tapped.length.min(PACKET_BYTES)).unwrap_or_default();
             if !self.client.has(packet) {
                 continue;
@@ -219,4 +228,83 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_shared::record::{FlowKey, FlowRecord};
+    use std::net::{SocketAddr, UdpSocket};
+
+    struct Nothing;
+
+    impl Records for Nothing {
+        fn lookup(&self, _: &FlowKey) -> Option<u32> {
+            None
+        }
+
+        fn read(&self, _: u32) -> FlowRecord {
+            FlowRecord::default()
+        }
+
+        fn slot_of(&self, _: SocketAddr) -> Option<u32> {
+            None
+        }
+
+        fn now_ns(&self) -> u64 {
+            1
+        }
+    }
+
+    /// An address of this host that no other test has packets of.
+    const ADDRESS: &str = "127.9.8.7";
+
+    fn running(seconds: u64) -> Running<Nothing> {
+        let client = Client::parse(ADDRESS).unwrap();
+        let tap = |is_uplink| Tap::open("lo", is_uplink, &client).unwrap();
+        Running {
+            taps: [tap(true), tap(false)],
+            client,
+            direction: Direction::FromClient,
+            records: Known::new(Nothing),
+            until: Instant::now() + Duration::from_secs(seconds),
+            left: 1_000_000,
+            snap: 64,
+            buffer: vec![0; PACKET_BYTES],
+            ready: VecDeque::new(),
+            over: false,
+            _place: PLACES.try_acquire().unwrap(),
+        }
+    }
+
+    /// Packets to and from the address, each of which a tap sees twice.
+    fn send(count: u64) {
+        let socket = UdpSocket::bind((ADDRESS, 0)).unwrap();
+        for _ in 0..count {
+            socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tap_that_always_has_packets_is_left_for_the_others_and_at_the_end() {
+        if sys::effective_uid() != 0 {
+            return crate::skipped("only root can tap a device");
+        }
+        let mut capture = running(600);
+        send(AT_ONCE);
+        let _ = capture.taps[0].fd.readable().await.unwrap();
+        capture.read(0);
+        let mut buffer = [0; 64];
+        for _ in 0..AT_ONCE {
+            sys::tapped(&capture.taps[0].fd, &mut buffer).expect("the second half is there still");
+        }
+        let rest = sys::tapped(&capture.taps[0].fd, &mut buffer).unwrap_err();
+        assert_eq!(rest.kind(), io::ErrorKind::WouldBlock);
+        drop(capture);
+
+        let mut capture = running(0);
+        send(AT_ONCE);
+        assert!(capture.next().await.unwrap().contains("\"end\""), "its time is over, whatever there is");
+        assert_eq!(capture.next().await, None);
+    }
 }
