@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// The status code and the body of a GET.
+/// The status code and the body of a GET, with the header that the daemons ask for.
 ///
 /// # Errors
 /// When nobody listens there, the answer takes longer than five seconds, or is not HTTP.
@@ -28,8 +28,8 @@ fn ask(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<(u16,
         UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    let length = if method == "POST" { "X-Baton-CSRF: 1\r\nContent-Length: 0\r\n" } else { "" };
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: baton\r\n{length}\r\n")?;
+    let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: baton\r\nX-Baton-CSRF: 1\r\n{length}\r\n")?;
     let mut answer = Vec::new();
     stream
         .read_to_end(&mut answer)

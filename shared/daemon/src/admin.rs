@@ -2,8 +2,9 @@
 //!
 //! What a peer may do on the Unix socket its credentials say (`baton_shared::access`); on TCP all may do what
 //! `admin.tcp_level` says. On TCP the `Host` header must name this machine's loopback, so that a web page that rebinds
-//! its name to 127.0.0.1 reads nothing. What changes something is a `POST` and must have the header `X-Baton-CSRF: 1`,
-//! which no web page can send to another site without being asked first, and the asking is refused.
+//! its name to 127.0.0.1 reads nothing. What changes something is a `POST`. Every `POST`, and every route that needs more than
+//! the level `view`, must have the header `X-Baton-CSRF: 1`, which no web page can send to another site without being asked
+//! first, and the asking is refused.
 
 pub mod events;
 pub mod list;
@@ -231,19 +232,12 @@ where
 #[derive(Clone, Copy, Debug)]
 struct Granted(Option<Level>);
 
-/// The header that every `POST` must have, with the value `1`.
+/// The header that a request must have, with the value `1`, if it changes something or needs more than the level `view`.
 pub const CSRF_HEADER: &str = "x-baton-csrf";
 
 async fn guard_method(request: Request, next: Next) -> Response {
     match *request.method() {
-        Method::GET | Method::HEAD => next.run(request).await,
-        Method::POST => {
-            let sent = request.headers().get(CSRF_HEADER);
-            if sent.is_some_and(|value| value.as_bytes() == b"1") {
-                return next.run(request).await;
-            }
-            (StatusCode::FORBIDDEN, "a POST needs the header X-Baton-CSRF: 1\n").into_response()
-        }
+        Method::GET | Method::HEAD | Method::POST => next.run(request).await,
         _ => {
             let allow = [(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"))];
             (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET and POST\n").into_response()

@@ -1,10 +1,10 @@
 //! Routes, each with the level it needs, and the list of them, which the OpenAPI file is compared with.
 
-use super::Granted;
+use super::{CSRF_HEADER, Granted};
 use axum::Router;
 use axum::extract::Request;
 use axum::handler::Handler;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -126,12 +126,22 @@ pub fn differences(known: &[Route], openapi: &str) -> Vec<String> {
 }
 
 async fn require(level: Level, granted: Extension<Granted>, request: Request, next: Next) -> Response {
+    let refused = |text: &str| (StatusCode::FORBIDDEN, Json(json!({ "error": text }))).into_response();
     match granted.0.0 {
-        Some(has) if has >= level => next.run(request).await,
+        Some(has) if has >= level => {}
         has => {
             let has = has.map_or("nothing at all", Level::name);
-            let text = format!("this needs the level {:?}; this peer may {has} ([admin])", level.name());
-            (StatusCode::FORBIDDEN, Json(json!({ "error": text }))).into_response()
+            return refused(&format!(
+                "this needs the level {:?}; this peer may {has} ([admin])",
+                level.name()
+            ));
         }
     }
+    // A capture is a GET and costs the host something all the same.
+    let is_for_all = level == Level::View && request.method() != Method::POST;
+    let sent = request.headers().get(CSRF_HEADER);
+    if is_for_all || sent.is_some_and(|value| value.as_bytes() == b"1") {
+        return next.run(request).await;
+    }
+    refused("this needs the header X-Baton-CSRF: 1")
 }

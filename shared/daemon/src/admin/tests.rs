@@ -51,7 +51,7 @@ async fn the_unix_socket_answers_is_guarded_and_goes_away() {
 }
 
 #[tokio::test]
-async fn what_changes_something_needs_the_header_that_no_page_can_send() {
+async fn what_not_everyone_may_do_needs_the_header_that_no_page_can_send() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.sock");
     let _server = serve(&unix_settings(&path), routes().router()).await.unwrap();
@@ -60,12 +60,16 @@ async fn what_changes_something_needs_the_header_that_no_page_can_send() {
         ("POST /v1/change", "x\r\nX-Baton-CSRF: 0", "403"),
         ("POST /v1/change", "x\r\nX-Baton-CSRF: 1", "200"),
         ("GET /v1/change", "x\r\nX-Baton-CSRF: 1", "405"),
+        ("GET /v1/secret", "x", "403"),
+        ("GET /v1/secret", "x\r\nX-Baton-CSRF: 1", "200"),
+        ("GET /healthz", "x", "200"),
         ("POST /healthz", "x\r\nX-Baton-CSRF: 1", "405"),
     ];
     for (line, host, status) in table {
         let answer = ask(UnixStream::connect(&path).await.unwrap(), line, host).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{line}, {host:?}: {answer}");
-        assert_eq!(answer.contains("changed"), status == "200");
+        assert_eq!(answer.contains("changed"), status == "200" && line.starts_with("POST"));
+        assert_eq!(answer.contains("secret\n"), status == "200" && line.contains("secret"));
     }
 }
 
