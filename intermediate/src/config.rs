@@ -264,7 +264,6 @@ impl Config {
             tls: started.tls.clone(),
             plane: started.plane.clone(),
             admin: started.admin.clone(),
-            access_log: started.access_log.clone(),
             ..self.clone()
         }
     }

@@ -296,3 +296,22 @@ fn upgrades_and_connect_are_told_with_their_place() {
     let config = load(&PROXY.replace("mode = \"proxy\"", "mode = \"proxy\"\nconnect = true")).unwrap();
     assert!(config.front_limits().head.connect && config.listener[0].tunnels().connect);
 }
+
+#[test]
+fn what_is_in_force_after_a_reload_has_the_start_s_static_keys_and_all_else_from_the_new_file() {
+    let log = |path: &str| format!("[access_log]\npath = {path:?}\n");
+    let started = load(&format!("{PROXY}{}", log("/tmp/before"))).unwrap();
+    let new = PROXY.replace("\"lb\"", "\"other\"").replace("8081", "8082");
+    let new = load(&format!("{new}{}[plane]\nflows = 5000\n", log("/tmp/after"))).unwrap();
+    let value = |of: &Config| serde_json::to_value(of).unwrap();
+    let (was, is, in_force) = (value(&started), value(&new), value(&new.with_static_keys_of(&started)));
+    for (key, expected) in started.static_keys() {
+        assert_eq!(in_force[key.trim_matches(['[', ']'])], expected, "{key}");
+    }
+    for (key, found) in in_force.as_object().unwrap() {
+        let is_static = started.static_keys().iter().any(|(other, _)| other.trim_matches(['[', ']']) == key);
+        assert_eq!(found, if is_static { &was[key] } else { &is[key] }, "{key}");
+    }
+    assert_ne!(was["access_log"], is["access_log"]);
+    assert_ne!((&was["name"], &was["plane"]), (&is["name"], &is["plane"]));
+}
