@@ -6,6 +6,7 @@
 
 mod inspect;
 mod later;
+mod left;
 mod lost;
 mod upkeep;
 mod view;
@@ -23,7 +24,9 @@ use baton_loader::{InsertError, Plane, monotonic_ns};
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
 use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
+use baton_shared::state::report::{KnownFlow, Word, judge_report};
 use baton_shared::translate::Leg;
+use left::{Left, LeftFlows};
 use serde_json::json;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -91,6 +94,10 @@ pub(crate) struct Entry {
     pub(crate) later: Option<Arc<LaterFlow>>,
     /// It is being taken back from its target.
     pub(crate) turning: bool,
+    /// The report of that has come.
+    recall_told: bool,
+    /// The handoff it was taken back from, until the report of that comes.
+    left: Option<Left>,
 }
 
 /// Hold accounts under watch after a commit.
@@ -110,6 +117,7 @@ struct Table {
     by_key: HashMap<FlowKey, u64>,
     /// Ended flows and when they are removed; in order, since all linger equally long.
     lingering: VecDeque<(Instant, u64)>,
+    left: LeftFlows,
     watched: Vec<Watch>,
     /// How often they were looked at.
     looks: u64,
@@ -217,6 +225,8 @@ impl Flows {
             end: None,
             later: None,
             turning: false,
+            recall_told: false,
+            left: None,
         };
         {
             let mut table = self.table();
@@ -280,15 +290,15 @@ impl Flows {
     /// The entry gone; key and slot are to be.
     fn take_out(&self, table: &mut Table, flow_id: u64) -> Option<(FlowKey, u32)> {
         let entry = table.by_id.remove(&flow_id)?;
-        if entry.end.is_none() {
-            // Never given away, or taken back.
-            self.access_log().taken_back(flow_id);
-        }
         if table.by_key.get(&entry.key) == Some(&flow_id) {
             table.by_key.remove(&entry.key);
         }
         if entry.committed && entry.end.is_none() {
+            self.access_log().unreported(flow_id, EndReason::AgentLost);
             self.count_ended(entry.target);
+        }
+        if let Some(left) = entry.left {
+            table.left.keep(left, Instant::now());
         }
         Some((entry.key, entry.slot))
     }
@@ -349,6 +359,15 @@ impl Flows {
         }
     }
 
+    /// As [`Flows::abandon`], of a recalled flow whose connection has a socket here.
+    pub fn give_back(&self, flow: FlowRef) {
+        let mut table = self.table();
+        if let Some(left) = table.by_id.get_mut(&flow.flow_id).and_then(|entry| entry.left.as_mut()) {
+            left.given_back = true;
+        }
+        self.remove(&mut table, flow.flow_id);
+    }
+
     /// Takes a frozen flow's record away: its packets pass to the ordinary stack again.
     pub fn abandon(&self, flow: FlowRef) {
         self.remove(&mut self.table(), flow.flow_id);
@@ -356,33 +375,40 @@ impl Flows {
 
     /// A target's agent reports a flow's end. Whether the flow was known; to be answered `EndSeen` either way.
     pub fn on_end(&self, report: EndReport) -> bool {
-        let (known, first) = self.take_end(report);
-        if first {
+        let (word, left) = self.take_end(report);
+        if matches!(word, Word::Recalled | Word::Ended) {
             self.access_log().ended(&report);
-            self.tell_end(&report);
+            self.tell_end(&report, left);
         }
-        known
+        word != Word::Unknown
     }
 
     /// Ends a flow whose agent will not report its end.
     pub fn end_unreported(&self, flow: FlowRef, reason: EndReason) {
         let report = EndReport::unreported(flow, reason);
-        if self.take_end(report).1 {
+        if self.take_end(report).0 == Word::Ended {
             self.access_log().unreported(flow.flow_id, reason);
-            self.tell_end(&report);
+            self.tell_end(&report, None);
         }
     }
 
-    /// To those who follow `/v1/events`.
-    fn tell_end(&self, report: &EndReport) {
+    /// To those who follow `/v1/events`; `left` if the flow is somewhere else by now.
+    fn tell_end(&self, report: &EndReport, left: Option<Left>) {
         let kind = if report.reason == EndReason::Recalled { Kind::Recall } else { Kind::End };
         events::publish(kind, || {
-            let view = self.get(report.flow.flow_id);
+            let name = |target| self.targets.get(target).map(|target| target.spec.name.clone());
+            let (client, target) = match left {
+                Some(left) => (Some(left.client), left.target.and_then(name)),
+                None => {
+                    let view = self.get(report.flow.flow_id);
+                    (view.as_ref().map(|view| view.client), view.and_then(|view| view.target))
+                }
+            };
             json!({
                 "flow": flow_id_text(report.flow.flow_id),
                 "generation": report.flow.generation,
-                "client": view.as_ref().map(|view| view.client),
-                "target": view.as_ref().and_then(|view| view.target.clone()),
+                "client": client,
+                "target": target,
                 "reason": report.reason.name(),
                 "packets": report.packets,
                 "bytes": report.bytes,
@@ -391,29 +417,38 @@ impl Flows {
         });
     }
 
-    /// Whether the flow is known, and whether this is the first word of its end.
-    fn take_end(&self, report: EndReport) -> (bool, bool) {
+    /// What the report is; with what the flow has left, if it is that of a recall and the flow has gone on since.
+    fn take_end(&self, report: EndReport) -> (Word, Option<Left>) {
         let mut table = self.table();
-        let Some(entry) = table.by_id.get_mut(&report.flow.flow_id) else { return (false, false) };
-        if entry.flow != report.flow {
-            return (false, false);
+        let Some(entry) = table.by_id.get_mut(&report.flow.flow_id) else {
+            // Back with the front, perhaps.
+            let left = table.left.take(&report);
+            return (if left.is_some() { Word::Recalled } else { Word::Unknown }, left);
+        };
+        let known = KnownFlow {
+            flow: entry.flow,
+            ended: entry.end.is_some(),
+            turning: entry.turning,
+            recall_told: entry.recall_told,
+            left: entry.left.map(|left| left.flow),
+        };
+        let word = judge_report(&report, &known);
+        match word {
+            Word::Unknown | Word::Again => {}
+            Word::Recalled if known.flow == report.flow => entry.recall_told = true,
+            Word::Recalled => return (word, entry.left.take()),
+            Word::Ended => {
+                entry.end = Some(report);
+                // Before the commit the report only waits: the commit sees it.
+                if entry.committed {
+                    let (slot, target) = (entry.slot, entry.target);
+                    self.plane.slots().change_state(slot, FlowState::Committed, FlowState::Ended);
+                    self.count_ended(target);
+                    table.lingering.push_back((Instant::now() + self.linger, report.flow.flow_id));
+                }
+            }
         }
-        if entry.end.is_some() {
-            return (true, false);
-        }
-        // It goes on: who takes it back has had the agent's answer, which came before this.
-        if report.reason == EndReason::Recalled && entry.turning {
-            return (true, true);
-        }
-        entry.end = Some(report);
-        // Before the commit the report only waits: the commit sees it.
-        if entry.committed {
-            let (slot, target) = (entry.slot, entry.target);
-            self.plane.slots().change_state(slot, FlowState::Committed, FlowState::Ended);
-            self.count_ended(target);
-            table.lingering.push_back((Instant::now() + self.linger, report.flow.flow_id));
-        }
-        (true, true)
+        (word, None)
     }
 
     /// A connection was accepted on these addresses: what an ended flow left there goes.

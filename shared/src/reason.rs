@@ -238,7 +238,7 @@ reasons! {
 }
 
 reasons! {
-    /// How a migrated flow ended, as judged on the target.
+    /// How a migrated flow ended, as judged on the target; or at the intermediate, where it ended the flow.
     EndReason {
         Finished = 1, "finished", "Both ends closed; the server's socket is gone or in TIME_WAIT.";
         ServerReset = 2, "server_reset", "The server's kernel sent a reset.";
@@ -247,6 +247,8 @@ reasons! {
         AgentLost = 5, "agent_lost", "The agent was gone for longer than handoff.agent_lost_ms; the flow's end is not known.";
         Aborted = 6, "aborted", "Ended on request.";
         Recalled = 7, "recalled", "The intermediate took the connection back, for a later request that belongs elsewhere.";
+        RecallRefused = 8, "recall_refused", "A later request belonged elsewhere, and the agent could not give the connection back: the intermediate reset it.";
+        BrokenBody = 9, "broken_body", "The client's chunked body broke the rules of its coding in mid-upload: the intermediate reset the connection.";
     }
 }
 

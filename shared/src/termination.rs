@@ -118,6 +118,8 @@ impl Termination {
             EndReason::Idle => Termination::IdleInData,
             EndReason::AgentLost => Termination::LostInData,
             EndReason::Aborted => Termination::KilledInData,
+            EndReason::RecallRefused => Termination::LostInRecall,
+            EndReason::BrokenBody => Termination::RefusedRequest,
             _ => Termination::Normal,
         }
     }
@@ -146,6 +148,8 @@ mod tests {
         assert_eq!(T::of_close(CloseReason::Unresolved), T::LostInHandoff);
         assert_eq!(T::of_close(CloseReason::SlowBody), T::SlowInData);
         assert_eq!(T::of_end(EndReason::Finished), T::Normal);
+        assert_eq!(T::of_end(EndReason::BrokenBody), T::RefusedRequest, "the client's fault");
+        assert_eq!(T::of_end(EndReason::RecallRefused), T::LostInRecall);
         assert_eq!(ProxiedEnd::Closed(CloseReason::UpstreamTimeout).termination(), T::SilentBeforeHead);
         let of_close = CloseReason::ALL.iter().map(|r| T::of_close(*r));
         let of_end = EndReason::ALL.iter().map(|r| T::of_end(*r));

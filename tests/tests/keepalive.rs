@@ -232,6 +232,7 @@ fn behind_a_connections_last_request_the_server_gets_nothing_and_the_client_its_
     assert_eq!(t.metric("intermediate", "baton_later_requests_total{outcome=\"broken_off\"}"), 1);
     let cut = server.received.recv_timeout(Duration::from_secs(20));
     assert_eq!(cut.unwrap_err(), RecvTimeoutError::Disconnected, "the server's connection was reset");
+    assert_eq!(t.metric("intermediate", "baton_flows_cut_total"), 0, "no target was lost");
     assert_eq!(t.all_proxied(), 0);
     // Clients whose bytes were never acknowledged have been told that their connections are gone.
     t.eventually("all records are freed", Duration::from_secs(20), |t| {

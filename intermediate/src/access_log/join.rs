@@ -3,6 +3,7 @@
 use super::record::{AgentHalf, MigratedRecord, Record};
 use baton_shared::control::EndReport;
 use baton_shared::http::KEPT_STATUSES;
+use baton_shared::reason::EndReason;
 use std::collections::{HashMap, VecDeque};
 
 /// How many reports may wait for a front half: an agent's report can overtake the end of its own handoff, but not
@@ -48,11 +49,22 @@ impl Join {
         Some(records)
     }
 
+    /// The half that came before the front's: not the report of another handoff.
+    fn take_early(&mut self, record: &MigratedRecord) -> Option<AgentHalf> {
+        let of_another = |half: &AgentHalf| matches!(half, AgentHalf::Reported(r) if r.flow != record.flow);
+        let id = record.flow.flow_id;
+        self.early.get(&id).filter(|half| !of_another(half))?;
+        self.early.remove(&id)
+    }
+
     /// The front's half of a request on a flow. What is complete by it.
     pub(super) fn front(&mut self, record: MigratedRecord) -> Vec<Record> {
         let flow = record.flow.flow_id;
-        if let Some(half) = self.early.remove(&flow) {
-            return complete(VecDeque::from([record]), half);
+        if let Some(half) = self.take_early(&record) {
+            let missed = self.take(flow).unwrap_or_default();
+            let mut done = complete(missed, AgentHalf::NextRequest);
+            done.extend(complete(VecDeque::from([record]), half));
+            return done;
         }
         let handoff = record.flow;
         let mut records = self.take(flow).unwrap_or_default();
@@ -97,8 +109,13 @@ impl Join {
         self.take(flow).map(|records| complete(records, AgentHalf::TakenBack)).unwrap_or_default()
     }
 
-    /// The agent's report.
+    /// The agent's report. That of a recall is the half of requests before it alone: none that comes later waits for it.
     pub(super) fn report(&mut self, report: &EndReport) -> Vec<Record> {
+        let waiting = self.waiting.get(&report.flow.flow_id).and_then(VecDeque::front);
+        let of_these = waiting.is_some_and(|first| first.flow == report.flow);
+        if report.reason == EndReason::Recalled && !of_these {
+            return Vec::new();
+        }
         self.agent(report.flow.flow_id, AgentHalf::Reported(*report))
     }
 

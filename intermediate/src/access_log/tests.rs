@@ -107,6 +107,43 @@ fn each_request_has_its_own_status_as_far_as_the_agent_tells() {
 }
 
 #[test]
+fn a_recalls_report_is_the_half_of_requests_before_it_alone() {
+    let (_dir, path, log) = log();
+    let mut statuses = Statuses::NONE;
+    statuses.note(204);
+    let handoff = |flow_id, generation| FlowRef { flow_id, generation };
+    let of = |flow: FlowRef, no| MigratedRecord { flow, since_handoff: 1, ..front(flow.flow_id, no) };
+    let recalled = |flow| EndReport { reason: EndReason::Recalled, statuses, flow, bytes: 1, ..report(0) };
+    let ended = |flow| EndReport { statuses, flow, bytes: 2, ..report(0) };
+    // Before the next handoff's half, and behind it; again each time.
+    log.migrated(of(handoff(1, 1), 1));
+    log.ended(&recalled(handoff(1, 1)));
+    log.ended(&recalled(handoff(1, 1)));
+    log.migrated(of(handoff(1, 2), 2));
+    log.ended(&recalled(handoff(1, 1)));
+    assert_eq!(log.waiting(), 1, "the new target's half is awaited");
+    log.ended(&ended(handoff(1, 2)));
+    // The end of the next handoff comes before both of its halves here.
+    log.ended(&ended(handoff(2, 2)));
+    log.migrated(of(handoff(2, 1), 1));
+    assert_eq!(log.waiting(), 1);
+    log.migrated(of(handoff(2, 2), 2));
+    assert_eq!(log.waiting(), 0);
+    log.finish(LIMIT);
+    let told: Vec<_> = lines(&path)
+        .iter()
+        .map(|l| (l["agent_half"].as_str().unwrap().to_owned(), l["status"].as_u64(), l["bytes"].as_u64()))
+        .collect();
+    let expected = [
+        ("joined", Some(204), Some(1)),
+        ("joined", Some(204), Some(2)),
+        ("with_later_request", None, None),
+        ("joined", Some(204), Some(2)),
+    ];
+    assert_eq!(told, expected.map(|(half, status, bytes)| (half.to_owned(), status, bytes)));
+}
+
+#[test]
 fn what_waits_for_statuses_is_bounded_and_written_without() {
     let mut join = Join::default();
     let mut written = 0;

@@ -1,5 +1,6 @@
 //! Tracked flows: found by their packets, taken back from their target and given to another.
 
+use super::left::Left;
 use super::{Flows, Place, nanos};
 use crate::handoff::LaterFlow;
 use crate::targets::TargetId;
@@ -41,6 +42,7 @@ impl Flows {
         match table.by_id.get_mut(&flow.flow_id).filter(live) {
             Some(entry) => {
                 entry.turning = turning;
+                entry.recall_told = false;
                 true
             }
             None => false,
@@ -81,6 +83,8 @@ impl Flows {
         if FlowState::from_raw(record.state) != FlowState::Committed {
             return None;
         }
+        let left = Left { flow, client: entry.client, target: entry.target, given_back: false };
+        entry.left = (!std::mem::take(&mut entry.recall_told)).then_some(left);
         entry.flow.generation = flow.generation.wrapping_add(1);
         entry.committed = false;
         entry.turning = false;

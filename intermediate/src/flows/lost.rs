@@ -67,28 +67,30 @@ impl Flows {
         Some(Taken { flow, client, server: entry.server })
     }
 
-    /// Removes a flow that was taken from its target and whose client was reset. At once: what the client may still
+    /// Removes a flow that was taken from its target and whose client was reset, and says why. At once: what the client may still
     /// send belongs to the ordinary stack, which answers it with a reset.
-    pub fn cut(&self, flow: FlowRef) {
+    pub fn cut(&self, flow: FlowRef, reason: EndReason) {
         let mut table = self.table();
         let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) else { return };
-        let report = EndReport::unreported(flow, EndReason::AgentLost);
+        let report = EndReport::unreported(flow, reason);
         let first = entry.end.is_none();
         if first {
             entry.end = Some(report);
-            self.access_log().unreported(flow.flow_id, EndReason::AgentLost);
+            self.access_log().unreported(flow.flow_id, reason);
             let target = entry.target;
             self.count_ended(target);
         }
         self.remove(&mut table, flow.flow_id);
         drop(table);
         if first {
-            self.tell_end(&report);
+            self.tell_end(&report, None);
         }
-        self.cut.fetch_add(1, Ordering::Relaxed);
+        if reason == EndReason::AgentLost {
+            self.cut.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// Flows removed by [`Flows::cut`].
+    /// Flows removed by [`Flows::cut`] whose target was lost.
     pub fn cut_count(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
     }

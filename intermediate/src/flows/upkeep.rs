@@ -69,6 +69,8 @@ impl Flows {
             later: (record.flags & FLAG_TRACKED != 0 && !lost_track)
                 .then(|| Arc::new(LaterFlow::taken_over(record, slot, target))),
             turning: false,
+            recall_told: false,
+            left: None,
         };
         if let Some(target) = target.filter(|_| !ended).and_then(|t| self.targets.get(t)) {
             target.flow_began(false);
@@ -97,6 +99,7 @@ impl Flows {
             over.extend(self.take_out(&mut table, id));
         }
         self.remove_all_from_plane(over);
+        table.left.sweep(now, self.access_log());
         let mut watched = std::mem::take(&mut table.watched);
         table.looks = table.looks.wrapping_add(1);
         let turn = table.looks % LOOKED_AT_IN_TURN;

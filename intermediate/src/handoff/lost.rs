@@ -10,6 +10,7 @@ use super::{FREEZE_MARGIN, Migrator, flow_id_text};
 use crate::targets::{Target, TargetId};
 use baton_loader::monotonic_ns;
 use baton_shared::control::FlowRef;
+use baton_shared::reason::EndReason;
 use baton_shared::state::lost::{LostFlow, LostVerdict};
 use std::collections::HashMap;
 use std::io;
@@ -69,7 +70,7 @@ impl Migrator {
                 let mut lost = before.get(&flow).copied().unwrap_or_else(|| LostFlow::new(marks, now));
                 match lost.on_look(marks, silent_since, now, patience) {
                     LostVerdict::End if cuts.len() < AT_A_TIME => {
-                        cuts.spawn(self.clone().cut(id, flow));
+                        cuts.spawn(self.clone().cut(id, flow, EndReason::AgentLost));
                     }
                     _ => {
                         watched.insert(flow, lost);
@@ -82,12 +83,12 @@ impl Migrator {
     /// Flows which a new agent says it does not have.
     fn cut_disowned(self: &Arc<Self>, id: TargetId, cuts: &mut JoinSet<()>) {
         for flow in self.disowned.take(id, AT_A_TIME.saturating_sub(cuts.len())) {
-            cuts.spawn(self.clone().cut(id, flow));
+            cuts.spawn(self.clone().cut(id, flow, EndReason::AgentLost));
         }
     }
 
-    /// Resets a flow's client and removes the flow.
-    pub(super) async fn cut(self: Arc<Self>, target: TargetId, flow: FlowRef) {
+    /// Resets a flow's client and removes the flow; `reason` is how it ended.
+    pub(super) async fn cut(self: Arc<Self>, target: TargetId, flow: FlowRef, reason: EndReason) {
         let Some(key) = self.flows.key_of(flow) else { return };
         // Before the packets are diverted: none of them may find the queue missing.
         let held = self.hold.begin(key);
@@ -99,12 +100,18 @@ impl Migrator {
         // ignored without a word.
         self.resetter.ask_client(&taken.client, &held).await;
         self.resetter.reset_client(&taken.client, &held).await;
-        self.flows.cut(flow);
+        self.flows.cut(flow, reason);
         self.hold.discard(&held);
         // Should the server still have it: if the host cannot hear that now, it is told at the agent's return.
         self.resetter.reset_server(&taken.client, taken.server);
-        tracing::warn!(client = %taken.client.client, server = %taken.server, flow = %flow_id_text(flow.flow_id),
-            "the target of a migrated connection is lost: the client was reset");
+        let (client, server, flow) = (taken.client.client, taken.server, flow_id_text(flow.flow_id));
+        if reason == EndReason::AgentLost {
+            tracing::warn!(%client, %server, %flow,
+                "the target of a migrated connection is lost: the client was reset");
+        } else {
+            // Whoever can make a client do this must not be able to fill the log.
+            tracing::debug!(%client, %server, %flow, %reason, "a migrated connection was reset");
+        }
     }
 }
 

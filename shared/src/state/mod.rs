@@ -10,4 +10,5 @@ pub mod lost;
 pub mod path_mtu;
 pub mod recall;
 pub mod replay;
+pub mod report;
 pub mod responses;

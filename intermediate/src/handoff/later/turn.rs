@@ -18,7 +18,7 @@ use baton_shared::control::{
     FlowRef, Handoff as HandoffMessage, Message, RecallRequest, RecalledAnswer, TrackedRequest,
 };
 use baton_shared::http::{GateRule, RequestHead};
-use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
+use baton_shared::reason::{CloseReason, EndReason, ProxyReason, Refusal};
 use baton_shared::record::{FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
 use baton_shared::seq::Seq;
 use baton_shared::state::recall::{Recall, RecallAction, RecallEvent};
@@ -134,7 +134,7 @@ impl Migrator {
             let subject = self.subject(flow, state.flow, state.target);
             self.history.record_closed(subject, CloseReason::RecallRefused);
             self.log_lost(plan.noted(), state.flow, CloseReason::RecallRefused);
-            tokio::spawn(Arc::clone(self).cut(state.target, state.flow));
+            tokio::spawn(Arc::clone(self).cut(state.target, state.flow, EndReason::RecallRefused));
             return;
         }
         let request = RecallRequest {
@@ -174,7 +174,7 @@ impl Migrator {
         Self::count(&self.laters.counts.broken);
         let subject = self.subject(flow, state.flow, state.target);
         self.history.record_closed(subject, CloseReason::BrokenBody);
-        tokio::spawn(Arc::clone(self).cut(state.target, state.flow));
+        tokio::spawn(Arc::clone(self).cut(state.target, state.flow, EndReason::BrokenBody));
     }
 
     fn ask(&self, target: TargetId, request: RecallRequest) -> Result<(), NotSent> {
@@ -243,7 +243,7 @@ impl Migrator {
                 self.history.record_closed(subject, CloseReason::RecallRefused);
                 self.log_lost(plan.noted(), handoff, CloseReason::RecallRefused);
                 self.drop_all(flow, &mut flow.lock());
-                Arc::clone(self).cut(from, handoff).await;
+                Arc::clone(self).cut(from, handoff, EndReason::RecallRefused).await;
             }
             Err(_) => {
                 // The server has closed: the client sees that, and what it sent meanwhile was never asked of anybody.
@@ -464,7 +464,7 @@ impl Migrator {
                     let mut state = flow.lock();
                     state.phase = Phase::Gone;
                     // Its packets are the ordinary stack's from here on, those that are held too.
-                    self.flows.abandon(hand.place.flow);
+                    self.flows.give_back(hand.place.flow);
                     let fresh = Fresh {
                         ack: connection.snd_nxt.raw(),
                         tsval: connection.client_tsval,
