@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// `limits.connections` here.
 const CONNECTIONS: u64 = 150;
-/// Bad clients at a time: more than there are places.
+/// Bad clients at a time: more than those places.
 const BAD: usize = 250;
 /// The same of HTTP/2, of which each can be a hundred.
 const BAD_HTTP2: usize = 75;
@@ -40,8 +40,8 @@ fn order(s: LabSpec, connections: u64) -> LabSpec {
         .intermediate_with("listener", "mode", "proxy")
 }
 
-/// While bad clients in client2's namespace each do `one` again and again, client1 is served; at least until [`LEFT`] of
-/// them were `left` for these reasons.
+/// While bad clients in client2's namespace each do `one` again and again, every request of client1's is served; at least
+/// until [`LEFT`] of them were `left` for these reasons.
 fn served_during(
     t: &TestLab,
     connections: u64,
@@ -53,7 +53,7 @@ fn served_during(
     assert_eq!(t.get("/1k").unwrap().sha256, want);
     let before = weight::of(t, INTERMEDIATE, Program::Balancer);
     let stop = Arc::new(AtomicBool::new(false));
-    let (mut asked, mut served, mut slowest, mut most) = (0u32, 0u32, Duration::ZERO, 0);
+    let (mut asked, mut slowest, mut most) = (0u32, Duration::ZERO, 0);
     let mut during = before;
     std::thread::scope(|scope| {
         let stopped = Arc::clone(&stop);
@@ -82,11 +82,9 @@ fn served_during(
             assert!(started.elapsed() < PATIENCE, "{asked} asked, {} left for {reasons:?}", left());
             let began = Instant::now();
             asked += 1;
-            if let Ok(response) = t.get("/1k") {
-                assert_eq!((response.status, &response.sha256), (200, &want));
-                served += 1;
-                slowest = slowest.max(began.elapsed());
-            }
+            let response = t.get("/1k").unwrap_or_else(|e| panic!("good request {asked}: {e}"));
+            assert_eq!((response.status, &response.sha256), (200, &want), "good request {asked}");
+            slowest = slowest.max(began.elapsed());
             most = most.max(t.metric(INTERMEDIATE, "baton_connections"));
             let now = weight::of(t, INTERMEDIATE, Program::Balancer);
             if now.memory > during.memory {
@@ -98,11 +96,10 @@ fn served_during(
         clients.join().unwrap();
     });
     println!(
-        "{served} of {asked} served, the slowest in {slowest:?}; at most {most} connections; \
+        "{asked} asked and served, the slowest in {slowest:?}; at most {most} connections; \
          {} kB before, at most {} kB",
         before.memory, during.memory
     );
-    assert!(served * 10 >= asked * 9, "{served} of {asked} were served");
     // Connections whose end is being told to them are counted until they are gone.
     assert!(most <= connections + 100, "{most} connections");
     assert!(during.memory < before.memory + GROWTH_EACH * connections.max(most), "{before:?}, {during:?}");
@@ -124,10 +121,14 @@ fn drip(head: &[u8], stop: &AtomicBool) {
 
 #[test]
 fn heads_that_drip_are_left_at_their_deadline() {
-    let Some(t) = lab::up("slowloris", |s| order(s, CONNECTIONS)) else { return };
-    served_during(&t, CONNECTIONS, BAD, &["head_timeout", "connection_limit"], |stop| {
+    // Places for all: with fewer, each makes way for the next long before its deadline, and so fast that a good client
+    // that is slow to send its head loses its place as well. tests/floods.rs has that crowd.
+    let places = BAD as u64 + 50;
+    let Some(t) = lab::up("slowloris", |s| order(s, places)) else { return };
+    served_during(&t, places, BAD, &["head_timeout"], |stop| {
         drip(b"GET / HTTP/1.1\r\nHost: lab\r\nX: ", stop);
     });
+    assert_eq!(t.closed("connection_limit"), 0);
 }
 
 #[test]
