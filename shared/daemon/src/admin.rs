@@ -8,8 +8,10 @@
 
 pub mod events;
 pub mod list;
+mod places;
 pub mod reasons;
 mod routes;
+mod while_read;
 
 pub use routes::{Route, Routes, differences};
 
@@ -23,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use baton_shared::access::{Access, Level, Peer};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use places::Places;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use std::fs;
@@ -33,15 +36,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tower_service::Service;
+use while_read::WhileRead;
 
 /// Time for a request's head, and between requests on one connection.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// Connections served at once; further ones wait.
-const CONNECTIONS: usize = 64;
+/// How long an answer may wait for a peer that does not read.
+const READ_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the admin endpoint could not be started.
 #[derive(Debug, Error)]
@@ -134,7 +138,7 @@ pub async fn serve(settings: &AdminSettings, router: Router) -> Result<AdminServ
         server.tcp = Some(listener.local_addr().map_err(fail)?);
         let router = router.clone().layer(from_fn(only_loopback_host));
         let level = Some(settings.tcp_level);
-        server.tasks.push(tokio::spawn(accept(router, async move || {
+        server.tasks.push(tokio::spawn(accept(router, Places::default(), READ_LIMIT, async move || {
             listener.accept().await.map(|(stream, _)| (stream, level))
         })));
     }
@@ -143,7 +147,7 @@ pub async fn serve(settings: &AdminSettings, router: Router) -> Result<AdminServ
         let access = settings.access(sys::effective_uid());
         let listener = bind_unix(path, if access.is_open() { 0o660 } else { 0o666 }).await?;
         server.unix = identify(path).ok().map(|id| (path.clone(), id));
-        server.tasks.push(tokio::spawn(accept(router, async move || {
+        server.tasks.push(tokio::spawn(accept(router, Places::default(), READ_LIMIT, async move || {
             listener.accept().await.map(|(stream, _)| {
                 let level = level_of(&access, &stream);
                 (stream, level)
@@ -190,19 +194,28 @@ async fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, AdminError> {
     Ok(listener)
 }
 
-async fn accept<S, F>(router: Router, mut next: F)
+/// To a connection for which there is no place.
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 57\r\n\r\n\
+      {\"error\":\"there are as many connections as there may be\"}";
+
+async fn accept<S, F>(router: Router, places: Places, read_limit: Duration, mut next: F)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: AsyncFnMut() -> io::Result<(S, Option<Level>)>,
 {
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     // Dropped with this task: connections end with the endpoint.
     let mut connections = tokio::task::JoinSet::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let accepted = next().await;
         while connections.try_join_next().is_some() {}
-        match next().await {
-            Ok((stream, level)) => {
+        match accepted {
+            Ok((mut stream, level)) => {
+                let Some(place) = places.take(level) else {
+                    // What a new connection's buffer takes; nobody waits for it.
+                    let _ = tokio::time::timeout(Duration::ZERO, stream.write_all(BUSY)).await;
+                    continue;
+                };
                 let router = router.clone();
                 let service = hyper::service::service_fn(move |mut request: hyper::Request<_>| {
                     request.extensions_mut().insert(Granted(level));
@@ -212,7 +225,7 @@ where
                     let served = hyper::server::conn::http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(HEAD_LIMIT)
-                        .serve_connection(TokioIo::new(stream), service)
+                        .serve_connection(TokioIo::new(WhileRead::new(stream, read_limit)), service)
                         .await;
                     if let Err(e) = served {
                         tracing::debug!("admin connection: {e}");

@@ -176,3 +176,76 @@ async fn over_tcp_all_may_look_and_no_more_unless_it_is_configured() {
         assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("may"), "{answer}");
     }
 }
+
+/// What was answered. Who finds no place may be answered and left before it has asked.
+async fn try_ask(path: &Path, line: &str) -> String {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    let request = format!("{line} HTTP/1.0\r\nX-Baton-CSRF: 1\r\n\r\n");
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Serves on a Unix socket; its peers have these levels, one after another, and then all may look.
+fn serve_levels(
+    path: &Path,
+    routes: Routes,
+    places: Places,
+    read_limit: Duration,
+    levels: Vec<Option<Level>>,
+) -> JoinHandle<()> {
+    let listener = UnixListener::bind(path).unwrap();
+    let mut levels = levels.into_iter();
+    tokio::spawn(accept(routes.router(), places, read_limit, async move || {
+        let (stream, _) = listener.accept().await?;
+        Ok((stream, levels.next().unwrap_or(Some(Level::View))))
+    }))
+}
+
+#[tokio::test]
+async fn an_operator_finds_a_place_and_a_stranger_its_answer_while_others_fill_the_endpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let levels = vec![Some(Level::View), Some(Level::Operate), None];
+    // As if all places but those kept were taken.
+    let _server = serve_levels(&path, routes(), Places::new(0, 1, 1), READ_LIMIT, levels);
+    let refused = try_ask(&path, "GET /healthz").await;
+    let (head, body) = refused.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 503 ") && head.contains(&format!("content-length: {}", body.len())), "{refused}");
+    assert!(serde_json::from_str::<serde_json::Value>(body).unwrap()["error"].is_string());
+    assert!(try_ask(&path, "POST /v1/change").await.contains("changed"));
+    assert!(try_ask(&path, "GET /healthz").await.contains(" 403 "));
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_reading_holds_neither_its_place_nor_what_is_made_for_it() {
+    struct Held(std::sync::mpsc::Sender<()>);
+    impl Drop for Held {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let (tell, told) = std::sync::mpsc::channel();
+    let endless = move || {
+        let held = Held(tell.clone());
+        let bytes = futures_util::stream::repeat_with(move || {
+            let _ = &held;
+            Ok::<_, std::convert::Infallible>(axum::body::Bytes::from_static(&[b'x'; 4096]))
+        });
+        std::future::ready(Body::from_stream(bytes))
+    };
+    let routes = Routes::new().get("/endless", endless).get("/healthz", async || "ok");
+    let _server = serve_levels(&path, routes, Places::new(1, 0, 0), Duration::from_millis(20), Vec::new());
+    let mut stopped = UnixStream::connect(&path).await.unwrap();
+    stopped.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stopped.read_exact(&mut [0; 15]).await.unwrap();
+    while told.try_recv().is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    while !try_ask(&path, "GET /healthz").await.contains(" 200 ") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
