@@ -13,7 +13,7 @@ use baton_shared::packet::held::HeldFacts;
 use baton_shared::record::{FLAG_LAST, FlowKey, FlowRecord};
 use baton_shared::seq::{Client, Seq, before};
 use baton_shared::state::acceptable::{KnownClient, is_acceptable};
-use baton_shared::state::later::{Later, LaterRequests, request_length};
+use baton_shared::state::later::{Later, LaterRequests, NotKept, request_length};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -266,6 +266,11 @@ impl Migrator {
     fn disbelieve(&self, flow: &LaterFlow, held: &Held) {
         Self::count(&self.laters.counts.disbelieved);
         self.drop_held(flow, held);
+        self.show_header(held);
+    }
+
+    /// The server's kernel sees a segment without what it carries, to answer where it lies outside the window.
+    fn show_header(&self, held: &Held) {
         if let Some(header) = bare(&held.bytes) {
             self.hold.write_back(&header, Offload::default());
         }
@@ -293,10 +298,9 @@ impl Migrator {
         // What is there already came in a packet that is held.
         let have = state.later.end().plus(u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
         let known = !held.fin && !have.before(held.end());
-        let kept = !known
-            && state.held().saturating_add(held.bytes.len()) <= self.settings().hold.per_flow
-            && state.later.on_segment(held.seq, payload, held.fin).is_ok();
-        if kept {
+        let room = state.held().saturating_add(held.bytes.len()) <= self.settings().hold.per_flow;
+        let kept = (!known && room).then(|| state.later.on_segment(held.seq, payload, held.fin));
+        if kept == Some(Ok(())) {
             // As a kernel does it: what came out of order may be newer than what fills the gap.
             if let Some(tsval) = held.tsval.filter(|_| !have.before(held.seq)) {
                 state.in_order_tsval = tsval;
@@ -305,6 +309,9 @@ impl Migrator {
         } else {
             // The client sends it again if it is needed.
             self.drop_held(flow, &held);
+            if kept == Some(Err(NotKept::TooFar)) {
+                self.show_header(&held);
+            }
         }
     }
 
