@@ -3,13 +3,14 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
-use baton_tests::peer::{Options, Packet, Peer, Start, flag, request};
+use baton_tests::peer::{Options, Packet, Peer, Segment, Start, flag, request};
 use std::time::Duration;
 
 pub(crate) const ROWS: &[Row] = rows![
     request_sent_again,
     overlapping_requests,
     request_out_of_order,
+    body_out_of_order,
     request_byte_by_byte,
     duplicates_are_reported_by_sack,
     keepalive_probes,
@@ -25,7 +26,7 @@ pub(crate) const ROWS: &[Row] = rows![
 ];
 
 /// A connection that was migrated with a request for 1k, answered.
-fn migrated(place: &Place, start: &Start) -> Peer {
+pub(crate) fn migrated(place: &Place, start: &Start) -> Peer {
     let mut peer = place.open(start);
     place.fetch(&mut peer, "1k");
     place.expect_migrated(&peer);
@@ -67,17 +68,36 @@ fn request_out_of_order(place: &Place) {
     let mut peer = migrated(place, &Start::default());
     let text = request("/10k");
     let pieces: Vec<_> = text.as_bytes().chunks(16).map(|piece| peer.data_segment(piece)).collect();
-    let from = pieces[0].seq;
-    // All but the first: the server says what it has.
+    // All but the first, which are held until that comes.
     for piece in &pieces[1..] {
         peer.send(piece);
     }
-    let end = peer.seq;
-    peer.wait("a block for all of it", |p| {
-        p.segment.options.sack.first() == Some(&(from.wrapping_add(16), end))
-    });
+    assert_eq!(peer.listen_for_news(Duration::from_millis(50)), []);
     peer.send(&pieces[0]);
     place.expect_file(&mut peer, "10k");
+    place.close(&mut peer);
+}
+
+/// All but the first segment: the server says what it has.
+pub(crate) fn expect_block(peer: &mut Peer, pieces: &[Segment]) {
+    for piece in &pieces[1..] {
+        peer.send(piece);
+    }
+    let behind = (pieces[1].seq, peer.seq);
+    peer.wait("a block for all of it", |p| p.segment.options.sack.first() == Some(&behind));
+    peer.send(&pieces[0]);
+}
+
+fn body_out_of_order(place: &Place) {
+    let mut peer = migrated(place, &Start::default());
+    let name = format!("order{}", u8::from(place.vip().is_ipv6()));
+    let body: Vec<u8> = (0..700u32).map(|n| (n % 251) as u8).collect();
+    peer.data(format!("PUT /upload/{name} HTTP/1.1\r\nHost: lab\r\nContent-Length: 700\r\n\r\n").as_bytes());
+    peer.wait_acknowledged();
+    let pieces: Vec<_> = body.chunks(100).map(|piece| peer.data_segment(piece)).collect();
+    expect_block(&mut peer, &pieces);
+    assert!((200..300).contains(&peer.response().0));
+    assert_eq!(std::fs::read(place.t.lab.upload_dir("target1").join(name)).unwrap(), body);
     place.close(&mut peer);
 }
 

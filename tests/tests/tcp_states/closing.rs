@@ -90,10 +90,17 @@ fn both_close_at_once(place: &Place) {
 }
 
 fn server_closes_its_direction_only(place: &Place) {
-    let (mut peer, mut server) = answered(place);
+    let more = vec![9; 20_000];
+    let mut peer = place.open(&Start::default());
+    peer.data(format!("PUT /any HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", more.len()).as_bytes());
+    let mut server = place.server().accept(&peer);
+    server.request();
+    // Before it has any of the body.
+    server.answer(b"early");
+    assert_eq!(peer.response(), (200, b"early".to_vec()));
+    place.expect_migrated(&peer);
     server.socket.shutdown(Shutdown::Write).unwrap();
     peer.receive_end();
-    let more = vec![9; 20_000];
     peer.watch_mut().allow_overtaking();
     peer.upload(&more);
     assert!(server.read(more.len()) == more);

@@ -2,7 +2,7 @@
 //!
 //! A row is a function that plays a client segment by segment against the VIP. Rows of a group share one lab. Those that
 //! stop the agent, or change the lab otherwise, come one after the other; the rest run side by side, each from an
-//! address of its own.
+//! address of its own. Later requests are tracked, which is the default, but in the group that says otherwise.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -27,6 +27,7 @@ mod scripted;
 mod server;
 mod serving;
 mod table;
+mod unread;
 mod urgent;
 mod windows;
 
@@ -49,6 +50,7 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("refused", &[], refused::ALONE),
     ("after", after::ROWS, &[]),
     ("blind", blind::ROWS, &[]),
+    ("unread", unread::ROWS, &[]),
     ("forged", forged::ROWS, &[]),
     ("fragments", fragments::ROWS, fragments::ALONE),
     ("closing", closing::ROWS, &[]),
@@ -58,11 +60,6 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("feeding", feeding::ROWS, &[]),
     ("serving", serving::ROWS, &[]),
 ];
-
-/// Nobody reads what follows a first request: what these clients send is no HTTP, or none that a gate lets pass.
-fn unread(spec: LabSpec) -> LabSpec {
-    spec.intermediate_with("listener", "keepalive", "pinned")
-}
 
 /// The agent's time to answer is short, so that being late takes little.
 fn short_deadline(spec: LabSpec) -> LabSpec {
@@ -76,29 +73,29 @@ fn what_the_handshake_agrees_on() {
 
 #[test]
 fn while_the_connection_is_frozen() {
-    play_in("tcpfreeze", |s| unread(short_deadline(s)), &["freeze"]);
+    play_in("tcpfreeze", short_deadline, &["freeze"]);
 }
 
 #[test]
 fn in_use() {
-    play_in("tcpuse", unread, &["after", "blind", "fragments"]);
+    play_in("tcpuse", |s| s, &["after", "blind", "forged", "fragments"]);
 }
 
-/// By default, where later requests are read.
+/// Where nobody reads what follows a first request: what the server's kernel makes of it.
 #[test]
-fn while_later_requests_are_awaited() {
-    play_in("tcpforged", |s| s, &["forged"]);
+fn where_later_requests_are_not_read() {
+    play_in("tcpunread", |s| s.intermediate_with("listener", "keepalive", "pinned"), &["unread"]);
 }
 
 #[test]
 fn how_connections_end_and_what_windows_do() {
-    play_in("tcpclose", unread, &["closing", "urgent", "windows"]);
+    play_in("tcpclose", |s| s, &["closing", "urgent", "windows"]);
 }
 
 /// Where servers' kernels cannot adopt connections, handshakes are replayed: once more what differs most by that.
 #[test]
 fn the_same_with_replayed_handshakes() {
-    let replayed = |spec: LabSpec| unread(short_deadline(spec.serve(Serve::Translate)));
+    let replayed = |spec: LabSpec| short_deadline(spec.serve(Serve::Translate));
     play_in("tcpreplay", replayed, &["options", "freeze", "after", "closing", "windows"]);
 }
 
@@ -116,7 +113,7 @@ fn with_servers_of_every_kind() {
         let scripted = |spec: LabSpec| {
             let server = server.to_string();
             // No kernel listens for these servers that could adopt for them.
-            unread(short_deadline(spec.family(family).serve(Serve::Translate)))
+            short_deadline(spec.family(family).serve(Serve::Translate))
                 .intermediate_with("target", "server", server.as_str())
                 .agent_with("target1", "allow", "server", server.as_str())
         };

@@ -123,6 +123,17 @@ impl Place {
         if self.v6 { (plan::target_addr6(1), 80).into() } else { (plan::target_addr(1), 80).into() }
     }
 
+    /// Whether the server's kernel adopts connections here.
+    pub(crate) fn adopts(&self) -> bool {
+        self.serving()["serve"]["way"] == "adopt"
+    }
+
+    /// How the agent gives the VIP's connections to the server.
+    fn serving(&self) -> Value {
+        let (vip, all) = (self.vip().to_string(), self.t.admin("target1", "/v1/targets"));
+        all["targets"].as_array().unwrap().iter().find(|of| of["vip"] == vip.as_str()).unwrap().clone()
+    }
+
     /// An address nobody used before.
     pub(crate) fn host(&self) -> Host {
         self.device.host(self.v6)
@@ -199,12 +210,9 @@ impl Place {
 
     /// Waits until an agent that adopts has noticed that the server's buffers are of a fixed size.
     pub(crate) fn expect_noticed(&self) {
-        let vip = self.vip().to_string();
-        self.t.eventually("the buffer is noticed", Duration::from_secs(10), |t| {
-            let targets = t.admin("target1", "/v1/targets");
-            let of =
-                targets["targets"].as_array().unwrap().iter().find(|of| of["vip"] == vip.as_str()).unwrap();
-            of["serve"]["way"] != "adopt" || of["serve"]["window_scale"] == 4
+        self.t.eventually("the buffer is noticed", Duration::from_secs(10), |_| {
+            let serve = &self.serving()["serve"];
+            serve["way"] != "adopt" || serve["window_scale"] == 4
         });
     }
 

@@ -3,7 +3,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
-use crate::scripted::{Both, bytes, called_with, head, server, server_with};
+use crate::scripted::{Both, bytes, called_with, head, put, server, server_with};
 use baton_tests::peer::{Options, Peer, Start, flag, request};
 use std::time::Duration;
 
@@ -32,18 +32,26 @@ fn answered(place: &Place) -> Both {
     Both::answered(place, &Start::default(), &server())
 }
 
+/// A second request that announces this body: the server has its head.
+fn upload(both: &mut Both, body: &[u8]) {
+    both.client.data(&put(body.len()));
+    assert_eq!(both.server.head().into_bytes(), put(body.len()));
+    both.client.wait_acknowledged();
+}
+
 fn zero_window_and_its_reopening(place: &Place) {
     let mut both = answered(place);
+    let body = bytes(1000);
+    upload(&mut both, &body);
     both.client.watch_mut().allow_shrinking();
     let open = std::mem::take(&mut both.server.window);
     both.server.acknowledge();
     both.client.wait("the closed window", |p| p.segment.window == 0);
     both.server.watch_mut().allow_probes();
     // A probe is answered, not taken.
-    let text = request("/again");
     for _ in 0..2 {
         let mut probe = both.client.segment();
-        probe.payload = text.as_bytes()[..1].to_vec();
+        probe.payload = body[..1].to_vec();
         both.client.send(&probe);
         both.server.wait("the probe", |p| p.length() == 1);
         both.server.acknowledge();
@@ -53,6 +61,9 @@ fn zero_window_and_its_reopening(place: &Place) {
     both.server.window = open;
     both.server.acknowledge();
     both.client.wait("the open window", |p| p.segment.window > 0);
+    both.client.data(&body);
+    assert_eq!(both.server.body(body.len()), body);
+    both.answer(b"stored");
     both.again();
     both.close();
 }
@@ -152,10 +163,10 @@ fn selective_acknowledgements_in_the_servers_numbers(place: &Place) {
 
 fn selective_acknowledgements_of_the_server(place: &Place) {
     let mut both = answered(place);
-    let text = request("/again");
-    let (first, rest) = text.split_at(20);
-    let (first, second) =
-        (both.client.data_segment(first.as_bytes()), both.client.data_segment(rest.as_bytes()));
+    let body = bytes(49);
+    upload(&mut both, &body);
+    let (first, rest) = body.split_at(20);
+    let (first, second) = (both.client.data_segment(first), both.client.data_segment(rest));
     both.client.send(&second);
     both.server.wait("the second part", |p| p.length() > 0);
     let block = (second.seq, both.client.seq);
@@ -166,7 +177,7 @@ fn selective_acknowledgements_of_the_server(place: &Place) {
     assert_eq!((got.segment.ack, &got.segment.options.sack), (first.seq, &vec![block]));
     both.server.watch_mut().allow_overtaking();
     both.client.send(&first);
-    assert_eq!(both.server.head(), text);
+    assert_eq!(both.server.body(body.len()), body);
     both.answer(b"second");
     both.close();
 }
@@ -287,7 +298,12 @@ fn both_fins_cross(place: &Place) {
 }
 
 fn client_goes_on_after_the_servers_fin(place: &Place) {
-    let mut both = answered(place);
+    let (client, called) = called_with(place, &Start::default(), &put(5000));
+    let mut both = Both::accept(place, client, called, &server());
+    assert_eq!(both.server.head().into_bytes(), put(5000));
+    // Before it has any of the body.
+    both.answer(b"early");
+    place.expect_migrated(&both.client);
     both.server.fin(b"");
     both.client.receive_end();
     for piece in bytes(5000).chunks(1250) {
