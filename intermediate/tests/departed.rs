@@ -3,9 +3,13 @@
 
 mod support;
 
-use baton_shared::route::RouteTable;
-use intermediate::front::listen;
+use baton_shared::control::Message;
+use baton_shared::http::{HeadLimits, HeadStatus, parse};
+use baton_shared::route::{KeepAlive, Mode, RouteTable};
+use intermediate::front::{LaterRouter, listen};
+use intermediate::handoff::{FlowNow, Next, Router};
 use intermediate::site::Site;
+use intermediate::targets::{AgentLink, NotSent, TargetId};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use support::{Bed, Client, limits, server};
@@ -66,4 +70,40 @@ async fn a_listener_that_left_and_came_again_is_configured_anew() {
     assert!(bed.exchange(REQUEST).await.starts_with("HTTP/1.1 404 "));
     bed.front.install(empty());
     assert!(bed.exchange(REQUEST).await.starts_with("HTTP/1.1 404 "), "the last it was");
+}
+
+/// An agent's channel that takes all.
+struct Up;
+
+impl AgentLink for Up {
+    fn send(&self, _: Message) -> Result<(), NotSent> {
+        Ok(())
+    }
+
+    fn is_up(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_connection_of_a_listener_that_left_stays_with_its_target_though_that_left_as_well() {
+    let (a, b) = ("127.0.0.1:7".parse().unwrap(), "127.0.0.1:9".parse().unwrap());
+    let bed = Bed::with_listener(limits(), &[&[a, b]], Vec::new(), |listener| {
+        intermediate::site::SiteListener { keepalive: KeepAlive::Tracked, mode: Mode::Migrate, ..listener }
+    });
+    bed.front.targets.get(TargetId(0)).unwrap().agent.set_link(Arc::new(Up));
+    let router = LaterRouter::new(&bed.front, bed.control.stop());
+    let HeadStatus::Complete(head) = parse(REQUEST, &HeadLimits::default()) else { panic!("no head") };
+    let now = |target| FlowNow {
+        client: "192.0.2.1:1000".parse().unwrap(),
+        vip: bed.vip,
+        target: TargetId(target),
+        request_no: 2,
+        bound: false,
+    };
+    let stays = |target| matches!(router.route(&now(target), &head, REQUEST), Next::Stay { .. });
+    assert!(stays(0) && stays(1));
+    bed.front.targets.update([]);
+    bed.front.install(empty());
+    assert!(stays(0) && stays(1), "neither is the other's, though both are gone");
 }

@@ -32,7 +32,8 @@ impl LaterRouter {
 impl Front {
     /// Whether the next request of a flow stays with the flow's target.
     fn stay(&self, flow: &FlowNow, decision: &Decision, asked: &PickFacts<'_>) -> Stay {
-        let target = self.targets.get(flow.target).filter(|target| !target.is_removed());
+        // One that left the configuration is a member of the last pool of a listener that left as well.
+        let target = self.targets.get(flow.target);
         let member = target.as_ref().and_then(|target| decision.pool.member(target.id));
         judge_stay(&HolderFacts {
             member: member.is_some(),

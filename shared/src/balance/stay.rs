@@ -7,7 +7,7 @@ use crate::health::Standing;
 /// What is known of the member that has the connection, and of its next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HolderFacts {
-    /// The request's pool has it, and the configuration.
+    /// The request's pool has it.
     pub member: bool,
     /// How it stands.
     pub standing: Standing,
