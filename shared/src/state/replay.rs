@@ -10,7 +10,7 @@
 //! | `SynSent` | SYN-ACK with other options | `Refused(OptionsMismatch)` | RST into the server |
 //! | `SynSent` | RST that answers the SYN | `Refused(ServerRefused)` | |
 //! | `SynSent` | ACK of something else (an old socket) | `SynSent` | RST at that number, SYN again |
-//! | `SynSent` | resend time | `SynSent` | SYN |
+//! | `SynSent` | resend time | `SynSent` | SYN, again twice if the client is far away |
 //! | `SynSent` | deadline | `Refused(ServerSilent)` | RST |
 //! | `SynSent`, `Accepted` | withdrawn | `Refused(its reason)` | RST |
 //! | `Accepted` | record in force | `Feeding` | request within window and MSS; the first segment completes the handshake |
@@ -320,7 +320,7 @@ impl Replay {
                 self.withdraw(Refusal::ServerSilent, now_ns);
             }
             Phase::SynSent if now_ns >= self.resend_at_ns => {
-                self.syns_due = 1;
+                self.syns_due = syns(&self.handoff.connection);
                 self.resend_ns = self.resend_ns.saturating_mul(2);
                 self.resend_at_ns = now_ns.saturating_add(self.resend_ns);
             }

@@ -162,6 +162,19 @@ fn a_small_request_is_fed_in_one_segment_and_answered_at_once() {
     assert_eq!(again, m, "the answer stays the same");
 }
 
+#[test]
+fn a_far_clients_syn_that_is_lost_is_sent_again_as_often_as_the_first_time() {
+    let mut order = handoff(body(10), 10, options(7), false);
+    order.connection.rtt_us = FAR_RTT_US;
+    let mut r = Replay::new(order, 0);
+    for _ in 0..3 {
+        let now = r.next_timer_ns().unwrap();
+        let syns: Vec<_> = std::iter::from_fn(|| r.poll_segment(now)).map(|s| s.flags & flag::SYN).collect();
+        assert_eq!(syns, [flag::SYN; 2], "one alone would tell the kernel a round-trip time");
+        r.on_time(now);
+    }
+}
+
 /// The replay of a client 20 ms away, at its SYN-ACK.
 fn far(options: NegotiatedOptions) -> (Replay, Model) {
     let mut order = handoff(body(100), 5000, options, false);
