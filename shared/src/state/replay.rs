@@ -65,7 +65,11 @@ const FAR_RTT_US: u32 = 2_000;
 /// by Karn's algorithm (RFC 6298, section 3) the kernel then measures no round trip. The handshake is local, and BBR
 /// would believe in its round-trip time for ten seconds.
 fn syns(connection: &CapturedConnection) -> u8 {
-    if connection.rtt_us >= FAR_RTT_US { 2 } else { 1 }
+    if is_far(connection) { 2 } else { 1 }
+}
+
+fn is_far(connection: &CapturedConnection) -> bool {
+    connection.rtt_us >= FAR_RTT_US
 }
 
 /// Where the handoff stands; the table is at the top of the module.
@@ -261,16 +265,19 @@ impl Replay {
         Some(translation)
     }
 
-    /// Whether the client is so far away that its round trip must not be taken for the replay's. Its timestamps would
-    /// still tell; [`Replay::on_request_kept`] hides them.
-    pub fn is_far(&self) -> bool {
-        self.handoff.connection.rtt_us >= FAR_RTT_US
+    /// Whether the kernel is to be asked if it keeps the connection request in memory ([`Replay::on_request`]). The
+    /// client is so far away that the replay's round trip must not be taken for its own, and its timestamps would still
+    /// tell the kernel.
+    pub fn wants_request(&self) -> bool {
+        self.phase == Phase::Accepted && is_far(&self.handoff.connection)
     }
 
-    /// The server's kernel keeps the connection request in memory. If it does not (SYN cookies), the echoed timestamp is
-    /// all it remembers the options by, and must come back.
-    pub fn on_request_kept(&mut self) {
-        self.untimed = self.phase == Phase::Accepted && self.is_far();
+    /// Whether the server's kernel keeps the connection request in memory, to be told before the record is in force. If
+    /// it does not (SYN cookies), the echoed timestamp is all it remembers the options by, and must come back.
+    pub fn on_request(&mut self, kept: bool) {
+        if self.wants_request() {
+            self.untimed = kept;
+        }
     }
 
     /// The record with the translation is in force: the request may be fed.

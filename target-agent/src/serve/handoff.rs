@@ -193,8 +193,8 @@ impl Engine {
             let slots = self.shared.plane.slots();
             let mut record = slots.read(slot);
             translation.fill(&mut record);
-            if replay.is_far() && matches!(self.diag.is_half_open(ends.server(), ends.client()), Ok(true)) {
-                replay.on_request_kept();
+            if replay.wants_request() {
+                replay.on_request(self.diag.is_half_open(ends.server(), ends.client()).unwrap_or(false));
             }
             record.state = FlowState::Committed as u32;
             slots.write(slot, &record);

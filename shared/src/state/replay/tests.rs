@@ -191,7 +191,8 @@ fn far(options: NegotiatedOptions) -> (Replay, Model) {
 #[test]
 fn the_local_handshake_does_not_tell_the_round_trip_time_of_a_client_that_is_far_away() {
     let (mut r, model) = far(options(2));
-    r.on_request_kept();
+    assert!(r.wants_request());
+    r.on_request(true);
     r.on_record_in_force(3);
     let s = r.poll_segment(4).unwrap();
     assert_eq!(s.options, SegmentOptions::Timestamps { value: 5000, echo: 0 });
@@ -203,6 +204,7 @@ fn the_local_handshake_does_not_tell_the_round_trip_time_of_a_client_that_is_far
 #[test]
 fn a_server_that_keeps_no_connection_request_gets_its_timestamp_back() {
     let (mut r, _) = far(options(7));
+    r.on_request(false);
     r.on_record_in_force(3);
     assert_eq!(r.poll_segment(4).unwrap().options, SegmentOptions::Timestamps { value: 5000, echo: 333 });
 }
@@ -216,7 +218,8 @@ fn a_near_clients_handshake_is_replayed_as_it_is() {
     r.poll_segment(1).unwrap();
     assert!(r.poll_segment(1).is_none());
     assert!(r.on_reply(&model.syn_ack(), 2).is_some());
-    r.on_request_kept();
+    assert!(!r.wants_request());
+    r.on_request(true);
     r.on_record_in_force(3);
     assert_eq!(r.poll_segment(4).unwrap().options, SegmentOptions::Timestamps { value: 5000, echo: 333 });
 }
