@@ -1,5 +1,5 @@
 //! What an HTTP/2 client may cost beside its requests: frames that ask for nothing (PING, SETTINGS, PRIORITY, window
-//! updates, empty DATA), and streams it opens only to reset them (CVE-2019-9512 and its kin, CVE-2023-44487).
+//! updates, DATA with little or nothing but padding in it), and streams it opens only to reset them (CVE-2019-9512 and its kin, CVE-2023-44487).
 
 /// What a client may send for nothing at once, bytes.
 const FREE_BYTES: u64 = 64 << 10;
@@ -17,14 +17,18 @@ const HEADER: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
+/// The flag of a DATA or HEADERS frame that ends with padding; how much stands in its first byte (sections 6.1, 6.2).
+const PADDED: u8 = 8;
 
 /// Where in its frames a connection's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     /// So much of the preface, or of a payload, is to come.
     Within(usize),
-    /// So many bytes of a header have come; of them the length and the type count.
+    /// So many bytes of a header have come; of them length, type and flags count.
     Header(usize),
+    /// The byte that tells the padding of a payload of this length, at least one, itself included.
+    Padding(usize),
 }
 
 /// One connection's account.
@@ -33,7 +37,7 @@ pub struct Conduct {
     at: At,
     /// The header in the making.
     header: [u8; HEADER],
-    /// Bytes of frames that ask for nothing, headers included, less what time has forgiven.
+    /// Bytes of frames that ask for nothing, of padding, and of all frames' headers, less what time has forgiven.
     idle: u64,
     /// Bytes of heads and bodies, either way.
     used: u64,
@@ -52,6 +56,13 @@ impl Conduct {
     pub fn on_received(&mut self, mut bytes: &[u8]) {
         while let Some((first, rest)) = bytes.split_first() {
             match self.at {
+                At::Padding(length) => {
+                    bytes = rest;
+                    // More than there is room for is an error of the connection, not ours to find.
+                    let padding = (1 + usize::from(*first)).min(length);
+                    self.on_payload(length - padding, padding);
+                    self.at = if length > 1 { At::Within(length - 1) } else { At::Header(0) };
+                }
                 At::Within(left) => {
                     let now = left.min(bytes.len());
                     bytes = bytes.get(now..).unwrap_or_default();
@@ -72,17 +83,20 @@ impl Conduct {
     }
 
     fn on_header(&mut self) -> At {
-        let [high, middle, low, kind, ..] = self.header;
-        let length = u32::from_be_bytes([0, high, middle, low]);
-        if [DATA, HEADERS, CONTINUATION].contains(&kind) && length > 0 {
-            self.used = self.used.saturating_add(length.into());
-        } else {
-            self.idle = self.idle.saturating_add(u64::from(length) + HEADER as u64);
+        let [high, middle, low, kind, flags, ..] = self.header;
+        let length = usize::try_from(u32::from_be_bytes([0, high, middle, low])).unwrap_or(0);
+        let asks = [DATA, HEADERS, CONTINUATION].contains(&kind);
+        if length > 0 && [DATA, HEADERS].contains(&kind) && flags & PADDED != 0 {
+            self.on_payload(0, HEADER);
+            return At::Padding(length);
         }
-        match usize::try_from(length) {
-            Ok(0) | Err(_) => At::Header(0),
-            Ok(length) => At::Within(length),
-        }
+        self.on_payload(if asks { length } else { 0 }, if asks { HEADER } else { HEADER + length });
+        if length == 0 { At::Header(0) } else { At::Within(length) }
+    }
+
+    fn on_payload(&mut self, used: usize, idle: usize) {
+        let add = |account: u64, bytes| account.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        (self.used, self.idle) = (add(self.used, used), add(self.idle, idle));
     }
 
     /// So much time has passed, seconds.
@@ -120,6 +134,13 @@ mod tests {
     const PING: u8 = 6;
     const WINDOW_UPDATE: u8 = 8;
 
+    /// A DATA frame with so much content and padding.
+    fn padded(content: usize, padding: u8) -> Vec<u8> {
+        let mut bytes = frame(DATA, 1 + content + usize::from(padding));
+        (bytes[4], bytes[HEADER]) = (PADDED, padding);
+        bytes
+    }
+
     fn frame(kind: u8, length: usize) -> Vec<u8> {
         let size = u32::try_from(length).unwrap().to_be_bytes();
         [&[size[1], size[2], size[3], kind, 0, 0, 0, 0, 1], &vec![b'x'; length][..]].concat()
@@ -136,11 +157,12 @@ mod tests {
     fn frames_are_told_apart_however_their_bytes_come() {
         let kinds =
             [(HEADERS, 40), (PING, 8), (DATA, 300), (DATA, 0), (4, 0), (CONTINUATION, 1), (CONTINUATION, 0)];
-        let bytes: Vec<u8> = kinds.iter().flat_map(|(kind, length)| frame(*kind, *length)).collect();
+        let mut bytes: Vec<u8> = kinds.iter().flat_map(|(kind, length)| frame(*kind, *length)).collect();
+        bytes.extend([padded(5, 20), padded(0, 0), frame(PING, 8)].concat());
         for piece in 1..bytes.len() {
             let mut conduct = begun();
             bytes.chunks(piece).for_each(|piece| conduct.on_received(piece));
-            assert_eq!((conduct.used, conduct.idle), (341, 17 + 3 * 9), "in pieces of {piece}");
+            assert_eq!((conduct.used, conduct.idle), (346, 8 + 21 + 1 + 8 + 10 * 9), "in pieces of {piece}");
         }
     }
 
@@ -161,6 +183,23 @@ mod tests {
         }
         pings.on_passed(u64::MAX);
         assert_eq!(pings.idle, 0);
+    }
+
+    #[test]
+    fn data_in_crumbs_or_padding_is_a_flood_and_some_of_it_is_not() {
+        let lasts = |frame: &[u8], at_least: u32| {
+            let mut conduct = begun();
+            let lasted = (1..100_000).find(|_| {
+                conduct.on_received(frame);
+                conduct.is_flood()
+            });
+            assert!(lasted.is_some_and(|frames| frames > at_least), "{lasted:?}");
+        };
+        lasts(&frame(DATA, 1), 1000);
+        lasts(&padded(1, u8::MAX), 200);
+        lasts(&padded(0, u8::MAX), 200);
+        let lied = [&padded(3, 0)[..HEADER], &[u8::MAX; 4]].concat();
+        lasts(&lied, 1000);
     }
 
     #[test]
