@@ -24,9 +24,18 @@ pub const fn judge(socket: SocketState, note_flags: u32) -> Option<EndReason> {
     match socket {
         SocketState::Alive => None,
         SocketState::TimeWait => Some(EndReason::Finished),
-        SocketState::Gone if note_flags & NOTE_FIN != 0 => Some(EndReason::Finished),
-        SocketState::Gone if note_flags & NOTE_ACTIVE_RST != 0 => Some(EndReason::ServerReset),
-        SocketState::Gone => Some(EndReason::SocketGone),
+        SocketState::Gone => Some(judge_gone(note_flags)),
+    }
+}
+
+/// How a flow has ended whose socket is gone, or which is known to have ended.
+pub const fn judge_gone(note_flags: u32) -> EndReason {
+    if note_flags & NOTE_FIN != 0 {
+        EndReason::Finished
+    } else if note_flags & NOTE_ACTIVE_RST != 0 {
+        EndReason::ServerReset
+    } else {
+        EndReason::SocketGone
     }
 }
 
@@ -87,6 +96,7 @@ mod tests {
             (Gone, NOTE_RST, Some(SocketGone)),
             (Gone, NOTE_RST | NOTE_ACTIVE_RST, Some(ServerReset)),
             (Gone, NOTE_FIN | NOTE_RST, Some(Finished)),
+            (Gone, NOTE_FIN | NOTE_RST | NOTE_ACTIVE_RST, Some(Finished)),
         ];
         for (socket, notes, expected) in table {
             assert_eq!(judge(socket, notes), expected, "{socket:?} {notes}");

@@ -6,8 +6,9 @@ use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_shared::control::{FlowRef, MigratedAnswer, RefusedAnswer};
 use baton_shared::reason::{EndReason, Refusal};
-use baton_shared::record::{FLAG_FED, FLAG_TRACKED, FlowRecord, FlowState, NOTE_ACTIVE_RST};
+use baton_shared::record::{FLAG_FED, FLAG_TRACKED, FlowRecord, FlowState};
 use baton_shared::seq::{Seq, before};
+use baton_shared::state::ending::judge_gone;
 use baton_shared::state::replay::Answer;
 use baton_shared::translate::adopt::is_adopted;
 
@@ -63,9 +64,7 @@ impl Engine {
                 FlowState::Ended => {
                     // Reported or not, it is reported again: the intermediate notes an end once.
                     found.taken_over += 1;
-                    let reset = record.note_flags & NOTE_ACTIVE_RST != 0;
-                    let reason = if reset { EndReason::ServerReset } else { EndReason::Finished };
-                    self.end(table, slot, reason, now);
+                    self.end(table, slot, judge_gone(record.note_flags), now);
                 }
                 FlowState::Replaying => {
                     found.withdrawn += 1;
