@@ -2,6 +2,7 @@
 //! are ended so that nobody waits for them.
 
 use super::table::{Flow, PeerId, Table};
+use crate::load::Sampled;
 use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_shared::control::{FlowRef, MigratedAnswer, RefusedAnswer};
@@ -55,6 +56,7 @@ impl Engine {
             taken.arrival = adopted.then(|| record.arrival_key());
             taken.answer = Some(migrated(flow, &record));
             taken.ask_at_ns = now;
+            taken.sampled = Sampled::taken_over(record.bytes);
             table.insert(slot, Box::new(taken));
             // The responses before were not followed by this run, so nobody reads on.
             self.shared.plane.slots().set_flags(slot, record.flags & !FLAG_TRACKED);

@@ -49,16 +49,34 @@ pub(crate) struct Loads {
     bytes_from: u32,
 }
 
-/// What a flow's socket had counted when it was last looked at.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a flow had counted when it was last looked at.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Sampled {
-    segments: u32,
-    retransmitted: u32,
-    /// Of the record.
+    /// Its socket: segments, and those of them sent again. `None`: unknown, from before this run.
+    socket: Option<(u32, u32)>,
+    /// Its record, bytes.
     bytes: u64,
 }
 
+impl Default for Sampled {
+    /// Of a flow that begins.
+    fn default() -> Self {
+        Sampled { socket: Some((0, 0)), bytes: 0 }
+    }
+}
+
 impl Sampled {
+    /// Of a flow taken over from an earlier run, which has told of all until now.
+    pub(crate) fn taken_over(bytes: u64) -> Self {
+        Sampled { socket: None, bytes }
+    }
+
+    /// What its socket's segments, and those of them sent again, have grown by since.
+    fn socket_grown(&mut self, segments: u32, retransmitted: u32) -> (u32, u32) {
+        let (before, again_before) = self.socket.replace((segments, retransmitted)).unwrap_or((segments, retransmitted));
+        (segments.wrapping_sub(before), retransmitted.wrapping_sub(again_before))
+    }
+
     /// What a record's bytes have grown by since.
     pub(crate) fn grown(&mut self, bytes: u64) -> u64 {
         let grown = bytes.saturating_sub(self.bytes);
@@ -182,18 +200,15 @@ impl Engine {
         let mut samples = 0;
         for step in 0..count {
             let slot = (start + step) % count;
-            let Some(flow) = table.get(slot).filter(|f| f.end.is_none() && !f.is_in_hand()) else {
+            let Some(flow) = table.get_mut(slot).filter(|f| f.end.is_none() && !f.is_in_hand()) else {
                 continue;
             };
-            let (ends, server, before) = (flow.ends, flow.server, flow.sampled);
+            let (ends, server) = (flow.ends, flow.server);
             if let Ok(Some(info)) = self.diag.tcp_info(ends.server(), ends.client()) {
-                let now = Sampled { segments: info.segments, retransmitted: info.retransmitted, ..before };
-                if let Some(flow) = table.get_mut(slot) {
-                    flow.sampled = now;
-                }
+                let (segments, retransmitted) = flow.sampled.socket_grown(info.segments, info.retransmitted);
                 if let Some(load) = table.loads.of(server) {
-                    load.segments += u64::from(now.segments.wrapping_sub(before.segments));
-                    load.retransmitted += u64::from(now.retransmitted.wrapping_sub(before.retransmitted));
+                    load.segments += u64::from(segments);
+                    load.retransmitted += u64::from(retransmitted);
                 }
                 let (sum, number) = rtts.entry(server).or_default();
                 *sum += u64::from(info.rtt_us);
@@ -279,6 +294,14 @@ mod tests {
         assert!(!loads.is_news(one, &ServerLoad { flows: 1, ..load.clone() }));
         loads.on_session(one);
         assert!(loads.is_news(one, &ServerLoad { flows: 1, ..load.clone() }));
+    }
+
+    #[test]
+    fn a_flow_counts_from_its_beginning_and_one_taken_over_from_then_on() {
+        let (mut begun, mut taken) = (Sampled::default(), Sampled::taken_over(1000));
+        assert_eq!((begun.grown(1500), taken.grown(1500)), (1500, 500));
+        assert_eq!((begun.socket_grown(9, 2), taken.socket_grown(9, 2)), ((9, 2), (0, 0)));
+        assert_eq!((begun.socket_grown(11, 3), taken.socket_grown(11, 3)), ((2, 1), (2, 1)));
     }
 
     #[test]
