@@ -111,10 +111,7 @@ impl Records for OfTable {
     }
 
     fn slot_of(&self, client: SocketAddr) -> Option<u32> {
-        let table = self.0.table();
-        let of = |slot: &u32| table.get(*slot).is_some_and(|flow| flow.ends.client() == client);
-        let newest = |slot: &u32| table.get(*slot).map_or(0, |flow| flow.received_ns);
-        (0..table.slots()).filter(of).max_by_key(newest)
+        view::slot_of(&self.0, client)
     }
 
     fn now_ns(&self) -> u64 {

@@ -3,6 +3,7 @@
 use super::candidate::StageTimes;
 use baton_daemon::admin::events::{self, Kind};
 use baton_shared::access::without_query_values;
+use baton_shared::control::flow_id_text;
 use baton_shared::http::Verdict;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use serde::ser::{SerializeMap, Serializer};
@@ -114,11 +115,6 @@ impl Subject {
             total_us: 0,
         }
     }
-}
-
-/// A flow's number as the admin API shows it: 16 hexadecimal digits.
-pub fn flow_id_text(flow_id: u64) -> String {
-    format!("{flow_id:016x}")
 }
 
 pub(crate) fn micros(d: Duration) -> u64 {

@@ -22,11 +22,12 @@ mod sys;
 mod too_big;
 mod unresolved;
 
+pub use baton_shared::control::flow_id_text;
 pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes, TrackedCandidate};
 pub use dispatch::AgentEvent;
 pub use errors6::carry_errors6;
 pub(crate) use history::stages;
-pub use history::{History, HistoryOutcome, MigrationRecord, Subject, flow_id_text};
+pub use history::{History, HistoryOutcome, MigrationRecord, Subject};
 pub(crate) use later::LaterFlow;
 pub use later::{FlowNow, LaterCounts, Next, Noted, Returned, Router};
 pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener, syn_tsval};

@@ -1,6 +1,6 @@
 //! What a host knows of one flow, for people: asked for by the intermediate's admin endpoint.
 
-use super::message::FlowRef;
+use super::message::{FlowRef, flow_id_text};
 use crate::record::{FlowKey, FlowRecord, FlowState};
 use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ impl RecordReport {
         let seen = (record.last_seen_ns != 0).then_some(record.last_seen_ns);
         RecordReport {
             state: FlowState::from_raw(record.state).name().to_owned(),
-            flow_id: format!("{:016x}", record.flow_id),
+            flow_id: flow_id_text(record.flow_id),
             generation: record.generation,
             flags: record.flags,
             new: record.new_addr.socket_addr(record.new_port),

@@ -42,6 +42,17 @@ pub struct FlowRef {
     pub generation: u32,
 }
 
+/// A flow's number as people see it: 16 hexadecimal digits.
+pub fn flow_id_text(flow_id: u64) -> String {
+    format!("{flow_id:016x}")
+}
+
+/// The number of which [`flow_id_text`] is `text`.
+pub fn flow_id(text: &str) -> Option<u64> {
+    let id = u64::from_str_radix(text, 16).ok()?;
+    (flow_id_text(id) == text).then_some(id)
+}
+
 /// The first message each way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -295,4 +306,21 @@ pub enum Message {
     Inspect(FlowRef),
     /// To the intermediate.
     Inspected(Box<FlowReport>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flows_number_is_read_as_it_is_written_and_in_no_other_way() {
+        for id in [0, 0xab, u64::MAX] {
+            assert_eq!(flow_id(&flow_id_text(id)), Some(id));
+        }
+        for text in
+            ["", "ab", "+0000000000000ab", "00000000000000AB", "000000000000000ab", "00000000000000a "]
+        {
+            assert_eq!(flow_id(text), None, "{text:?}");
+        }
+    }
 }

@@ -14,5 +14,6 @@ pub use inspect::{FlowReport, KeyReport, MapReport, RecordReport, SocketReport, 
 pub use load::ServerLoad;
 pub use message::{
     Closer, EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, ProbeOrder,
-    ProbeReport, RecallRequest, RecalledAnswer, RefusedAnswer, Role, TrackedRequest, WayReport,
+    ProbeReport, RecallRequest, RecalledAnswer, RefusedAnswer, Role, TrackedRequest, WayReport, flow_id,
+    flow_id_text,
 };

@@ -1,18 +1,19 @@
 //! What the admin endpoint shows, gathered from table and maps. The table is locked for a few flows at a time, so
 //! that handoffs need not wait for a reader.
 
-use crate::flows::table::{Flow, PeerId, Session, flow_id_text};
+use crate::flows::table::{Flow, PeerId, Session};
 use crate::serve::engine::Shared;
 use crate::serve::inspect::map_report;
 use crate::serve::ways::Choice;
 use baton_daemon::admin::events;
 use baton_loader::monotonic_ns;
-use baton_shared::control::{PROTOCOL_VERSION, ServerLoad};
+use baton_shared::control::{PROTOCOL_VERSION, ServerLoad, flow_id, flow_id_text};
 use baton_shared::record::{ABI_VERSION, FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::borrow::Borrow;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How many slots are looked at under one lock.
@@ -116,36 +117,51 @@ pub(crate) fn flows(
     wanted: impl Fn(&FlowView) -> bool,
 ) -> impl Iterator<Item = Vec<FlowView>> {
     let clock = Clock::read();
-    let mut from = 0;
+    let mut chunks = chunks(shared.borrow());
     std::iter::from_fn(move || {
         let shared: &Shared = shared.borrow();
-        let capacity = shared.plane.slots().capacity();
-        if from >= capacity {
-            return None;
-        }
-        let to = capacity.min(from.saturating_add(CHUNK));
+        let slots = chunks.next()?;
         let table = shared.table();
-        let held = (from..to).filter_map(|slot| Some((slot, table.get(slot)?)));
+        let held = slots.filter_map(|slot| Some((slot, table.get(slot)?)));
         let views = held.map(|(slot, flow)| view(shared, &clock, flow, &shared.plane.slots().read(slot)));
-        from = to;
         Some(views.filter(|view| wanted(view)).collect())
     })
 }
 
+/// All slots, so many at a time as are looked at under one lock.
+fn chunks(shared: &Shared) -> impl Iterator<Item = Range<u32>> + use<> {
+    let capacity = shared.plane.slots().capacity();
+    (0..capacity).step_by(CHUNK as usize).map(move |from| from..capacity.min(from.saturating_add(CHUNK)))
+}
+
 /// One flow, with its keys in the map and its record.
 pub(crate) fn one(shared: &Shared, id: &str) -> Option<Value> {
-    let found = flows(shared, |flow| flow.id == id).flatten().next()?;
-    let mut shown = json!(found);
-    let map = {
+    let id = flow_id(id)?;
+    let clock = Clock::read();
+    let (found, map) = chunks(shared).find_map(|mut slots| {
         let table = shared.table();
-        let slot = (0..table.slots())
-            .find(|slot| table.get(*slot).is_some_and(|flow| flow_id_text(flow.who.1.flow_id) == id));
-        slot.and_then(|slot| Some(map_report(&shared.plane, slot, table.get(slot)?, monotonic_ns())))
-    };
+        slots.find_map(|slot| {
+            let flow = table.get(slot).filter(|flow| flow.who.1.flow_id == id)?;
+            let record = shared.plane.slots().read(slot);
+            Some((view(shared, &clock, flow, &record), map_report(&shared.plane, slot, flow, clock.now_ns)))
+        })
+    })?;
+    let mut shown = json!(found);
     if let Some(object) = shown.as_object_mut() {
         object.insert("map".to_owned(), json!(map));
     }
     Some(shown)
+}
+
+/// The slot of a client's newest flow.
+pub(crate) fn slot_of(shared: &Shared, client: SocketAddr) -> Option<u32> {
+    let newest = |slots: Range<u32>| {
+        let table = shared.table();
+        let received = |slot: &u32| table.get(*slot).map_or(0, |flow| flow.received_ns);
+        let of = |slot: &u32| table.get(*slot).is_some_and(|flow| flow.ends.client() == client);
+        slots.filter(of).map(|slot| (received(&slot), slot)).max()
+    };
+    chunks(shared).filter_map(newest).max().map(|(_, slot)| slot)
 }
 
 /// How the agent is, in short.
@@ -153,10 +169,7 @@ pub(crate) fn status(shared: &Shared) -> Value {
     let clock = Clock::read();
     let slots = shared.plane.slots();
     let sessions = sessions(shared, &clock);
-    let live = {
-        let table = shared.table();
-        (0..table.slots()).filter(|slot| table.get(*slot).is_some_and(|flow| flow.end.is_none())).count()
-    };
+    let live = shared.table().live();
     json!({
         "daemon": "target-agent",
         "name": shared.policy.node,

@@ -1,10 +1,11 @@
 //! When a flow has ended, and what follows: report, linger, free.
 
-use super::table::{Flow, Table, Who, flow_id_text};
+use super::slot_set::Round;
+use super::table::{Flow, Table, Who};
 use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_daemon::admin::events::{self, Kind};
-use baton_shared::control::{EndReport, Message};
+use baton_shared::control::{EndReport, Message, flow_id_text};
 use baton_shared::http::Statuses;
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::{FlowKey, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST};
@@ -26,20 +27,17 @@ impl Engine {
     pub(crate) fn age(&mut self, table: &mut Table, now: u64) {
         table.memory.on_time(now);
         self.release_lingering(table, now);
-        let start = self.scan_from;
+        let mut round = Round::new(self.scan_from);
         let mut questions = 0;
-        for (mut from, to) in [(start, table.slots()), (0, start)] {
-            while let Some(slot) = table.live_from(from).filter(|slot| *slot < to) {
-                from = slot + 1;
-                if !self.is_due(table, slot, now) {
-                    continue;
-                }
-                self.look(table, slot, now);
-                questions += 1;
-                if questions >= QUESTIONS {
-                    self.scan_from = from;
-                    return;
-                }
+        while let Some(slot) = table.next_live(&mut round) {
+            if !self.is_due(table, slot, now) {
+                continue;
+            }
+            self.look(table, slot, now);
+            questions += 1;
+            if questions >= QUESTIONS {
+                self.scan_from = slot.saturating_add(1);
+                return;
             }
         }
     }

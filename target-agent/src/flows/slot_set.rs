@@ -7,12 +7,30 @@ const BITS: u32 = u64::BITS;
 #[derive(Debug, Default)]
 pub(crate) struct SlotSet {
     words: Vec<u64>,
+    /// How many members it has.
+    members: u32,
+}
+
+/// Where a walk round all members is: it begins at some number, and goes on from the smallest behind the largest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    start: u32,
+    /// The next number to look at; `None` when it is over.
+    next: Option<u32>,
+    /// The largest is behind it.
+    wrapped: bool,
+}
+
+impl Round {
+    pub(crate) fn new(start: u32) -> Self {
+        Round { start, next: Some(start), wrapped: false }
+    }
 }
 
 impl SlotSet {
     /// An empty one, for the numbers below `slots`.
     pub(crate) fn new(slots: usize) -> Self {
-        SlotSet { words: vec![0; slots.div_ceil(64)] }
+        SlotSet { words: vec![0; slots.div_ceil(64)], members: 0 }
     }
 
     fn word(&mut self, slot: u32) -> Option<&mut u64> {
@@ -21,19 +39,43 @@ impl SlotSet {
 
     /// A number at the bound or above it is not taken in.
     pub(crate) fn insert(&mut self, slot: u32) {
-        if let Some(word) = self.word(slot) {
-            *word |= 1 << (slot % BITS);
+        let bit = 1 << (slot % BITS);
+        if let Some(word) = self.word(slot)
+            && *word & bit == 0
+        {
+            *word |= bit;
+            self.members += 1;
         }
     }
 
     pub(crate) fn remove(&mut self, slot: u32) {
-        if let Some(word) = self.word(slot) {
-            *word &= !(1 << (slot % BITS));
+        let bit = 1 << (slot % BITS);
+        if let Some(word) = self.word(slot)
+            && *word & bit != 0
+        {
+            *word &= !bit;
+            self.members -= 1;
         }
     }
 
+    pub(crate) fn members(&self) -> u32 {
+        self.members
+    }
+
+    /// The next member of a walk; each comes once, but for those that come or go meanwhile.
+    pub(crate) fn next(&self, round: &mut Round) -> Option<u32> {
+        let mut found = self.from(round.next?);
+        if found.is_none() && !round.wrapped {
+            round.wrapped = true;
+            found = self.from(0);
+        }
+        let found = found.filter(|slot| !round.wrapped || *slot < round.start);
+        round.next = found.and_then(|slot| slot.checked_add(1));
+        found
+    }
+
     /// The smallest member that is not below `slot`.
-    pub(crate) fn from(&self, slot: u32) -> Option<u32> {
+    fn from(&self, slot: u32) -> Option<u32> {
         let first = usize::try_from(slot / BITS).ok()?;
         let mut mask = u64::MAX << (slot % BITS);
         for (at, word) in self.words.iter().enumerate().skip(first) {
@@ -66,9 +108,39 @@ mod tests {
         assert_eq!(found, members);
         set.remove(64);
         set.remove(199);
+        set.remove(199);
+        assert_eq!(set.members(), 6);
         assert_eq!((set.from(64), set.from(129), set.from(100_000)), (Some(65), None, None));
         set.insert(100_000);
         set.remove(100_000);
+        assert_eq!(set.members(), 6);
         assert_eq!(SlotSet::new(0).from(0), None);
+    }
+
+    #[test]
+    fn a_walk_from_anywhere_comes_by_each_member_once() {
+        let mut set = SlotSet::new(200);
+        let members = [3, 64, 65, 199];
+        for slot in members.into_iter().chain(members) {
+            set.insert(slot);
+        }
+        assert_eq!(set.members(), 4);
+        for start in 0..=201 {
+            let mut round = Round::new(start);
+            let walk: Vec<u32> = std::iter::from_fn(|| set.next(&mut round)).collect();
+            let first = members.iter().filter(|slot| **slot >= start);
+            let expected: Vec<u32> =
+                first.chain(members.iter().filter(|slot| **slot < start)).copied().collect();
+            assert_eq!(walk, expected, "from {start}");
+            assert_eq!(set.next(&mut round), None, "it is over");
+        }
+        let mut round = Round::new(4);
+        assert_eq!(set.next(&mut round), Some(64));
+        set.remove(65);
+        assert_eq!(
+            (set.next(&mut round), set.next(&mut round), set.next(&mut round)),
+            (Some(199), Some(3), None)
+        );
+        assert_eq!(SlotSet::new(0).next(&mut Round::new(0)), None);
     }
 }

@@ -2,14 +2,14 @@
 
 use super::ageing::QUIET_NS;
 use super::memory::{Memory, Reports};
-use super::slot_set::SlotSet;
+use super::slot_set::{Round, SlotSet};
 use super::way::Way;
 use crate::load::{Loads, Sampled};
 use crate::serve::handoff::key;
 use crate::serve::packet::Ends;
 use crate::serve::recall::Waiting;
 use baton_daemon::admin::events::{self, Kind};
-use baton_shared::control::{FlowRef, RecalledAnswer};
+use baton_shared::control::{FlowRef, RecalledAnswer, flow_id_text};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowKey;
 use baton_shared::state::adopt::Adopt;
@@ -25,11 +25,6 @@ pub(crate) struct PeerId(pub(crate) u16);
 
 /// One handoff of one intermediate.
 pub(crate) type Who = (PeerId, FlowRef);
-
-/// A flow's number as the admin endpoints show it: 16 hexadecimal digits.
-pub(crate) fn flow_id_text(flow_id: u64) -> String {
-    format!("{flow_id:016x}")
-}
 
 /// How many recent handoffs `/v1/migrations` shows.
 const RECENT: usize = 256;
@@ -181,10 +176,6 @@ impl Table {
         }
     }
 
-    pub(crate) fn slots(&self) -> u32 {
-        u32::try_from(self.flows.len()).unwrap_or(u32::MAX)
-    }
-
     pub(crate) fn get(&self, slot: u32) -> Option<&Flow> {
         self.flows.get(usize::try_from(slot).ok()?)?.as_deref()
     }
@@ -211,9 +202,14 @@ impl Table {
         self.live.insert(slot);
     }
 
-    /// The flow that has not ended in this slot, or in the next one behind it that has one.
-    pub(crate) fn live_from(&self, slot: u32) -> Option<u32> {
-        self.live.from(slot)
+    /// How many flows have not ended.
+    pub(crate) fn live(&self) -> u32 {
+        self.live.members()
+    }
+
+    /// The slot of the next flow that has not ended, on a walk round all of them.
+    pub(crate) fn next_live(&self, round: &mut Round) -> Option<u32> {
+        self.live.next(round)
     }
 
     /// A flow has ended; it keeps its slot until then, CLOCK_MONOTONIC, ns.

@@ -5,6 +5,7 @@ mod responses;
 
 pub(crate) use responses::{RESPONSE_TICK, Responses};
 
+use crate::flows::slot_set::Round;
 use crate::flows::table::{PeerId, Table};
 use crate::serve::Engine;
 use baton_shared::control::{Message, ServerLoad};
@@ -73,7 +74,8 @@ impl Sampled {
 
     /// What its socket's segments, and those of them sent again, have grown by since.
     fn socket_grown(&mut self, segments: u32, retransmitted: u32) -> (u32, u32) {
-        let (before, again_before) = self.socket.replace((segments, retransmitted)).unwrap_or((segments, retransmitted));
+        let (before, again_before) =
+            self.socket.replace((segments, retransmitted)).unwrap_or((segments, retransmitted));
         (segments.wrapping_sub(before), retransmitted.wrapping_sub(again_before))
     }
 
@@ -195,14 +197,11 @@ impl Engine {
 
     /// Looks at some of the live flows' sockets, others each time.
     fn look_at_sockets(&mut self, table: &mut Table) {
-        let (count, start) = (table.slots(), table.loads.sample_from);
+        let mut round = Round::new(table.loads.sample_from);
         let mut rtts: HashMap<SocketAddr, (u64, u64)> = HashMap::new();
         let mut samples = 0;
-        for step in 0..count {
-            let slot = (start + step) % count;
-            let Some(flow) = table.get_mut(slot).filter(|f| f.end.is_none() && !f.is_in_hand()) else {
-                continue;
-            };
+        while let Some(slot) = table.next_live(&mut round) {
+            let Some(flow) = table.get_mut(slot).filter(|flow| !flow.is_in_hand()) else { continue };
             let (ends, server) = (flow.ends, flow.server);
             if let Ok(Some(info)) = self.diag.tcp_info(ends.server(), ends.client()) {
                 let (segments, retransmitted) = flow.sampled.socket_grown(info.segments, info.retransmitted);
@@ -216,7 +215,7 @@ impl Engine {
             }
             samples += 1;
             if samples >= SAMPLES {
-                table.loads.sample_from = (slot + 1) % count;
+                table.loads.sample_from = slot.saturating_add(1);
                 break;
             }
         }
@@ -229,19 +228,18 @@ impl Engine {
 
     /// Looks at some of the live flows' records, others each time, for what their servers have sent.
     fn look_at_records(&mut self, table: &mut Table) {
-        let (count, start) = (table.slots(), table.loads.bytes_from);
+        let mut round = Round::new(table.loads.bytes_from);
         let slots = self.shared.plane.slots();
         let mut looked = 0;
-        for step in 0..count {
-            let slot = (start + step) % count;
-            let Some(flow) = table.get_mut(slot).filter(|flow| flow.end.is_none()) else { continue };
+        while let Some(slot) = table.next_live(&mut round) {
+            let Some(flow) = table.get_mut(slot) else { continue };
             let (server, grown) = (flow.server, flow.sampled.grown(slots.read(slot).bytes));
             if let Some(load) = table.loads.of(server) {
                 load.bytes += grown;
             }
             looked += 1;
             if looked >= RECORDS {
-                table.loads.bytes_from = (slot + 1) % count;
+                table.loads.bytes_from = slot.saturating_add(1);
                 break;
             }
         }
@@ -250,8 +248,9 @@ impl Engine {
     fn tell(&mut self, table: &mut Table) {
         let mut flows: HashMap<(PeerId, SocketAddr), u32> = HashMap::new();
         let mut all: HashMap<SocketAddr, u32> = HashMap::new();
-        for slot in 0..table.slots() {
-            if let Some(flow) = table.get(slot).filter(|flow| flow.end.is_none()) {
+        let mut round = Round::new(0);
+        while let Some(slot) = table.next_live(&mut round) {
+            if let Some(flow) = table.get(slot) {
                 *flows.entry((flow.who.0, flow.server)).or_default() += 1;
                 *all.entry(flow.server).or_default() += 1;
             }

@@ -2,10 +2,10 @@
 //! [`judge_recall`] says. The server's socket ends by a reset that nobody but its kernel sees.
 
 use super::engine::Engine;
-use crate::flows::table::{PeerId, Table, flow_id_text};
+use crate::flows::table::{PeerId, Table};
 use baton_daemon::admin::events::{self, Kind};
 use baton_loader::monotonic_ns;
-use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer, RefusedAnswer};
+use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer, RefusedAnswer, flow_id_text};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::{FLAG_TRACKED, FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
 use baton_shared::seq::{Client, Seq, Server};
