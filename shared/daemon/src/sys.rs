@@ -13,11 +13,19 @@ use tun_tap::Iface;
 /// A descriptor that this process was started with, and that nobody else in it has.
 ///
 /// # Errors
-/// When it is not open.
+/// When it is not open, or has close-on-exec: then it came over no exec, or was taken before.
 pub(crate) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: asks for flags, touches no memory.
-    check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;
-    // SAFETY: it is open, and by the protocol of LISTEN_FDS it is ours alone.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    check(flags)?;
+    if flags & libc::FD_CLOEXEC != 0 {
+        let text = format!("descriptor {fd} was opened by this process: nobody handed it over");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    // SAFETY: sets a flag, touches no memory.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, flags | libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and nobody else's in this process: what is opened here is closed on exec, from the start on, and so
+    // is this from now on; what came over an exec has no owner before it is taken here, and is taken once.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
