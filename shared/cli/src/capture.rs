@@ -3,7 +3,7 @@
 use crate::Done;
 use crate::args::CaptureArgs;
 use crate::endpoint::{Node, Nodes, escaped, with_query};
-use crate::table::{at, number};
+use crate::table::{at, number, word};
 use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -49,7 +49,7 @@ pub(crate) async fn run(nodes: &Nodes, as_json: bool, args: &CaptureArgs) -> Don
     let client = match (&args.which.flow, &args.which.filter) {
         (Some(id), _) => {
             let flow = nodes.intermediate.get(&format!("/v1/flows/{}", escaped(id))).await?;
-            at(&flow, "/client")
+            word(&flow, "/client").context("the intermediate names no client of this flow")?.to_owned()
         }
         (None, Some(client)) => client.clone(),
         (None, None) => bail!("--flow or --filter"),
@@ -99,11 +99,11 @@ async fn gather(nodes: &Nodes, path: &str, args: &CaptureArgs, client: &str) -> 
     drop(tell);
     for begun in begun {
         if begun.await.is_err() {
-            // Its own word of why is on its way.
-            return match told.recv().await {
-                Some(Err(e)) => Err(e),
-                _ => Err(anyhow!("a daemon ended its capture before it began")),
-            };
+            // Its own word of why is on its way, behind what others captured by now.
+            while let Some(line) = told.recv().await {
+                line?;
+            }
+            bail!("a daemon ended its capture before it began");
         }
     }
     eprintln!(
@@ -144,13 +144,7 @@ async fn follow(
     begun: oneshot::Sender<()>,
     tell: &mpsc::Sender<Result<Line>>,
 ) -> Result<()> {
-    let answer = node.ask(Method::GET, path, LATE).await?;
-    if !answer.status().is_success() {
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
-        bail!("{status}: {}", at(&told, "/error"));
-    }
+    let answer = node.answer(Method::GET, path, LATE).await?;
     let mut begun = Some(begun);
     let mut body = answer.into_body();
     let mut rest = Vec::new();
@@ -170,6 +164,9 @@ async fn follow(
             }
         }
     }
+    if begun.is_some() {
+        bail!("it ended before it began");
+    }
     Ok(())
 }
 
@@ -181,7 +178,7 @@ fn parse(node: &str, line: &[u8]) -> Result<Line> {
     if told.get("end").is_some() {
         return Ok(Line::Ended { missed: number(&told, "/end/missed") });
     }
-    let interface = match at(&told, "/moment").as_str() {
+    let interface = match word(&told, "/moment").context("a packet without its moment")? {
         "daemon" => format!("{node} {}", at(&told, "/device")),
         "reconstructed" => format!("{node} {} before the rewrite (reconstructed)", at(&told, "/device")),
         moment => format!("{node} {} {moment} the rewrite", at(&told, "/device")),
@@ -190,16 +187,14 @@ fn parse(node: &str, line: &[u8]) -> Result<Line> {
         at_ns: number(&told, "/at_ns"),
         interface,
         length: u32::try_from(number(&told, "/length")).unwrap_or(u32::MAX),
-        data: bytes(&at(&told, "/data")).context("data that is no hexadecimal")?,
-        comment: at(&told, "/comment"),
+        // Of a packet without a byte they are empty.
+        data: bytes(word(&told, "/data").unwrap_or_default()).context("data that is no hexadecimal")?,
+        comment: word(&told, "/comment").unwrap_or_default().to_owned(),
     })))
 }
 
 /// Out of hexadecimal digits.
 fn bytes(hex: &str) -> Option<Vec<u8>> {
-    if hex == "-" {
-        return Some(Vec::new());
-    }
     let pairs = hex.as_bytes().chunks(2);
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
@@ -238,6 +233,9 @@ fn write(out: impl Write, packets: &[Packet]) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::{Cli, Command};
+    use crate::endpoint::tests::{FULL, answering};
+    use clap::Parser;
     use pcap_file::pcapng::{Block, PcapNgReader};
 
     #[test]
@@ -277,9 +275,24 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn a_daemon_that_refuses_is_told_in_its_own_words_whatever_the_others_do() {
+        // The others have begun and have packets before it refuses, and go on.
+        let begun = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n22\r\n{\"begin\":{}}\n{\"end\":{\"missed\":0}}\n\r\n";
+        let nodes = Nodes {
+            intermediate: answering("front", vec![begun]),
+            agents: vec![answering("t1", vec![begun]), answering("t2", vec![FULL])],
+        };
+        let cli = Cli::parse_from(["baton", "capture", "--filter", "10.0.0.1", "-w", "/dev/null"]);
+        let Command::Capture(args) = cli.command else { panic!() };
+        let error = gather(&nodes, "/v1/capture", &args, "10.0.0.1").await.unwrap_err();
+        let said = format!("{error:#}");
+        assert_eq!(said, "capture on t2: t2 says 503 Service Unavailable: no place");
+    }
+
     #[test]
     fn lines_that_are_not_as_they_should_be_are_errors() {
-        for line in ["", "{", r#"{"data":"4x"}"#] {
+        for line in ["", "{", r#"{"moment":"after","data":"4x"}"#, r#"{"data":"45"}"#] {
             assert!(parse("t1", line.as_bytes()).is_err(), "{line}");
         }
         assert!(matches!(parse("t1", br#"{"end":{"missed":3}}"#).unwrap(), Line::Ended { missed: 3 }));

@@ -123,13 +123,8 @@ impl Node {
         })
     }
 
-    /// An answer whose head has come.
-    pub(crate) async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        patience: Duration,
-    ) -> Result<Response<Incoming>> {
+    /// An answer whose head has come, whatever it says.
+    async fn ask(&self, method: Method, path: &str, patience: Duration) -> Result<Response<Incoming>> {
         let stream = self.connect().await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer.
@@ -146,17 +141,33 @@ impl Node {
         }
     }
 
-    /// The body of a success; what the daemon says of anything else as an error.
-    pub(crate) async fn text(&self, method: Method, path: &str, patience: Duration) -> Result<String> {
+    /// The answer, if it is a success: what the daemon says with any other status is the error.
+    pub(crate) async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        patience: Duration,
+    ) -> Result<Response<Incoming>> {
         let answer = self.ask(method, path, patience).await?;
         let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        // A refusal is short; one that does not end is told without its words.
+        let text = timeout(PATIENCE, self.body(answer)).await.unwrap_or_else(|_| Ok(String::new()))?;
+        bail!("{} says {status}: {}", self.name, said(&text))
+    }
+
+    async fn body(&self, answer: Response<Incoming>) -> Result<String> {
         let body = http_body_util::Limited::new(answer.into_body(), ANSWER).collect().await;
         let body = body.map_err(|e| anyhow!("{} broke off: {e}", self.name))?.to_bytes();
-        let text = String::from_utf8_lossy(&body).into_owned();
-        if status.is_success() {
-            return Ok(text);
-        }
-        bail!("{} says {status}: {}", self.name, said(&text))
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// The body of [`Node::answer`].
+    pub(crate) async fn text(&self, method: Method, path: &str, patience: Duration) -> Result<String> {
+        let answer = self.answer(method, path, patience).await?;
+        self.body(answer).await
     }
 
     /// The JSON of a GET.
@@ -181,14 +192,49 @@ fn said(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn queries_have_what_is_there_and_nothing_breaks_out_of_them() {
         let query = [("a", Some("x&y=1 z".to_owned())), ("b", None), ("c", Some("[::1]:80".to_owned()))];
         assert_eq!(with_query("/p", &query), "/p?a=x%26y%3D1%20z&c=%5B::1%5D:80");
         assert_eq!(with_query("/p", &[]), "/p");
+    }
+
+    /// A daemon that gives one answer after another, each on a connection of its own, and lets the last one stay open.
+    pub(crate) fn answering(name: &str, answers: Vec<&'static str>) -> Node {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap().to_string());
+        listener.set_nonblocking(true).unwrap();
+        tokio::spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let mut open = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0, "{request:?}");
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                open.push(stream);
+            }
+            std::future::pending::<()>().await;
+        });
+        Node { name: name.to_owned(), endpoint }
+    }
+
+    pub(crate) const FULL: &str =
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 21\r\n\r\n{\"error\":\"no place\"}\n";
+
+    #[tokio::test]
+    async fn a_refusal_is_told_in_the_daemons_words_at_the_first_asking() {
+        // Asked again it would tell for ever.
+        let endless = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let node = answering("front", vec![FULL, endless]);
+        let error = node.answer(Method::GET, "/v1/events", PATIENCE).await.unwrap_err();
+        assert_eq!(error.to_string(), "front says 503 Service Unavailable: no place");
     }
 
     #[test]

@@ -54,12 +54,7 @@ pub(crate) async fn run(nodes: &Nodes, as_json: bool, args: &EventArgs) -> Done 
 }
 
 async fn follow(node: &Node, path: &str, tell: &mpsc::Sender<Result<Event>>) -> Result<()> {
-    let answer = node.ask(Method::GET, path, Duration::from_secs(10)).await?;
-    if !answer.status().is_success() {
-        // Asked again as text, for the daemon's own words.
-        let _ = node.text(Method::GET, path, Duration::from_secs(10)).await?;
-        bail!("{} does not tell", node.name);
-    }
+    let answer = node.answer(Method::GET, path, Duration::from_secs(10)).await?;
     let mut body = answer.into_body();
     let mut frames = Frames::default();
     while let Some(frame) = body.frame().await {

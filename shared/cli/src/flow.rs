@@ -4,7 +4,7 @@ use crate::Done;
 use crate::args::FlowArgs;
 use crate::endpoint::{Nodes, escaped, with_query};
 use crate::numbers::{age, bytes, micros, now_ms};
-use crate::table::{Table, at, list, number};
+use crate::table::{Table, at, list, number, printable, word};
 use serde_json::Value;
 use std::process::ExitCode;
 
@@ -118,9 +118,9 @@ fn map(map: &Value, heading: &str) -> String {
             "  key        {} at {} -> {}\n",
             at(key, "/remote"),
             at(key, "/local"),
-            match at(key, "/slot") {
-                none if none == "-" => "NOT IN THE MAP".to_owned(),
-                slot => format!("slot {slot}"),
+            match key.get("slot").and_then(Value::as_u64) {
+                None => "NOT IN THE MAP".to_owned(),
+                Some(slot) => format!("slot {slot}"),
             }
         );
     }
@@ -160,8 +160,7 @@ pub(crate) fn translation(map: &Value) -> String {
 
 fn socket(agent: &Value) -> String {
     let Some(socket) = agent.get("socket").filter(|socket| !socket.is_null()) else {
-        let error = at(agent, "/socket_error");
-        let why = if error == "-" { "there is none any more".to_owned() } else { error };
+        let why = word(agent, "/socket_error").map_or_else(|| "there is none any more".to_owned(), printable);
         return format!("  socket     {why}\n");
     };
     let n = |key: &str| number(socket, &format!("/{key}"));

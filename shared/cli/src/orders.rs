@@ -3,7 +3,7 @@
 use crate::Done;
 use crate::args::{DrainArgs, WaitArgs, What};
 use crate::endpoint::{Nodes, escaped, with_query};
-use crate::table::{at, list, number};
+use crate::table::{at, list, number, word};
 use anyhow::{Result, bail};
 use serde_json::Value;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ impl What {
     fn is_done(&self, view: &Value) -> bool {
         match self {
             What::Target { .. } | What::Node => view.get("drained") == Some(&Value::Bool(true)),
-            What::Listener { .. } => at(view, "/state") == "draining" && number(view, "/flows") == 0,
+            What::Listener { .. } => word(view, "/state") == Some("draining") && number(view, "/flows") == 0,
         }
     }
 
@@ -74,7 +74,7 @@ pub(crate) async fn drain(nodes: &Nodes, as_json: bool, args: &DrainArgs, order:
 async fn look(nodes: &Nodes, what: &What) -> Result<Value> {
     let What::Listener { name } = what else { return nodes.intermediate.get(&what.path()).await };
     let told = nodes.intermediate.get("/v1/listeners").await?;
-    match list(&told, "/listeners").find(|listener| at(listener, "/name") == *name) {
+    match list(&told, "/listeners").find(|listener| word(listener, "/name") == Some(name)) {
         Some(listener) => Ok(listener.clone()),
         None => bail!("there is no listener of this name"),
     }

@@ -6,7 +6,7 @@ use crate::endpoint::{Nodes, escaped, with_query};
 use crate::flow::detail;
 use crate::numbers::{bytes, micros};
 use crate::show::{stages, why};
-use crate::table::{at, list, number};
+use crate::table::{at, list, number, word};
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -55,11 +55,8 @@ async fn from_here(nodes: &Nodes, as_json: bool, args: &ProbeArgs, uri: &Uri, li
         .await
         .map_err(|_| anyhow!("no complete answer of {uri} in {} s", limit.as_secs()))??;
     let migration = record(nodes, seen.local).await?;
-    let flow = match migration.as_ref().map(|m| at(m, "/id")).filter(|id| id != "-") {
-        Some(id) => nodes.intermediate.get(&format!("/v1/flows/{id}")).await.ok(),
-        None => None,
-    };
-    let migrated = migration.as_ref().is_some_and(|m| at(m, "/outcome") == "migrated");
+    let flow = flow(nodes, migration.as_ref().and_then(|m| word(m, "/id"))).await;
+    let migrated = migration.as_ref().is_some_and(|m| word(m, "/outcome") == Some("migrated"));
     let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     if as_json {
         println!(
@@ -106,11 +103,7 @@ async fn by_agent(
     ];
     let order = with_query(&format!("/v1/targets/{}/probe", escaped(target)), &query);
     let answer = nodes.intermediate.post(&order, limit).await?;
-    let id = at(&answer, "/flow_id");
-    let flow = match id.as_str() {
-        "-" => None,
-        id => nodes.intermediate.get(&format!("/v1/flows/{id}")).await.ok(),
-    };
+    let flow = flow(nodes, word(&answer, "/flow_id")).await;
     let ok = answer.get("ok") == Some(&Value::Bool(true));
     if as_json {
         println!("{}", json!({ "probe": answer, "flow": flow }));
@@ -140,6 +133,11 @@ async fn by_agent(
         }
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All that is known of a flow, while it is known.
+async fn flow(nodes: &Nodes, id: Option<&str>) -> Option<Value> {
+    nodes.intermediate.get(&format!("/v1/flows/{}", escaped(id?))).await.ok()
 }
 
 /// How the request went, by the intermediate's record.

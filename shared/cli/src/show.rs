@@ -4,7 +4,7 @@ use crate::Done;
 use crate::args::MigrationArgs;
 use crate::endpoint::{Nodes, escaped, with_query};
 use crate::numbers::{age, bytes, clock, micros, now_ms};
-use crate::table::{Table, at, list, number};
+use crate::table::{Table, at, cell, list, number, printable, word};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
@@ -53,9 +53,9 @@ pub(crate) async fn migrations(nodes: &Nodes, as_json: bool, args: &MigrationArg
 
 /// Why a request did not migrate: the most exact word there is.
 pub(crate) fn why(migration: &Value) -> String {
-    let words = ["/reason", "/refusal", "/rule"].map(|key| at(migration, key));
-    let words: Vec<String> = words.into_iter().filter(|word| word != "-").collect();
-    if words.is_empty() { "-".to_owned() } else { words.join("/") }
+    let words = ["/reason", "/refusal", "/rule"].map(|key| word(migration, key));
+    let words: Vec<String> = words.into_iter().flatten().map(printable).collect();
+    if words.is_empty() { cell(&Value::Null) } else { words.join("/") }
 }
 
 /// The stages as they follow one another; the agent's is a part of the handoff's.
@@ -95,13 +95,10 @@ pub(crate) fn target_table(told: &Value) -> Table {
             .collect();
         let proxied: u64 = list(target, "/pools").map(|part| number(part, "/picks_proxied")).sum();
         let sent: u64 = list(target, "/load").map(|load| number(load, "/bytes")).sum();
-        let server = match at(target, "/server") {
-            none if none == "-" => at(target, "/server6"),
-            server => server,
-        };
+        let server = if word(target, "/server").is_some() { "/server" } else { "/server6" };
         table.row([
             at(target, "/name"),
-            server,
+            at(target, server),
             at(target, "/agent_state"),
             at(target, "/admin"),
             if standings.is_empty() { "-".to_owned() } else { standings.join(", ") },
@@ -151,8 +148,8 @@ pub(crate) async fn targets(nodes: &Nodes, as_json: bool, name: Option<&str>) ->
         for part in list(target, "/pools") {
             let last = match part.pointer("/last_check/at").and_then(Value::as_u64) {
                 Some(when) => {
-                    let failure = at(part, "/last_check/failure");
-                    let how = if failure == "-" { "passed".to_owned() } else { failure };
+                    let failure = word(part, "/last_check/failure");
+                    let how = failure.map_or_else(|| "passed".to_owned(), printable);
                     format!("{how}, {} ago", age(now_ms().saturating_sub(when)))
                 }
                 None => "-".to_owned(),

@@ -58,6 +58,11 @@ pub(crate) fn at(value: &Value, pointer: &str) -> String {
     value.pointer(pointer).map_or_else(|| "-".to_owned(), cell)
 }
 
+/// The string at a pointer as the daemon gave it, if there is one and it is not empty: to go by, not to be shown.
+pub(crate) fn word<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
 /// The number at a pointer, 0 if there is none.
 pub(crate) fn number(value: &Value, pointer: &str) -> u64 {
     value.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
@@ -91,5 +96,12 @@ mod tests {
         assert_eq!(cell(&json!("GET /\u{1b}[2J")), "GET /\u{fffd}[2J");
         assert_eq!(at(&json!({ "a": [null, 5] }), "/a/0"), "-");
         assert_eq!(at(&json!({ "a": [null, 5] }), "/a/1"), "5");
+    }
+
+    #[test]
+    fn what_is_gone_by_is_what_the_daemon_gave_and_nothing_is_not_a_dash() {
+        let value = json!({ "name": "-", "odd": "a\u{1b}", "none": null, "empty": "" });
+        assert_eq!([word(&value, "/name"), word(&value, "/odd")], [Some("-"), Some("a\u{1b}")]);
+        assert_eq!(["/none", "/empty", "/missing"].map(|at| word(&value, at)), [None; 3]);
     }
 }

@@ -4,7 +4,7 @@ use crate::Done;
 use crate::endpoint::Nodes;
 use crate::numbers::{age, bytes, clock, micros, now_ms, percent};
 use crate::show::why;
-use crate::table::{at, list, number};
+use crate::table::{at, list, number, word};
 use anyhow::Result;
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
@@ -130,20 +130,20 @@ fn summary(before: &Look, now: &Look) -> Paragraph<'static> {
 fn links(before: &Look, now: &Look) -> Table<'static> {
     let between = now.at.duration_since(before.at);
     let rows = list(&now.targets, "/targets").map(|target| {
-        let name = at(target, "/name");
-        let earlier = list(&before.targets, "/targets").find(|other| at(other, "/name") == name);
+        let name = word(target, "/name");
+        let earlier = list(&before.targets, "/targets").find(|other| word(other, "/name") == name);
         let sum = |of: Option<&Value>, list_at: &str, key: &str| -> u64 {
             of.map_or(0, |of| list(of, list_at).map(|part| number(part, key)).sum())
         };
         let grown = |list_at, key| rate(sum(earlier, list_at, key), sum(Some(target), list_at, key), between);
         let direct =
             rate(earlier.map_or(0, |t| number(t, "/migrated")), number(target, "/migrated"), between);
-        let standing = at(target, "/pools/0/standing");
-        let good = at(target, "/agent_state") == "up" && standing == "up" && at(target, "/admin") == "ready";
+        let is = |key, expected| word(target, key) == Some(expected);
+        let good = is("/agent_state", "up") && is("/pools/0/standing", "up") && is("/admin", "ready");
         Row::new([
-            Cell::from(name),
+            Cell::from(at(target, "/name")),
             Cell::from(at(target, "/agent_state")),
-            Cell::from(standing),
+            Cell::from(at(target, "/pools/0/standing")),
             Cell::from(at(target, "/admin")),
             Cell::from(at(target, "/flows")),
             Cell::from(direct.to_string()),
@@ -162,7 +162,7 @@ fn links(before: &Look, now: &Look) -> Table<'static> {
 
 fn recent(now: &Look) -> Table<'static> {
     let rows = list(&now.migrations, "/migrations").map(|m| {
-        let style = match at(m, "/outcome").as_str() {
+        let style = match word(m, "/outcome").unwrap_or_default() {
             "migrated" => Style::new().fg(Color::Green),
             "proxied" => Style::new().fg(Color::Yellow),
             _ => Style::new().fg(Color::Red),
