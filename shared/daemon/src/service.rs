@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn a_descriptor_this_process_opened_is_never_taken_for_one_it_was_handed() {
         if std::env::var_os(PART).is_none() {
-            let name = "service::tests::a_descriptor_this_process_opened_is_never_taken_for_one_it_was_handed";
+            let name =
+                "service::tests::a_descriptor_this_process_opened_is_never_taken_for_one_it_was_handed";
             return start(name, 2);
         }
         // The lowest that is free is the one the variables name wrongly.
