@@ -229,7 +229,10 @@ fn logged(t: &TestLab, path: &str) -> Vec<(&'static str, String)> {
 
 #[test]
 fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_sees_an_ordinary_request() {
-    let Some(t) = lab::up("probed", |s| pool(s, "")) else { return };
+    let second = "\n[[listener]]\nname = \"second\"\nvip = \"10.90.1.100:81\"\npool = \"web\"\n";
+    let allow =
+        "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:81\"\nserver = \"ADDRESS:80\"\n";
+    let Some(t) = lab::up("probed", |s| pool(s, second).agents_also(allow)) else { return };
     let address = |target: &str| {
         let server = t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["server"].clone();
         server.as_str().unwrap().strip_suffix(":80").unwrap().to_owned()
@@ -274,6 +277,19 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
     t.order("/v1/targets/target1/drain");
     well(&probe(&t, "target1", "path=/1k"), "target1", "target2");
     t.order("/v1/targets/target1/undrain");
+    // At the listener that is named.
+    let answer = probe(&t, "target1", "path=/1k&vip=10.90.1.100:81");
+    well(&answer, "target1", "target2");
+    assert_eq!(answer["vip"], "10.90.1.100:81");
+    for (order, vip, want, say) in [
+        ("undrain", "10.90.1.100:82", 404, "there are 10.90.1.100:80, 10.90.1.100:81"),
+        ("drain", "10.90.1.100:81", 409, "10.90.1.100:81 is drained"),
+    ] {
+        t.order(&format!("/v1/listeners/second/{order}"));
+        let path = format!("/v1/targets/target1/probe?vip={vip}");
+        let (status, text) = t.lab.admin_post(INTERMEDIATE, &path).unwrap();
+        assert!(status == want && text.contains(say), "{status} {text}");
+    }
     // Well along the way, but not what the server says.
     let missing = probe(&t, "target1", "path=/missing");
     assert_eq!(
@@ -303,8 +319,8 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
     assert!(with_header("00000000000000000000000000000000").starts_with(b"HTTP/1.1 200"));
     let results =
         |result: &str| t.metric(INTERMEDIATE, &format!("baton_probes_total{{result=\"{result}\"}}"));
-    assert_eq!((results("ok"), results("failed")), (7, 1));
-    t.expect_requests(9, 0);
+    assert_eq!((results("ok"), results("failed")), (8, 1));
+    t.expect_requests(10, 0);
 }
 
 #[test]

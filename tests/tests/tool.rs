@@ -199,6 +199,18 @@ fn the_tool_shows_a_flow_captures_it_drains_its_target_and_finds_a_fault() {
     );
     let probe = says(&t, &["probe", &url, "--target", target]);
     assert!(probe.contains(&format!("migrated to {target}")), "{probe}");
+    let elsewhere = format!("http://{}:81/1k", VIP.ip());
+    let (asked, text) = run(&t, &["probe", &elsewhere, "--target", target]);
+    assert!(!asked && text.contains("no listener") && text.contains(&VIP.to_string()), "{text}");
+    // What a daemon refuses is told in its words.
+    let name = scratch.path().join("none.pcapng").display().to_string();
+    for (words, say) in [
+        (&["capture", "--filter", "10.0.0.1", "--packets", "2000000", "-w", &name][..], "at most"),
+        (&["events", "--kind", "colour"], "there is no kind"),
+    ] {
+        let (done, text) = run(&t, words);
+        assert!(!done && text.contains("400") && text.contains(say), "{words:?}: {text}");
+    }
 
     // Whatever else doctor finds on this machine: the server that is stopped is among it, with its mending.
     t.lab.kill("target2", Program::Server).unwrap();

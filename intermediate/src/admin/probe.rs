@@ -33,6 +33,7 @@ const LATE: Duration = Duration::from_secs(1);
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProbeQuery {
+    vip: Option<SocketAddr>,
     path: Option<String>,
     host: Option<String>,
     timeout_ms: Option<u32>,
@@ -71,7 +72,7 @@ pub(super) async fn probe(
     query: Result<Query<ProbeQuery>, QueryRejection>,
 ) -> Response {
     let Ok(Query(query)) = query else {
-        return error(StatusCode::BAD_REQUEST, "the query may name path, host and timeout_ms");
+        return error(StatusCode::BAD_REQUEST, "the query may name vip, path, host and timeout_ms");
     };
     let timeout_ms = query.timeout_ms.unwrap_or(TIMEOUT_MS);
     if timeout_ms == 0 || timeout_ms > TIMEOUT_MOST_MS {
@@ -84,9 +85,9 @@ pub(super) async fn probe(
     let Some(migrator) = front.migration.migrator() else {
         return error(StatusCode::CONFLICT, "no listener migrates");
     };
-    let Some(vip) = vip_for(&admin, &target) else {
-        let text = "no listener that is open speaks http, migrates and has an address of the target's family";
-        return error(StatusCode::CONFLICT, text);
+    let vip = match vip_for(&admin, &target, query.vip) {
+        Ok(vip) => vip,
+        Err((status, text)) => return error(status, &text),
     };
     let askers = match askers(&admin, &target) {
         Ok(found) => found,
@@ -121,16 +122,40 @@ pub(super) async fn probe(
     error(StatusCode::CONFLICT, &text)
 }
 
-/// Where a client could come to the target.
-fn vip_for(admin: &Admin, target: &Target) -> Option<SocketAddr> {
+/// Where a client could come to the target: the listener that is asked for, or else the first.
+fn vip_for(
+    admin: &Admin,
+    target: &Target,
+    asked: Option<SocketAddr>,
+) -> Result<SocketAddr, (StatusCode, String)> {
     let site = admin.front.site.load_full();
-    let usable = |listener: &&SiteListener| {
-        listener.protocol == Protocol::Http
-            && listener.mode == Mode::Migrate
-            && target.spec.servers.for_vip(listener.vip).is_some()
-            && admin.front.drains.listener(listener.vip).is_none()
+    let unusable = |listener: &SiteListener| {
+        if listener.protocol != Protocol::Http {
+            Some("does not speak http")
+        } else if listener.mode != Mode::Migrate {
+            Some("does not migrate")
+        } else if target.spec.servers.for_vip(listener.vip).is_none() {
+            Some("has an address of another family than the target's")
+        } else if admin.front.drains.listener(listener.vip).is_some() {
+            Some("is drained")
+        } else {
+            None
+        }
     };
-    site.listeners.iter().find(usable).map(|listener| listener.vip)
+    let Some(asked) = asked else {
+        let text = "no listener that is open speaks http, migrates and has an address of the target's family";
+        let usable = site.listeners.iter().find(|listener| unusable(listener).is_none());
+        return usable.map(|listener| listener.vip).ok_or_else(|| (StatusCode::CONFLICT, text.to_owned()));
+    };
+    let Some(listener) = site.listeners.iter().find(|listener| listener.vip == asked) else {
+        let vips: Vec<String> = site.listeners.iter().map(|listener| listener.vip.to_string()).collect();
+        let text = format!("no listener has {asked}: there are {}", vips.join(", "));
+        return Err((StatusCode::NOT_FOUND, text));
+    };
+    match unusable(listener) {
+        None => Ok(asked),
+        Some(why) => Err((StatusCode::CONFLICT, format!("the listener at {asked} {why}"))),
+    }
 }
 
 /// An agent that may ask, and its host's addresses.

@@ -86,6 +86,26 @@ async fn from_here(nodes: &Nodes, as_json: bool, args: &ProbeArgs, uri: &Uri, li
     Ok(if migrated && seen.status < 400 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// The name and the port of a URL.
+fn place(uri: &Uri) -> Result<(&str, u16)> {
+    let authority = uri.authority().context("the URL names no host")?;
+    Ok((authority.host().trim_matches(['[', ']']), uri.port_u16().unwrap_or(80)))
+}
+
+/// The VIP of the listener that a URL leads to.
+async fn listener(nodes: &Nodes, uri: &Uri) -> Result<String> {
+    let (name, port) = place(uri)?;
+    let named = tokio::net::lookup_host((name, port)).await;
+    let named: Vec<SocketAddr> = named.with_context(|| format!("cannot resolve {name}"))?.collect();
+    let told = nodes.intermediate.get("/v1/listeners").await?;
+    let vips: Vec<&str> = list(&told, "/listeners").filter_map(|listener| word(listener, "/vip")).collect();
+    let is_named = |vip: &&&str| vip.parse().is_ok_and(|vip: SocketAddr| named.contains(&vip));
+    match vips.iter().find(is_named) {
+        Some(vip) => Ok((*vip).to_owned()),
+        None => bail!("{uri} leads to no listener of the intermediate: there are {}", vips.join(", ")),
+    }
+}
+
 async fn by_agent(
     nodes: &Nodes,
     as_json: bool,
@@ -95,8 +115,10 @@ async fn by_agent(
     limit: Duration,
 ) -> Done {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let vip = listener(nodes, uri).await?;
     let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     let query = [
+        ("vip", Some(vip)),
         ("path", Some(path.to_owned())),
         ("host", args.host.clone().or_else(|| uri.authority().map(ToString::to_string))),
         ("timeout_ms", Some(millis.to_string())),
@@ -159,19 +181,17 @@ fn way(migration: &Value) -> String {
 }
 
 async fn ask(uri: &Uri, host: Option<&str>) -> Result<Seen> {
-    let authority = uri.authority().context("the URL names no host")?;
-    let port = uri.port_u16().unwrap_or(80);
-    let name = authority.host().trim_matches(['[', ']']);
+    let (name, port) = place(uri)?;
     let begun = Instant::now();
     let stream =
-        TcpStream::connect((name, port)).await.with_context(|| format!("cannot connect to {authority}"))?;
+        TcpStream::connect((name, port)).await.with_context(|| format!("cannot connect to {name}:{port}"))?;
     let connect = begun.elapsed();
     let (local, vip) = (stream.local_addr()?, stream.peer_addr()?);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path)
-        .header("Host", host.unwrap_or(authority.as_str()))
+        .header("Host", host.or_else(|| uri.authority().map(|all| all.as_str())).unwrap_or(name))
         .header("User-Agent", "baton-probe")
         .body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await.context("the connection broke off")?;
