@@ -229,6 +229,11 @@ impl Packet {
         self.segment.flags & bits == 0
     }
 
+    /// Whether it carries bytes of the stream, which a SYN said again does not.
+    pub fn has_data(&self) -> bool {
+        !self.segment.payload.is_empty()
+    }
+
     /// Length in sequence space: data, and one each for SYN and FIN.
     pub fn length(&self) -> u32 {
         let payload = u32::try_from(self.segment.payload.len()).unwrap_or(u32::MAX);

@@ -146,7 +146,7 @@ fn keepalive_probes(place: &Place) {
 /// Asks for 100k and takes so many segments of the answer without acknowledging any.
 fn some_segments(peer: &mut Peer, count: usize) -> Vec<Packet> {
     peer.get("/100k");
-    (0..count).map(|_| peer.wait("data", |p| p.length() > 0)).collect()
+    (0..count).map(|_| peer.wait("data", |p| p.has_data())).collect()
 }
 
 fn lost_segment_with_sack(place: &Place) {
@@ -168,7 +168,7 @@ fn lost_segment_with_sack(place: &Place) {
             p.length() == 0 || p.segment.seq == lost.segment.seq || p.segment.seq.wrapping_sub(end) < 1 << 31,
             "sent again although selectively acknowledged: {p:?}"
         );
-        p.segment.seq == lost.segment.seq && p.length() > 0
+        p.segment.seq == lost.segment.seq && p.has_data()
     });
     assert_eq!(again.segment.payload, lost.segment.payload);
     peer.ack = peer.watch().next_expected();
@@ -187,7 +187,7 @@ fn lost_segment_without_sack(place: &Place) {
     for _ in &got[2..] {
         peer.acknowledge();
     }
-    let again = peer.wait("what was lost", |p| p.segment.seq == lost.segment.seq && p.length() > 0);
+    let again = peer.wait("what was lost", |p| p.segment.seq == lost.segment.seq && p.has_data());
     assert_eq!(again.segment.payload, lost.segment.payload);
     peer.ack = peer.watch().next_expected();
     peer.acknowledge();
@@ -201,7 +201,7 @@ fn nothing_acknowledged(place: &Place) {
     some_segments(&mut peer, 3);
     // The watch compares what is sent twice.
     for _ in 0..2 {
-        peer.wait("the first segment again", |p| p.segment.seq == first && p.length() > 0);
+        peer.wait("the first segment again", |p| p.segment.seq == first && p.has_data());
     }
     peer.ack = peer.watch().next_expected();
     peer.acknowledge();
@@ -227,7 +227,7 @@ fn one_acknowledgement_lost(place: &Place) {
     let mut peer = Peer::dial(place.host(), place.vip(), &Start::default());
     peer.syn_ack();
     peer.get("/1k");
-    peer.wait("the answer", |p| p.length() > 0);
+    peer.wait("the answer", |p| p.has_data());
     peer.ack = peer.watch().next_expected();
     peer.get("/10k");
     place.expect_file(&mut peer, "1k");

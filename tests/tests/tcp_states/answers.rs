@@ -137,20 +137,20 @@ fn ecn_is_taken_up(place: &Place) {
     let mut marked = both.server.data_segment(&answer);
     marked.ecn = 3;
     both.server.send(&marked);
-    let got = both.client.wait("the answer", |p| p.length() > 0);
+    let got = both.client.wait("the answer", |p| p.has_data());
     assert_eq!(got.segment.ecn, 3, "{got:?}");
     // The client's echo of it, on a request that was marked as well.
     both.client.ack = both.client.watch().next_expected();
     let mut echo = both.client.data_segment(request("/again").as_bytes());
     (echo.flags, echo.ecn) = (echo.flags | flag::ECE, 3);
     both.client.send(&echo);
-    let got = both.server.wait("the request", |p| p.length() > 0);
+    let got = both.server.wait("the request", |p| p.has_data());
     assert!(got.has(flag::ECE) && got.segment.ecn == 3, "{got:?}");
     both.server.ack = both.server.watch().next_expected();
     let mut reduced = both.server.data_segment(&answer);
     reduced.flags |= flag::CWR;
     both.server.send(&reduced);
-    let got = both.client.wait("the second answer", |p| p.length() > 0);
+    let got = both.client.wait("the second answer", |p| p.has_data());
     assert!(got.has(flag::CWR) && got.segment.ecn == 0, "{got:?}");
     both.client.ack = both.client.watch().next_expected();
     both.client.acknowledge();

@@ -29,9 +29,9 @@ fn long_request(length: usize) -> Vec<u8> {
 fn server_acknowledges_late(place: &Place) {
     let (client, called) = called(place);
     let mut both = Both::accept(place, client, called, &server());
-    let first = both.server.wait("the request", |p| p.length() > 0);
+    let first = both.server.wait("the request", |p| p.has_data());
     for _ in 0..3 {
-        let again = both.server.wait("the request again", |p| p.length() > 0);
+        let again = both.server.wait("the request again", |p| p.has_data());
         assert_eq!((again.segment.seq, &again.segment.payload), (first.segment.seq, &first.segment.payload));
     }
     // It was fed: the client is told so, and is asked for nothing.
@@ -50,7 +50,7 @@ fn server_acknowledges_late(place: &Place) {
 fn server_answers_without_acknowledging(place: &Place) {
     let (client, called) = called(place);
     let mut both = Both::accept(place, client, called, &server());
-    both.server.wait("the request", |p| p.length() > 0);
+    both.server.wait("the request", |p| p.has_data());
     // Its acknowledgement is still that of the handshake: the client was told more by the intermediate, and must not hear
     // less from now on (its watch sees to that).
     let told = both.client.watch().acked();
@@ -75,7 +75,7 @@ fn server_acknowledges_in_the_middle(place: &Place) {
     let mut both = Both::accept(place, client, called, &server());
     while both.server.watch().contiguous() < request.len() {
         let from = both.server.ack;
-        both.server.wait("the request", |p| p.length() > 0);
+        both.server.wait("the request", |p| p.has_data());
         let there = both.server.watch().next_expected();
         // Half of what is new, then that again.
         both.server.ack = from.wrapping_add(there.wrapping_sub(from).div_ceil(2));
@@ -119,7 +119,7 @@ fn no_window_in_the_syn_ack(place: &Place) {
     both.server.watch_mut().allow_probes();
     // One byte past it asks whether the window has opened (RFC 9293, section 3.8.6.1); twice it has not.
     for _ in 0..2 {
-        let probe = both.server.wait("a probe", |p| p.length() > 0);
+        let probe = both.server.wait("a probe", |p| p.has_data());
         assert_eq!((probe.length(), probe.segment.seq), (1, both.server.ack), "{probe:?}");
         both.server.acknowledge();
     }
@@ -136,9 +136,9 @@ fn a_segment_of_the_request_is_lost(place: &Place) {
     let request = long_request(5000);
     let (client, called) = called_with(place, &Start::default(), &request);
     let mut both = Both::accept(place, client, called, &server());
-    let first = both.server.wait("the first segment", |p| p.length() > 0);
-    let lost = both.server.wait("the second", |p| p.length() > 0);
-    let third = both.server.wait("the third", |p| p.length() > 0);
+    let first = both.server.wait("the first segment", |p| p.has_data());
+    let lost = both.server.wait("the second", |p| p.has_data());
+    let third = both.server.wait("the third", |p| p.has_data());
     both.server.ack = first.segment.seq.wrapping_add(first.length());
     for _ in 0..3 {
         let mut block = both.server.segment();
@@ -171,7 +171,7 @@ fn reset_right_behind_the_syn_ack(place: &Place) {
     let mut both = Both::accept(place, client, called, &server());
     both.server.reset();
     // What finds no connection is answered by a reset with its number (RFC 9293, section 3.10.7.1).
-    let stray = both.server.wait("the request", |p| p.length() > 0);
+    let stray = both.server.wait("the request", |p| p.has_data());
     let mut again = both.server.segment();
     (again.seq, again.flags) = (stray.segment.ack, flag::RST);
     both.server.send(&again);
@@ -181,7 +181,7 @@ fn reset_right_behind_the_syn_ack(place: &Place) {
 fn reset_instead_of_an_acknowledgement(place: &Place) {
     let (client, called) = called(place);
     let mut both = Both::accept(place, client, called, &server());
-    both.server.wait("the request", |p| p.length() > 0);
+    both.server.wait("the request", |p| p.has_data());
     both.server.reset();
     expect_reset(place, &mut both);
     // A request that may have run is not said again.
@@ -192,7 +192,7 @@ fn reset_instead_of_an_acknowledgement(place: &Place) {
 fn fin_before_the_request_is_acknowledged(place: &Place) {
     let (client, called) = called(place);
     let mut both = Both::accept(place, client, called, &server());
-    both.server.wait("the request", |p| p.length() > 0);
+    both.server.wait("the request", |p| p.has_data());
     // It answers and closes; that it has the request it says later.
     both.server.fin(&[&head(5)[..], b"first"].concat());
     assert_eq!(both.client.response(), (200, b"first".to_vec()));

@@ -134,7 +134,7 @@ fn segments(both: &mut Both, count: usize) -> Vec<(u32, u32)> {
         places.push((from, both.server.seq));
     }
     for _ in 0..=count {
-        both.client.wait("a segment of the answer", |p| p.length() > 0);
+        both.client.wait("a segment of the answer", |p| p.has_data());
     }
     places
 }
@@ -168,7 +168,7 @@ fn selective_acknowledgements_of_the_server(place: &Place) {
     let (first, rest) = body.split_at(20);
     let (first, second) = (both.client.data_segment(first), both.client.data_segment(rest));
     both.client.send(&second);
-    both.server.wait("the second part", |p| p.length() > 0);
+    both.server.wait("the second part", |p| p.has_data());
     let block = (second.seq, both.client.seq);
     let mut answer = both.server.segment();
     answer.options.sack = vec![block];
