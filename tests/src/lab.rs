@@ -6,32 +6,76 @@ use netns_lab::{Lab, LabSpec, Program, plan};
 use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Labs of one test binary come up one after the other: on two cores, several at once would only measure each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Labs of one test binary stand one after the other: on two cores, several at once would only measure each other. Those
+/// whose tests mostly wait stand [side by side](up_beside).
+static STANDING: Standing = Standing { labs: Mutex::new(0), fewer: Condvar::new() };
+
+/// How many labs stand side by side at most.
+const SIDE_BY_SIDE: usize = 2;
+
+/// How much of the room for labs is taken.
+#[derive(Debug)]
+struct Standing {
+    labs: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Standing {
+    fn take(&'static self, share: usize) -> Share {
+        let labs = self.labs.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = |labs: &mut usize| *labs + share > SIDE_BY_SIDE;
+        let mut labs = self.fewer.wait_while(labs, room).unwrap_or_else(PoisonError::into_inner);
+        *labs += share;
+        Share(share)
+    }
+}
+
+/// Room for a lab, until it is dropped.
+#[derive(Debug)]
+struct Share(usize);
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        *STANDING.labs.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
+        STANDING.fewer.notify_all();
+    }
+}
 
 /// The VIP, as std writes addresses.
 pub const VIP: SocketAddr = SocketAddr::V4(plan::VIP);
 
-/// A lab and the right to be the only one.
+/// A lab and its share of the room for labs.
 #[derive(Debug)]
 pub struct TestLab {
     /// The lab.
     pub lab: Lab,
-    _only: MutexGuard<'static, ()>,
+    _share: Share,
 }
 
-/// Brings a lab up for the test `name`, `None` if it must be skipped here.
+/// Brings a lab up for the test `name`, `None` if it must be skipped here. No other stands meanwhile.
 ///
 /// # Panics
 /// If the lab does not come up, or if skips are not allowed.
 pub fn up(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab> {
+    up_with(SIDE_BY_SIDE, name, order)
+}
+
+/// The same beside another one that was brought up so.
+///
+/// # Panics
+/// If the lab does not come up, or if skips are not allowed.
+pub fn up_beside(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab> {
+    up_with(1, name, order)
+}
+
+fn up_with(share: usize, name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab> {
     if !skip::lab_can_run(name) {
         return None;
     }
-    let only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let share = STANDING.take(share);
     let spec = LabSpec::new(format!("t{}-{name}", std::process::id()));
     // BATON_SERVE=adopt runs a whole test binary with adopted connections.
     let spec = match std::env::var("BATON_SERVE") {
@@ -39,7 +83,7 @@ pub fn up(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab>
         Err(_) => spec,
     };
     match Lab::up(&order(spec)) {
-        Ok(lab) => Some(TestLab { lab, _only: only }),
+        Ok(lab) => Some(TestLab { lab, _share: share }),
         Err(e) => panic!("the lab did not come up: {e:#}"),
     }
 }

@@ -8,6 +8,12 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 pub(crate) const ROWS: &[Row] = rows![
+    // First, since these take longest.
+    port_again_after_the_client_closed_first,
+    port_again_after_the_server_closed_first,
+    port_again_after_both_closed_at_once,
+    port_again_after_a_reset_by_the_server,
+    port_again_after_a_reset_by_the_client,
     client_closes_first,
     server_closes_first,
     server_closes_with_its_last_data,
@@ -22,11 +28,6 @@ pub(crate) const ROWS: &[Row] = rows![
     client_resets_right_after_the_commit,
     acknowledgement_behind_the_clients_reset,
     fin_of_the_server_sent_again,
-    port_again_after_the_client_closed_first,
-    port_again_after_the_server_closed_first,
-    port_again_after_both_closed_at_once,
-    port_again_after_a_reset_by_the_server,
-    port_again_after_a_reset_by_the_client,
 ];
 
 /// A connection with its answered request; both ends.

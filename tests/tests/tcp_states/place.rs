@@ -10,14 +10,15 @@ use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// A row: its name and what it does.
 pub(crate) type Row = (&'static str, fn(&Place));
 
-/// How many rows are played at once.
-const AT_ONCE: usize = 6;
+/// How many rows are played at once in a lab: they mostly wait.
+const AT_ONCE: usize = 8;
 
 /// The groups that play the server themselves; in a lab they come last.
 const PLAYED: [&str; 3] = ["closing", "urgent", "windows"];
@@ -26,19 +27,21 @@ const PLAYED: [&str; 3] = ["closing", "urgent", "windows"];
 const SCRIPTED: [&str; 3] = ["answers", "feeding", "serving"];
 
 /// A lab and what rows ask of it.
+#[derive(Clone)]
 pub(crate) struct Place {
-    pub(crate) t: TestLab,
-    pub(crate) device: Device,
-    server: Option<Server>,
+    pub(crate) t: Arc<TestLab>,
+    pub(crate) device: Arc<Device>,
+    server: Option<Arc<Server>>,
     /// Where the scripted server sits.
-    seats: Option<Device>,
+    seats: Option<Arc<Device>>,
     /// The rows are played over IPv6.
     v6: bool,
 }
 
 /// Plays groups in a lab of this kind with nginx on its target.
 pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, groups: &[&str]) {
-    let Some(t) = lab::up(lab_name, |s| order(s.targets(1).family(Family::Dual).plane(plane()))) else {
+    let Some(t) = lab::up_beside(lab_name, |s| order(s.targets(1).family(Family::Dual).plane(plane())))
+    else {
         return;
     };
     let device = Device::open(&t.lab).unwrap();
@@ -47,19 +50,18 @@ pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, gr
     if scripted && plane() == Plane::Userspace {
         lead_to_the_agent(&t);
     }
+    let (t, device, seats) = (Arc::new(t), Arc::new(device), seats.map(Arc::new));
     let mut place = Place { t, device, server: None, seats, v6: false };
     let mut failed = Vec::new();
     for group in groups {
         if PLAYED.contains(group) && place.server.is_none() {
-            place.server = Some(Server::in_place_of_nginx(&place.t));
+            place.server = Some(Arc::new(Server::in_place_of_nginx(&place.t)));
         }
         let family = place.t.lab.spec().family;
-        for (v6, has) in [(false, family.has_v4()), (true, family.has_v6())] {
-            place.v6 = v6;
-            if has {
-                failed.extend(play(&place, group));
-            }
-        }
+        let versions =
+            [(false, family.has_v4()), (true, family.has_v6())].into_iter().filter(|(_, has)| *has);
+        let places: Vec<_> = versions.map(|(v6, _)| Place { v6, ..place.clone() }).collect();
+        failed.extend(play(&places, group));
     }
     assert!(failed.is_empty(), "rows that failed (their reports are above): {failed:?}");
 }
@@ -81,12 +83,12 @@ fn plane() -> Plane {
     std::env::var("BATON_PLANE").map_or(Plane::Ebpf, |name| name.parse().unwrap())
 }
 
-/// Plays a group's rows, all of them whatever becomes of one; gives back those that failed.
-fn play(place: &Place, group: &str) -> Vec<String> {
+/// Plays a group's rows in each of the places, all of them whatever becomes of one; gives back those that failed.
+fn play(places: &[Place], group: &str) -> Vec<String> {
     let (_, together, alone) = GROUPS.iter().find(|(name, ..)| *name == group).unwrap();
     let (next, failed) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
-    let version = if place.v6 { "IPv6" } else { "IPv4" };
-    let one = |(name, row): &Row| {
+    let one = |place: &Place, (name, row): &Row| {
+        let version = if place.v6 { "IPv6" } else { "IPv4" };
         let wanted = std::env::var("BATON_ROW").map_or(true, |only| name.contains(&only));
         let started = Instant::now();
         if wanted && catch_unwind(AssertUnwindSafe(|| row(place))).is_err() {
@@ -97,20 +99,25 @@ fn play(place: &Place, group: &str) -> Vec<String> {
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(row) = together.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    one(row);
+                // In the order of the rows, so that what takes longest can stand first.
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(row) = together.get(n / places.len()) else { break };
+                    one(&places[n % places.len()], row);
                 }
             });
         }
     });
-    alone.iter().for_each(one);
+    for place in places {
+        alone.iter().for_each(|row| one(place, row));
+    }
     failed.into_inner().unwrap()
 }
 
 impl Place {
     /// The server, where the rows play it.
     pub(crate) fn server(&self) -> &Server {
-        self.server.as_ref().unwrap()
+        self.server.as_deref().unwrap()
     }
 
     /// The address clients connect to.
