@@ -1,7 +1,8 @@
 //! The daemons come and go under load: stopped, killed, started again, with a service manager that keeps the listening
 //! sockets (`sd_notify(3)`), as systemd does with the units in the packages.
-#![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+use baton_shared::record::{ABI_VERSION, former};
 use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::plan::{self, INTERMEDIATE};
@@ -108,6 +109,15 @@ fn order(s: LabSpec) -> LabSpec {
     LabSpec { rate_target: "1gbit".parse().ok(), ..s.targets(2) }
 }
 
+/// What a stopped daemon left pinned becomes a former version's, which had the same records under another ABI number.
+fn left_by_a_former_version(t: &TestLab, node: &str, side: &str) {
+    let folder = |abi| t.lab.bpf_dir(node).join(format!("v{abi}"));
+    std::fs::create_dir(folder(former::READABLE[0])).unwrap();
+    let (here, there) = (folder(ABI_VERSION), folder(former::READABLE[0]));
+    std::fs::rename(here.join(side), there.join(side)).unwrap();
+    std::fs::remove_dir(here).unwrap();
+}
+
 #[test]
 fn daemons_that_are_stopped_and_killed_cut_no_download_and_a_stop_costs_no_request() {
     let Some(t) = lab::up("lifecycle", order) else { return };
@@ -123,9 +133,12 @@ fn daemons_that_are_stopped_and_killed_cut_no_download_and_a_stop_costs_no_reque
             let live = |node| t.flows(node).iter().filter(|f| f["state"] == "committed").count();
             live("target1") + live("target2") >= DOWNLOADS
         });
-        // An upgrade in good order: nothing fails.
-        for _ in 0..2 {
+        // An upgrade in good order: nothing fails. The second time from a version with another ABI.
+        for former in [false, true] {
             t.lab.stop_intermediate().unwrap();
+            if former {
+                left_by_a_former_version(&t, INTERMEDIATE, "intermediate");
+            }
             assert!(t.flows("target1").len() + t.flows("target2").len() > 0, "downloads go on meanwhile");
             t.lab.start_managed(INTERMEDIATE, Program::Balancer, &manager).unwrap();
             progress(tally);
@@ -134,6 +147,9 @@ fn daemons_that_are_stopped_and_killed_cut_no_download_and_a_stop_costs_no_reque
         assert_eq!(manager.told("STOPPING=1"), 2);
         for target in ["target1", "target2"] {
             t.lab.stop_agent(target).unwrap();
+            if target == "target2" {
+                left_by_a_former_version(&t, target, "target");
+            }
             progress(tally);
             t.lab.start_agent(target).unwrap();
             progress(tally);
@@ -156,6 +172,11 @@ fn daemons_that_are_stopped_and_killed_cut_no_download_and_a_stop_costs_no_reque
         let most = 2 * (DOWNLOADS + 1);
         assert!(tally.unanswered() <= most, "{:#?}", tally.unanswered.lock());
     });
+    for node in [INTERMEDIATE, "target2"] {
+        let left: Vec<_> =
+            std::fs::read_dir(t.lab.bpf_dir(node)).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, [format!("v{ABI_VERSION}").as_str()], "{node} took everything over");
+    }
     assert_eq!(manager.kept(), kept, "the sockets are still the same");
     assert!(manager.told("READY=1") >= 4);
 }

@@ -1,5 +1,7 @@
 //! What can go wrong with the data plane, each with what was tried.
 
+use baton_shared::record::ABI_VERSION;
+use baton_shared::record::former::READABLE;
 use std::io;
 use std::path::PathBuf;
 
@@ -74,6 +76,18 @@ pub enum PlaneError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Flows of a version whose records this one does not read.
+    #[error(
+        "{path} holds flows of another version (ABI {abi}; this one reads {}): start that version again and drain this host \
+         before the change (baton drain, baton wait), or give them up: rm -r {path}",
+        readable()
+    )]
+    OtherVersion {
+        /// The other version's ABI.
+        abi: u32,
+        /// Where its maps are pinned.
+        path: PathBuf,
+    },
     /// The configuration asks for a table of no flows.
     #[error("plane.flows must be at least 1")]
     NoFlows,
@@ -91,6 +105,12 @@ pub enum InsertError {
     /// Anything else the kernel says.
     #[error("bpf(BPF_MAP_UPDATE_ELEM) on FLOWS: {0}")]
     Os(io::Error),
+}
+
+/// The versions whose records this one reads, for people.
+fn readable() -> String {
+    let numbers: Vec<String> = READABLE.iter().chain([&ABI_VERSION]).map(u32::to_string).collect();
+    numbers.join(", ")
 }
 
 /// An error with its causes, in one line.

@@ -11,6 +11,7 @@
 pub mod adopt;
 mod attach;
 mod error;
+mod former;
 mod open;
 mod programs;
 mod slots;

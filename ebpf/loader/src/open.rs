@@ -1,6 +1,7 @@
 //! Opening the data plane: pins, maps, programs.
 
 use crate::attach::{Hook, Place};
+use crate::former::{self, Former};
 use crate::slots::Slots;
 use crate::sys::{self, MappedSlots, TypedMap};
 use crate::{Means, OBJECT, Plane, PlaneConfig, PlaneError, Programs, Side, Tun};
@@ -17,7 +18,7 @@ pub(crate) const TUN_PROGRAM: &str = "tun_reinject";
 /// The maps that are pinned, all under their own names.
 pub(crate) const MAPS: [&str; 5] = ["FLOWS", "SLOTS", "SETTINGS", "LEGS", "COUNTERS"];
 /// The uplink's link.
-const LINK: &str = "link_uplink";
+pub(crate) const LINK: &str = "link_uplink";
 /// The link of what takes packets out of outer headers on a target.
 pub(crate) const LEG_LINK: &str = "link_leg";
 /// The program of that link.
@@ -31,7 +32,10 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         .map_err(|source| PlaneError::NoDevice { name: config.uplink.clone(), source })?;
     let pins = pin_folder(config)?;
     sys::lift_memlock();
+    let mut formers = former::find(&config.pin_dir, config.side)?;
     let (flows, found) = capacity(&pins, config.flows)?;
+    let taken = formers.iter().map(Former::count).fold(0, u32::saturating_add);
+    let (flows, found) = (flows.max(taken), found || taken > 0);
 
     // An adopted flow of a target is found under two keys.
     let keys = if config.side == Side::Target { flows.saturating_mul(2) } else { flows };
@@ -57,6 +61,9 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
 
     sweep(&flows_map, &mapped)?;
     let slots = Slots::new(mapped);
+    for former in &mut formers {
+        former.give_flows(&flows_map, &slots, &pins)?;
+    }
 
     // The TUN of an earlier run is gone; the number may by now be another device's.
     let mac = sys::device_mac(&config.uplink)
@@ -71,6 +78,9 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         hook,
     };
     place.attach_for_good(program(&mut object, config.side.program())?, &pins.join(LINK))?;
+    for former in formers {
+        former.leave(&slots)?;
+    }
     let programs = Programs {
         config: config.clone(),
         hook,
@@ -192,13 +202,18 @@ fn sweep(flows: &TypedMap<FlowKey, u32>, slots: &MappedSlots) -> Result<(), Plan
 /// Removes what is pinned in `PIN_DIR/vN/SIDE` and the folder itself.
 pub(crate) fn remove_pins(pins: &Path) -> Result<(), PlaneError> {
     remove_files(pins)?;
+    remove_folders(pins);
+    Ok(())
+}
+
+/// Removes a side's folder and its version's, if they are empty.
+pub(crate) fn remove_folders(pins: &Path) {
     // The version's folder stays if the other side uses it; the configured folder is the operator's.
     for folder in pins.ancestors().take(2) {
         if std::fs::remove_dir(folder).is_err() {
             break;
         }
     }
-    Ok(())
 }
 
 fn remove_files(pins: &Path) -> Result<(), PlaneError> {

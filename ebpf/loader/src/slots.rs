@@ -72,6 +72,11 @@ impl Slots {
         self.mapped.write(slot, record, fresh);
     }
 
+    /// Stores a whole record, what the programs write included: what they write at this very moment is lost.
+    pub(crate) fn overwrite(&self, slot: u32, record: &FlowRecord) {
+        self.mapped.write(slot, record, true);
+    }
+
     /// The state as it stands.
     pub fn state(&self, slot: u32) -> FlowState {
         FlowState::from_raw(self.mapped.field(slot, offset_of!(FlowRecord, state)).load(Ordering::Acquire))

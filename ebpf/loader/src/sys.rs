@@ -255,6 +255,27 @@ where
     }
 }
 
+/// The value at `index` of an array map whose values are `size` bytes, as the kernel tells it.
+pub(crate) fn array_value(map: BorrowedFd<'_>, index: u32, size: usize) -> io::Result<Vec<u8>> {
+    let mut value = vec![0u8; size];
+    let to = u64::try_from(value.as_mut_ptr().addr()).map_err(io::Error::other)?;
+    // SAFETY: an array's key is 4 bytes; `value` has room for the value and is borrowed mutably over the call.
+    unsafe { map_command(BPF_MAP_LOOKUP_ELEM, map, address_of(&index), to, 0) }?;
+    Ok(value)
+}
+
+/// Whether a hash map whose keys are `size` bytes, as the kernel tells it, holds no key.
+pub(crate) fn is_empty(map: BorrowedFd<'_>, size: usize) -> io::Result<bool> {
+    let mut key = vec![0u8; size];
+    let to = u64::try_from(key.as_mut_ptr().addr()).map_err(io::Error::other)?;
+    // SAFETY: `key` has room for a key and is borrowed mutably over the call.
+    match unsafe { map_command(BPF_MAP_GET_NEXT_KEY, map, 0, to, 0) } {
+        Ok(()) => Ok(false),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
 /// Words of a record.
 const WORDS: usize = size_of::<FlowRecord>() / 8;
 const _: () = assert!(size_of::<FlowRecord>().is_multiple_of(8));

@@ -2,6 +2,8 @@
 //! `repr(C)`, explicit padding, no `bool`, no `Option`, no `usize`; sizes asserted.
 
 mod flow;
+#[cfg(feature = "std")]
+pub mod former;
 mod leg;
 mod settings;
 
@@ -15,5 +17,6 @@ pub use leg::{LEG_PEERS, LegPeer, LegSettings};
 pub use settings::Settings;
 
 /// Version of every layout in this module, of the meaning of their fields, and of the counters' numbering.
-/// It is part of the names under which maps and links are pinned. Raise it with any change.
-pub const ABI_VERSION: u32 = 7;
+/// It is part of the names under which maps and links are pinned. Raise it with any change, and say in `former` how the
+/// records before it are read.
+pub const ABI_VERSION: u32 = 8;

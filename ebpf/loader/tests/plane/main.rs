@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test: the panic is the report")]
 
+mod former;
 mod sys;
 
 use aya::programs::{SchedClassifier, TcAttachType};
