@@ -3,8 +3,8 @@
 
 use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab, VIP};
-use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
+use netns_lab::{LabSpec, Program};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -167,6 +167,16 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     for (connection, _) in &mut kept {
         assert_eq!(ask(connection, &sum), "target2");
     }
+    t.order("/v1/targets/target1/undrain");
+    // One that is on its way to a target is waited for there before it has arrived.
+    t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
+    kept[0].0.get("/10k").unwrap();
+    t.eventually("it is on its way", Duration::from_secs(5), |t| view(t, "target1")["in_hand"] == 1);
+    let answer = t.order("/v1/targets/target1/drain");
+    t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+    assert_eq!((&answer["drained"], &answer["flows"]), (&false.into(), &0.into()), "{answer}");
+    let arrived = kept[0].0.response().unwrap();
+    assert_eq!((arrived.status, &arrived.sha256, arrived.served_by()), (200, &sum, "target1"));
     t.order("/v1/targets/target1/undrain");
     for (connection, _) in &mut kept {
         assert_eq!(ask(connection, &sum), "target1");

@@ -140,8 +140,12 @@ fn drain_or_undrain(order: &str) -> Option<bool> {
 async fn wait_until(wait: &Wait, done: impl Fn() -> bool) {
     let wait = Duration::from_millis(wait.wait_ms.unwrap_or(0)).min(WAIT_MOST);
     let until = Instant::now() + wait;
-    while !done() && Instant::now() < until {
+    while Instant::now() < until {
+        // First of all, since who chose a target as the order came may count it a moment later.
         tokio::time::sleep(LOOK).await;
+        if done() {
+            break;
+        }
     }
 }
 

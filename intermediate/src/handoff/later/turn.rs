@@ -12,7 +12,7 @@ use crate::handoff::resolve::Settled;
 use crate::handoff::{FREEZE_MARGIN, StageTimes, Subject, flow_id_text};
 use crate::hold::HeldFlow;
 use crate::reset::Severed;
-use crate::targets::{NotSent, TargetId};
+use crate::targets::{NotSent, TargetId, UnderWay};
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::{
     FlowRef, Handoff as HandoffMessage, Message, RecallRequest, RecalledAnswer, TrackedRequest,
@@ -144,6 +144,11 @@ impl Migrator {
             client_ack: state.ack,
         };
         let told = self.laters.waits.register(state.flow, state.target);
+        // From here on until the flow is its, so that a drain waits for it.
+        let under_way = match &plan {
+            Plan::Move { target, .. } => self.targets.get(*target).map(|target| UnderWay::at(&target)),
+            Plan::Return { .. } => None,
+        };
         // At once, since the task begins later.
         let asked = self.ask(state.target, request);
         let (migrator, flow, from) = (Arc::clone(self), Arc::clone(flow), state.target);
@@ -154,6 +159,7 @@ impl Migrator {
                 return migrator.stay_bound(&flow, request.flow);
             }
             migrator.after_recall(&flow, from, request.flow, action, plan).await;
+            drop(under_way);
         });
     }
 
