@@ -4,17 +4,22 @@
 //! Where the VIP stood in the table `local`, all of the host would take it for its own, answers from it would be martians
 //! here, and the host would name it in its own ARP requests. So the route is in a table of its own, which a rule names for
 //! the uplink alone. The kernel lets IPv4 sockets send from addresses only that the host has (`__ip_dev_find()`), so the
-//! VIP is also put on the loopback device, and the route that the kernel makes of this in `local` is taken away again. As
-//! `ip` says it:
+//! VIP is also put on the loopback device, and the route that the kernel makes of this in `local` is taken away again. The
+//! rule comes last: where there is one, all the rest is there. As `ip` says it:
 //!
 //! ```text
+//! ip addr add VIP/32 dev lo scope host proto 66; ip route del local VIP dev lo table local proto kernel  # IPv4 only
 //! ip route add local VIP/32 dev lo table 66 proto 66
 //! ip rule add pref 66 to VIP iif UPLINK lookup 66 proto 66
-//! ip addr add VIP/32 dev lo scope host; ip route del local VIP dev lo table local      # IPv4 only
 //! ```
+//!
+//! All of it outlives the agent, for adopted flows do, and bears its protocol number, so that a later run finds it: what a
+//! run left half done is completed, and what is of no use any more is taken away.
 
+mod left;
 mod netlink;
 
+use left::Left;
 use netlink::{ACKNOWLEDGE, CREATE, EXCLUSIVE, HEADER_BYTES, ask, attribute, bits, family, octets};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,11 +27,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// `linux/rtnetlink.h`.
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
+const RTM_GETRULE: u16 = 34;
 const TABLE_LOCAL: u8 = 255;
 const SCOPE_HOST: u8 = 254;
 const RTN_LOCAL: u8 = 2;
@@ -34,18 +41,21 @@ const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_IIF: u16 = 3;
 const RTA_OIF: u16 = 4;
-/// Any protocol: what the kernel itself has made.
-const ANYBODY: u8 = 0;
+const RTA_TABLE: u16 = 15;
+/// Of the routes that the kernel makes of addresses.
+const RTPROT_KERNEL: u8 = 2;
 /// `linux/if_addr.h`.
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_PROTO: u16 = 11;
 /// `linux/fib_rules.h`.
 const FR_ACT_TO_TBL: u8 = 1;
 const FRA_DST: u16 = 1;
 const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
+const FRA_TABLE: u16 = 15;
 const FRA_PROTOCOL: u16 = 21;
-/// Whose route and rule are (`proto 66`), in which table, and before which rules it comes.
+/// Whose address, route and rule are (`proto 66`), in which table, and before which rules it comes.
 const OURS: u8 = 66;
 /// The loopback device has number 1 in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -53,25 +63,46 @@ const LOOPBACK: u32 = 1;
 /// Has what arrives for an address by the uplink delivered here; fine if it is.
 pub(crate) fn add(address: IpAddr, uplink: &str) -> io::Result<()> {
     let create = CREATE | EXCLUSIVE;
-    there(route(RTM_NEWROUTE, create, OURS, OURS, address))?;
-    there(rule(RTM_NEWRULE, create, address, uplink))?;
-    // Agents before this put it into `local`.
-    gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, OURS, address))?;
-    if address.is_ipv4() && is_new(on_loopback(RTM_NEWADDR, create, address))? {
-        gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, ANYBODY, address))?;
+    if address.is_ipv4() {
+        let new = is_new(on_loopback(RTM_NEWADDR, create, address))?;
+        if new || left::addresses()?.contains(&address) {
+            gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, RTPROT_KERNEL, address))?;
+        }
     }
-    Ok(())
+    is_new(route(RTM_NEWROUTE, create, OURS, OURS, address))?;
+    is_new(rule(RTM_NEWRULE, create, address, uplink))?;
+    // Agents before this put it into `local`.
+    gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, OURS, address))
 }
 
-/// Takes away what [`add`] added; fine if there is nothing.
-pub(crate) fn remove(address: IpAddr, uplink: &str) -> io::Result<()> {
-    gone(rule(RTM_DELRULE, 0, address, uplink))?;
-    let ours = is_there(route(RTM_DELROUTE, 0, OURS, OURS, address))?;
-    gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, OURS, address))?;
-    if ours && address.is_ipv4() {
-        gone(on_loopback(RTM_DELADDR, 0, address))?;
+/// Brings what earlier runs left in order: what they set up for one of `wanted` is completed, and everything else of the
+/// agent's is taken away. With nothing wanted: everything. Those of `wanted` for which something had been left.
+pub(crate) fn settle(wanted: &[IpAddr], uplink: &str) -> io::Result<Vec<IpAddr>> {
+    let left = Left::find()?;
+    let is_wanted = |address: &IpAddr| wanted.contains(address);
+    // First, so that nothing that lives is undelivered for a moment.
+    let traces = || {
+        let of_rules = left.rules.iter().map(|(to, _)| to);
+        of_rules.chain(left.routes.iter().map(|(to, _)| to)).chain(&left.addresses)
+    };
+    let earlier: Vec<IpAddr> = wanted.iter().copied().filter(|a| traces().any(|trace| trace == a)).collect();
+    for address in &earlier {
+        add(*address, uplink)?;
     }
-    Ok(())
+    for (to, of) in left.rules.iter().filter(|(to, of)| !is_wanted(to) || of != uplink) {
+        gone(rule(RTM_DELRULE, 0, *to, of))?;
+    }
+    for (to, table) in left.routes.iter().filter(|(to, _)| !is_wanted(to)) {
+        gone(route(RTM_DELROUTE, 0, *table, OURS, *to))?;
+        // Before addresses bore the number, the route told whose they are.
+        if to.is_ipv4() && *table == OURS {
+            gone(on_loopback(RTM_DELADDR, 0, *to))?;
+        }
+    }
+    for address in left.addresses.iter().filter(|a| !is_wanted(a)) {
+        gone(on_loopback(RTM_DELADDR, 0, *address))?;
+    }
+    Ok(earlier)
 }
 
 /// Whether the host takes an address for its own throughout: its programs cannot reach anybody else under it.
@@ -79,9 +110,33 @@ pub(crate) fn is_own(address: IpAddr) -> io::Result<bool> {
     is_local(address, None)
 }
 
-/// Whether the kernel takes what arrives for an address by this device for its own.
-pub(crate) fn is_delivered(address: IpAddr, device: u32) -> io::Result<bool> {
-    Ok(is_local(address, None)? || is_local(address, Some(device))?)
+/// Whether the kernel takes what arrives for an address by this device for its own, and lets sockets send from it.
+pub(crate) fn is_delivered(address: IpAddr, uplink: &str, device: u32) -> io::Result<bool> {
+    if is_local(address, None)? {
+        return Ok(true);
+    }
+    let arrives = match is_local(address, Some(device)) {
+        // The host has no way to the stranger by this device, and filters reverse paths. It may have one to the clients.
+        // The kernel's word for it is EXDEV or, as for all that is wrong, EINVAL (Linux 6.13).
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EXDEV | libc::EINVAL)) => {
+            left::rules()?.iter().any(|(to, of)| *to == address && of == uplink)
+        }
+        other => other?,
+    };
+    Ok(arrives && (address.is_ipv6() || is_sent_from(address)?))
+}
+
+/// Whether IPv4 sockets may send from an address (`__ip_dev_find()`).
+fn is_sent_from(address: IpAddr) -> io::Result<bool> {
+    let to = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let mut message = vec![family(address), bits(to), bits(address)];
+    message.resize(12, 0);
+    attribute(&mut message, RTA_DST, &octets(to));
+    attribute(&mut message, RTA_SRC, &octets(address));
+    match ask(RTM_GETROUTE, 0, &message) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        other => other.map(|_| true),
+    }
 }
 
 fn is_local(address: IpAddr, arriving_by: Option<u32>) -> io::Result<bool> {
@@ -96,11 +151,7 @@ fn is_local(address: IpAddr, arriving_by: Option<u32>) -> io::Result<bool> {
     match ask(RTM_GETROUTE, 0, &message) {
         // struct rtmsg: family, lengths, tos, table, protocol, scope, type.
         Ok(answer) => Ok(answer.get(HEADER_BYTES + 7) == Some(&RTN_LOCAL)),
-        // A filter of reverse paths answers so for the stranger too.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
-        Err(e) if arriving_by.is_some() && matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EXDEV)) => {
-            Ok(false)
-        }
         Err(e) => Err(e),
     }
 }
@@ -139,6 +190,9 @@ fn on_loopback(kind: u16, flags: u16, address: IpAddr) -> io::Result<()> {
     message.extend(LOOPBACK.to_ne_bytes());
     attribute(&mut message, IFA_LOCAL, &octets(address));
     attribute(&mut message, IFA_ADDRESS, &octets(address));
+    if kind == RTM_NEWADDR {
+        attribute(&mut message, IFA_PROTO, &[OURS]);
+    }
     ask(kind, ACKNOWLEDGE | flags, &message).map(drop)
 }
 
@@ -150,22 +204,14 @@ fn is_new(added: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-fn there(added: io::Result<()>) -> io::Result<()> {
-    is_new(added).map(drop)
-}
-
-/// Whether something was taken away that was there before.
-fn is_there(removed: io::Result<()>) -> io::Result<bool> {
+/// Fine if it was not there.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT | libc::EADDRNOTAVAIL)) => {
-            Ok(false)
+            Ok(())
         }
-        other => other.map(|()| true),
+        other => other,
     }
-}
-
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    is_there(removed).map(drop)
 }
 
 #[cfg(test)]

@@ -48,10 +48,8 @@ pub(crate) fn run(config: &Config, path: &Path, detach: bool) -> anyhow::Result<
     if detach {
         let plane = Arc::into_inner(plane).context("the data plane is still in use")?;
         plane.detach()?;
-        for allow in &config.allow {
-            local_vip::remove(allow.vip.get_ref().ip(), config.uplink.get_ref())
-                .context("cannot take the VIP's route and rule away")?;
-        }
+        local_vip::settle(&[], config.uplink.get_ref())
+            .context("cannot take the VIPs' addresses, routes and rules away")?;
         tracing::info!("data plane removed");
     }
     Ok(())
@@ -119,6 +117,19 @@ fn open_plane(config: &Config) -> Result<(Plane, Result<(), NoProgram>), PlaneEr
     }
 }
 
+/// Brings in order what earlier runs did to have VIPs delivered here. Flows that they adopted need it whatever the
+/// configuration says by now.
+fn settle_vips(config: &Config, plane: &Plane) {
+    let allowed = config.allow.iter().map(|allow| allow.vip.get_ref().ip());
+    let is_wanted = config.serve.local_vip && *config.serve.way.get_ref() != Way::Translate;
+    let of_flows = plane.recovered().into_iter().filter(|(_, record)| is_adopted(record));
+    let of_flows = of_flows.map(|(_, record)| record.key.local.socket_addr(record.key.local_port).ip());
+    let wanted: Vec<_> = of_flows.chain(allowed.filter(|_| is_wanted)).collect();
+    if let Err(e) = local_vip::settle(&wanted, config.uplink.get_ref()) {
+        tracing::warn!("cannot bring addresses, routes and rules of earlier runs in order: {e}");
+    }
+}
+
 /// Starts and serves; gives the data plane back. Whatever tells of another agent at work on this host, the address
 /// and the TUN device, is taken before its data plane is touched.
 fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
@@ -134,6 +145,7 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
         tun.copy_mtu_of(config.uplink.get_ref()).context("cannot give the TUN device the uplink's MTU")?;
         tun.carry_by(carrier);
     }
+    settle_vips(config, &plane);
     let mark = if adopting.is_ok() { ADOPT_MARK } else { 0 };
     plane.attach_tun(tun.name(), mark)?;
     let shared = Shared {

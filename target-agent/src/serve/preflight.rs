@@ -53,16 +53,38 @@ impl Preflight {
         for (vip, server) in served {
             let mut lacks = needs(&self.look(vip, server, diag));
             if lacks == [AdoptNeed::VipLocal] && self.local_vip {
-                match local_vip::add(vip.ip(), &self.uplink) {
+                // Said once: it is tried again and again.
+                let is_news = !ways.lacks(vip, server, 0).contains(&AdoptNeed::VipLocal);
+                match self.make_local(vip.ip()) {
                     Ok(()) => {
                         tracing::info!(vip = %vip.ip(), uplink = self.uplink, "what arrives for it is delivered here");
                         lacks.clear();
                     }
-                    Err(e) => tracing::warn!(vip = %vip.ip(), "cannot make the VIP local: {e}"),
+                    Err(why) if is_news => tracing::warn!(vip = %vip.ip(), uplink = self.uplink, "{why}"),
+                    Err(_) => {}
                 }
             }
             ways.set(vip, server, lacks, buffers(server, diag));
         }
+    }
+
+    /// Has what arrives for a VIP delivered here, or says why it is not.
+    fn make_local(&self, vip: IpAddr) -> Result<(), String> {
+        local_vip::add(vip, &self.uplink).map_err(|e| format!("cannot make the VIP local: {e}"))?;
+        match self.is_delivered(vip) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!(
+                "the VIP's address, route and rule are set, and yet what arrives for it is not delivered: look for rules \
+                 before ours (ip rule; ip route get {vip} from CLIENT iif {})",
+                self.uplink
+            )),
+            Err(e) => Err(format!("whether what arrives for the VIP is delivered: {e}")),
+        }
+    }
+
+    fn is_delivered(&self, vip: IpAddr) -> io::Result<bool> {
+        let device = baton_loader::device_index(&self.uplink)?;
+        local_vip::is_delivered(vip, &self.uplink, device)
     }
 
     /// What is missing that the agent will not mend by itself.
@@ -84,9 +106,7 @@ impl Preflight {
             timestamps: ipv4("tcp_timestamps"),
             sack: ipv4("tcp_sack"),
             window_scaling: ipv4("tcp_window_scaling"),
-            vip_local: baton_loader::device_index(&self.uplink)
-                .and_then(|device| local_vip::is_delivered(vip.ip(), device))
-                .unwrap_or(false),
+            vip_local: self.is_delivered(vip.ip()).unwrap_or(false),
             vip_on_link: self.is_on_link(vip.ip()),
             arp_ignore: arp("all").max(arp(&self.uplink)),
             mptcp: diag.listens_with_mptcp(server).ok(),

@@ -204,6 +204,13 @@ impl World {
         format!("/sys/fs/bpf/{}", self.name).into()
     }
 
+    /// What a command prints on the target host, where it must succeed.
+    pub(crate) fn on_target(&self, line: &str) -> String {
+        let out = self.in_target("sh", &["-c", line]).stderr(Stdio::inherit()).output().unwrap();
+        assert!(out.status.success(), "{line}");
+        String::from_utf8(out.stdout).unwrap()
+    }
+
     fn in_target(&self, program: &str, args: &[&str]) -> Command {
         let ns = net(&format!("{}t", self.name));
         let mut all = vec![ns.as_str(), program];
@@ -233,6 +240,12 @@ impl World {
 
     /// Starts the agent and connects to it. `plane` are further lines of `[plane]`.
     pub(crate) fn start_agent(&mut self, plane: &str) {
+        // The replayed handshake is what is mostly tried, whatever this kernel can adopt.
+        self.start_agent_to_serve("way = \"translate\"", plane, &[]);
+    }
+
+    /// As [`World::start_agent`], with the lines of `[serve]` and further arguments.
+    pub(crate) fn start_agent_to_serve(&mut self, serve: &str, plane: &str, arguments: &[&str]) {
         let dir = self.dir.path();
         let config = dir.join("agent.toml");
         // What the test says itself is not said twice.
@@ -241,13 +254,12 @@ impl World {
             .filter(|(key, _)| !plane.contains(key))
             .map(|(key, value)| format!("{key} = {value}\n"))
             .collect();
-        // The replayed handshake is what is tried here, whatever this kernel can adopt.
         let text = format!(
             "name = \"target1\"\nuplink = \"eth0\"\ncontrol = \"{CONTROL}\"\n\
              [tls]\nca = {ca:?}\ncert = {cert:?}\nkey = {key:?}\n\
              [[allow]]\nintermediate = \"intermediate\"\nvip = \"{VIP}\"\nserver = \"{SERVER}\"\n\
              [plane]\npin_dir = {pins:?}\n{defaults}{plane}\n\
-             [serve]\nway = \"translate\"\n\
+             [serve]\n{serve}\n\
              [admin]\nunix = {socket:?}\n",
             ca = dir.join("ca.pem"),
             cert = dir.join("target1.pem"),
@@ -257,8 +269,15 @@ impl World {
         );
         std::fs::write(&config, text).unwrap();
         let mut agent = self.in_target(env!("CARGO_BIN_EXE_target-agent"), &["run", "--config"]);
-        self.agent = Some(Running(agent.arg(&config).spawn().unwrap()));
+        self.agent = Some(Running(agent.arg(&config).args(arguments).spawn().unwrap()));
         self.connect();
+    }
+
+    /// Tells the agent to stop, and waits until it has.
+    pub(crate) fn stop_agent(&mut self) {
+        let Running(agent) = &mut self.agent.take().unwrap();
+        must("kill", &["-TERM", &agent.id().to_string()]);
+        assert!(agent.wait().unwrap().success());
     }
 
     pub(crate) fn kill_agent(&mut self) {
