@@ -17,6 +17,7 @@ use baton_daemon::tun::Tun;
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig, monotonic_ns};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use baton_shared::translate::adopt::is_adopted;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -118,16 +119,17 @@ fn open_plane(config: &Config) -> Result<(Plane, Result<(), NoProgram>), PlaneEr
 }
 
 /// Brings in order what earlier runs did to have VIPs delivered here. Flows that they adopted need it whatever the
-/// configuration says by now.
-fn settle_vips(config: &Config, plane: &Plane) {
+/// configuration says by now. For which VIPs there was something.
+fn settle_vips(config: &Config, plane: &Plane) -> Vec<IpAddr> {
     let allowed = config.allow.iter().map(|allow| allow.vip.get_ref().ip());
     let is_wanted = config.serve.local_vip && *config.serve.way.get_ref() != Way::Translate;
     let of_flows = plane.recovered().into_iter().filter(|(_, record)| is_adopted(record));
     let of_flows = of_flows.map(|(_, record)| record.key.local.socket_addr(record.key.local_port).ip());
     let wanted: Vec<_> = of_flows.chain(allowed.filter(|_| is_wanted)).collect();
-    if let Err(e) = local_vip::settle(&wanted, config.uplink.get_ref()) {
+    local_vip::settle(&wanted, config.uplink.get_ref()).unwrap_or_else(|e| {
         tracing::warn!("cannot bring addresses, routes and rules of earlier runs in order: {e}");
-    }
+        Vec::new()
+    })
 }
 
 /// Starts and serves; gives the data plane back. Whatever tells of another agent at work on this host, the address
@@ -145,7 +147,7 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
         tun.copy_mtu_of(config.uplink.get_ref()).context("cannot give the TUN device the uplink's MTU")?;
         tun.carry_by(carrier);
     }
-    settle_vips(config, &plane);
+    let delivered_earlier = settle_vips(config, &plane);
     let mark = if adopting.is_ok() { ADOPT_MARK } else { 0 };
     plane.attach_tun(tun.name(), mark)?;
     let shared = Shared {
@@ -164,7 +166,7 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
     let mut engine = Engine::new(shared.clone(), tun, Arc::clone(&server), diag, preflight);
     engine.look_around(monotonic_ns());
     let found = engine.recover(&mut shared.table(), monotonic_ns());
-    engine.end_strays(&shared.table());
+    engine.end_strays(&delivered_earlier);
     let engine = Arc::new(Mutex::new(engine));
     let _ = late.set(Arc::clone(&engine));
     let addr = listening.local_addr();

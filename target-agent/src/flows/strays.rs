@@ -1,17 +1,20 @@
-//! Adopted sockets without a record: of a run whose records are gone. Nobody leads the client's packets to them any more,
-//! and the intermediate, which hears that their flows are not known here, cannot reach them either.
+//! Adopted sockets of a run whose records are gone. Nobody leads the client's packets to them any more, and the intermediate,
+//! which hears that their flows are not known here, cannot reach them either.
 
-use super::table::Table;
 use crate::local_vip;
 use crate::serve::Engine;
-use crate::serve::handoff::key;
-use crate::serve::packet::Ends;
+use std::net::IpAddr;
 
 impl Engine {
-    /// Ends them, server and client. To be called when the records there are have been taken over.
-    pub(crate) fn end_strays(&mut self, table: &Table) {
+    /// Ends them, server and client. `adopted` are the VIPs for which a run before this one had set up what adopting
+    /// needs: under others there may be connections, a transparent proxy's for one, and none is the agent's.
+    pub(crate) fn end_strays(&mut self, adopted: &[IpAddr]) {
+        // With its record every adopted socket can be reached; and those of another version have theirs.
+        if self.shared.plane.found_earlier() || self.shared.plane.has_another_version() {
+            return;
+        }
         let policy = std::sync::Arc::clone(&self.shared.policy);
-        for (_, vip, _) in policy.allowed() {
+        for (_, vip, _) in policy.allowed().filter(|(_, vip, _)| adopted.contains(&vip.ip())) {
             // Then programs on this host may have connections of their own under it, an intermediate for one.
             if local_vip::is_own(vip.ip()).unwrap_or(true) {
                 continue;
@@ -21,12 +24,9 @@ impl Engine {
                 Vec::new()
             });
             for client in clients {
-                let known = Ends::new(client, vip).is_some_and(|ends| table.slot_under(&key(ends)).is_some());
-                if !known {
-                    tracing::warn!(%client, %vip, "a connection adopted earlier has no record: ended");
-                    if let Err(e) = self.diag.destroy(vip, client) {
-                        tracing::error!(%client, %vip, "sock_diag, destroy: {e}");
-                    }
+                tracing::warn!(%client, %vip, "a connection adopted earlier has no record: ended");
+                if let Err(e) = self.diag.destroy(vip, client) {
+                    tracing::error!(%client, %vip, "sock_diag, destroy: {e}");
                 }
             }
         }

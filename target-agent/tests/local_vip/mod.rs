@@ -1,7 +1,9 @@
 //! The addresses, routes and rules by which VIPs are delivered to adopted sockets: what runs of the agent leave, and what
 //! the next one makes of it.
 
-use super::support::{World, inside};
+use super::support::{VIP, World, handoff, inside, options};
+use super::{get, migrate};
+use std::time::{Duration, Instant};
 
 const AUTO: &str = "way = \"auto\"";
 /// Of an earlier configuration.
@@ -84,4 +86,57 @@ fn what_earlier_runs_left_is_completed_or_taken_away_and_nothing_stays_of_a_deta
     );
     world.start_agent_to_serve(&own, "", &[]);
     assert_eq!(missing(&world), [""; 0]);
+}
+
+/// How many connections there are under the VIP.
+fn connections(world: &World) -> usize {
+    world.on_target(&format!("ss -Htn state established src {VIP}")).lines().count()
+}
+
+#[test]
+fn adopted_connections_end_when_their_records_are_lost_and_no_others_do() {
+    let Some(mut world) =
+        inside("local_vip::adopted_connections_end_when_their_records_are_lost_and_no_others_do")
+    else {
+        return;
+    };
+    world.kill_agent();
+    world.start_agent_to_serve(AUTO, "", &[]);
+    let missing = missing(&world);
+    if missing.iter().any(|need| need == "kernel_function" || need == "tcx") {
+        println!("SKIPPED: this kernel does not adopt");
+        assert_ne!(std::env::var("BATON_NO_SKIPS").as_deref(), Ok("1"), "skips are forbidden");
+        return;
+    }
+    assert_eq!(missing, [""; 0]);
+    migrate(&world, &handoff(1, 40_001, &get("/hang"), options()));
+    assert_eq!(connections(&world), 1);
+    // With the records it is taken over.
+    world.kill_agent();
+    world.start_agent_to_serve(AUTO, "", &[]);
+    assert_eq!(connections(&world), 1);
+    // Another version's programs lead it still.
+    world.kill_agent();
+    let versions = std::fs::read_dir(world.pins()).unwrap();
+    let [ours] = &versions.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()[..] else {
+        panic!("versions")
+    };
+    std::fs::rename(ours, world.pins().join("v1")).unwrap();
+    world.start_agent_to_serve(AUTO, "", &[]);
+    assert_eq!(connections(&world), 1);
+    // Nothing tells that an agent ever adopted for this VIP.
+    world.kill_agent();
+    std::fs::remove_dir_all(world.pins()).unwrap();
+    world.on_target("ip rule del pref 66; ip route flush table 66; ip addr del 10.95.7.100/32 dev lo");
+    world.start_agent_to_serve(AUTO, "", &[]);
+    assert_eq!(connections(&world), 1);
+    // What it is for.
+    world.kill_agent();
+    std::fs::remove_dir_all(world.pins()).unwrap();
+    world.start_agent_to_serve(AUTO, "", &[]);
+    let until = Instant::now() + Duration::from_secs(5);
+    while connections(&world) > 0 {
+        assert!(Instant::now() < until, "it stays, though nobody can reach it");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
