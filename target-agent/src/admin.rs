@@ -20,7 +20,8 @@ use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::Direction;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 /// What describes the routes; served at `/v1/openapi.json`.
@@ -110,8 +111,8 @@ impl Records for OfTable {
         self.0.plane.slots().read(slot)
     }
 
-    fn slot_of(&self, client: SocketAddr) -> Option<u32> {
-        view::slot_of(&self.0, client)
+    fn slots_of(&self, ip: IpAddr) -> HashMap<SocketAddr, u32> {
+        view::slots_of(&self.0, ip)
     }
 
     fn now_ns(&self) -> u64 {

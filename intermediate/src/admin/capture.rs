@@ -10,7 +10,8 @@ use baton_daemon::capture::{CaptureQuery, Place, Records};
 use baton_loader::{Plane, monotonic_ns};
 use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::Direction;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 struct OfFlows {
@@ -27,8 +28,8 @@ impl Records for OfFlows {
         self.plane.slots().read(slot)
     }
 
-    fn slot_of(&self, client: SocketAddr) -> Option<u32> {
-        self.migrator.flows().slot_of(client)
+    fn slots_of(&self, ip: IpAddr) -> HashMap<SocketAddr, u32> {
+        self.migrator.flows().slots_of(ip)
     }
 
     fn now_ns(&self) -> u64 {

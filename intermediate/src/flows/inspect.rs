@@ -4,7 +4,8 @@ use super::{Entry, FlowFilter, FlowView, Flows, view};
 use crate::targets::TargetId;
 use baton_loader::monotonic_ns;
 use baton_shared::control::{FlowRef, KeyReport, MapReport, RecordReport};
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Flows read under one lock: handoffs need not wait for a reader.
@@ -60,11 +61,15 @@ impl Flows {
         self.table().by_id.get(&flow_id).map(|entry| self.view_of(entry))
     }
 
-    /// The slot of the newest connection of a client that was given away.
-    pub fn slot_of(&self, client: SocketAddr) -> Option<u32> {
+    /// The slots of the connections of the clients at an address that were given away, of each client the newest.
+    pub fn slots_of(&self, ip: IpAddr) -> HashMap<SocketAddr, u32> {
         let table = self.table();
-        let of = table.by_id.values().filter(|entry| entry.client == client);
-        of.max_by_key(|entry| entry.flow.flow_id).map(|entry| entry.slot)
+        let mut newest: HashMap<SocketAddr, (u64, u32)> = HashMap::new();
+        for entry in table.by_id.values().filter(|entry| entry.client.ip() == ip) {
+            let this = (entry.flow.flow_id, entry.slot);
+            newest.entry(entry.client).and_modify(|other| *other = this.max(*other)).or_insert(this);
+        }
+        newest.into_iter().map(|(client, (_, slot))| (client, slot)).collect()
     }
 
     /// One flow with its keys and its record.

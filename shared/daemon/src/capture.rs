@@ -6,8 +6,10 @@
 
 mod explain;
 mod filter;
+mod known;
 
-pub use explain::{Moment, Records};
+pub use explain::Moment;
+pub use known::Records;
 
 use crate::sys;
 use crate::tun::interface_index;
@@ -18,9 +20,10 @@ use axum::extract::rejection::QueryRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use baton_shared::translate::Direction;
-use explain::{Explained, Known};
+use explain::Explained;
 use filter::{Client, attach};
 use futures_util::stream;
+use known::Known;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::VecDeque;
@@ -234,7 +237,8 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use baton_shared::record::{FlowKey, FlowRecord};
-    use std::net::{SocketAddr, UdpSocket};
+    use std::collections::HashMap;
+    use std::net::{IpAddr, SocketAddr, UdpSocket};
 
     struct Nothing;
 
@@ -247,8 +251,8 @@ mod tests {
             FlowRecord::default()
         }
 
-        fn slot_of(&self, _: SocketAddr) -> Option<u32> {
-            None
+        fn slots_of(&self, _: IpAddr) -> HashMap<SocketAddr, u32> {
+            HashMap::new()
         }
 
         fn now_ns(&self) -> u64 {

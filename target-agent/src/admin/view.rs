@@ -12,7 +12,8 @@ use baton_shared::record::{ABI_VERSION, FlowRecord, FlowState, NOTE_FIN, NOTE_RS
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::borrow::Borrow;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -153,15 +154,18 @@ pub(crate) fn one(shared: &Shared, id: &str) -> Option<Value> {
     Some(shown)
 }
 
-/// The slot of a client's newest flow.
-pub(crate) fn slot_of(shared: &Shared, client: SocketAddr) -> Option<u32> {
-    let newest = |slots: Range<u32>| {
+/// The slots of the flows of the clients at an address, of each client the newest.
+pub(crate) fn slots_of(shared: &Shared, ip: IpAddr) -> HashMap<SocketAddr, u32> {
+    let mut newest: HashMap<SocketAddr, (u64, u32)> = HashMap::new();
+    for slots in chunks(shared) {
         let table = shared.table();
-        let received = |slot: &u32| table.get(*slot).map_or(0, |flow| flow.received_ns);
-        let of = |slot: &u32| table.get(*slot).is_some_and(|flow| flow.ends.client() == client);
-        slots.filter(of).map(|slot| (received(&slot), slot)).max()
-    };
-    chunks(shared).filter_map(newest).max().map(|(_, slot)| slot)
+        let of = slots.filter_map(|slot| table.get(slot).map(|flow| (slot, flow)));
+        for (slot, flow) in of.filter(|(_, flow)| flow.ends.client().ip() == ip) {
+            let this = (flow.received_ns, slot);
+            newest.entry(flow.ends.client()).and_modify(|other| *other = this.max(*other)).or_insert(this);
+        }
+    }
+    newest.into_iter().map(|(client, (_, slot))| (client, slot)).collect()
 }
 
 /// How the agent is, in short.

@@ -4,6 +4,7 @@
 //! be told with the verdict of the next.
 
 use super::filter::{Client, ends};
+use super::known::{Known, Records};
 use baton_shared::packet::headers::read;
 use baton_shared::packet::inside::inside;
 use baton_shared::reason::PacketCounter;
@@ -12,7 +13,6 @@ use baton_shared::translate::adopt::is_adopted;
 use baton_shared::translate::{Action, Direction, inverse};
 use baton_userspace::{Flows, Handled, carry};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 /// Where a packet was seen.
@@ -37,61 +37,6 @@ impl Moment {
             Moment::Reconstructed => "reconstructed",
             Moment::Daemon => "daemon",
         }
-    }
-}
-
-/// The flow table, for reading.
-pub trait Records: Send {
-    /// The slot under a key.
-    fn lookup(&self, key: &FlowKey) -> Option<u32>;
-    /// What a slot holds.
-    fn read(&self, slot: u32) -> FlowRecord;
-    /// The slot of this client's connection. May walk the table.
-    fn slot_of(&self, client: SocketAddr) -> Option<u32>;
-    /// CLOCK_MONOTONIC, ns.
-    fn now_ns(&self) -> u64;
-}
-
-/// The table is walked for a client once in so many ns, at most.
-const WALK_NS: u64 = 20_000_000;
-
-/// A flow table that remembers where a client's record is.
-pub(super) struct Known<R> {
-    records: R,
-    slots: RefCell<HashMap<SocketAddr, (u64, Option<u32>)>>,
-}
-
-impl<R: Records> Known<R> {
-    pub(super) fn new(records: R) -> Self {
-        Known { records, slots: RefCell::default() }
-    }
-
-    fn find(&self, key: &FlowKey) -> Option<(u32, FlowRecord)> {
-        self.records.lookup(key).map(|slot| (slot, self.records.read(slot)))
-    }
-
-    /// The record of this client's connection.
-    fn of_client(&self, client: SocketAddr) -> Option<FlowRecord> {
-        let now = self.records.now_ns();
-        let right = |slot| {
-            let record = self.records.read(slot);
-            let is_free = FlowState::from_raw(record.state) == FlowState::Free;
-            (!is_free && record.key.remote.socket_addr(record.key.remote_port) == client).then_some(record)
-        };
-        if let Some((walked, slot)) = self.slots.borrow().get(&client).copied() {
-            let record = slot.and_then(right);
-            if record.is_some() || now.saturating_sub(walked) < WALK_NS {
-                return record;
-            }
-        }
-        let slot = self.records.slot_of(client);
-        let mut slots = self.slots.borrow_mut();
-        // Of many clients only the last ones: the table can be walked again.
-        if slots.len() >= 1024 {
-            slots.clear();
-        }
-        slots.insert(client, (now, slot));
-        slot.and_then(right)
     }
 }
 
@@ -273,6 +218,7 @@ mod tests {
     use super::*;
     use baton_shared::addr::PortWord;
     use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+    use std::collections::HashMap;
     use std::net::IpAddr;
 
     struct One(FlowRecord);
@@ -286,8 +232,9 @@ mod tests {
             self.0
         }
 
-        fn slot_of(&self, client: SocketAddr) -> Option<u32> {
-            (self.0.key.remote.socket_addr(self.0.key.remote_port) == client).then_some(7)
+        fn slots_of(&self, ip: IpAddr) -> HashMap<SocketAddr, u32> {
+            let client = self.0.key.remote.socket_addr(self.0.key.remote_port);
+            HashMap::from_iter((client.ip() == ip).then_some((client, 7)))
         }
 
         fn now_ns(&self) -> u64 {
@@ -306,9 +253,13 @@ mod tests {
         packet
     }
 
-    fn record(local: ([u8; 4], u16), new: ([u8; 4], u16), seq_delta: u32, ack_delta: u32) -> Known<One> {
+    fn one(local: ([u8; 4], u16), new: ([u8; 4], u16), seq_delta: u32, ack_delta: u32) -> Known<One> {
+        Known::new(One(record(local, new, seq_delta, ack_delta)))
+    }
+
+    fn record(local: ([u8; 4], u16), new: ([u8; 4], u16), seq_delta: u32, ack_delta: u32) -> FlowRecord {
         let ip = |address: [u8; 4]| IpAddr::from(address).into();
-        Known::new(One(FlowRecord {
+        FlowRecord {
             flow_id: 0xab,
             key: FlowKey {
                 remote: ip(CLIENT.0),
@@ -322,7 +273,7 @@ mod tests {
             seq_delta,
             ack_delta,
             ..FlowRecord::default()
-        }))
+        }
     }
 
     fn client() -> Client {
@@ -331,7 +282,7 @@ mod tests {
 
     #[test]
     fn on_the_intermediate_a_packet_is_told_with_its_verdict() {
-        let records = record(VIP, SERVER, 0, 5);
+        let records = one(VIP, SERVER, 0, 5);
         let told = |packet: &[u8], leaving| {
             let mut all = uplink(&records, Direction::FromClient, &client(), packet, leaving);
             assert_eq!(all.len(), 1);
@@ -353,7 +304,7 @@ mod tests {
 
     #[test]
     fn on_the_target_what_the_server_had_sent_is_made_again_with_right_checksums() {
-        let records = record(SERVER, VIP, 1000, 20);
+        let records = one(SERVER, VIP, 1000, 20);
         let sent = packet(VIP, CLIENT, 1500, 2020);
         let told = uplink(&records, Direction::ToClient, &client(), &sent, true);
         assert_eq!(
@@ -372,7 +323,7 @@ mod tests {
 
     #[test]
     fn packets_that_cannot_be_read_are_shown_as_they_are() {
-        let records = record(VIP, SERVER, 0, 0);
+        let records = one(VIP, SERVER, 0, 0);
         for junk in [&[][..], &[0x45], &[0x60; 50], &[0xff; 9]] {
             for (direction, leaving) in
                 [(Direction::FromClient, false), (Direction::ToClient, true), (Direction::ToClient, false)]
