@@ -5,12 +5,14 @@ use crate::{Lab, Program, sys};
 use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// The number of the first descriptor that a manager hands over.
+const FIRST: RawFd = 3;
 /// Messages that are kept.
 const MESSAGES: usize = 10_000;
 
@@ -70,16 +72,23 @@ impl Lab {
     /// # Errors
     /// As [`Lab::start`].
     pub fn start_managed(&self, node: &str, program: Program, manager: &Manager) -> Result<()> {
-        let fds: Vec<OwnedFd> = {
-            let known = lock(&manager.known);
-            known.store.iter().map(|(_, fd)| fd.try_clone()).collect::<Result<_, _>>()?
-        };
-        self.launch_by(node, program, |command| {
+        let (fds, take) = handed(lock(&manager.known).store.iter().map(|(_, fd)| fd))?;
+        self.launch_by(node, program, &take, |command| {
             command.env("NOTIFY_SOCKET", &manager.path).env("LISTEN_FDS", fds.len().to_string());
-            sys::give_descriptors(command, fds);
+            sys::leave_open(command, fds);
         })?;
         self.wait_started(node, program)
     }
+}
+
+/// What a daemon is started with, and the commands for its shell (bash) that give these the numbers 3, 4 and so on.
+fn handed<'a>(kept: impl Iterator<Item = &'a OwnedFd>) -> Result<(Vec<OwnedFd>, String)> {
+    let kept: Vec<&OwnedFd> = kept.collect();
+    // Above all numbers that are to be given: none of these is in the way.
+    let least = FIRST + RawFd::try_from(kept.len())?;
+    let fds: Vec<OwnedFd> = kept.into_iter().map(|fd| sys::duplicate(fd, least)).collect::<Result<_, _>>()?;
+    let take = (FIRST..).zip(&fds).map(|(n, fd)| format!("exec {n}<&{0} {0}<&-\n", fd.as_raw_fd())).collect();
+    Ok((fds, take))
 }
 
 impl Known {
@@ -104,4 +113,40 @@ impl Known {
 
 fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::linux::fs::MetadataExt;
+    use std::process::Command;
+
+    #[test]
+    fn all_descriptors_are_handed_over_in_order_and_no_others() {
+        let files: Vec<_> = (0..70).map(|_| tempfile::tempfile().unwrap()).collect();
+        let inodes: Vec<String> = files.iter().map(|f| f.metadata().unwrap().st_ino().to_string()).collect();
+        let kept: Vec<OwnedFd> = files.into_iter().map(OwnedFd::from).collect();
+        let (fds, take) = handed(kept.iter()).unwrap();
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{take}exec stat -Lc %i /dev/fd/{{3..72}}")]);
+        sys::leave_open(&mut command, fds);
+        let said = command.output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+        assert_eq!(String::from_utf8_lossy(&said.stdout).lines().collect::<Vec<_>>(), inodes);
+        let (fds, take) = handed(kept.iter().take(1)).unwrap();
+        let number = fds[0].as_raw_fd();
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{take}[ -e /dev/fd/3 ] && [ ! -e /dev/fd/{number} ]")]);
+        sys::leave_open(&mut command, fds);
+        assert!(command.status().unwrap().success());
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_started_is_an_error_whatever_it_was_to_be_given() {
+        let kept: Vec<OwnedFd> = (0..30).map(|_| tempfile::tempfile().unwrap().into()).collect();
+        let (fds, _) = handed(kept.iter()).unwrap();
+        let mut command = Command::new("/nonexistent/daemon");
+        sys::leave_open(&mut command, fds);
+        assert_eq!(command.spawn().unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    }
 }

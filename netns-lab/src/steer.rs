@@ -43,14 +43,15 @@ impl Lab {
 
     /// The configuration file of a program. Change it and restart the program to see what happens.
     pub fn config(&self, node: &str, program: Program) -> PathBuf {
-        let suffix = match self.program_name(program) {
+        let name = self.program_name(program);
+        let suffix = match name {
             "nginx" => "conf",
             "haproxy" => "cfg",
             "envoy" => "json",
             "caddy" => "json",
             _ => "toml",
         };
-        self.node_dir(node).join(format!("{}.{suffix}", self.program_name(program)))
+        self.node_dir(node).join(format!("{name}.{suffix}"))
     }
 
     /// What a program has written to its standard output and error.
@@ -258,20 +259,22 @@ impl Lab {
 
     /// Starts a program in a session of its own, its output appended to its log.
     pub(crate) fn launch(&self, node: &str, program: Program) -> Result<()> {
-        self.launch_by(node, program, |_| {})
+        self.launch_by(node, program, "", |_| {})
     }
 
-    /// The same, with something about the command changed. A daemon finds its own number in `LISTEN_PID`.
+    /// The same, with something about the command changed. A daemon finds its own number in `LISTEN_PID`; its shell, a bash,
+    /// does `first` before.
     pub(crate) fn launch_by(
         &self,
         node: &str,
         program: Program,
+        first: &str,
         change: impl FnOnce(&mut Command),
     ) -> Result<()> {
-        if self.is_running(node, program) {
-            bail!("{} runs on {node} already", self.program_name(program));
-        }
         let (name, config) = (self.program_name(program), self.config(node, program));
+        if self.is_running(node, program) {
+            bail!("{name} runs on {node} already");
+        }
         let mut command = self.command(node, "setsid")?;
         match name {
             "nginx" => {
@@ -285,7 +288,9 @@ impl Lab {
             }
             "caddy" => command.arg(command::find(name)?).args(["run", "--config"]).arg(config),
             daemon => command
-                .args(["sh", "-c", "LISTEN_PID=$$ exec \"$@\"", "sh"])
+                // A plain shell knows no descriptor above 9.
+                .args([if first.is_empty() { "sh" } else { "bash" }, "-c"])
+                .args([format!("{first}LISTEN_PID=$$ exec \"$@\"").as_str(), "sh"])
                 .arg(self.program(daemon)?)
                 .args(["run", "--config"])
                 .arg(config),

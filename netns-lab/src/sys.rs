@@ -145,7 +145,7 @@ struct Control([u8; CONTROL]);
 /// One datagram, as text, and the descriptors sent with it.
 ///
 /// # Errors
-/// Those of recvmsg(2).
+/// Those of recvmsg(2); and when there were more descriptors than there is room for.
 pub fn receive_with_descriptors(socket: &UnixDatagram) -> io::Result<(String, Vec<OwnedFd>)> {
     let mut bytes = [0u8; 4096];
     let mut control = Control([0; CONTROL]);
@@ -179,6 +179,10 @@ pub fn receive_with_descriptors(socket: &UnixDatagram) -> io::Result<(String, Ve
         // SAFETY: `at` is a header of this message.
         at = unsafe { libc::CMSG_NXTHDR(&raw const message, at) };
     }
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        let text = format!("a message with more than {DESCRIPTORS} descriptors");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
     let text = bytes.get(..got).map(String::from_utf8_lossy).unwrap_or_default().into_owned();
     Ok((text, fds))
 }
@@ -195,23 +199,32 @@ pub fn same_file(one: &OwnedFd, other: &OwnedFd) -> bool {
     inode(one).is_some() && inode(one) == inode(other)
 }
 
-/// Has a command start with these descriptors as 3, 4 and so on, and no others but the standard ones.
-pub fn give_descriptors(command: &mut Command, fds: Vec<OwnedFd>) {
-    let give = move || {
-        // First out of the way of each other.
-        let mut moved = [-1; DESCRIPTORS * 4];
-        for (fd, at) in fds.iter().zip(&mut moved) {
-            // SAFETY: both numbers are plain; fcntl gives a new descriptor above the highest that is wanted.
-            *at = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 200) };
-        }
-        for (n, from) in (3..).zip(moved.iter().take(fds.len())) {
-            // SAFETY: makes descriptor `n` one of `from`'s, without close-on-exec.
-            if unsafe { libc::dup2(*from, n) } < 0 {
+/// The same file, open under a number that is not below `least`, and closed on exec.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn duplicate(fd: &OwnedFd, least: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes two numbers, touches no memory.
+    let new = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
+    if new < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Has a command start with these descriptors open, under the numbers they have here. To give them others is the
+/// command's matter: before exec nobody knows which numbers the standard library needs itself, to tell that exec failed.
+pub fn leave_open(command: &mut Command, fds: Vec<OwnedFd>) {
+    let leave = move || {
+        for fd in &fds {
+            // SAFETY: takes numbers, touches no memory; the descriptor is open as long as this closure is.
+            if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } < 0 {
                 return Err(io::Error::last_os_error());
             }
         }
         Ok(())
     };
-    // SAFETY: between fork and exec it calls fcntl and dup2 only, which are async-signal-safe, and allocates nothing.
-    unsafe { command.pre_exec(give) };
+    // SAFETY: between fork and exec it calls fcntl only, which is async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(leave) };
 }
