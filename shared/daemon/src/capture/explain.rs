@@ -8,7 +8,7 @@ use super::known::{Known, Records};
 use baton_shared::packet::headers::read;
 use baton_shared::packet::inside::inside;
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{FLAG_OWN_SCALE, FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::adopt::is_adopted;
 use baton_shared::translate::{Action, Direction, inverse};
 use baton_userspace::{Flows, Handled, carry};
@@ -171,7 +171,12 @@ fn left(records: &Known<impl Records>, packet: &[u8], from: SocketAddr, to: Sock
         return vec![after("target: sent by a socket of this host, no flow".to_owned())];
     };
     if is_adopted(&record) {
-        return vec![after(format!("target: {}, adopted: sent by its socket as it is", flow(&record)))];
+        let how = if record.flags & FLAG_OWN_SCALE == 0 {
+            "as it is"
+        } else {
+            "its window put into the scale promised to the client"
+        };
+        return vec![after(format!("target: {}, adopted: sent by its socket, {how}", flow(&record)))];
     }
     if from != record.new_addr.socket_addr(record.new_port) {
         return vec![after(format!("target: {}, sent without a rewrite from {from}", flow(&record)))];
@@ -217,6 +222,7 @@ pub(super) fn tun(
 mod tests {
     use super::*;
     use baton_shared::addr::PortWord;
+    use baton_shared::record::FLAG_ADOPTED;
     use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
     use std::collections::HashMap;
     use std::net::IpAddr;
@@ -319,6 +325,19 @@ mod tests {
         let own = packet(SERVER, ([10, 0, 0, 9], 5), 1, 1);
         let told = uplink(&records, Direction::ToClient, &client(), &own, true);
         assert_eq!(told.len(), 1, "{told:?}");
+    }
+
+    #[test]
+    fn of_an_adopted_socket_it_is_told_whether_its_window_was_rescaled() {
+        let told = |flags| {
+            let record = FlowRecord { flags, ..record(VIP, SERVER, 0, 0) };
+            let sent = packet(VIP, CLIENT, 1, 1);
+            let all = uplink(&Known::new(One(record)), Direction::ToClient, &client(), &sent, true);
+            all.into_iter().map(|one| one.comment).collect::<Vec<_>>().concat()
+        };
+        assert!(told(FLAG_ADOPTED).ends_with("adopted: sent by its socket, as it is"));
+        let rescaled = told(FLAG_ADOPTED | FLAG_OWN_SCALE);
+        assert!(rescaled.ends_with("its window put into the scale promised to the client"), "{rescaled}");
     }
 
     #[test]
