@@ -229,7 +229,16 @@ fn check_rootless(plane: Plane) -> Result<()> {
     Ok(())
 }
 
+/// Without eBPF no connection is adopted: a lab that was asked for it would do something else.
+fn check_way(plane: Plane, serve: Serve) -> Result<()> {
+    if plane == Plane::Userspace && serve == Serve::Adopt {
+        bail!("--serve adopt needs --plane ebpf: without eBPF no connection is adopted");
+    }
+    Ok(())
+}
+
 fn up(args: Up) -> Result<ExitCode> {
+    check_way(args.plane, args.serve)?;
     if args.rootless {
         check_rootless(args.plane)?;
         rootless::check_free(&args.name)?;
@@ -251,8 +260,8 @@ fn up(args: Up) -> Result<ExitCode> {
         urpf: args.network.urpf,
         ..LabSpec::new(args.name)
     }
-    .plane(args.plane)
-    .serve(args.serve);
+    .serve(args.serve)
+    .plane(args.plane);
     let lab = Lab::up(&spec)?;
     let state = lab.snapshot();
     if args.json {

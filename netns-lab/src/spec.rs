@@ -349,7 +349,8 @@ impl LabSpec {
         self
     }
 
-    /// The same with another data plane, in all daemons.
+    /// The same with another data plane, in all daemons; the one in user space with replayed handshakes, which a later
+    /// [`LabSpec::serve`] changes.
     #[must_use]
     pub fn plane(self, plane: Plane) -> Self {
         match plane {

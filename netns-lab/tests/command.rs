@@ -155,7 +155,8 @@ fn the_next_lab_sweeps_away_what_a_killed_demo_left() {
 
 #[test]
 fn wrong_arguments_are_refused_in_one_line() {
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
+        (&["up", "--plane", "userspace", "--serve", "adopt"], "needs --plane ebpf"),
         (&["up", "--targets", "0"], "0 is not in 1..=64"),
         (&["up", "--balancer", "traefik"], "is none of baton, haproxy, nginx, envoy, caddy, none"),
         (&["up", "--rate-target", "fast"], "is not a rate"),
