@@ -1,7 +1,8 @@
-# What demo.sh and test.sh have in common; they source it.
+# What demo.sh, test.sh and package.sh have in common; they source it.
 # It installs packages of the distribution only, says which and why, and changes nothing else on the machine.
 
 RUST_NEEDED=1.95
+CARGO_DEB=3.8.0
 missing=()
 
 # The words that make a command run as root: none as root, else sudo, keeping PATH and the variables the tests know.
@@ -92,6 +93,13 @@ check_rust() {
             exit 1
         fi
     done
+}
+
+# cargo-deb, which makes the packages.
+check_cargo_deb() {
+    cargo deb --version >/dev/null 2>&1 && return 0
+    echo "missing: cargo-deb, which makes the packages: building it (some minutes) into $HOME/.cargo/bin" >&2
+    cargo install cargo-deb --version "$CARGO_DEB" --locked --quiet >&2
 }
 
 rust_version() {

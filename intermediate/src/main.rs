@@ -2,11 +2,11 @@
 
 use baton_daemon::certs::CertsArgs;
 use baton_daemon::config::ConfigError;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use intermediate::config::Config;
 use intermediate::explain::{Question, explain};
 use intermediate::{doctor, run};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Owns a virtual address, reads HTTP requests there, and hands each connection over to a target host, whose server
@@ -34,6 +34,11 @@ enum Command {
     Doctor(ConfigArgs),
     /// Make certificates for the control channel: one CA, and one certificate for each node named
     Certs(CertsArgs),
+    /// Write the manual's pages into a directory
+    Man {
+        /// Which
+        directory: PathBuf,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -124,7 +129,16 @@ fn main() -> ExitCode {
             }
             Err(e) => failed(&e),
         },
+        Command::Man { directory } => match manual(&directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => failed(&e),
+        },
     }
+}
+
+fn manual(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    clap_mangen::generate_to(Cli::command(), directory)
 }
 
 fn with_config(args: &ConfigArgs, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {

@@ -13,8 +13,8 @@ mod sock_diag;
 
 use baton_daemon::certs::CertsArgs;
 use baton_daemon::config::ConfigError;
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Gives connections that were accepted elsewhere to the server on this host, and lets it answer the clients
@@ -42,6 +42,11 @@ enum Command {
     Doctor(ConfigFile),
     /// Make certificates for the control channel.
     Certs(CertsArgs),
+    /// Write the manual's pages into a directory.
+    Man {
+        /// Which.
+        directory: PathBuf,
+    },
 }
 
 /// Where the configuration is.
@@ -80,6 +85,7 @@ fn main() -> ExitCode {
                 println!("{line}");
             }
         }),
+        Command::Man { directory } => manual(&directory).map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -88,6 +94,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn manual(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    clap_mangen::generate_to(Cli::command(), directory)
 }
 
 /// The error and its causes, but for those an error has in its own words already.
