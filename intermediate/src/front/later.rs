@@ -7,9 +7,8 @@ use crate::access_log::{Asked, RequestText};
 use crate::handoff::{FlowNow, Next, Noted, Returned, Router};
 use crate::pools::{Member, PickFacts};
 use crate::site::Decision;
-use baton_shared::balance::{HolderFacts, Stay, judge_stay};
+use baton_shared::balance::{HolderFacts, NextFacts, Place, Stay, judge_next, judge_stay};
 use baton_shared::http::{HeadLimits, RequestHead, Tunnel};
-use baton_shared::reason::ProxyReason;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -68,43 +67,35 @@ impl Router for LaterRouter {
         let Some((site, listener)) = front.site_of(flow.vip) else { return Next::RETURN };
         // A denial is an answer of ours.
         let Ok(decision) = site.decide(listener, head, bytes) else { return Next::RETURN };
-        let counted = decision.migration(head).is_err();
-        if counted || decision.mode != Mode::Migrate || decision.keepalive != KeepAlive::Tracked {
-            return Next::RETURN;
-        }
         let lines = HeadLines::new(bytes, head);
         let request = RequestFacts::of_head(listener, head, bytes, &lines);
         let asked = PickFacts { client: flow.client, vip: flow.vip, request };
-        let stay = front.stay(flow, &decision, &asked);
-        let form = bytes.get(head.target.start);
-        let as_it_is = decision.headers.is_empty() && decision.tunnel == Tunnel::Unasked;
-        let noted = front
-            .access_log
-            .is_on()
-            .then(|| (logged(flow, site.listener_name(listener), Some((head, bytes))), decision.placed()));
-        let as_it_is = as_it_is && matches!(form, Some(b'/' | b'*'));
-        // Of a listener that is drained a connection ends with the response to its next request.
-        let last = !flow.bound && front.drains.listener(flow.vip).is_some();
-        // Its head is made anew, and so has other numbers: that takes a handoff, if only to the same target.
-        let asker = Asker { client: flow.client, listener };
-        let fed = || as_the_server_sees_it(asker, &decision, bytes, head, last);
-        let to = |target, or_stay, noted| Next::Move { target, head: fed(), noted, or_stay };
-        let here = |noted| {
-            if as_it_is && !last { Next::Stay { noted } } else { to(flow.target, as_it_is, noted) }
+        let unchanged = decision.headers.is_empty() && decision.tunnel == Tunnel::Unasked;
+        let facts = NextFacts {
+            migrates: decision.migration(head).is_ok()
+                && decision.mode == Mode::Migrate
+                && decision.keepalive == KeepAlive::Tracked,
+            stay: front.stay(flow, &decision, &asked),
+            as_it_is: unchanged && matches!(bytes.get(head.target.start), Some(b'/' | b'*')),
+            bound: flow.bound,
+            drained: front.drains.listener(flow.vip).is_some(),
         };
-        if stay == Stay::Stays {
-            return here(noted);
-        }
-        let or_stay = as_it_is && stay != Stay::Strange;
-        match (decision.pool.pick(&asked, &[flow.target]), stay) {
-            (Ok(target), _) => to(target, or_stay, noted),
-            // Its response is to bring a new cookie.
-            (Err(ProxyReason::StickyCookie), _) => Next::Return { or_stay },
-            // Nobody else has it, or could have it by a handoff only.
-            (Err(ProxyReason::NoUsableTarget), Stay::Leaves | Stay::Drains) | (Err(_), Stay::Leaves) => {
-                here(noted)
-            }
-            (Err(_), _) => Next::Return { or_stay },
+        let place = judge_next(&facts, || decision.pool.pick(&asked, &[flow.target]));
+        let noted = || {
+            let listener = site.listener_name(listener);
+            let noted = || (logged(flow, listener, Some((head, bytes))), decision.placed());
+            front.access_log.is_on().then(noted)
+        };
+        let asker = Asker { client: flow.client, listener };
+        let to = |target, or_stay| {
+            let head = as_the_server_sees_it(asker, &decision, bytes, head, facts.is_last());
+            Next::Move { target, head, noted: noted(), or_stay }
+        };
+        match place {
+            Place::Here => Next::Stay { noted: noted() },
+            Place::Again { or_stay } => to(flow.target, or_stay),
+            Place::Other { to: target, or_stay } => to(target, or_stay),
+            Place::Front { or_stay } => Next::Return { or_stay },
         }
     }
 

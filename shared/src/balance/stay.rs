@@ -3,6 +3,7 @@
 //! request names.
 
 use crate::health::Standing;
+use crate::reason::ProxyReason;
 
 /// What is known of the member that has the connection, and of its next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +50,133 @@ pub fn judge_stay(facts: &HolderFacts) -> Stay {
     Stay::Stays
 }
 
+/// What is known of a further request of a connection that a target has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextFacts {
+    /// Its route lets it migrate, and has its connection followed.
+    pub migrates: bool,
+    /// What [`judge_stay`] says.
+    pub stay: Stay,
+    /// Its server is to get its head as it came.
+    pub as_it_is: bool,
+    /// The connection's agent has said that it cannot give it back.
+    pub bound: bool,
+    /// Its listener takes no new connections.
+    pub drained: bool,
+}
+
+impl NextFacts {
+    /// Whether it is to be the connection's last: with its response the connection leaves a listener that is drained. One that
+    /// cannot be had back is not told.
+    pub const fn is_last(&self) -> bool {
+        self.drained && !self.bound
+    }
+}
+
+/// Where a further request goes. `or_stay`: if the agent cannot give the connection back, it may as well go on as it came to the
+/// member that has the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<T> {
+    /// On, as it came, to the member that has the connection.
+    Here,
+    /// To the same member, by a handoff: its head is made anew, and so has other numbers.
+    Again {
+        /// See above.
+        or_stay: bool,
+    },
+    /// To another member, with its connection.
+    Other {
+        /// Which.
+        to: T,
+        /// See above.
+        or_stay: bool,
+    },
+    /// To a socket of the intermediate, with its connection: it is proxied or answered there.
+    Front {
+        /// See above.
+        or_stay: bool,
+    },
+}
+
+/// Where a further request goes. `pick` chooses another member of the request's pool to hand the connection to, or says why there
+/// is none; it is called at most once.
+pub fn judge_next<T>(facts: &NextFacts, pick: impl FnOnce() -> Result<T, ProxyReason>) -> Place<T> {
+    if !facts.migrates {
+        return Place::Front { or_stay: false };
+    }
+    let here = || {
+        if facts.as_it_is && !facts.is_last() {
+            Place::Here
+        } else {
+            Place::Again { or_stay: facts.as_it_is }
+        }
+    };
+    if facts.stay == Stay::Stays {
+        return here();
+    }
+    let or_stay = facts.as_it_is && facts.stay != Stay::Strange;
+    match (pick(), facts.stay) {
+        (Ok(to), _) => Place::Other { to, or_stay },
+        // Its response is to bring a new cookie.
+        (Err(ProxyReason::StickyCookie), _) => Place::Front { or_stay },
+        // Nobody else has it, or could have it by a handoff only.
+        (Err(ProxyReason::NoUsableTarget), Stay::Leaves | Stay::Drains) | (Err(_), Stay::Leaves) => here(),
+        (Err(_), _) => Place::Front { or_stay },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const PLAIN: NextFacts =
+        NextFacts { migrates: true, stay: Stay::Stays, as_it_is: true, bound: false, drained: false };
+
+    fn next(facts: NextFacts, picked: Result<u8, ProxyReason>) -> Place<u8> {
+        judge_next(&facts, || picked)
+    }
+
+    #[test]
+    fn a_request_that_stays_goes_on_as_it_came_unless_its_head_is_changed_or_it_is_the_last() {
+        let asked = || -> Result<u8, ProxyReason> { panic!("nobody else is asked for") };
+        assert_eq!(judge_next(&PLAIN, asked), Place::Here);
+        let changed = NextFacts { as_it_is: false, ..PLAIN };
+        assert_eq!(judge_next(&changed, asked), Place::Again { or_stay: false });
+        let last = NextFacts { drained: true, ..PLAIN };
+        assert_eq!(judge_next(&last, asked), Place::Again { or_stay: true });
+        assert_eq!(judge_next(&NextFacts { bound: true, ..last }, asked), Place::Here, "it cannot be had");
+        let proxied = NextFacts { migrates: false, ..PLAIN };
+        assert_eq!(judge_next(&proxied, asked), Place::Front { or_stay: false });
+    }
+
+    /// Spelled out by who is to be left and what the pool says: it must be changed here to be changed at all.
+    #[test]
+    fn who_must_be_left_is_left_for_the_proxy_and_who_should_be_only_for_another_member() {
+        use ProxyReason::{NoAgent, NoUsableTarget, StickyCookie};
+        let front = |or_stay| Place::Front { or_stay };
+        let table = [
+            (Stay::Leaves, Ok(7), Place::Other { to: 7, or_stay: true }),
+            (Stay::Leaves, Err(StickyCookie), front(true)),
+            (Stay::Leaves, Err(NoUsableTarget), Place::Here),
+            (Stay::Leaves, Err(NoAgent), Place::Here),
+            (Stay::Drains, Ok(7), Place::Other { to: 7, or_stay: true }),
+            (Stay::Drains, Err(StickyCookie), front(true)),
+            (Stay::Drains, Err(NoUsableTarget), Place::Here),
+            (Stay::Drains, Err(NoAgent), front(true)),
+            (Stay::Strange, Ok(7), Place::Other { to: 7, or_stay: false }),
+            (Stay::Strange, Err(StickyCookie), front(false)),
+            (Stay::Strange, Err(NoUsableTarget), front(false)),
+            (Stay::Strange, Err(NoAgent), front(false)),
+        ];
+        for (stay, picked, expected) in table {
+            assert_eq!(next(NextFacts { stay, ..PLAIN }, picked), expected, "{stay:?} {picked:?}");
+            let changed = match next(NextFacts { stay, as_it_is: false, ..PLAIN }, picked) {
+                Place::Here => panic!("its head was to be made anew"),
+                Place::Again { or_stay } | Place::Other { or_stay, .. } | Place::Front { or_stay } => or_stay,
+            };
+            assert!(!changed, "{stay:?} {picked:?}: it cannot stay as it came");
+        }
+    }
 
     const WELL: HolderFacts = HolderFacts {
         member: true,
