@@ -4,6 +4,7 @@
 //! [`Flows::abandon`], ends when its agent says so ([`Flows::on_end`]), lingers so that the connection's last
 //! packets still find their way, and is then removed: key first, slot after.
 
+mod counts;
 mod inspect;
 mod later;
 mod left;
@@ -11,6 +12,7 @@ mod lost;
 mod upkeep;
 mod view;
 
+pub use counts::LiveCounts;
 pub use inspect::{Inspected, Shared};
 pub use lost::Taken;
 pub use view::{EndView, FlowFilter, FlowView};
@@ -473,21 +475,6 @@ impl Flows {
         let table = self.table();
         let live = |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none();
         table.by_id.values().filter(live).map(|e| e.flow).collect()
-    }
-
-    /// How many live flows on a target are not read: they stay there until they end.
-    pub fn pinned_on(&self, target: TargetId) -> usize {
-        let table = self.table();
-        let pinned =
-            |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none() && e.later.is_none();
-        table.by_id.values().filter(pinned).count()
-    }
-
-    /// How many live flows came by a VIP, or by any.
-    pub fn live_of(&self, vip: Option<SocketAddr>) -> usize {
-        let table = self.table();
-        let live = |e: &&Entry| vip.is_none_or(|vip| e.vip == vip) && e.committed && e.end.is_none();
-        table.by_id.values().filter(live).count()
     }
 
     /// How many flows have an entry, lingering ones too.

@@ -117,20 +117,22 @@ async fn healthz() -> Json<Value> {
 
 async fn targets(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let shown = admin.front.targets.shown();
-    let views: Vec<Value> = shown.iter().map(|target| orders::of_target(&admin, target)).collect();
+    let live = orders::live(&admin);
+    let views: Vec<Value> = shown.iter().map(|target| orders::of_target(&admin, target, &live)).collect();
     Json(json!({ "targets": views }))
 }
 
 async fn target(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
     match admin.front.targets.by_name(&name) {
-        Some(target) => Json(orders::of_target(&admin, &target)).into_response(),
+        Some(target) => Json(orders::of_target(&admin, &target, &orders::live(&admin))).into_response(),
         None => not_found("no target of this name is configured"),
     }
 }
 
 async fn listeners(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let site = admin.front.site.load_full();
-    let views: Vec<Value> = site.listeners.iter().map(|l| orders::of_listener(&admin, l)).collect();
+    let live = orders::live(&admin);
+    let views: Vec<Value> = site.listeners.iter().map(|l| orders::of_listener(&admin, l, &live)).collect();
     Json(json!({ "listeners": views }))
 }
 

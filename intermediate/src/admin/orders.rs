@@ -1,6 +1,7 @@
 //! What an operator orders: drain a target, a listener or the node, take it back.
 
 use super::{Admin, error, not_found};
+use crate::flows::LiveCounts;
 use crate::site::SiteListener;
 use crate::targets::Target;
 use axum::Json;
@@ -54,7 +55,7 @@ pub(super) async fn target(
     }
     // An order taken back meanwhile ends the waiting as well.
     wait_until(&wait, || target.view().drained || target.ordered.state() != to).await;
-    Json(of_target(&admin, &target)).into_response()
+    Json(of_target(&admin, &target, &live(&admin))).into_response()
 }
 
 /// `POST /v1/listeners/{name}/{order}`.
@@ -82,7 +83,7 @@ pub(super) async fn listener(
         !drain || left_of(&admin, Some(listener.vip)) == 0 || drains.listener(listener.vip).is_none()
     })
     .await;
-    Json(of_listener(&admin, listener)).into_response()
+    Json(of_listener(&admin, listener, &live(&admin))).into_response()
 }
 
 /// Query of an order to the node.
@@ -149,6 +150,11 @@ async fn wait_until(wait: &Wait, done: impl Fn() -> bool) {
     }
 }
 
+/// How many flows are live.
+pub(super) fn live(admin: &Admin) -> LiveCounts {
+    admin.front.migration.migrator().map(|migrator| migrator.flows().live_counts()).unwrap_or_default()
+}
+
 /// Live flows that came by a VIP, or by any.
 fn left_of(admin: &Admin, vip: Option<SocketAddr>) -> usize {
     admin.front.migration.migrator().map_or(0, |migrator| migrator.flows().live_of(vip))
@@ -168,7 +174,7 @@ fn millis(at: SystemTime) -> u64 {
 }
 
 /// A listener, and the flows that came by it.
-pub(super) fn of_listener(admin: &Admin, listener: &SiteListener) -> Value {
+pub(super) fn of_listener(admin: &Admin, listener: &SiteListener, live: &LiveCounts) -> Value {
     let since = admin.front.drains.listener(listener.vip);
     json!({
         "name": listener.name,
@@ -176,7 +182,7 @@ pub(super) fn of_listener(admin: &Admin, listener: &SiteListener) -> Value {
         "protocol": listener.protocol,
         "state": if since.is_some() { "draining" } else { "open" },
         "since": since.map(millis),
-        "flows": left_of(admin, Some(listener.vip)),
+        "flows": live.of_vip(listener.vip),
     })
 }
 
@@ -184,28 +190,28 @@ pub(super) fn of_listener(admin: &Admin, listener: &SiteListener) -> Value {
 pub(super) fn of_node(admin: &Admin) -> Value {
     let since = admin.front.drains.node();
     let site = admin.front.site.load_full();
-    let listeners: Vec<Value> = site.listeners.iter().map(|listener| of_listener(admin, listener)).collect();
+    let live = live(admin);
+    let listeners: Vec<Value> =
+        site.listeners.iter().map(|listener| of_listener(admin, listener, &live)).collect();
     json!({
         "state": if since.is_some() { "draining" } else { "ready" },
         "since": since.map(millis),
         "drained": is_drained(admin),
         "connections": admin.front.metrics.open_connections(),
-        "flows": left_of(admin, None),
+        "flows": live.all,
         "listeners": listeners,
     })
 }
 
 /// A target with its part in each pool, and how many of its flows a drain can only wait for.
-pub(super) fn of_target(admin: &Admin, target: &Target) -> Value {
+pub(super) fn of_target(admin: &Admin, target: &Target, live: &LiveCounts) -> Value {
     let site = admin.front.site.load_full();
     let parts: Vec<_> =
         site.pools.iter().filter_map(|pool| Some(pool.member_view(pool.member(target.id)?))).collect();
     let mut view = json!(target.view());
     if let Some(object) = view.as_object_mut() {
         object.insert("pools".to_owned(), json!(parts));
-        let migrator = admin.front.migration.migrator();
-        let pinned = migrator.map_or(0, |migrator| migrator.flows().pinned_on(target.id));
-        object.insert("pinned".to_owned(), json!(pinned));
+        object.insert("pinned".to_owned(), json!(live.pinned_on(target.id)));
     }
     view
 }

@@ -54,8 +54,9 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let slots = admin.plane.as_ref().map(|plane| plane.slots());
     let stats = migrator.map(|migrator| migrator.stats());
     let site = front.site.load_full();
+    let live = super::orders::live(&admin);
     let listeners: Vec<Value> =
-        site.listeners.iter().map(|l| super::orders::of_listener(&admin, l)).collect();
+        site.listeners.iter().map(|l| super::orders::of_listener(&admin, l, &live)).collect();
     Json(json!({
         "daemon": "intermediate",
         "name": admin.reload.as_ref().map(|reload| reload.in_force().name.get_ref().clone()),
@@ -76,7 +77,7 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Json<Value> {
             "closed": metrics.requests("closed"),
         },
         "flows": {
-            "live": migrator.map_or(0, |migrator| migrator.flows().live_of(None)),
+            "live": live.all,
             "slots_used": slots.map_or(0, |slots| slots.in_use()),
             "slots": slots.map_or(0, |slots| slots.capacity()),
         },
