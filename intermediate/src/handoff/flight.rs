@@ -78,9 +78,17 @@ impl TrackedFlight {
             return (self.following(&[], false, most), packets);
         }
         let later = self.following(&beyond, fin || late.fin, most);
-        late.fin = false;
-        let packets = if late.bytes.is_empty() { Vec::new() } else { late::packets(captured, &late) };
-        (later, packets)
+        // What lies behind the last request is nobody's; but that the client has closed is its server's to know, and no
+        // packet will say it again.
+        late.fin &= self.last && self.body.is_done();
+        if late.bytes.is_empty() && !late.fin {
+            return (later, Vec::new());
+        }
+        let mut from = captured.clone();
+        if late.bytes.is_empty() {
+            from.rcv_nxt = self.end;
+        }
+        (later, late::packets(&from, &late))
     }
 
     /// Behind `end`, with what this kernel has acknowledged of it.
@@ -123,5 +131,85 @@ impl Lap {
         let took = now.duration_since(self.0);
         self.0 = now;
         took
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_shared::capture::NegotiatedOptions;
+    use baton_shared::http::Framing;
+    use etherparse::{SlicedPacket, TransportSlice};
+
+    const END: Seq<Client> = Seq::new(u32::MAX - 1);
+
+    /// What was received up to `rcv_nxt`.
+    fn captured(rcv_nxt: Seq<Client>) -> CapturedConnection {
+        CapturedConnection {
+            client: "10.0.0.1:1000".parse().unwrap(),
+            vip: "10.0.0.2:80".parse().unwrap(),
+            rcv_nxt,
+            snd_nxt: Seq::new(500),
+            snd_wnd: 1000,
+            max_window: 1000,
+            rcv_wnd: 1000,
+            options: NegotiatedOptions {
+                client_mss: 1460,
+                sack: true,
+                timestamps: false,
+                window_scale: None,
+                ecn: false,
+            },
+            client_tsval: 0,
+            vip_tsval: 0,
+            rtt_us: 0,
+            client_fin: false,
+        }
+    }
+
+    /// Number, bytes and FIN of the packets that the server gets.
+    fn given(flight: TrackedFlight, rcv_nxt: Seq<Client>, late: Late) -> Vec<(u32, Vec<u8>, bool)> {
+        let (_, packets) = flight.later(&captured(rcv_nxt), Some(late), 1000);
+        let read = |bytes: &Vec<u8>| {
+            let packet = SlicedPacket::from_ip(bytes).unwrap();
+            let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };
+            (tcp.sequence_number(), tcp.payload().to_vec(), tcp.fin())
+        };
+        packets.iter().map(read).collect()
+    }
+
+    #[test]
+    fn the_end_behind_bytes_that_are_nobodys_is_told_to_the_server_of_the_last_request() {
+        let flight = |last, extra: &[u8]| TrackedFlight {
+            end: END,
+            body: BodyScanner::new(Framing::None),
+            extra: extra.to_vec(),
+            last,
+        };
+        let late = |bytes: &[u8]| Late { bytes: bytes.to_vec(), fin: true };
+        let only_the_end = [(END.raw(), Vec::new(), true)];
+        assert_eq!(given(flight(true, b"GET /"), END.plus(5), late(b"2 HTTP")), only_the_end);
+        assert_eq!(given(flight(true, b""), END, late(b"GET /2")), only_the_end);
+        assert_eq!(given(flight(true, b""), END, late(b"")), only_the_end, "nothing lies before it");
+        // Behind a request that another may follow the end is read, and passed on with it or answered.
+        assert!(given(flight(false, b""), END, late(b"GET /2")).is_empty());
+        assert!(given(flight(true, b""), END, Late { bytes: b"GET /2".to_vec(), fin: false }).is_empty());
+    }
+
+    #[test]
+    fn the_rest_of_the_last_request_and_the_end_behind_more_go_together() {
+        let begun = || {
+            let mut body = BodyScanner::new(Framing::Chunked);
+            assert_eq!(body.advance(b"2\r\nab\r\n"), Ok(7));
+            TrackedFlight { end: END, body, extra: Vec::new(), last: true }
+        };
+        let rest = b"0\r\n\r\n".to_vec();
+        let more = [&rest[..], b"GET /2"].concat();
+        for bytes in [more, rest.clone()] {
+            assert_eq!(given(begun(), END, Late { bytes, fin: true }), [(END.raw(), rest.clone(), true)]);
+        }
+        // Its sender broke off within it.
+        let half = Late { bytes: b"5\r\nx".to_vec(), fin: true };
+        assert_eq!(given(begun(), END, half), [(END.raw(), b"5\r\nx".to_vec(), true)]);
     }
 }
