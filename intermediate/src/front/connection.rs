@@ -13,19 +13,15 @@ use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
 use crate::site::{Decision, Denial};
 use crate::targets::TargetId;
 use crate::trace::trace_ids;
+use baton_shared::balance::{ClientFacts, judge_client};
 use baton_shared::http::{Edits, GateRule, Origin, RequestHead, Tunnel, UPGRADE_LINES, canonical};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use baton_shared::state::behind::Behind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
-
-/// An address that means nothing without a link's name: the target could not answer it.
-fn is_link_local(client: SocketAddr) -> bool {
-    matches!(client.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local())
-}
 
 impl<S> Accepted<S> {
     /// For the access log: who asks, and what was understood of it.
@@ -234,6 +230,13 @@ impl Front {
         });
     }
 
+    /// Who hands a connection off; or why its request is proxied, whatever its pool is.
+    pub(super) fn migratable(&self, migrates: bool, peer: &Peer) -> Result<&Arc<Migrator>, ProxyReason> {
+        let migrator = self.migration.migrator().ok_or(ProxyReason::Disabled)?;
+        let (client, own) = (peer.client.ip(), migrator.is_own(peer.client));
+        judge_client(&ClientFacts { migrates, client, own }).map(|()| migrator)
+    }
+
     /// The target to migrate to, or why the request is proxied.
     pub(super) fn choose(
         &self,
@@ -241,16 +244,7 @@ impl Front {
         peer: &Peer,
         request: RequestFacts<'_>,
     ) -> Result<(&Arc<Migrator>, TargetId), ProxyReason> {
-        let migrator = match (self.migration.migrator(), decision.mode) {
-            (Some(migrator), Mode::Migrate) => migrator,
-            _ => return Err(ProxyReason::Disabled),
-        };
-        if is_link_local(peer.client) {
-            return Err(ProxyReason::AddressFamily);
-        }
-        if migrator.is_own(peer.client) {
-            return Err(ProxyReason::LocalClient);
-        }
+        let migrator = self.migratable(decision.mode == Mode::Migrate, peer)?;
         let target = self.pick(decision, peer.client, peer.vip, request)?;
         Ok((migrator, target))
     }

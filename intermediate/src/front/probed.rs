@@ -4,6 +4,7 @@ use super::{Accepted, Front};
 use crate::handoff::Migrator;
 use crate::proxy::Peer;
 use crate::targets::TargetId;
+use baton_shared::balance::{ProbedFacts, judge_probed};
 use baton_shared::http::{Edits, HeadStatus, RequestHead, canonical, parse};
 use baton_shared::probe::PROBE_HEADER;
 use baton_shared::reason::ProxyReason;
@@ -44,15 +45,12 @@ impl Front {
         target: TargetId,
         peer: &Peer,
     ) -> Result<(&Arc<Migrator>, TargetId), ProxyReason> {
-        let migrator = self.migration.migrator().ok_or(ProxyReason::Disabled)?;
-        if migrator.is_own(peer.client) {
-            return Err(ProxyReason::LocalClient);
-        }
-        let found = self.targets.get(target).ok_or(ProxyReason::NoUsableTarget)?;
-        if !found.takes_handoffs() {
-            return Err(ProxyReason::NoAgent);
-        }
-        found.spec.servers.for_vip(peer.vip).ok_or(ProxyReason::AddressFamily)?;
+        let migrator = self.migratable(true, peer)?;
+        let facts = self.targets.get(target).map(|target| ProbedFacts {
+            takes_handoffs: target.takes_handoffs(),
+            serves_family: target.spec.servers.for_vip(peer.vip).is_some(),
+        });
+        judge_probed(facts)?;
         Ok((migrator, target))
     }
 }

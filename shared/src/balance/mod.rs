@@ -4,6 +4,7 @@
 //! Every method passes over candidates that are not usable (down, draining, just tried, without weight), and gives
 //! `None` only if there is none.
 
+mod eligible;
 mod hash;
 mod latency;
 mod maglev;
@@ -14,6 +15,7 @@ mod stay;
 mod sticky;
 mod weight;
 
+pub use eligible::{ClientFacts, ProbedFacts, judge_client, judge_probed};
 pub use hash::{hash, member_key, source_key};
 pub use latency::Ewma;
 pub use maglev::{DEFAULT_LOAD_PERCENT, DEFAULT_TABLE_SIZE, MAX_TABLE_SIZE, Maglev, is_prime};

@@ -1,12 +1,13 @@
 //! Packets as the daemons read them: what was diverted to them is read as the data plane read it.
 
 use super::EveryFlow;
-use baton_shared::packet::{held, inside, reply, syn};
+use baton_shared::packet::{errors6, held, inside, reply, syn};
 use baton_shared::record::{FlowKey, FlowState};
 use baton_shared::translate::{Action, Direction, LEG_PORT};
 use baton_shared::wire::{OptionPlaces, OptionValues};
 use baton_userspace::carry;
 use std::cell::Cell;
+use std::net::Ipv6Addr;
 
 /// The packet's flow, if the plane diverts it while its flow is in this state.
 fn diverted(packet: &[u8], direction: Direction, state: FlowState) -> Option<FlowKey> {
@@ -37,7 +38,12 @@ pub fn daemon_packets(bytes: &[u8]) {
                 assert_eq!(read.expect("what is diverted is read").0, key);
             }
         }
-        2 => drop(syn::timestamp_value(bytes)),
+        2 => {
+            let _ = syn::timestamp_value(bytes);
+            if let Some(packet) = errors6::packet(bytes, Ipv6Addr::LOCALHOST) {
+                assert!(packet.ends_with(bytes) && !errors6::is_redirected(&packet, &packet));
+            }
+        }
         _ => {
             let length = bytes.len().min(40) / 4 * 4;
             let options = bytes.get(..length).unwrap_or_default();
