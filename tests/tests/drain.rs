@@ -101,6 +101,13 @@ fn ask(connection: &mut Connection, sum: &str) -> String {
     response.served_by().to_owned()
 }
 
+/// The same with a HEAD.
+fn ask_head(connection: &mut Connection) {
+    connection.send(b"HEAD /10k HTTP/1.1\r\nHost: lab\r\n\r\n").unwrap();
+    let head = connection.head().unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("Content-Length: 10240"), "{head}");
+}
+
 #[test]
 fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_elsewhere() {
     // A second listener, on which connections are given away with all that comes.
@@ -196,6 +203,8 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     t.order("/v1/targets/target1/drain");
     let (connection, _) = &mut kept[0];
     for _ in 0..3 {
+        // The agent would have to know of a HEAD if it followed the responses.
+        ask_head(connection);
         assert_eq!(ask(connection, &sum), "target1");
     }
     let refused = || t.metric("target1", "baton_recalls_refused_total{reason=\"not_tracked\"}");
@@ -206,6 +215,7 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     t.eventually("both agents are connected", Duration::from_secs(10), |t| {
         ["target1", "target2"].iter().all(|target| view(t, target)["agent_state"] == "up")
     });
+    ask_head(connection);
     t.order("/v1/targets/target1/drain");
     for _ in 0..3 {
         assert_eq!(ask(connection, &sum), "target1");

@@ -368,9 +368,9 @@ impl Migrator {
         let next = if followed { router.route(&now, head, bytes) } else { Next::RETURN };
         let is_head = bytes.get(head.method.clone()) == Some(b"HEAD");
         match next {
-            // The agent must know of a HEAD before its response comes, and bytes that the client was told of must be
-            // delivered by somebody who sends them again: both are what a handoff does.
-            Next::Stay { noted } if is_head || state.later.owes() => {
+            // An agent that follows the responses must know of a HEAD before its response comes, and bytes that the client was
+            // told of must be delivered by somebody who sends them again: both are what a handoff does.
+            Next::Stay { noted } if (is_head && !state.bound) || state.later.owes() => {
                 let fed = bytes.get(head.start..head.head_len).unwrap_or_default().to_vec();
                 let plan = Plan::Move {
                     target: state.target,
@@ -378,7 +378,9 @@ impl Migrator {
                     fed,
                     noted: Box::new(noted),
                 };
-                self.turn_to(flow, state, plan, false);
+                // Only one of the two can do without.
+                let or_stay = !state.later.owes();
+                self.turn_to(flow, state, plan, or_stay);
             }
             Next::Stay { noted } => {
                 let Some(end) = state.later.pass(head) else {
