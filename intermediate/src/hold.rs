@@ -85,14 +85,40 @@ impl HeldFlow {
     }
 }
 
+/// What is held now of all flows.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    bytes: AtomicUsize,
+    packets: AtomicU64,
+    /// So far.
+    held: AtomicU64,
+}
+
+impl Account {
+    /// One more is held.
+    pub(crate) fn admit(&self, bytes: usize) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        self.enter(bytes);
+    }
+
+    /// One is held again, or a part of it.
+    pub(crate) fn enter(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.packets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn leave(&self, packets: usize, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.packets.fetch_sub(u64::try_from(packets).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
 /// All held packets.
 pub struct Hold {
     sink: Arc<dyn PacketSink>,
     limits: ArcSwap<HoldLimits>,
     flows: Mutex<HashMap<FlowKey, Arc<HeldFlow>>>,
-    bytes: AtomicUsize,
-    packets: AtomicU64,
-    held: AtomicU64,
+    account: Arc<Account>,
     written_back: AtomicU64,
     dropped_full: AtomicU64,
     dropped_malformed: AtomicU64,
@@ -112,9 +138,7 @@ impl Hold {
             sink,
             limits: ArcSwap::from_pointee(limits),
             flows: Mutex::default(),
-            bytes: AtomicUsize::new(0),
-            packets: AtomicU64::new(0),
-            held: AtomicU64::new(0),
+            account: Arc::default(),
             written_back: AtomicU64::new(0),
             dropped_full: AtomicU64::new(0),
             dropped_malformed: AtomicU64::new(0),
@@ -147,30 +171,23 @@ impl Hold {
             for packet in first {
                 self.write_back(packet, Offload::default());
             }
-            for (packet, offload) in std::mem::take(&mut queue.packets) {
+            for (packet, offload) in self.empty(&mut queue) {
                 self.write_back(&packet, offload);
-                self.packets.fetch_sub(1, Ordering::Relaxed);
             }
-            self.empty(&mut queue);
         }
         self.forget(flow);
     }
 
     /// Drops the flow's packets: its connection is gone.
     pub fn discard(&self, flow: &Arc<HeldFlow>) {
-        {
-            let mut queue = flow.queue();
-            let count = u64::try_from(queue.packets.len()).unwrap_or(0);
-            self.packets.fetch_sub(count, Ordering::Relaxed);
-            queue.packets.clear();
-            self.empty(&mut queue);
-        }
+        drop(self.empty(&mut flow.queue()));
         self.forget(flow);
     }
 
-    fn empty(&self, queue: &mut Queue) {
-        self.bytes.fetch_sub(std::mem::take(&mut queue.bytes), Ordering::Relaxed);
+    fn empty(&self, queue: &mut Queue) -> VecDeque<(Vec<u8>, Offload)> {
         queue.released = true;
+        self.account.leave(queue.packets.len(), std::mem::take(&mut queue.bytes));
+        std::mem::take(&mut queue.packets)
     }
 
     fn forget(&self, flow: &Arc<HeldFlow>) {
@@ -208,14 +225,12 @@ impl Hold {
                 }
             }
             let size = packet.len();
-            let total = self.bytes.load(Ordering::Relaxed);
+            let total = self.account.bytes.load(Ordering::Relaxed);
             if !self.limits.load().admit(queue.bytes, total, size) {
                 self.dropped_full.fetch_add(1, Ordering::Relaxed);
             } else {
                 queue.bytes += size;
-                self.bytes.fetch_add(size, Ordering::Relaxed);
-                self.packets.fetch_add(1, Ordering::Relaxed);
-                self.held.fetch_add(1, Ordering::Relaxed);
+                self.account.admit(size);
                 queue.packets.push_back((packet.to_vec(), offload));
             }
         }
@@ -225,15 +240,20 @@ impl Hold {
 
     /// The flow's packets, in their order; it holds no more of it.
     pub(crate) fn take(&self, flow: &Arc<HeldFlow>) -> Vec<(Vec<u8>, Offload)> {
-        let packets = {
-            let mut queue = flow.queue();
-            let packets = Vec::from(std::mem::take(&mut queue.packets));
-            self.packets.fetch_sub(u64::try_from(packets.len()).unwrap_or(0), Ordering::Relaxed);
-            self.empty(&mut queue);
-            packets
-        };
+        let packets = self.empty(&mut flow.queue());
         self.forget(flow);
-        packets
+        packets.into()
+    }
+
+    /// Whether a packet with a later request may be held beside the bytes of its flow that are: the account into which it is
+    /// to be entered then. One that may not is counted as dropped.
+    pub(crate) fn admits_later(&self, of_flow: usize, size: usize) -> Option<&Arc<Account>> {
+        let total = self.account.bytes.load(Ordering::Relaxed);
+        if self.limits.load().admit_later(of_flow, total, size) {
+            return Some(&self.account);
+        }
+        self.dropped_full.fetch_add(1, Ordering::Relaxed);
+        None
     }
 
     pub(crate) fn write_back(&self, packet: &[u8], offload: Offload) {
@@ -249,9 +269,9 @@ impl Hold {
     /// Counts and gauges.
     pub fn stats(&self) -> HoldStats {
         HoldStats {
-            packets: self.packets.load(Ordering::Relaxed),
-            bytes: u64::try_from(self.bytes.load(Ordering::Relaxed)).unwrap_or(u64::MAX),
-            held: self.held.load(Ordering::Relaxed),
+            packets: self.account.packets.load(Ordering::Relaxed),
+            bytes: u64::try_from(self.account.bytes.load(Ordering::Relaxed)).unwrap_or(u64::MAX),
+            held: self.account.held.load(Ordering::Relaxed),
             written_back: self.written_back.load(Ordering::Relaxed),
             dropped_full: self.dropped_full.load(Ordering::Relaxed),
             dropped_malformed: self.dropped_malformed.load(Ordering::Relaxed),

@@ -179,6 +179,12 @@ impl HoldLimits {
     pub const fn admit(&self, of_flow: usize, of_all: usize, packet: usize) -> bool {
         of_flow.saturating_add(packet) <= self.per_flow && of_all.saturating_add(packet) <= self.total
     }
+
+    /// The same of a packet with a later request, which waits as long as a response takes: half of all is left for flows
+    /// that are frozen, so that nobody keeps others from being handed off by asking ahead.
+    pub const fn admit_later(&self, of_flow: usize, of_all: usize, packet: usize) -> bool {
+        self.admit(of_flow, of_all, packet) && of_all.saturating_add(packet) <= self.total / 2
+    }
 }
 
 /// Connections whose first request is awaited, oldest first. When there are too many connections these make way, in
@@ -321,6 +327,15 @@ mod tests {
         ] {
             assert_eq!(limits.admit(of_flow, of_all, packet), held, "{of_flow} {of_all} {packet}");
         }
+    }
+
+    #[test]
+    fn later_requests_leave_half_of_all_to_flows_that_are_frozen() {
+        let limits = HoldLimits { per_flow: 100, total: 250 };
+        assert!(limits.admit_later(0, 25, 100) && limits.admit_later(99, 124, 1));
+        assert!(!limits.admit_later(0, 26, 100) && !limits.admit_later(0, usize::MAX, 1));
+        assert!(!limits.admit_later(100, 100, 1), "the flow's own limit is the same");
+        assert!(limits.admit(0, 125, 1));
     }
 
     #[test]

@@ -177,6 +177,22 @@ impl LaterRequests {
         self.bytes.extend_from_slice(payload.get(seen..).unwrap_or_default());
     }
 
+    /// Where what has come without a gap breaks off, if more has come beyond it.
+    pub fn gap(&self) -> Option<Seq<Client>> {
+        let have = length(&self.bytes);
+        let beyond = !self.islands.is_empty() || self.fin.is_some_and(|fin| fin > have);
+        beyond.then(|| self.end.plus(have))
+    }
+
+    /// What came beyond a gap counts as not having come; where the gap began. The client was told of none of it.
+    pub fn forget_beyond_gap(&mut self) -> Option<Seq<Client>> {
+        let gap = self.gap()?;
+        let have = length(&self.bytes);
+        self.islands.clear();
+        self.fin = self.fin.filter(|fin| *fin <= have);
+        Some(gap)
+    }
+
     /// What there is to do about the bytes in front.
     pub fn next(&mut self, limits: &HeadLimits) -> Later {
         let fin_here = self.fin == Some(length(&self.bytes));

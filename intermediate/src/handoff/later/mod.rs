@@ -36,6 +36,9 @@ use waits::Waits;
 /// How long an incomplete head may be held: its sender gets no acknowledgement meanwhile, and may need one to go on.
 const PARTIAL: Duration = Duration::from_millis(250);
 
+/// How long what lies beyond a gap may be held: by then a client has sent a lost packet again some five times (RFC 6298).
+const GAP: Duration = Duration::from_secs(10);
+
 /// The flow whose later request is to be routed.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowNow {
@@ -142,8 +145,27 @@ pub(super) struct Laters {
     pub(super) router: OnceLock<Arc<dyn Router>>,
     pub(super) waits: Waits,
     pub(super) counts: LaterCounts,
-    /// Flows with an incomplete head, since when.
-    partial: Mutex<Vec<(Instant, Weak<LaterFlow>)>>,
+    /// Flows with an incomplete head.
+    partial: Since,
+    /// Flows with a gap.
+    gaps: Since,
+}
+
+/// Flows of which something is true, and since when it was.
+#[derive(Default)]
+struct Since(Mutex<Vec<(Instant, Weak<LaterFlow>)>>);
+
+impl Since {
+    fn note(&self, since: Instant, flow: &Arc<LaterFlow>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((since, Arc::downgrade(flow)));
+    }
+
+    /// Those for which it has been so for so long, if they are still there.
+    fn due(&self, time: Duration) -> Vec<(Instant, Arc<LaterFlow>)> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = all.extract_if(.., |(since, _)| since.elapsed() >= time);
+        due.filter_map(|(since, flow)| Some((since, flow.upgrade()?))).collect()
+    }
 }
 
 impl std::fmt::Debug for Laters {
@@ -158,12 +180,9 @@ impl Laters {
             router: OnceLock::new(),
             waits: Waits::default(),
             counts: LaterCounts::default(),
-            partial: Mutex::default(),
+            partial: Since::default(),
+            gaps: Since::default(),
         }
-    }
-
-    fn note_partial(&self, since: Instant, flow: &Arc<LaterFlow>) {
-        self.partial.lock().unwrap_or_else(PoisonError::into_inner).push((since, Arc::downgrade(flow)));
     }
 }
 
@@ -207,18 +226,17 @@ impl Migrator {
         }
     }
 
-    /// Heads that stay incomplete: whoever sends them must be acknowledged to go on, and that is a socket's work.
+    /// Heads that stay incomplete: whoever sends them must be acknowledged to go on, and that is a socket's work. And gaps
+    /// that nobody fills.
     pub(super) fn sweep_partial(self: &Arc<Self>) {
-        let due: Vec<_> = {
-            let mut partial = self.laters.partial.lock().unwrap_or_else(PoisonError::into_inner);
-            partial.extract_if(.., |(since, _)| since.elapsed() >= PARTIAL).collect()
-        };
-        for (since, flow) in due {
-            let Some(flow) = flow.upgrade() else { continue };
+        for (since, flow) in self.laters.partial.due(PARTIAL) {
             let mut state = flow.lock();
             if state.partial_since == Some(since) {
                 self.turn_back(&flow, &mut state, None, false);
             }
+        }
+        for (_, flow) in self.laters.gaps.due(GAP) {
+            self.look_at_gap(&flow, &mut flow.lock());
         }
     }
 

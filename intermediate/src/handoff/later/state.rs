@@ -1,9 +1,9 @@
 //! What is held of one tracked flow, and what is done with it at once.
 
 use super::cut::{Fresh, bare, fin_at};
-use super::held::{Held, divide};
+use super::held::{Held, HeldPackets, divide};
 use super::turn::Plan;
-use super::{FlowNow, Migrator, Next};
+use super::{FlowNow, GAP, Migrator, Next};
 use crate::targets::TargetId;
 use baton_daemon::tun::Offload;
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
@@ -14,7 +14,6 @@ use baton_shared::record::{FLAG_LAST, FlowKey, FlowRecord};
 use baton_shared::seq::{Client, Seq, before};
 use baton_shared::state::acceptable::{KnownClient, is_acceptable};
 use baton_shared::state::later::{Later, LaterRequests, NotKept, request_length};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,8 +79,12 @@ pub(in crate::handoff) struct State {
     pub(super) tsval: u32,
     /// The timestamp of the newest segment that came in order; 0: none is known.
     in_order_tsval: u32,
+    /// Where what has come breaks off before more that has, and since when it has done so.
+    gap: Option<(Seq<Client>, Instant)>,
+    /// It is to be looked at.
+    gap_noted: bool,
     /// What reaches beyond the request under way, in the order it came.
-    packets: VecDeque<Held>,
+    packets: HeldPackets,
 }
 
 /// A flow at its first handoff.
@@ -118,7 +121,9 @@ impl LaterFlow {
             max_window: c.max_window,
             tsval: c.client_tsval,
             in_order_tsval: c.client_tsval,
-            packets: VecDeque::new(),
+            packets: HeldPackets::default(),
+            gap: None,
+            gap_noted: false,
         };
         LaterFlow {
             key: started.key,
@@ -151,7 +156,9 @@ impl LaterFlow {
             max_window: 0,
             tsval: 0,
             in_order_tsval: 0,
-            packets: VecDeque::new(),
+            packets: HeldPackets::default(),
+            gap: None,
+            gap_noted: false,
         };
         LaterFlow {
             key: record.key,
@@ -206,11 +213,6 @@ impl State {
         {
             self.tsval = tsval;
         }
-    }
-
-    /// Bytes held.
-    fn held(&self) -> usize {
-        self.packets.iter().map(|held| held.bytes.len()).sum()
     }
 }
 
@@ -298,18 +300,19 @@ impl Migrator {
         // What is there already came in a packet that is held.
         let have = state.later.end().plus(u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
         let known = !held.fin && !have.before(held.end());
-        let room = state.held().saturating_add(held.bytes.len()) <= self.settings().hold.per_flow;
-        let kept = (!known && room).then(|| state.later.on_segment(held.seq, payload, held.fin));
-        if kept == Some(Ok(())) {
+        let room =
+            (!known).then(|| self.hold.admits_later(state.packets.bytes(), held.bytes.len())).flatten();
+        let kept = room.map(|room| (state.later.on_segment(held.seq, payload, held.fin), room));
+        if let Some((Ok(()), account)) = kept {
             // As a kernel does it: what came out of order may be newer than what fills the gap.
             if let Some(tsval) = held.tsval.filter(|_| !have.before(held.seq)) {
                 state.in_order_tsval = tsval;
             }
-            state.packets.push_back(held);
+            state.packets.admit(held, account);
         } else {
             // The client sends it again if it is needed.
             self.drop_held(flow, &held);
-            if kept == Some(Err(NotKept::TooFar)) {
+            if let Some((Err(NotKept::TooFar), _)) = kept {
                 self.show_header(&held);
             }
         }
@@ -318,6 +321,51 @@ impl Migrator {
     /// Reads what has come: passes requests on, or begins to turn the flow.
     pub(super) fn read_on(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
         self.read(flow, state);
+        self.watch_gap(flow, state);
+        flow.show(state);
+    }
+
+    /// Whoever leaves a gap has until [`GAP`] to fill it.
+    fn watch_gap(&self, flow: &Arc<LaterFlow>, state: &mut State) {
+        let gap = state.later.gap().filter(|_| state.phase == Phase::Following);
+        let since = match (gap, state.gap) {
+            (None, _) => None,
+            (Some(at), Some((before, since))) if at == before => Some((at, since)),
+            (Some(at), _) => {
+                let now = Instant::now();
+                if !std::mem::replace(&mut state.gap_noted, true) {
+                    self.laters.gaps.note(now, flow);
+                }
+                Some((at, now))
+            }
+        };
+        state.gap = since;
+    }
+
+    /// A gap's time may be over; there may be a younger one by now.
+    pub(super) fn look_at_gap(&self, flow: &Arc<LaterFlow>, state: &mut State) {
+        state.gap_noted = false;
+        match state.gap {
+            Some((_, since)) if since.elapsed() >= GAP => self.drop_beyond_gap(flow, state),
+            Some((_, since)) => {
+                state.gap_noted = true;
+                self.laters.gaps.note(since, flow);
+            }
+            None => {}
+        }
+    }
+
+    /// What lies beyond a gap that was not filled in time is let go: nobody was told that it came, so the client still has it.
+    fn drop_beyond_gap(&self, flow: &LaterFlow, state: &mut State) {
+        let Some(gap) = state.later.forget_beyond_gap() else { return };
+        for held in state.packets.take() {
+            if gap.before(held.seq) {
+                self.drop_held(flow, &held);
+            } else {
+                state.packets.put(held);
+            }
+        }
+        state.gap = None;
         flow.show(state);
     }
 
@@ -339,7 +387,7 @@ impl Migrator {
                 Later::Partial if state.partial_since.is_none() => {
                     let now = Instant::now();
                     state.partial_since = Some(now);
-                    self.laters.note_partial(now, flow);
+                    self.laters.partial.note(now, flow);
                     break;
                 }
                 Later::Partial => break,
@@ -405,26 +453,26 @@ impl Migrator {
     pub(super) fn pass_to(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>) {
         // First, so that what comes now passes by itself.
         self.flows.set_read_from(flow.slot, end);
-        for held in std::mem::take(&mut state.packets) {
+        for held in state.packets.take() {
             if !end.before(held.end()) {
                 self.hold.write_back(&held.bytes, held.offload);
             } else if held.seq.before(end) {
                 match divide(&held, end, None) {
                     Some((front, rest)) => {
                         front.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
-                        state.packets.extend(rest);
+                        rest.into_iter().for_each(|rest| state.packets.put(rest));
                     }
                     None => self.drop_held(flow, &held),
                 }
             } else {
-                state.packets.push_back(held);
+                state.packets.put(held);
             }
         }
     }
 
     /// A target was given all before `end`: that is dropped, and the rest made fit for it.
     pub(super) fn make_fit(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>, fresh: Fresh) {
-        for held in std::mem::take(&mut state.packets) {
+        for held in state.packets.take() {
             let from = if held.seq.before(end) { end } else { held.seq };
             let rest = end.before(held.end()).then(|| divide(&held, from, Some(fresh))).flatten();
             let Some((front, rest)) = rest else {
@@ -434,13 +482,13 @@ impl Migrator {
             drop(front);
             let kept: u32 = rest.iter().map(Held::length).fold(0, u32::wrapping_add);
             self.flows.add_released(flow.slot, held.length().wrapping_sub(kept));
-            state.packets.extend(rest);
+            rest.into_iter().for_each(|rest| state.packets.put(rest));
         }
     }
 
     /// Writes back all that is held, as it came.
     pub(super) fn write_all_back(&self, state: &mut State) {
-        for held in std::mem::take(&mut state.packets) {
+        for held in state.packets.take() {
             self.hold.write_back(&held.bytes, held.offload);
         }
     }
@@ -449,7 +497,7 @@ impl Migrator {
     pub(super) fn drop_all(&self, flow: &LaterFlow, state: &mut State) {
         state.phase = Phase::Dropping;
         self.drop_of_last(state, u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
-        for held in std::mem::take(&mut state.packets) {
+        for held in state.packets.take() {
             self.forward_fin(flow, state, &held);
             self.drop_held(flow, &held);
         }

@@ -125,6 +125,33 @@ proptest! {
 }
 
 #[test]
+fn what_lies_beyond_a_gap_can_be_forgotten_and_come_again() {
+    let next = get("/next", 0);
+    let end = Seq::new(u32::MAX - 3);
+    let mut later = LaterRequests::new(end, MOST);
+    let at = |place: usize| number(u32::MAX - 3, place);
+    assert_eq!((later.gap(), later.forget_beyond_gap()), (None, None));
+    later.on_segment(end, &next[..5], false).unwrap();
+    assert_eq!(later.gap(), None, "a head that is not complete is none");
+    later.on_segment(at(8), &next[8..12], false).unwrap();
+    later.on_segment(at(15), &next[15..], true).unwrap();
+    assert_eq!(later.gap(), Some(at(5)));
+    assert_eq!(later.forget_beyond_gap(), Some(at(5)));
+    assert_eq!((later.gap(), later.bytes()), (None, &next[..5]));
+    later.on_segment(at(5), &next[5..15], false).unwrap();
+    assert_eq!(later.next(&HeadLimits::default()), Later::Partial);
+    later.on_segment(at(15), &next[15..], true).unwrap();
+    assert!(matches!(later.next(&HeadLimits::default()), Later::Request(_)));
+    // A FIN alone beyond a gap.
+    let mut later = LaterRequests::new(end, MOST);
+    later.on_segment(at(1), b"", true).unwrap();
+    assert_eq!((later.gap(), later.next(&HeadLimits::default())), (Some(end), Later::Nothing));
+    later.forget_beyond_gap();
+    later.on_segment(end, b"", true).unwrap();
+    assert_eq!((later.gap(), later.next(&HeadLimits::default())), (None, Later::Fin));
+}
+
+#[test]
 fn a_segment_over_the_end_counts_from_the_end_on() {
     let next = get("/next", 0);
     let mut later = LaterRequests::new(Seq::new(3), MOST);
