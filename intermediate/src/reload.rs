@@ -213,7 +213,7 @@ impl Reloader {
         // It waits for what the file before is to have yet.
         let changed = tokio::task::spawn_blocking(move || access_log.change(log, ACCESS_LOG_CHANGE));
         for (vip, sockets) in sockets {
-            self.workers.listen(vip, sockets);
+            self.workers.listen(vip, sockets, config.accepting(vip));
             reloaded.listeners_added.push(vip);
         }
         reloaded.listeners_removed = now.into_iter().filter(|vip| !wanted.contains(vip)).collect();

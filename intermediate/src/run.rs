@@ -304,7 +304,7 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
     }
     let mut workers = Workers::start(&front, config.workers().saturating_sub(1), &control)?;
     for (vip, sockets) in opened.listeners {
-        workers.listen(vip, sockets);
+        workers.listen(vip, sockets, config.accepting(vip));
     }
     // Beside the workers: checks must not hold up handoffs.
     aside.spawn(crate::health::run(Arc::clone(&front), control.stop()));

@@ -66,14 +66,13 @@ impl Workers {
     }
 
     /// Accepts on a VIP's sockets, the first in the main thread's runtime, where this is called, the others each in a
-    /// worker's; and has them kept for the next run.
-    pub(crate) fn listen(&mut self, vip: SocketAddr, sockets: Vec<TcpListener>) {
+    /// worker's, on no more than `accepting` of them; and has them kept for the next run.
+    pub(crate) fn listen(&mut self, vip: SocketAddr, sockets: Vec<TcpListener>, accepting: usize) {
         let (leave, left) = watch::channel(false);
         for (n, socket) in sockets.into_iter().enumerate() {
             service::keep(vip, &socket);
             let post = Post { socket, vip, left: left.clone() };
-            // Sockets that were taken over may be more than there are workers: something may wait in each.
-            match (n % (self.posts.len() + 1)).checked_sub(1).and_then(|n| self.posts.get(n)) {
+            match worker_of(n, accepting, self.posts.len()).and_then(|n| self.posts.get(n)) {
                 None => accept(&self.front, post, &self.stop),
                 Some(worker) => drop(worker.send(post)),
             }
@@ -102,6 +101,13 @@ impl Workers {
     }
 }
 
+/// Who accepts on a VIP's `n`th socket: `None` the main thread, else one of so many beside it. Sockets that were taken over
+/// may be more than the `accepting` workers, and something may wait in each.
+fn worker_of(n: usize, accepting: usize, beside: usize) -> Option<usize> {
+    let workers = accepting.clamp(1, beside.saturating_add(1));
+    n.checked_rem(workers)?.checked_sub(1)
+}
+
 /// Accepts on this socket, in a task of the current runtime.
 fn accept(front: &Arc<Front>, post: Post, stop: &crate::front::Stop) {
     let Post { socket, vip, left } = post;
@@ -125,5 +131,23 @@ impl Drop for Workers {
                 tracing::error!("a worker had panicked");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::worker_of;
+
+    #[test]
+    fn sockets_go_round_the_workers_that_accept_and_no_others() {
+        let of = |accepting, beside| (0..5).map(|n| worker_of(n, accepting, beside)).collect::<Vec<_>>();
+        assert_eq!(of(3, 2), [None, Some(0), Some(1), None, Some(0)]);
+        assert_eq!(
+            of(1, 2),
+            [None; 5],
+            "what may migrate is accepted on the main thread, however many there are"
+        );
+        assert_eq!(of(9, 1), [None, Some(0), None, Some(0), None], "there are fewer than were asked for");
+        assert_eq!(of(0, 0), [None; 5]);
     }
 }

@@ -20,7 +20,8 @@ pub fn listen(vip: SocketAddr) -> io::Result<TcpListener> {
 /// of no more than `segment_bytes`, if that is given.
 ///
 /// `inherited` are sockets that listen on `vip` already, from a service manager: they are used, and connections may wait in
-/// each. If they are fewer than asked for, workers share them; if they are more, there are more.
+/// each. If they are fewer than asked for, others join them where they share their port (`SO_REUSEPORT`), else workers share
+/// them; if they are more, there are more.
 pub fn listen_shared(
     vip: SocketAddr,
     sockets: usize,
@@ -28,7 +29,7 @@ pub fn listen_shared(
     inherited: Vec<TcpListener>,
 ) -> io::Result<Vec<TcpListener>> {
     if !inherited.is_empty() {
-        return take_over(inherited, sockets, segment_bytes);
+        return take_over(vip, inherited, sockets, segment_bytes);
     }
     // A socket that shares its port is given one that another process shares as well: tell that before.
     let alone = open(vip, false, segment_bytes)?;
@@ -41,13 +42,16 @@ pub fn listen_shared(
 
 /// Makes sockets that listen already what [`open`] makes.
 fn take_over(
+    vip: SocketAddr,
     inherited: Vec<TcpListener>,
     sockets: usize,
     segment_bytes: Option<u32>,
 ) -> io::Result<Vec<TcpListener>> {
     let mut all = Vec::new();
+    let mut join = true;
     for listener in &inherited {
         let socket = SockRef::from(listener);
+        join &= socket.reuse_port()?;
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
         if let Some(bytes) = segment_bytes {
@@ -59,8 +63,12 @@ fn take_over(
         socket.listen(BACKLOG)?;
     }
     for n in inherited.len()..sockets {
-        if let Some(shared) = inherited.get(n % inherited.len()) {
-            all.push(shared.try_clone()?);
+        // Another user's group cannot be joined.
+        let own = join.then(|| open(vip, true, segment_bytes).ok()).flatten();
+        match (own, inherited.get(n % inherited.len())) {
+            (Some(own), _) => all.push(own),
+            (None, Some(shared)) => all.push(shared.try_clone()?),
+            (None, None) => {}
         }
     }
     all.splice(0..0, inherited);
@@ -99,6 +107,22 @@ mod tests {
         assert_eq!(shared.len(), 2);
         assert_eq!(listen_shared(addr, 2, None, Vec::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
+
+    #[test]
+    fn workers_join_sockets_taken_over_that_share_their_port_with_their_own() {
+        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None, Vec::new()).unwrap();
+        let addr = first[0].local_addr().unwrap();
+        drop(first);
+        let shared = listen_shared(addr, 2, None, Vec::new()).unwrap();
+        // Connections for both, by all odds.
+        let waiting: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+        let taken = listen_shared(addr, 3, None, shared).unwrap();
+        assert_eq!(taken.len(), 3);
+        let in_queue = |socket: &TcpListener| std::iter::from_fn(|| socket.accept().ok()).count();
+        assert_eq!(in_queue(&taken[2]), 0, "it has a queue of its own");
+        assert_eq!(in_queue(&taken[0]) + in_queue(&taken[1]), waiting.len());
+    }
+
     #[test]
     fn sockets_taken_over_keep_what_waits_in_them_and_serve_every_worker() {
         let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None, Vec::new()).unwrap();
