@@ -223,6 +223,7 @@ impl Reloader {
         for left in leaving {
             left.await;
         }
+        self.front.departed.closed(&reloaded.listeners_removed);
         let _ = changed.await;
         let after = names();
         let only = |some: &[(_, String)], others: &[(_, String)]| {

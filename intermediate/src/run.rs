@@ -48,6 +48,8 @@ const KEPT: [Capability; 5] = {
     [a, b, c, d, Capability::CAP_NET_BIND_SERVICE]
 };
 
+/// How often snapshots of listeners that left are looked at.
+const SWEEP_DEPARTED: Duration = Duration::from_secs(5);
 /// Where no uplink is named.
 const ETHERNET_MTU: u32 = 1500;
 
@@ -315,9 +317,11 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
     tokio::spawn(service::watchdog());
     service::ready();
     let mut reloader = Reloader { path: path.to_owned(), started: config.clone(), front, workers, in_force };
+    let mut sweep = tokio::time::interval(SWEEP_DEPARTED);
     loop {
         tokio::select! {
             () = signals.wait() => break,
+            _ = sweep.tick() => reloader.front.sweep_departed(),
             _ = hangup.recv() => drop(reloader.reload().await),
             Some(asked) = reloads.recv() => drop(asked.send(reloader.reload().await)),
         }

@@ -107,3 +107,31 @@ async fn a_connection_of_a_listener_that_left_stays_with_its_target_though_that_
     bed.front.install(empty());
     assert!(stays(0) && stays(1), "neither is the other's, though both are gone");
 }
+
+#[tokio::test]
+async fn the_last_site_of_a_listener_that_left_goes_with_its_last_connection() {
+    let (server, _) = server().await;
+    let bed = Bed::start(limits(), &[server]);
+    let before = Arc::downgrade(&bed.front.site.load_full());
+    let mut client = bed.client().await;
+    client.send(b"GET /echo HTTP/1.1\r\nHost: h\r\n").await;
+    while bed.front.metrics.open_connections() == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    bed.front.install(empty());
+    bed.front.sweep_departed();
+    assert!(before.upgrade().is_some(), "its socket accepts yet");
+    bed.front.departed.closed(&[bed.vip]);
+    bed.front.sweep_departed();
+    assert_eq!(bed.front.departed.count(), 1, "a connection is left");
+    client.send(b"Connection: close\r\n\r\n").await;
+    assert!(client.rest().await.starts_with("HTTP/1.1 200 "));
+    let gone = async {
+        while before.upgrade().is_some() {
+            bed.front.sweep_departed();
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), gone).await.expect("the snapshot is let go");
+    assert_eq!(bed.front.departed.count(), 0);
+}

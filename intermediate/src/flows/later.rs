@@ -27,6 +27,12 @@ impl Flows {
         table.by_id.values().filter(live).filter_map(|e| e.later.clone()).collect()
     }
 
+    /// Whether later requests of a live flow of this VIP's are read.
+    pub(crate) fn is_read_of(&self, vip: SocketAddr) -> bool {
+        let read = |e: &super::Entry| e.vip == vip && e.later.is_some() && e.end.is_none();
+        self.table().by_id.values().any(read)
+    }
+
     /// From here on this one reads them.
     pub(crate) fn attach_later(&self, flow: FlowRef, later: &Arc<LaterFlow>) {
         let mut table = self.table();

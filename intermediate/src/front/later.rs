@@ -2,7 +2,7 @@
 //! by itself comes back here.
 
 use super::connection::{Asker, as_the_server_sees_it};
-use super::{Front, Stop};
+use super::{Front, Seat, Stop};
 use crate::access_log::{Asked, RequestText};
 use crate::handoff::{FlowNow, Next, Noted, Returned, Router};
 use crate::pools::{Member, PickFacts};
@@ -107,9 +107,13 @@ impl Router for LaterRouter {
         Some((logged(flow, site.listener_name(listener), request), placed))
     }
 
+    fn seat(&self, vip: SocketAddr) -> Option<Seat> {
+        self.front.upgrade()?.site_of(vip)
+    }
+
     fn take_back(&self, returned: Returned) {
         let Some(front) = self.front.upgrade() else { return };
-        let Returned { stream, client, vip, bytes } = returned;
-        front.begin(stream, client, vip, bytes, &self.stop);
+        let Returned { stream, client, vip, seat, bytes } = returned;
+        front.begin(stream, client, vip, seat, bytes, &self.stop);
     }
 }

@@ -127,6 +127,9 @@ impl Migration {
 /// What is held as long as a connection's socket is ours.
 pub(crate) type Guards = (OpenConnection, Busy, Option<SourcePlace>);
 
+/// The snapshot that says what becomes of a connection, and its listener's place in it.
+pub type Seat = (Arc<Site>, usize);
+
 /// A connection that was just accepted.
 struct Accepted<S = tokio::net::TcpStream> {
     stream: S,
@@ -185,10 +188,16 @@ impl Front {
 
     /// The snapshot that says what becomes of a VIP's connections, and the listener's place in it: the one that is
     /// served, or, of a listener that has left it, the last it was a part of.
-    pub(crate) fn site_of(&self, vip: SocketAddr) -> Option<(Arc<Site>, usize)> {
+    pub(crate) fn site_of(&self, vip: SocketAddr) -> Option<Seat> {
         let now = self.site.load_full();
         let place = now.listener(vip).map(|(place, _)| place);
         place.map(|place| (now, place)).or_else(|| self.departed.site_of(vip))
+    }
+
+    /// Lets snapshots go that are kept for listeners of which no connection is left. Now and then.
+    pub fn sweep_departed(&self) {
+        let migrator = self.migration.migrator();
+        self.departed.sweep(|vip| migrator.is_some_and(|migrator| migrator.flows().is_read_of(vip)));
     }
 
     /// Accepts on `listener` until told to stop; each connection gets its own task.
@@ -268,7 +277,9 @@ impl Front {
             // Before anything is read: the ended flow's record must not catch the new connection's packets.
             migrator.forget_superseded(client, vip);
         }
-        self.begin(stream, client, vip, Vec::new(), stop);
+        // Nobody listened there, ever.
+        let Some(seat) = self.site_of(vip) else { return };
+        self.begin(stream, client, vip, seat, Vec::new(), stop);
     }
 
     /// A connection is ours: one just accepted, or one that a target gave back, with the bytes received before.
@@ -277,11 +288,10 @@ impl Front {
         stream: tokio::net::TcpStream,
         client: SocketAddr,
         vip: SocketAddr,
+        (site, listener): Seat,
         bytes: Vec<u8>,
         stop: &Stop,
     ) {
-        // Nobody listened there, ever.
-        let Some((site, listener)) = self.site_of(vip) else { return };
         let open = self.metrics.connection();
         let exempt = site.source_exempt.iter().any(|network| network.contains(client.ip().to_canonical()));
         let of_source = if exempt {

@@ -19,6 +19,7 @@ pub(super) use state::Started;
 
 use super::Migrator;
 use crate::access_log::{Asked, Placed};
+use crate::front::Seat;
 use crate::hold::Offered;
 use crate::targets::TargetId;
 use baton_daemon::metrics::ReasonCounters;
@@ -98,6 +99,9 @@ pub trait Router: Send + Sync {
 
     /// For the access log, if there is one: a request that cannot be given to a target as it is, or what is none.
     fn note(&self, flow: &FlowNow, request: Option<(&RequestHead, &[u8])>) -> Noted;
+
+    /// By what a VIP's connection is served that comes back here, if it is known. While the flow is there yet.
+    fn seat(&self, vip: SocketAddr) -> Option<Seat>;
 
     /// A connection has a socket here again. In a tokio runtime.
     fn take_back(&self, returned: Returned);

@@ -2,6 +2,7 @@
 //! wire. The order is the kernel's (`tcp_repair_options_est` and the like in `net/ipv4/tcp.c`), as CRIU's soccr has it.
 
 use super::super::sys::{self, RepairOption, RepairWindow};
+use crate::front::Seat;
 use baton_shared::capture::CapturedConnection;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -18,6 +19,8 @@ pub struct Returned {
     pub client: SocketAddr,
     /// The VIP's address and port.
     pub vip: SocketAddr,
+    /// By what it is served here.
+    pub seat: Seat,
     /// Bytes of the client's that were received before: they come in front of what the socket will give.
     pub bytes: Vec<u8>,
 }

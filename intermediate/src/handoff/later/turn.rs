@@ -458,6 +458,7 @@ impl Migrator {
             tracing::debug!(client = %flow.client, %reason, ?refusal, "a later request is not handed on");
         }
         let router: Option<Arc<dyn Router>> = self.laters.router.get().cloned();
+        let seat = router.and_then(|router| Some((router.seat(flow.vip)?, router)));
         let (connection, bytes) = {
             let state = flow.lock();
             let mut connection = Self::connection(flow, &state, &hand.answer);
@@ -468,8 +469,9 @@ impl Migrator {
             connection.rcv_wnd = connection.rcv_wnd.saturating_sub(owed);
             (connection, bytes)
         };
-        match (restore(&connection), router) {
-            (Ok(stream), Some(router)) => {
+        let nobody = || ("seat", std::io::Error::other("nobody listens on its address"));
+        match seat.ok_or_else(nobody).and_then(|seat| Ok((restore(&connection)?, seat))) {
+            Ok((stream, (seat, router))) => {
                 {
                     let mut state = flow.lock();
                     state.phase = Phase::Gone;
@@ -485,13 +487,11 @@ impl Migrator {
                     self.hold.release(&hand.held, &[]);
                 }
                 Self::count(&self.laters.counts.returned);
-                router.take_back(Returned { stream, client: flow.client, vip: flow.vip, bytes });
+                router.take_back(Returned { stream, client: flow.client, vip: flow.vip, seat, bytes });
             }
-            (restored, _) => {
-                if let Err((step, e)) = restored {
-                    tracing::error!(client = %flow.client, flow = %flow_id_text(hand.place.flow.flow_id),
-                        "no socket for a connection that was taken back: {step}: {e}");
-                }
+            Err((step, e)) => {
+                tracing::error!(client = %flow.client, flow = %flow_id_text(hand.place.flow.flow_id),
+                    "no socket for a connection that was taken back: {step}: {e}");
                 flow.lock().phase = Phase::Gone;
                 let target = flow.lock().target;
                 let subject = self.subject(flow, hand.place.flow, target);
