@@ -46,9 +46,75 @@ forwarded = "x-forwarded"
 traceparent = true
 "#;
 
+/// What the rest of a request says: each condition by itself, then two of which both must hold. In front of [`SITE`].
+const CONDITIONS: &str = r#"
+[[route]]
+name = "method"
+path_exact = "/by/method"
+method = ["PUT", "DELETE"]
+pool = "two"
+keepalive = "tracked"
+[[route]]
+name = "header"
+path_exact = "/by/header"
+header = { X-Beta = "yes" }
+pool = "two"
+keepalive = "tracked"
+[[route]]
+name = "any-header"
+path_exact = "/by/any-header"
+header = { X-Beta = "*" }
+pool = "two"
+keepalive = "tracked"
+[[route]]
+name = "cookie"
+path_exact = "/by/cookie"
+cookie = { group = "b" }
+pool = "two"
+keepalive = "tracked"
+[[route]]
+name = "query"
+path_exact = "/by/query"
+query = { to = "b c" }
+pool = "two"
+keepalive = "tracked"
+[[route]]
+name = "regex"
+path_regex = '/by/img/[0-9]+\.(png|jpg)'
+pool = "two"
+keepalive = "tracked"
+[[route]]
+name = "both"
+path_exact = "/by/both"
+method = ["GET"]
+header = { X-Beta = "yes" }
+query = { v = "2" }
+pool = "two"
+keepalive = "tracked"
+[[route]]
+name = "by-rest"
+path = "/by"
+pool = "one"
+keepalive = "tracked"
+[[route]]
+name = "element"
+host = ["element.example"]
+path_exact = "/whoami"
+pool = "one"
+[route.request_headers]
+forwarded = "forwarded"
+traceparent = true
+"#;
+
 fn site(name: &str) -> Option<TestLab> {
     let single = |s: netns_lab::LabSpec| s.intermediate_with("listener", "keepalive", "single");
-    lab::up(name, |s| single(s).intermediate_with("listener", "pool", "one").intermediate_also(SITE))
+    let dual = |s: netns_lab::LabSpec| single(s).family(netns_lab::Family::Dual);
+    lab::up(name, |s| {
+        dual(s)
+            .intermediate_with("listener", "pool", "one")
+            .intermediate_also(CONDITIONS)
+            .intermediate_also(SITE)
+    })
 }
 
 fn request(host: &str, path: &str, more: &str) -> Vec<u8> {
@@ -85,6 +151,61 @@ fn each_request_reaches_the_pool_that_the_table_says() {
     }
     t.expect_requests(u64::try_from(table.len()).unwrap(), 0);
     assert!(t.access_log("target1").iter().all(|line| !line.contains("10k ") && !line.contains("10k?")));
+}
+
+/// Request line, further lines, and who must answer.
+const BY_CONDITION: [(&str, &str, &str); 28] = [
+    ("PUT /by/method", "Content-Length: 0\r\n", "target2"),
+    ("GET /by/method", "", "target1"),
+    ("DELETE /by/method", "", "target2"),
+    ("POST /by/method", "Content-Length: 4\r\n\r\nPUT ", "target1"),
+    ("GET /by/header", "X-Beta: yes\r\n", "target2"),
+    ("GET /by/header", "x-bETA:   yes \t\r\n", "target2"),
+    ("GET /by/header", "X-Beta: no\r\n", "target1"),
+    ("GET /by/header", "X-Beta: Yes\r\n", "target1"),
+    ("GET /by/header", "X-Beta: no\r\nX-Beta: yes\r\n", "target2"),
+    ("GET /by/header", "X-Beta-2: yes\r\n", "target1"),
+    ("GET /by/any-header", "X-Beta: no\r\n", "target2"),
+    ("GET /by/any-header", "", "target1"),
+    ("GET /by/cookie", "Cookie: a=1; group=b\r\n", "target2"),
+    ("GET /by/cookie", "Cookie: group=bb; xgroup=b\r\n", "target1"),
+    ("GET /by/cookie", "Cookie: a=1\r\nCookie: group=b\r\n", "target2"),
+    ("GET /by/query?to=b%20c", "", "target2"),
+    ("GET /by/query?x=1&t%6F=b+c", "", "target2"),
+    ("GET /by/query?to=b", "", "target1"),
+    ("GET /by/query?xto=b+c", "", "target1"),
+    ("GET /by/query", "X-Beta: ?to=b+c\r\n", "target1"),
+    ("GET /by/img/12.png", "", "target2"),
+    ("GET /by//img/%31%32.jpg?x", "", "target2"),
+    ("GET /by/img/12.png/x", "", "target1"),
+    ("GET /by/img/12xpng", "", "target1"),
+    ("GET /by/both?v=2", "X-Beta: yes\r\n", "target2"),
+    ("GET /by/both?v=1", "X-Beta: yes\r\n", "target1"),
+    ("GET /by/both?v=2", "", "target1"),
+    ("POST /by/both?v=2", "X-Beta: yes\r\nContent-Length: 0\r\n", "target1"),
+];
+
+#[test]
+fn method_header_cookie_query_and_expression_decide_for_first_and_for_later_requests() {
+    let Some(t) = site("conditions") else { return };
+    let ask = |connection: &mut Connection, (line, more, target): (&str, &str, &str)| {
+        let end = if more.contains("\r\n\r\n") { "" } else { "\r\n" };
+        connection.send(format!("{line} HTTP/1.1\r\nHost: one.example\r\n{more}{end}").as_bytes()).unwrap();
+        let response = connection.response().unwrap_or_else(|e| panic!("{line} {more}: {e}"));
+        // There is no such file on either: what counts is who says so.
+        assert_eq!(response.served_by(), target, "{line} {more}\n{}", response.head);
+    };
+    // Each as the first of a connection, then all behind one another, over either family.
+    for case in BY_CONDITION {
+        t.client(move || ask(&mut Connection::open(VIP).unwrap(), case));
+    }
+    t.client(move || {
+        for vip in [VIP, netns_lab::plan::VIP6.into()] {
+            let mut connection = Connection::open(vip).unwrap();
+            BY_CONDITION.into_iter().for_each(|case| ask(&mut connection, case));
+        }
+    });
+    assert_eq!(t.all_proxied(), 0);
 }
 
 #[test]
@@ -148,6 +269,7 @@ fn the_server_gets_the_changed_request_migrated_or_proxied() {
         "X-Test: added\n",
         "X-Forwarded-For: 9.9.9.9, 10.90.11.2\n",
         "X-Forwarded-Proto: http\n",
+        "X-Forwarded-Host: one.example:80\n",
         "Connection: close\n",
         "Traceparent: 00-",
     ] {
@@ -161,6 +283,62 @@ fn the_server_gets_the_changed_request_migrated_or_proxied() {
     let proxied = ask(&t, "a.proxied.example", "/whoami", more).text();
     t.expect_requests(2, 1);
     assert!(proxied.contains("X-Env: staging\n") && !proxied.contains("X-Debug"), "{proxied}");
+    assert_eq!(t.all_proxied(), 1);
+    by_element(&t);
+    t.expect_requests(8, 1);
+}
+
+/// `Forwarded` and `traceparent` as nginx has them, of migrated requests.
+fn by_element(t: &TestLab) {
+    let line = |said: &str, name: &str| {
+        let found: Vec<_> =
+            said.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect();
+        assert!(found.len() <= 1, "{said}");
+        found.first().map(|value| (*value).to_owned())
+    };
+    let seen = |vip: std::net::SocketAddr, more: &str| {
+        let bytes = request("element.example", "/whoami", more);
+        let said = t.client(move || {
+            let mut connection = Connection::open(vip).unwrap();
+            connection.send(&bytes).unwrap();
+            connection.response().unwrap().text()
+        });
+        assert_eq!(line(&said, "X-Forwarded-For"), None, "{said}");
+        (line(&said, "Forwarded").unwrap(), line(&said, "Traceparent").unwrap())
+    };
+    let made = |value: &str| {
+        let parts: Vec<&str> = value.split('-').collect();
+        let hex =
+            |text: &str, len| text.len() == len && text.bytes().all(|b| b"0123456789abcdef".contains(&b));
+        assert!(
+            parts.len() == 4
+                && parts[0] == "00"
+                && hex(parts[1], 32)
+                && hex(parts[2], 16)
+                && parts[3] == "01",
+            "{value}"
+        );
+        assert!(parts[1].contains(|c| c != '0') && parts[2].contains(|c| c != '0'), "{value}");
+        value.to_owned()
+    };
+    let own = "for=10.90.11.2;proto=http;host=\"element.example\"";
+    let (forwarded, one) = seen(VIP, "");
+    assert_eq!(forwarded, own);
+    // What a client says of others comes before what is said of it.
+    let (forwarded, two) = seen(VIP, "Forwarded: for=9.9.9.9\r\nForwarded: for=8.8.8.8\r\n");
+    assert_eq!(forwarded, format!("for=9.9.9.9, for=8.8.8.8, {own}"));
+    assert_ne!(made(&one), made(&two), "each request has its own");
+    let (forwarded, _) = seen(netns_lab::plan::VIP6.into(), "");
+    let client = netns_lab::plan::client_addr6(1);
+    assert_eq!(forwarded, format!("for=\"[{client}]\";proto=http;host=\"element.example\""));
+    // One good one passes; anything else is replaced.
+    let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    assert_eq!(seen(VIP, &format!("Traceparent: {good}\r\n")).1, good);
+    for bad in
+        [format!("Traceparent: {good}\r\nTraceparent: {good}\r\n"), "Traceparent: 00-0-0-00\r\n".into()]
+    {
+        assert_ne!(made(&seen(VIP, &bad).1), good);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Request headers `/whoami` shows, if the request had them. nginx has no variable for all of them.
-const SHOWN_HEADERS: [&str; 27] = [
+const SHOWN_HEADERS: [&str; 28] = [
     "Host",
     "User-Agent",
     "Accept",
@@ -27,6 +27,7 @@ const SHOWN_HEADERS: [&str; 27] = [
     "Upgrade",
     "Via",
     "X-Forwarded-For",
+    "X-Forwarded-Host",
     "X-Forwarded-Proto",
     "X-Request-Id",
     "Traceparent",
