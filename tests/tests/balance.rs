@@ -1,10 +1,12 @@
-//! Who gets a request, with real servers: by cookie, while a member is fresh, and with two servers behind one agent.
+//! Who gets a request, with real servers: by cookie, by hash, by the time of answers, while a member is fresh, and with
+//! two servers behind one agent.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 /// Pools by path: a cookie brings clients back in one, members are fresh for ten minutes in another, and in the third two
@@ -214,4 +216,150 @@ fn two_servers_on_one_host_share_its_agent_and_are_two_targets() {
         assert_eq!(ask(&t), "target1");
     }
     assert_eq!((t.all_proxied(), t.closed("recall_refused")), (0, 0));
+}
+
+/// Pools of three by path: one by the URI, one by a header, one that spreads what is too much for a member; and one of
+/// which a member is slow.
+const RULES: &str = r#"
+[[target]]
+name = "slow"
+server = "10.90.102.2:8080"
+agent = "10.90.102.2:7400"
+agent_name = "target2"
+[[pool]]
+name = "maglev"
+targets = ["target1", "target2", "target3"]
+balance = "maglev"
+hash = "uri"
+maglev = { table_size = 251, load_percent = 0 }
+[[pool]]
+name = "bounded"
+targets = ["target1", "target2", "target3"]
+balance = "maglev"
+hash = "header:X-User"
+maglev = { table_size = 251 }
+[[pool]]
+name = "rendezvous"
+targets = ["target1", "target2", "target3"]
+balance = "rendezvous"
+hash = "header:X-User"
+[[pool]]
+name = "time"
+targets = ["target1", "slow"]
+balance = "least_time"
+[[route]]
+name = "bounded"
+path = "/maglev/bounded"
+pool = "bounded"
+[[route]]
+name = "maglev"
+path = "/maglev"
+pool = "maglev"
+[[route]]
+name = "rendezvous"
+path = "/rendezvous"
+pool = "rendezvous"
+[[route]]
+name = "time"
+path = "/time"
+pool = "time"
+"#;
+
+/// Who answers each of forty keys, on new connections. There are no such files: what counts is who says so.
+fn by_key(t: &TestLab, request: fn(usize) -> String) -> Vec<String> {
+    t.client(move || {
+        let ask = |key: usize| {
+            let mut connection = Connection::open(VIP).unwrap();
+            connection.send(request(key).as_bytes()).unwrap();
+            connection.response().unwrap().served_by().to_owned()
+        };
+        (0..40).map(ask).collect()
+    })
+}
+
+/// The same key has the same target; of a drained one its own keys alone go elsewhere, and come back to it.
+fn keys_keep_their_targets(t: &TestLab, request: fn(usize) -> String) {
+    let first = by_key(t, request);
+    for target in ["target1", "target2", "target3"] {
+        assert!(first.iter().filter(|by| *by == target).count() >= 4, "{first:?}");
+    }
+    assert_eq!(by_key(t, request), first);
+    t.order("/v1/targets/target2/drain");
+    let without = by_key(t, request);
+    for (key, (before, now)) in first.iter().zip(&without).enumerate() {
+        assert!(now == before || before == "target2", "key {key} went from {before} to {now}");
+        assert_ne!(now, "target2", "key {key}");
+    }
+    t.order("/v1/targets/target2/undrain");
+    assert_eq!(by_key(t, request), first);
+}
+
+/// An HTTP server that thinks about each answer; until the listener is dropped with the lab.
+fn serve_slowly(t: &TestLab, think: Duration) {
+    let listener =
+        t.lab.inside("target2", || std::net::TcpListener::bind("10.90.102.2:8080")).unwrap().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                let mut piece = [0; 4096];
+                while !head.ends_with(b"\r\n\r\n") {
+                    match stream.read(&mut piece) {
+                        Ok(1..) => head.extend(piece.iter().copied().take_while(|b| *b != 0)),
+                        _ => return,
+                    }
+                    piece = [0; 4096];
+                }
+                std::thread::sleep(think);
+                let answer =
+                    "HTTP/1.1 200 OK\r\nX-Served-By: slow\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let _ = stream.write_all(answer.as_bytes());
+            });
+        }
+    });
+}
+
+#[test]
+fn keys_keep_their_targets_a_hot_one_is_spread_and_the_faster_server_is_preferred() {
+    let order = |s: LabSpec| s.targets(3).intermediate_also(RULES).agents_also(ALLOW);
+    let Some(t) = lab::up("rules", order) else { return };
+    keys_keep_their_targets(&t, |key| format!("GET /maglev/{key} HTTP/1.1\r\nHost: lab\r\n\r\n"));
+    keys_keep_their_targets(&t, |key| {
+        format!("GET /rendezvous/{} HTTP/1.1\r\nHost: lab\r\nX-User: {key}\r\n\r\n", key % 3)
+    });
+    // Those that have ended count until that is known.
+    t.eventually("all have ended", Duration::from_secs(10), |t| {
+        ["target1", "target2", "target3"].iter().all(|target| member(t, "bounded", target)["active"] == 0)
+    });
+    // Nine connections of one key, and no member has more than 125 % of a third of them.
+    let kept: Vec<_> = t.client(|| {
+        let ask = |_| {
+            let mut connection = Connection::open(VIP).unwrap();
+            let head = "GET /maglev/bounded HTTP/1.1\r\nHost: lab\r\nX-User: one\r\n\r\n";
+            connection.send(head.as_bytes()).unwrap();
+            let by = connection.response().unwrap().served_by().to_owned();
+            (connection, by)
+        };
+        (0..9).map(ask).collect()
+    });
+    for target in ["target1", "target2", "target3"] {
+        let has = kept.iter().filter(|(_, by)| by == target).count();
+        assert!((1..=4).contains(&has), "{target} has {has} of {kept:?}");
+    }
+    drop(kept);
+
+    serve_slowly(&t, Duration::from_millis(500));
+    let ask = |t: &TestLab| served_by(&t.get("/time/1k").unwrap());
+    let known = |t: &TestLab, target| member(t, "time", target)["latency_us"].as_u64().unwrap();
+    std::fs::create_dir_all(t.lab.www_dir().join("time")).unwrap();
+    std::fs::copy(t.lab.www_dir().join("1k"), t.lab.www_dir().join("time/1k")).unwrap();
+    t.eventually("both are known", Duration::from_secs(20), |t| {
+        ask(t);
+        known(t, "target1") > 0 && known(t, "slow") >= 300_000
+    });
+    let slow = (0..30).filter(|_| ask(&t) == "slow").count();
+    assert!(slow <= 3, "{slow} of 30 requests went to a server that takes half a second");
+    t.eventually("all were noted", Duration::from_secs(3), |t| t.migrated() > 280);
+    assert_eq!(t.all_proxied(), 0);
 }
