@@ -60,6 +60,8 @@ enum ConfigCommand {
     },
     /// Print the JSON Schema of the configuration, for editors and checkers
     Schema,
+    /// Print every key with its type, default and meaning, in Markdown
+    Reference,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,6 +108,10 @@ fn main() -> ExitCode {
                 }
                 Err(e) => failed(&e),
             }
+        }
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", baton_daemon::config::reference::<Config>("intermediate.toml"));
+            ExitCode::SUCCESS
         }
         Command::Config(ConfigCommand::Show { config, effective }) => show(&config, effective),
         Command::Route(RouteCommand::Explain { config, method, url, header, listener, sni, alpn }) => {

@@ -8,13 +8,14 @@ use baton_daemon::config::{
 use baton_shared::control::Role;
 use baton_shared::record::{LEG_PEERS, LegPeer, LegSettings};
 use baton_shared::translate::Leg;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// The file as written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     /// This node's name, as in its certificate.
@@ -23,19 +24,23 @@ pub(crate) struct Config {
     pub(crate) uplink: Spanned<String>,
     /// Where intermediates connect to.
     pub(crate) control: Spanned<SocketAddr>,
+    /// This node's certificate.
     pub(crate) tls: TlsFiles,
     /// What may be handed off to this host.
     pub(crate) allow: Vec<Allow>,
+    /// How connections are given to the servers.
     #[serde(default)]
     pub(crate) serve: Serve,
+    /// The data plane.
     #[serde(default)]
     pub(crate) plane: PlaneSettings,
+    /// The admin endpoint.
     #[serde(default)]
     pub(crate) admin: AdminSettings,
 }
 
 /// `[serve]`: how connections are given to the servers.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Serve {
     /// Which way.
@@ -51,7 +56,7 @@ impl Default for Serve {
 }
 
 /// `[[allow]]`: this intermediate may hand flows of this VIP to this server.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Allow {
     /// The intermediate's name, as in its certificate.

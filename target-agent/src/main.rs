@@ -38,6 +38,9 @@ enum Command {
     },
     /// Check the configuration file: one line per mistake, exit code 2 if there is one.
     Check(ConfigFile),
+    /// Show what a configuration can be.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Look at this host and say what is missing for the agent to work, why it matters, and how to mend it.
     Doctor(ConfigFile),
     /// Make certificates for the control channel.
@@ -47,6 +50,14 @@ enum Command {
         /// Which.
         directory: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the JSON Schema of the configuration, for editors and checkers.
+    Schema,
+    /// Print every key with its type, default and meaning, in Markdown.
+    Reference,
 }
 
 /// Where the configuration is.
@@ -79,6 +90,15 @@ fn main() -> ExitCode {
             }
             Err(code) => return code,
         },
+        Command::Config(ConfigCommand::Schema) => {
+            serde_json::to_string_pretty(&schemars::schema_for!(config::Config))
+                .map(|schema| println!("{schema}"))
+                .map_err(Into::into)
+        }
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", baton_daemon::config::reference::<config::Config>("target-agent.toml"));
+            Ok(())
+        }
         Command::Doctor(file) => return ExitCode::from(doctor::run(&file.config)),
         Command::Certs(args) => baton_daemon::certs::run(&args).map_err(Into::into).map(|lines| {
             for line in lines {

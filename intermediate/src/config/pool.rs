@@ -54,7 +54,9 @@ pub struct PoolEntry {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Weighted {
+    /// The target's name.
     target: String,
+    /// Its share, measured by those of the others.
     #[serde(default = "one")]
     weight: u32,
 }

@@ -16,7 +16,7 @@ pub enum First {
     Migrate,
 }
 
-/// `sticky`.
+/// `[pool.sticky]`: a cookie that brings a client back to the target it was on.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sticky {

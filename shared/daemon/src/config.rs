@@ -18,6 +18,7 @@
 //! ```
 
 mod problems;
+mod reference;
 mod settings;
 mod similar;
 mod sources;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use crate::tls::TlsFiles;
 pub use problems::{ConfigError, Problems};
+pub use reference::reference;
 pub use settings::{AdminSettings, PlaneKind, PlaneSettings, check_device};
 pub use similar::did_you_mean;
 pub use sources::Sources;

@@ -3,7 +3,8 @@
 use baton_daemon::metrics::ReasonCounters;
 use baton_shared::reason::{AdoptNeed, Refusal};
 use baton_shared::state::adopt::{Buffers, Cause};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const PAUSE_NS: u64 = 30_000_000_000;
 
 /// `serve.way`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Way {
     /// The handshake is replayed, and what the server sends is translated: every kernel.
