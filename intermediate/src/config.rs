@@ -17,6 +17,7 @@ mod stream;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 pub use access_log::AccessLog;
 pub use certificate::Certificate;
@@ -31,6 +32,7 @@ pub use route::{Pairs, RouteEntry};
 pub use sticky::{First, Sticky};
 pub use stream::StreamTimes;
 pub use target::TargetEntry;
+pub use tracing::Tracing;
 
 use crate::front::FrontLimits;
 use crate::handoff::HandoffSettings;
@@ -95,6 +97,8 @@ pub struct Config {
     pub route: Vec<RouteEntry>,
     /// One record for each request.
     pub access_log: Option<Spanned<AccessLog>>,
+    /// Spans of requests for a collector of traces.
+    pub tracing: Option<Tracing>,
     /// What a client may ask of us.
     #[serde(default)]
     pub limits: Limits,
@@ -248,6 +252,7 @@ impl Config {
             ("workers", value(&self.workers)),
             ("leg_source", value(&self.leg_source)),
             ("[tls]", value(&self.tls)),
+            ("[tracing]", value(&self.tracing)),
             ("[plane]", value(&self.plane)),
             ("[admin]", value(&self.admin)),
         ]
@@ -262,6 +267,7 @@ impl Config {
             workers: started.workers.clone(),
             leg_source: started.leg_source.clone(),
             tls: started.tls.clone(),
+            tracing: started.tracing.clone(),
             plane: started.plane.clone(),
             admin: started.admin.clone(),
             ..self.clone()
@@ -345,6 +351,9 @@ impl Validate for Config {
         self.validate_routes(problems);
         if let Some(log) = &self.access_log {
             AccessLog::validate(log, problems);
+        }
+        if let Some(tracing) = &self.tracing {
+            tracing.validate(problems);
         }
         self.validate_leg_source(problems);
         self.limits.validate(problems);

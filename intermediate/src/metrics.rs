@@ -252,6 +252,11 @@ impl Metrics {
             "Probes of targets along the real path, by what came of them",
             self.probes.clone(),
         );
+        registry.register(
+            "baton_spans",
+            "Spans of traces, by what became of them: sent, dropped (too many waited), failed (the collector took them not)",
+            crate::trace::COUNTS.clone(),
+        );
         registry.register("baton_accepted", "Connections accepted", self.accepted.clone());
         registry.register(
             "baton_connections",

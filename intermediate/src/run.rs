@@ -93,6 +93,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// Traces.
+    #[error("[tracing]: {0}")]
+    Tracing(String),
     /// The access log.
     #[error("access log {path}: {source}")]
     AccessLog {
@@ -198,6 +201,9 @@ fn open(config: &Config, mut inherited: Vec<(SocketAddr, TcpListener)>) -> Resul
         }
     };
     let access_log = open_access_log(config)?;
+    if let Some(tracing) = &config.tracing {
+        crate::trace::start(tracing, config.name.get_ref()).map_err(StartError::Tracing)?;
+    }
     Ok(Opened { listeners, migration, access_log })
 }
 

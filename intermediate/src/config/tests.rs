@@ -102,6 +102,18 @@ fn what_is_appended_wrongly_is_told_with_its_place() {
         ("[plane]\nflows = 0\n", "11:9: flows must be between"),
         ("[admin]\ntcp = \"10.0.0.1:80\"\n", "11:7: admin.tcp must be a loopback address"),
         ("[admin]\nudp = 1\n", "11:1: unknown field `udp`"),
+        (
+            "[tracing]\nendpoint = \"https://collector/v1/traces\"\n",
+            "11:12: tracing.endpoint \"https://collector/v1/traces\" must be http://HOST:PORT/PATH",
+        ),
+        (
+            "[tracing]\nendpoint = \"http://127.0.0.1:4318\"\n",
+            "11:12: tracing.endpoint \"http://127.0.0.1:4318\" has no path",
+        ),
+        (
+            "[tracing]\nendpoint = \"http://127.0.0.1:4318/v1/traces\"\nshare = 1.5\n",
+            "12:9: tracing.share must be from 0 to 1, is 1.5",
+        ),
     ];
     for (more, expected) in table {
         let found = problems(&format!("{PROXY}{more}"));

@@ -12,7 +12,7 @@ use crate::pools::PickFacts;
 use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
 use crate::site::{Decision, Denial};
 use crate::targets::TargetId;
-use crate::trace::trace_ids;
+use crate::trace::{self, Trace};
 use baton_shared::balance::{ClientFacts, judge_client};
 use baton_shared::http::{Edits, GateRule, Origin, RequestHead, Tunnel, UPGRADE_LINES, canonical};
 use baton_shared::reason::{CloseReason, ProxyReason};
@@ -46,6 +46,7 @@ fn subject<S>(accepted: &Accepted<S>, request: String) -> Subject {
         target: String::new(),
         request,
         started: accepted.started,
+        trace: None,
     }
 }
 
@@ -64,6 +65,7 @@ pub(super) fn as_the_server_sees_it(
     bytes: &[u8],
     head: &RequestHead,
     close: bool,
+    trace: Option<Trace>,
 ) -> Vec<u8> {
     let mut edits = if decision.headers.is_empty() {
         Edits::default()
@@ -72,7 +74,7 @@ pub(super) fn as_the_server_sees_it(
         let facts = RequestFacts::of_head(asker.listener, head, bytes, &lines);
         let origin =
             Origin { client: asker.client.ip(), secure: decision.secure, authority: facts.authority };
-        decision.headers.edits(&lines, &origin, trace_ids())
+        decision.headers.edits(&lines, &origin, trace::ids_of(trace))
     };
     if decision.tunnel == Tunnel::Ignored {
         edits.remove.extend(UPGRADE_LINES.map(str::to_owned));
@@ -186,8 +188,10 @@ impl Front {
                     let asked = accepted.asked(Some(RequestText::of_head(&head, &bytes)));
                     (asked, decision.placed())
                 });
+                let trace = trace::begin(&lines);
                 let asker = Asker { client: peer.client, listener: peer.listener };
-                let mut request = as_the_server_sees_it(asker, &decision, &bytes, &head, behind.closes());
+                let mut request =
+                    as_the_server_sees_it(asker, &decision, &bytes, &head, behind.closes(), trace);
                 let tracked = behind.is_watched().then(|| TrackedCandidate {
                     head_bytes: request.len(),
                     framing: head.framing,
@@ -206,7 +210,8 @@ impl Front {
                     let request = RequestFacts::of_head(peer.listener, &head, bytes, &lines);
                     pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
                 };
-                let gift = Gift { migrator, pool, first: target, request, tracked, original, label, noted };
+                let gift =
+                    Gift { migrator, pool, first: target, request, tracked, original, label, trace, noted };
                 match self.give(accepted, gift, another).await {
                     Some(to_proxy) => to_proxy,
                     None => return,

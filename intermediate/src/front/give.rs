@@ -6,6 +6,7 @@ use crate::handoff::{Candidate, Migrator, NotMigrated, Outcome, TrackedCandidate
 use crate::pools::Pool;
 use crate::proxy::Entry;
 use crate::targets::{TargetId, UnderWay};
+use crate::trace::Trace;
 use baton_shared::health::Signal;
 use baton_shared::reason::Refusal;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub(super) struct Gift<'a> {
     pub(super) original: Option<Vec<u8>>,
     /// For the records.
     pub(super) label: String,
+    /// If its spans are wanted.
+    pub(super) trace: Option<Trace>,
     /// For the access log, if there is one.
     pub(super) noted: Option<(Asked, Placed)>,
 }
@@ -43,7 +46,8 @@ impl Front {
         gift: Gift<'_>,
         another: impl Fn(&[u8], &[TargetId]) -> Option<TargetId>,
     ) -> Option<(TcpStream, Vec<u8>, Entry)> {
-        let Gift { migrator, pool, first, mut request, tracked, mut original, label, mut noted } = gift;
+        let Gift { migrator, pool, first, mut request, tracked, mut original, label, trace, mut noted } =
+            gift;
         let Accepted { mut stream, client, vip, at, .. } = accepted;
         // Once: the second time the kernel does not tell it.
         let syn_tsval = syn_tsval(&stream);
@@ -59,6 +63,7 @@ impl Front {
                 tracked,
                 request_line: label.clone(),
                 syn_tsval,
+                trace,
                 noted,
                 accepted_at: at,
                 head_at: Instant::now(),

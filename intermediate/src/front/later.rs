@@ -88,7 +88,7 @@ impl Router for LaterRouter {
         };
         let asker = Asker { client: flow.client, listener };
         let to = |target, or_stay| {
-            let head = as_the_server_sees_it(asker, &decision, bytes, head, facts.is_last());
+            let head = as_the_server_sees_it(asker, &decision, bytes, head, facts.is_last(), None);
             Next::Move { target, head, noted: noted(), or_stay }
         };
         match place {

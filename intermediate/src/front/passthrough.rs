@@ -151,6 +151,8 @@ impl Front {
                     tracked: None,
                     original: None,
                     label,
+                    // Nobody reads what passes.
+                    trace: None,
                     noted,
                 };
                 match self.give(accepted, gift, another).await {

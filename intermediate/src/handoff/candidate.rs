@@ -3,6 +3,7 @@
 use super::history::Subject;
 use crate::access_log::{Asked, Placed};
 use crate::targets::TargetId;
+use crate::trace::Trace;
 use baton_shared::http::Framing;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ pub struct Candidate {
     pub request_line: String,
     /// What [`syn_tsval`](super::syn_tsval) said of the connection.
     pub syn_tsval: Option<u32>,
+    /// If its spans are wanted.
+    pub trace: Option<Trace>,
     /// For the access log, if there is one; its target is filled in.
     pub noted: Option<(Asked, Placed)>,
     /// When the connection was accepted.
@@ -106,6 +109,8 @@ pub struct StageTimes {
     pub close: Duration,
     /// From the start of the freeze until the client's packets were on their way to the target.
     pub total: Duration,
+    /// The target's kernel adopted the connection; else the handshake was replayed there.
+    pub adopted: bool,
 }
 
 impl StageTimes {

@@ -1,6 +1,7 @@
 //! The most recent migrations and the reasons for what was not migrated, for `/v1/migrations`.
 
 use super::candidate::StageTimes;
+use crate::trace::{self, Trace};
 use baton_daemon::admin::events::{self, Kind};
 use baton_shared::access::without_query_values;
 use baton_shared::control::flow_id_text;
@@ -95,6 +96,8 @@ pub struct Subject {
     pub request: String,
     /// When the connection was accepted.
     pub started: SystemTime,
+    /// If its spans are wanted.
+    pub trace: Option<Trace>,
 }
 
 impl Subject {
@@ -186,6 +189,7 @@ impl History {
 
     /// The connection was given to a target.
     pub fn record_migrated(&self, subject: Subject, times: &StageTimes) {
+        trace::migrated(&subject, times);
         let mut record = subject.record(HistoryOutcome::Migrated);
         record.stages_us = times.named().iter().map(|(name, d)| (*name, micros(*d))).collect();
         record.total_us = micros(times.total);
@@ -244,6 +248,7 @@ mod tests {
             target: "target1".into(),
             request: "GET /".into(),
             started: UNIX_EPOCH + Duration::from_millis(5),
+            trace: None,
         }
     }
 

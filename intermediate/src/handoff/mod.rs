@@ -187,7 +187,7 @@ impl Migrator {
     /// dropped in mid-flight cuts the client off.
     pub async fn migrate(self: &Arc<Self>, candidate: Candidate) -> Outcome {
         let Candidate { stream, client, vip, target, syn_tsval, tracked, .. } = candidate;
-        let Candidate { mut request, request_line, noted, accepted_at, head_at, .. } = candidate;
+        let Candidate { mut request, request_line, trace, noted, accepted_at, head_at, .. } = candidate;
         let start = Instant::now();
         let given = request.len();
         let mut times = StageTimes {
@@ -202,6 +202,7 @@ impl Migrator {
             target: self.targets.get(target).map(|t| t.spec.name.clone()).unwrap_or_default(),
             request: request_line,
             started: SystemTime::now() - accepted_at.elapsed(),
+            trace,
         };
         let (socket, ends) = ((stream, syn_tsval), Ends { client, vip });
         let kept = match self.send_off(socket, ends, target, &mut request, tracked, &mut subject, &mut times)

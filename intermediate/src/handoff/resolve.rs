@@ -51,6 +51,7 @@ impl Migrator {
             Settled::Committed(answer) => {
                 times.handoff = sent.elapsed();
                 times.agent = Duration::from_micros(answer.total_us.into());
+                times.adopted = answer.is_adopted();
                 self.commit(&mut flight, id, &answer, times, start);
                 Resolved::Migrated
             }

@@ -84,7 +84,15 @@ pub(crate) struct ProxyJob {
 
 impl Peer {
     pub(crate) fn subject(&self, target: String, request: String) -> Subject {
-        Subject { flow_id: None, client: self.client, vip: self.vip, target, request, started: self.started }
+        Subject {
+            flow_id: None,
+            client: self.client,
+            vip: self.vip,
+            target,
+            request,
+            started: self.started,
+            trace: None,
+        }
     }
 }
 

@@ -12,10 +12,11 @@ use super::upstream::{Answered, UpstreamError, connect, may_repeat};
 use super::{Entry, Peer, tunnel};
 use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
 use crate::front::{Front, FrontLimits, Guards, Stop, text};
+use crate::handoff::Subject;
 use crate::pools::{PickFacts, Pool, servers};
 use crate::site::{Denial, Site};
 use crate::targets::{TargetId, UnderWay};
-use crate::trace::trace_ids;
+use crate::trace;
 use baton_loader::monotonic_ns;
 use baton_shared::health::Signal;
 use baton_shared::http::{Edits, Framing, GateRule, Origin, RequestHead, Switch, Tunnel, Verdict};
@@ -125,6 +126,7 @@ impl Session {
         mut request: Request<Incoming>,
         gated: GatedRequest,
     ) -> Response<AnswerBody> {
+        let began = SystemTime::now();
         let entry = self.entry.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (reason, refusal, recorded) = match entry {
             Some(entry) => (entry.reason, entry.refusal, entry.recorded),
@@ -152,7 +154,8 @@ impl Session {
         let facts = RequestFacts::of_head(self.peer.listener, &gated.head, &gated.bytes, &lines);
         let origin =
             Origin { client: self.peer.client.ip(), secure: decision.secure, authority: facts.authority };
-        let edits = decision.headers.edits(&lines, &origin, trace_ids());
+        let trace = trace::begin(&lines);
+        let edits = decision.headers.edits(&lines, &origin, trace::ids_of(trace));
         let facts = PickFacts { client: self.peer.client, vip: self.peer.vip, request: facts };
         // Requests at a time are better spread.
         let last = match self.channel {
@@ -191,6 +194,11 @@ impl Session {
         };
         match sent {
             Ok(Answered { mut response, mut lease }) => {
+                if trace.is_some() {
+                    let subject = self.peer.subject(self.target_name(target), gated.request_line.clone());
+                    let subject = Subject { trace, started: began, ..subject };
+                    trace::proxied(&subject, reason, refusal, response.status().as_u16(), asked.elapsed());
+                }
                 if let Some(target) = target {
                     self.on_answer(pool, &facts, target, asked.elapsed(), &mut response);
                 }

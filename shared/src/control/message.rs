@@ -146,6 +146,14 @@ pub struct MigratedAnswer {
     pub total_us: u32,
 }
 
+impl MigratedAnswer {
+    /// Whether the kernel made the server's socket as the client's connection is, so that no number is translated. A
+    /// handshake that was replayed begins at the server's own numbers.
+    pub fn is_adopted(&self) -> bool {
+        self.client_snd_nxt.delta_to(self.server_snd_nxt).0 == 0 && self.ts_delta == 0
+    }
+}
+
 /// The agent did not take the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedAnswer {

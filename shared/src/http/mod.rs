@@ -22,6 +22,7 @@ mod scan;
 mod statuses;
 mod stream;
 mod target;
+mod traceparent;
 mod tunnels;
 
 pub use body::BodyScanner;
@@ -35,6 +36,7 @@ pub use rule::{GateRule, Verdict};
 pub use scan::HeadScanner;
 pub use statuses::{KEPT_STATUSES, Statuses};
 pub use stream::{RequestStream, Step, Switch};
+pub use traceparent::{TraceParent, is_sampled};
 pub use tunnels::{Tunnel, Tunnels, UPGRADE_LINES, check_upgrade};
 
 use scan::is_token;

@@ -287,6 +287,7 @@ impl Migrator {
             target: self.targets.get(target).map(|t| t.spec.name.clone()).unwrap_or_default(),
             request: String::new(),
             started: SystemTime::now(),
+            trace: None,
         }
     }
 
@@ -335,6 +336,7 @@ impl Migrator {
                 let times = StageTimes {
                     handoff: start.elapsed(),
                     agent: Duration::from_micros(answer.total_us.into()),
+                    adopted: answer.is_adopted(),
                     total: start.elapsed(),
                     ..StageTimes::default()
                 };

@@ -3,11 +3,15 @@
 use baton_shared::http::TraceIds;
 use std::hash::{BuildHasher, RandomState};
 
+/// A random number that is not 0.
+pub(super) fn random() -> u64 {
+    // The standard library seeds each hasher from the system's random source.
+    RandomState::new().hash_one(0u8).max(1)
+}
+
 /// New ones.
 pub(crate) fn trace_ids() -> TraceIds {
-    // The standard library seeds each hasher from the system's random source.
-    let random = |what: u8| RandomState::new().hash_one(what).max(1);
-    TraceIds { trace: u128::from(random(0)) << 64 | u128::from(random(1)), parent: random(2) }
+    TraceIds { trace: u128::from(random()) << 64 | u128::from(random()), parent: random() }
 }
 
 #[cfg(test)]
