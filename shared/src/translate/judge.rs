@@ -86,6 +86,8 @@ pub fn judge_ingress(
             } else if matches!(state, FlowState::Committed) && starts_later(record, segment) {
                 patch.account.diverted = length;
                 return Verdict::new(Action::Divert, PacketCounter::LaterRequest);
+            } else if matches!(state, FlowState::Committed) && follows_later(record, segment) {
+                return Verdict::new(Action::Divert, PacketCounter::Diverted);
             }
             if exceeds_leg(record, segment) {
                 // The daemon tells the client, gives the packet back so that the accounts agree, and here it ends.
@@ -132,6 +134,16 @@ fn starts_later(record: &FlowRecord, segment: &Segment) -> bool {
         && segment.held_length() != 0
         && !segment.has(RST)
         && before(record.read_from, segment.seq.wrapping_add(segment.payload))
+}
+
+/// Whether the daemon, which holds something of a tracked flow, must see what the client says without data: should the flow
+/// be given to another target, that server is told the newest window, which the client may never say again.
+#[inline(always)]
+fn follows_later(record: &FlowRecord, segment: &Segment) -> bool {
+    record.flags & FLAG_TRACKED != 0
+        && segment.held_length() == 0
+        && !segment.has(RST)
+        && before(record.released, record.diverted)
 }
 
 /// On the target's egress: a packet from the server's kernel to the client.

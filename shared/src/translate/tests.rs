@@ -5,8 +5,8 @@ use super::{Action, Direction, Patch, judge_egress, judge_ingress, judge_unreada
 use crate::addr::{IpWords, PortWord};
 use crate::reason::PacketCounter;
 use crate::record::{
-    FLAG_LEG_IPIP, FlowKey, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_FIN, NOTE_LISTENER, NOTE_RST,
-    NOTE_SYN_ACK,
+    FLAG_LEG_IPIP, FLAG_TRACKED, FlowKey, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_FIN, NOTE_LISTENER,
+    NOTE_RST, NOTE_SYN_ACK,
 };
 use crate::wire::{ACK, FIN, HeaderChecksum, OPTION_BUFFER, OptionPlaces, OptionValues, RST, SYN, Segment};
 use etherparse::{IpNumber, Ipv4Header, TcpHeader};
@@ -368,6 +368,29 @@ fn data_queues_behind_held_data_only_until_the_drains_end() {
         // What comes back is still accounted for.
         judge_ingress(&record, &of(ACK, 1), true, 0, &mut patch);
         assert_eq!((patch.account.released, patch.account.diverted), (1, 0));
+    }
+}
+
+#[test]
+fn while_a_later_request_is_held_the_daemon_sees_acknowledgements_too_and_gives_them_on() {
+    let mut patch = Patch::default();
+    let mut record = FlowRecord { flags: FLAG_TRACKED, read_from: 2000, ..at(FlowState::Committed) };
+    (record.diverted, record.released, record.drain_end) = (3, u32::MAX, 0);
+    let mut judge = |record: &FlowRecord, segment: &Segment, marked| {
+        judge_ingress(record, segment, marked, 0, &mut patch).action
+    };
+    assert_eq!(judge(&record, &of(ACK, 0), false), Action::Divert);
+    assert_eq!(judge(&record, &of(ACK, 0), true), Action::Translate);
+    assert_eq!(judge(&record, &of(ACK | RST, 0), false), Action::Translate);
+    // The request under way goes its way.
+    assert_eq!(judge(&record, &of(ACK, 10), false), Action::Translate);
+    for other in [
+        FlowRecord { released: 3, ..record },
+        FlowRecord { released: 4, ..record },
+        FlowRecord { flags: 0, ..record },
+        FlowRecord { state: FlowState::Ended as u32, ..record },
+    ] {
+        assert_eq!(judge(&other, &of(ACK, 0), false), Action::Translate);
     }
 }
 

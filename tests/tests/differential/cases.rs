@@ -369,6 +369,26 @@ fn tracked_entries(add: &mut Add<'_>) {
         ends_at(6)(r);
         f.tcp.sequence_number = u32::MAX - 93;
     });
+    let held = |r: &mut FlowRecord| {
+        inside(r);
+        (r.diverted, r.released) = (3, u32::MAX);
+    };
+    add("tracked: an acknowledgement behind what is held", Ingress, &[C::Diverted], &|r, f| {
+        held(r);
+        f.payload.clear();
+    });
+    add("tracked: data of the request under way before what is held", Ingress, &[C::Translated], &|r, _| {
+        held(r)
+    });
+    add("tracked: a reset behind what is held", Ingress, &[C::Translated], &|r, f| {
+        held(r);
+        f.payload.clear();
+        f.tcp.rst = true;
+    });
+    add("marked: an acknowledgement comes back", Ingress, &[C::Translated, C::Released], &|r, f| {
+        held(r);
+        f.payload.clear();
+    });
     add("marked: read and released", Ingress, &[C::Translated, C::Released], &|r, _| beyond(r));
     add("not tracked: the end is nothing", Ingress, &[C::Translated], &|r, _| r.read_from = 0);
     add("tracked and ended: nobody reads", Ingress, &[C::Translated], &|r, _| {

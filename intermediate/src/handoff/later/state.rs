@@ -231,10 +231,13 @@ impl Migrator {
         }
         let held = Held::new(packet, offload, facts);
         let end = state.later.end();
-        if !facts.rst && end.before(held.end()) && !self.believes(flow, state, facts) {
+        let believed = !facts.rst && self.believes(flow, state, facts);
+        if !facts.rst && end.before(held.end()) && !believed {
             return self.disbelieve(flow, &held);
         }
-        state.note(facts, flow.options.as_ref());
+        if believed {
+            state.note(facts, flow.options.as_ref());
+        }
         // A part of the request under way, sent again or on its way through the queue; or nothing of the stream.
         if facts.rst || held.length() == 0 || !end.before(held.end()) {
             return self.hold.write_back(packet, offload);
