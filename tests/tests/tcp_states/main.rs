@@ -22,6 +22,7 @@ mod fragments;
 mod freeze;
 mod options;
 mod place;
+mod recall;
 mod refused;
 mod scripted;
 mod server;
@@ -32,6 +33,7 @@ mod urgent;
 mod windows;
 
 use baton_tests::peer::{SERVER, SERVER6};
+use baton_tests::two_pools::two_pools;
 use netns_lab::{Family, LabSpec, Serve};
 use place::{Row, play_in};
 
@@ -48,6 +50,7 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("fastopen", &[], fastopen::ALONE),
     ("freeze", &[], freeze::ALONE),
     ("refused", &[], refused::ALONE),
+    ("recall", &[], recall::ALONE),
     ("after", after::ROWS, &[]),
     ("blind", blind::ROWS, &[]),
     ("unread", unread::ROWS, &[]),
@@ -74,6 +77,12 @@ fn what_the_handshake_agrees_on() {
 #[test]
 fn while_the_connection_is_frozen() {
     play_in("tcpfreeze", short_deadline, &["freeze"]);
+}
+
+#[test]
+fn while_the_connection_changes_its_target() {
+    play_in("tcprecall", |s| two_pools(s.targets(2)), &["recall"]);
+    play_in("tcprecall2", |s| two_pools(s.targets(2)).serve(Serve::Translate), &["recall"]);
 }
 
 #[test]

@@ -225,8 +225,13 @@ impl Place {
 
     /// Stops the agent until the guard is dropped, so that a freeze lasts.
     pub(crate) fn stall(&self) -> Stall<'_> {
-        self.t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
-        Stall(self)
+        self.stall_of("target1")
+    }
+
+    /// The same of this target's.
+    pub(crate) fn stall_of(&self, target: &'static str) -> Stall<'_> {
+        self.t.lab.signal(target, Program::Agent, libc::SIGSTOP).unwrap();
+        Stall(self, target)
     }
 
     /// The state of this client's flow on the intermediate.
@@ -320,10 +325,10 @@ impl Drop for Setting<'_> {
 }
 
 /// The agent is stopped; it goes on when this is dropped.
-pub(crate) struct Stall<'a>(&'a Place);
+pub(crate) struct Stall<'a>(&'a Place, &'static str);
 
 impl Drop for Stall<'_> {
     fn drop(&mut self) {
-        self.0.t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+        self.0.t.lab.signal(self.1, Program::Agent, libc::SIGCONT).unwrap();
     }
 }

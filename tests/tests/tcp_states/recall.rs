@@ -164,7 +164,7 @@ fn fin_during_the_recall(place: &Place) {
 fn expect_ended(place: &Place, peer: &mut Peer) {
     let client = peer.from().to_string();
     let until = Instant::now() + Duration::from_secs(12);
-    let lives = |f: &Value| f["client"] == client.as_str() && f["state"] != "ended";
+    let lives = |f: &Value| f["client"] == client.as_str() && f["end"].is_null();
     while ["intermediate", "target1", "target2"].iter().any(|node| place.t.flows(node).iter().any(lives)) {
         if Instant::now() > until {
             peer.fail("its flow has not ended");
