@@ -4,6 +4,8 @@
 
 mod daemon;
 
+use baton_daemon::certs::{self, Node};
+use baton_shared::control::Role;
 use daemon::Daemon;
 use std::net::TcpListener;
 use std::path::Path;
@@ -73,8 +75,8 @@ const MISTAKES: &[Mistake] = &[
     // What TOML and types forbid.
     ("name = \"lb\"", "name = \"lb", "1:11", &["invalid basic string"]),
     ("name = \"lb\"", "name = 5", "1:8", &["invalid type: integer `5`, expected a string"]),
-    ("name = \"lb\"", "name = \"lb\"\nname = \"lb\"", "2:1", &["duplicate key"]),
-    ("agent = \"127.0.0.1:7400\"", "", "11:1", &["missing field `agent`"]),
+    ("name = \"lb\"", "name = \"lb\"\nname = \"lb\"", "2:1", &["duplicate key", "stands above already"]),
+    ("agent = \"127.0.0.1:7400\"", "", "11:1", &["missing field `agent`", "add agent = "]),
     ("head_timeout_ms = 10000", "head_timeout_ms = -1", "5:19", &["invalid value: integer `-1`"]),
     ("targets = [\"t1\"]", "targets = [7]", "21:12", &["expected a target's name, or { target"]),
     (
@@ -103,7 +105,7 @@ const MISTAKES: &[Mistake] = &[
         "28:13",
         &["there is no listener \"wbe\"", "did you mean \"web\"?"],
     ),
-    ("targets = [\"t1\"]", "targets = []", "20:8", &["pool \"one\" has no targets"]),
+    ("targets = [\"t1\"]", "targets = []", "20:8", &["pool \"one\" has no targets", "name one or more"]),
     (
         "targets = [\"t1\"]",
         "targets = [\"t1\", \"t1\"]",
@@ -116,12 +118,17 @@ const MISTAKES: &[Mistake] = &[
         "21:12",
         &["weight must be between 1 and 1000", "is 0"],
     ),
-    ("+", "[[pool]]\nname = \"one\"\ntargets = [\"t2\"]", "31:8", &["pool \"one\" is listed twice"]),
+    (
+        "+",
+        "[[pool]]\nname = \"one\"\ntargets = [\"t2\"]",
+        "31:8",
+        &["pool \"one\" is listed twice", "differently"],
+    ),
     (
         "+",
         "[[target]]\nname = \"t1\"\nserver = \"127.0.0.1:8083\"\nagent = \"127.0.0.1:7409\"",
         "31:8",
-        &["target \"t1\" is listed twice"],
+        &["target \"t1\" is listed twice", "differently"],
     ),
     (
         "+",
@@ -137,8 +144,13 @@ const MISTAKES: &[Mistake] = &[
     ),
     ("name = \"lb\"", "name = \"\"", "1:8", &["name must not be empty"]),
     // Addresses.
-    ("+", "[[listener]]\nvip = \"VIP\"\nmode = \"proxy\"", "31:7", &["is listed twice"]),
-    ("vip = \"VIP\"", "vip = \"127.0.0.1\"", "8:7", &["invalid socket address"]),
+    (
+        "+",
+        "[[listener]]\nvip = \"VIP\"\nmode = \"proxy\"",
+        "31:7",
+        &["is listed twice", "one listener takes all"],
+    ),
+    ("vip = \"VIP\"", "vip = \"127.0.0.1\"", "8:7", &["invalid socket address", "write ADDRESS:PORT"]),
     ("vip = \"VIP\"", "vip = \"127.0.0.1:0\"", "8:7", &["vip must have a port"]),
     ("vip = \"VIP\"", "vip = \"0.0.0.0:80\"", "8:7", &["vip must be one host's address"]),
     (
@@ -154,7 +166,7 @@ const MISTAKES: &[Mistake] = &[
         &["is a vip: requests would come back here"],
     ),
     ("agent = \"127.0.0.1:7401\"", "agent = \"127.0.0.1:7400\"", "18:9", &["have the same agent_name"]),
-    ("server = \"127.0.0.1:8082\"", "", "16:8", &["\"t2\" has neither server nor server6"]),
+    ("server = \"127.0.0.1:8082\"", "", "16:8", &["\"t2\" has neither server nor server6", "give one"]),
     (
         "server = \"127.0.0.1:8082\"",
         "server6 = \"127.0.0.1:8082\"",
@@ -333,8 +345,34 @@ const MISTAKES: &[Mistake] = &[
         "pool = \"one\"",
         "protocol = \"https\"\npool = \"one\"\n[[listener.certificate]]\ncert = \"DIR/none.pem\"\nkey = \"DIR/none.key\"",
         "13:8",
-        &["none.pem"],
+        &["none.pem: no certificate can be read", "No such file"],
     ),
+    // Keys that cannot be read, or are not what they should be.
+    (LISTENER, "CERT(site.pem, none.key)", "14:7", &["none.key: no private key can be read", "No such file"]),
+    (LISTENER, "CERT(site.pem, dir.key)", "14:7", &["dir.key: no private key can be read", "Is a directory"]),
+    (
+        LISTENER,
+        "CERT(site.pem, empty.key)",
+        "14:7",
+        &["empty.key: no private key can be read", "has no PRIVATE KEY section", "password"],
+    ),
+    (LISTENER, "CERT(site.pem, broken.key)", "14:7", &["broken.key: no private key can be read", "base64"]),
+    (LISTENER, "CERT(site.pem, lb.key)", "14:7", &["does not belong to the certificate", "site.pem"]),
+    (LISTENER, "CERT(site.key, site.key)", "13:8", &["site.key: no certificate can be read"]),
+    (LISTENER, "CERT(lb.pem, lb.key)", "13:8", &["lb.pem names no host", "subject alternative names"]),
+    ("+", "TLS(ca.pem, lb.pem, dir.key)", "33:7", &["dir.key cannot be read", "Is a directory"]),
+    ("+", "TLS(ca.pem, lb.pem, none.key)", "33:7", &["none.key cannot be read", "No such file"]),
+    ("+", "TLS(ca.pem, lb.pem, empty.key)", "33:7", &["empty.key holds no private key in PEM form"]),
+    ("+", "TLS(ca.pem, lb.pem, t1.key)", "33:7", &["t1.key does not fit", "lb.pem"]),
+    ("+", "TLS(ca.pem, lb.pem, broken.key)", "33:7", &["broken.key is no PEM file"]),
+    ("+", "TLS(none.pem, lb.pem, lb.key)", "31:6", &["none.pem cannot be read"]),
+    (
+        "+",
+        "TLS(ca.pem, t1.pem, t1.key)",
+        "32:8",
+        &["was made for agent \"t1\", this node is intermediate \"lb\""],
+    ),
+    ("+", "TLS(site.pem, lb.pem, lb.key)", "32:8", &["lb.pem:"]),
     (
         "pool = \"one\"",
         "pool = \"one\"\n[[listener.certificate]]\ncert = \"/x\"\nkey = \"/y\"",
@@ -342,7 +380,12 @@ const MISTAKES: &[Mistake] = &[
         &["only where TLS ends here"],
     ),
     // Files of its own.
-    ("name = \"lb\"", "name = \"lb\"\ninclude = \"none.toml\"", "2:11", &["there is no such file"]),
+    (
+        "name = \"lb\"",
+        "name = \"lb\"\ninclude = \"none.toml\"",
+        "2:11",
+        &["there is no such file", "a pattern"],
+    ),
     (
         "name = \"lb\"",
         "name = \"lb\"\ninclude = \"bad-key/*.toml\"",
@@ -363,6 +406,40 @@ const MISTAKES: &[Mistake] = &[
     ),
 ];
 
+/// Where a listener's certificate is put, by `CERT(chain, key)`; `TLS(ca, chain, key)` is for the control channels.
+const LISTENER: &str = "pool = \"one\"\n[[target]]";
+
+/// Those words written out, with the files' places.
+fn written_out(text: &str) -> String {
+    let words = |text: &str, name: &str| {
+        let list = text.strip_prefix(name)?.strip_suffix(')')?;
+        Some(list.split(", ").map(|file| format!("\"DIR/certs/{file}\"")).collect::<Vec<_>>())
+    };
+    if let Some(files) = words(text, "CERT(") {
+        let table = format!("[[listener.certificate]]\ncert = {}\nkey = {}", files[0], files[1]);
+        return format!("pool = \"one\"\nprotocol = \"https\"\n{table}\n[[target]]");
+    }
+    match words(text, "TLS(") {
+        Some(files) => format!("[tls]\nca = {}\ncert = {}\nkey = {}", files[0], files[1], files[2]),
+        None => text.to_owned(),
+    }
+}
+
+/// Certificates and keys that are right, and files in their places that are not: a directory is what not even root
+/// can read.
+fn make_certificates(dir: &Path) {
+    let node = |role, name| Node::new(role, name, &[], 30);
+    certs::make(dir, &[node(Role::Intermediate, "lb"), node(Role::Agent, "t1")]).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["site.example".to_owned()]).unwrap();
+    std::fs::write(dir.join("site.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(dir.join("site.key"), key.serialize_pem()).unwrap();
+    std::fs::create_dir(dir.join("dir.key")).unwrap();
+    std::fs::write(dir.join("empty.key"), "").unwrap();
+    let broken = "-----BEGIN PRIVATE KEY-----\n!\n-----END PRIVATE KEY-----\n";
+    std::fs::write(dir.join("broken.key"), broken).unwrap();
+}
+
 struct Place {
     dir: tempfile::TempDir,
     vip: String,
@@ -382,15 +459,17 @@ impl Place {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
+        make_certificates(&dir.path().join("certs"));
         Place { dir, vip: port.to_string() }
     }
 
     fn text(&self, (from, to, ..): &Mistake) -> String {
+        let to = written_out(to);
         let text = if *from == "+" {
             format!("{BASE}{to}\n")
         } else {
             assert!(BASE.contains(from), "{from:?} is not there");
-            BASE.replacen(from, to, 1)
+            BASE.replacen(from, &to, 1)
         };
         text.replace("DIR", &self.dir.path().display().to_string()).replace("VIP", &self.vip)
     }

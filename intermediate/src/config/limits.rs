@@ -252,6 +252,6 @@ pub(super) fn not_over<T: PartialOrd + Display>(
     problems.require(
         place,
         small <= large,
-        format!("{small_key} ({small}) must not be over {large_key} ({large})"),
+        format!("{small_key} ({small}) must not be over {large_key} ({large}); raise that, too"),
     );
 }

@@ -100,7 +100,10 @@ impl Config {
             let vip = *listener.vip.get_ref();
             check_address(&listener.vip, "vip", problems);
             if before().any(|other| *other.vip.get_ref() == vip) {
-                problems.with(&listener.vip, format!("vip {vip} is listed twice"));
+                problems.with(
+                    &listener.vip,
+                    format!("vip {vip} is listed twice; one listener takes all that comes there"),
+                );
             }
             if let Some(name) = &listener.name {
                 let is = name.get_ref();

@@ -129,9 +129,13 @@ impl Config {
             let name = pool.name.get_ref();
             problems.require(&pool.name, !name.is_empty(), "a pool's name must not be empty");
             if self.pool.iter().take(n).any(|other| other.name.get_ref() == name) {
-                problems.with(&pool.name, format!("pool {name:?} is listed twice"));
+                problems.with(&pool.name, format!("pool {name:?} is listed twice; name them differently"));
             }
-            problems.require(&pool.name, !pool.targets.is_empty(), format!("pool {name:?} has no targets"));
+            problems.require(
+                &pool.name,
+                !pool.targets.is_empty(),
+                format!("pool {name:?} has no targets; name one or more"),
+            );
             self.validate_members(pool, problems);
             pool.validate_choice(problems);
         }

@@ -58,7 +58,8 @@ impl Config {
             let name = target.name.get_ref();
             problems.require(&target.name, !name.is_empty(), "a target's name must not be empty");
             if before().any(|other| other.name.get_ref() == name) {
-                problems.with(&target.name, format!("target {name:?} is listed twice"));
+                problems
+                    .with(&target.name, format!("target {name:?} is listed twice; name them differently"));
             }
             check_address(&target.agent, "agent", problems);
             let agent = target.agent.get_ref();
@@ -96,7 +97,10 @@ impl Config {
     fn validate_servers(&self, n: usize, target: &TargetEntry, problems: &mut Problems<'_>) {
         let name = target.name.get_ref();
         if target.servers().next().is_none() {
-            problems.with(&target.name, format!("target {name:?} has neither server nor server6"));
+            problems.with(
+                &target.name,
+                format!("target {name:?} has neither server nor server6; give one, or one of each family"),
+            );
         }
         if let Some(server6) = &target.server6 {
             let is = server6.get_ref();

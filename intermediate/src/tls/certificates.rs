@@ -106,7 +106,12 @@ fn load(chain: &Path, key: &Path) -> Result<CertifiedKey, CertificateError> {
     if certificates.is_empty() {
         return Err(bad_chain("it has no CERTIFICATE section".into()));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| bad_key(e.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| match e {
+        rustls_pki_types::pem::Error::NoItemsFound => {
+            bad_key("it has no PRIVATE KEY section; one with a password cannot be used".into())
+        }
+        other => bad_key(other.to_string()),
+    })?;
     CertifiedKey::from_der(certificates, private, &ring::default_provider()).map_err(|e| match e {
         rustls::Error::InconsistentKeys(_) => CertificateError::Mismatch { path: chain.to_owned() },
         rustls::Error::InvalidCertificate(e) => bad_chain(e.to_string()),

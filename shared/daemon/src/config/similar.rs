@@ -28,6 +28,20 @@ pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) ->
 
 /// The same for a message of the TOML library, which lists what it knows: "unknown field `x`, expected one of `a`, `b`".
 pub(super) fn with_hint(message: &str) -> String {
+    let what_to_write = match message {
+        "invalid socket address syntax" => {
+            Some("write ADDRESS:PORT, as \"192.0.2.1:80\" or \"[2001:db8::1]:80\"")
+        }
+        "invalid IP address syntax" => Some("write it alone, as \"192.0.2.1\" or \"2001:db8::1\""),
+        "duplicate key" => Some("it stands above already"),
+        _ => None,
+    };
+    if let Some(hint) = what_to_write {
+        return format!("{message}; {hint}");
+    }
+    if let Some(key) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        return format!("{message}; it has no default: add {key} = ...");
+    }
     if !message.starts_with("unknown ") {
         return message.to_owned();
     }
@@ -59,6 +73,9 @@ mod tests {
             with_hint("unknown field `a`, there are no fields"),
             "unknown field `a`, there are no fields"
         );
-        assert_eq!(with_hint("missing field `name`"), "missing field `name`");
+        assert_eq!(
+            with_hint("missing field `name`"),
+            "missing field `name`; it has no default: add name = ..."
+        );
     }
 }

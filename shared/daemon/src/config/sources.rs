@@ -103,7 +103,9 @@ fn included(main: &Path, include: &Spanned<String>) -> Result<Vec<PathBuf>, Stri
     files.retain(|file| file.is_file());
     files.sort();
     if files.is_empty() && !named.contains(['*', '?', '[']) {
-        return Err(format!("include {named:?}: there is no such file"));
+        return Err(format!(
+            "include {named:?}: there is no such file; a pattern, as \"conf.d/*.toml\", may match none"
+        ));
     }
     if files.iter().any(|file| file.canonicalize().ok() == main.canonicalize().ok()) {
         return Err(format!("include {named:?} names this file itself"));
