@@ -35,13 +35,26 @@ enum State {
     Unknown(&'static str),
 }
 
+/// What was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Whatever, but no HEAD.
+    Any,
+    /// HEAD first.
+    HeadFirst,
+    /// One thing, and to close behind the answer.
+    Once,
+}
+
 /// Follows a server's bytes of one connection.
 #[derive(Clone, Debug)]
 pub struct ResponseStream {
     state: State,
     responses: u32,
+    /// Of heads, bytes.
+    heads: u64,
     statuses: Statuses,
-    first_is_head: bool,
+    asked: Asked,
 }
 
 /// What a head says of its response's end.
@@ -54,11 +67,22 @@ enum End {
 impl ResponseStream {
     /// Before the first response, which answers a HEAD request if `first_is_head`; no other one may.
     pub const fn new(first_is_head: bool) -> Self {
+        Self::to(if first_is_head { Asked::HeadFirst } else { Asked::Any })
+    }
+
+    /// Before the only response of a connection that was asked to close behind it: that it closes says nothing of where
+    /// the response ends, and what comes behind it is not looked at.
+    pub const fn once() -> Self {
+        Self::to(Asked::Once)
+    }
+
+    const fn to(asked: Asked) -> Self {
         ResponseStream {
             state: State::Head(Vec::new()),
             responses: 0,
+            heads: 0,
             statuses: Statuses::NONE,
-            first_is_head,
+            asked,
         }
     }
 
@@ -75,6 +99,11 @@ impl ResponseStream {
     /// The status codes of the final responses whose heads have come.
     pub fn statuses(&self) -> Statuses {
         self.statuses
+    }
+
+    /// Bytes of all complete heads, interim ones too.
+    pub fn head_bytes(&self) -> u64 {
+        self.heads
     }
 
     /// Whether nothing that follows can matter any more.
@@ -108,6 +137,9 @@ impl ResponseStream {
     /// Takes in the next bytes, all of them.
     pub fn advance(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
+            if self.asked == Asked::Once && self.responses > 0 {
+                return;
+            }
             match &mut self.state {
                 State::UntilClose | State::Unknown(_) => return,
                 State::Body(body) => match body.advance(bytes) {
@@ -126,8 +158,9 @@ impl ResponseStream {
                         }
                         return;
                     };
-                    let answers_head = self.first_is_head && self.responses == 0;
-                    let end = partial.get(..length).map(|head| judge(head, answers_head));
+                    self.heads = self.heads.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+                    let asked = if self.responses == 0 { self.asked } else { Asked::Any };
+                    let end = partial.get(..length).map(|head| judge(head, asked));
                     bytes = bytes.get(length.saturating_sub(before)..).unwrap_or_default();
                     self.on_head(end.unwrap_or(Err("a response head is cut short")));
                 }
@@ -165,7 +198,7 @@ fn head_length(bytes: &[u8], looked: usize) -> Option<usize> {
 }
 
 /// The status, and RFC 9112, section 6.3, with what is ambiguous left out.
-fn judge(head: &[u8], answers_head: bool) -> Result<(u16, End), &'static str> {
+fn judge(head: &[u8], asked: Asked) -> Result<(u16, End), &'static str> {
     // A bare LF ends a line for some readers and not for others.
     let bare = head.iter().enumerate().any(|(at, byte)| {
         *byte == b'\n' && at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r')
@@ -207,10 +240,10 @@ fn judge(head: &[u8], answers_head: bool) -> Result<(u16, End), &'static str> {
     if (100..200).contains(&code) {
         return Ok((code, End::Interim));
     }
-    if close || (old && !keep_alive) {
+    if asked != Asked::Once && (close || (old && !keep_alive)) {
         return Ok((code, End::WithConnection));
     }
-    if answers_head || code == 204 || code == 304 {
+    if asked == Asked::HeadFirst || code == 204 || code == 304 {
         return Ok((code, End::After(Framing::None)));
     }
     let end = match (codings, lengths) {
