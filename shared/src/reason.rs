@@ -67,7 +67,7 @@ reasons! {
         AdoptAssigned = 19, "adopt_assigned", "The agent's packet was given to the kernel, which makes the server's socket from it (docs/adopt.md).";
         AdoptRepeated = 20, "adopt_repeated", "The agent's packet, sent again, went to the socket that had been made from the first.";
         Readdressed = 21, "readdressed", "A client's packet of an adopted flow, addressed to the server, got the VIP back as its destination.";
-        AdoptedSent = 22, "adopted_sent", "A packet of a server's adopted socket went out, unchanged.";
+        AdoptedSent = 22, "adopted_sent", "A packet of a server's adopted socket went out; unchanged, but for the window in those that window_rescaled counts too.";
         WindowRescaled = 23, "window_rescaled", "Beside adopted_sent: the window in it was put into the scale that the intermediate had promised; the server's buffer is too small for that scale.";
         DropTtlExpired = 32, "drop_ttl_expired", "The packet's TTL or hop limit was used up on the way to the target: look for a routing loop.";
         DropMalformed = 33, "drop_malformed", "A packet of a migrated flow whose headers are cut short or contradict themselves.";

@@ -161,7 +161,7 @@ pub fn judge_assignment(code: i32, patch: &mut Patch) -> (Arrival, PacketCounter
 /// Stands for the kernel's answer where there was no listener to ask it with; no errno is positive.
 pub const NO_LISTENER: i32 = 1;
 
-/// A packet of an adopted socket, on the target's egress. Its account is to be booked; it goes out as it is.
+/// A packet of an adopted socket, on the target's egress. Its account is to be booked, its window perhaps rescaled.
 #[inline(always)]
 pub fn judge_sent(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -> Verdict {
     let adopting = matches!(FlowState::from_raw(record.state), FlowState::Adopting);
