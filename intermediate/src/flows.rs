@@ -58,7 +58,7 @@ pub enum BeginError {
     #[error("the flow table is full")]
     Full,
     /// A flow with the same addresses is alive.
-    #[error("flow {0:016x} with the same addresses is alive")]
+    #[error("flow {} with the same addresses is alive", flow_id_text(*.0))]
     Alive(u64),
     /// The kernel refused.
     #[error("flow map: {0}")]

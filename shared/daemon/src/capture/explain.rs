@@ -5,6 +5,7 @@
 
 use super::filter::{Client, ends};
 use super::known::{Known, Records};
+use baton_shared::control::flow_id_text;
 use baton_shared::packet::headers::read;
 use baton_shared::packet::inside::inside;
 use baton_shared::reason::PacketCounter;
@@ -82,7 +83,7 @@ impl<R: Records> Flows for Noting<'_, R> {
 }
 
 fn flow(record: &FlowRecord) -> String {
-    format!("flow {:016x} {}", record.flow_id, FlowState::from_raw(record.state).name())
+    format!("flow {} {}", flow_id_text(record.flow_id), FlowState::from_raw(record.state).name())
 }
 
 fn rewrite(record: &FlowRecord) -> String {
