@@ -6,10 +6,12 @@
 mod daemons;
 mod front;
 mod meaning;
+mod responses;
 
 pub use daemons::{daemon_packets, outer_packets};
 pub use front::{client_hello, http2_heads};
 pub use meaning::http_meaning;
+pub use responses::{probe_responses, responses};
 
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{FrameReader, encode};
@@ -25,7 +27,7 @@ use std::net::IpAddr;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("http_requests", http_requests),
     ("control_frames", control_frames),
     ("tcp_options", tcp_options),
@@ -35,6 +37,8 @@ pub const TARGETS: [Target; 9] = [
     ("client_hello", client_hello),
     ("http2_heads", http2_heads),
     ("http_meaning", http_meaning),
+    ("responses", responses),
+    ("probe_responses", probe_responses),
 ];
 
 /// How a connection's bytes were judged: the lengths of the heads that passed, the bytes passed on, the refusal's status.

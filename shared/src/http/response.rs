@@ -152,12 +152,13 @@ impl ResponseStream {
                 State::Head(partial) => {
                     let before = partial.len();
                     partial.extend_from_slice(bytes);
-                    let Some(length) = head_length(partial, before) else {
-                        if partial.len() > HEAD_BYTES {
-                            self.state = State::Unknown("a response head is too long");
-                        }
+                    let found = head_length(partial, before);
+                    // However it was cut.
+                    if found.unwrap_or(partial.len()) > HEAD_BYTES {
+                        self.state = State::Unknown("a response head is too long");
                         return;
-                    };
+                    }
+                    let Some(length) = found else { return };
                     self.heads = self.heads.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
                     let asked = if self.responses == 0 { self.asked } else { Asked::Any };
                     let end = partial.get(..length).map(|head| judge(head, asked));
@@ -260,4 +261,25 @@ fn number(value: &[u8]) -> Option<u64> {
         return None;
     }
     core::str::from_utf8(value).ok()?.parse().ok().filter(|n| *n <= i64::MAX.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_too_long_or_not_however_it_is_cut() {
+        for (length, standing) in [
+            (HEAD_BYTES, Standing::Between { responses: 1 }),
+            (HEAD_BYTES + 1, Standing::Unknown("a response head is too long")),
+        ] {
+            let frame = b"HTTP/1.1 204 No Content\r\nA: \r\n\r\n".len();
+            let head = format!("HTTP/1.1 204 No Content\r\nA: {}\r\n\r\n", "a".repeat(length - frame));
+            for piece in [1 << 10, head.len()] {
+                let mut stream = ResponseStream::new(false);
+                head.as_bytes().chunks(piece).for_each(|piece| stream.advance(piece));
+                assert_eq!(stream.standing(), standing, "{length} bytes in pieces of {piece}");
+            }
+        }
+    }
 }
