@@ -235,6 +235,10 @@ fn judge(head: &[u8], asked: Asked) -> Result<(u16, End), &'static str> {
             }
         }
     }
+    // What is below may be interim to some.
+    if code < 100 {
+        return Err("a response's status is under 100");
+    }
     if code == 101 {
         return Err("the protocol was switched");
     }
