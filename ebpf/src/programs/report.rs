@@ -5,9 +5,10 @@ use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT};
 use crate::maps::{Scratch, count};
 use crate::skb::{self, Skb};
 use baton_shared::reason::PacketCounter;
+use baton_shared::record::FlowRecord;
 use baton_shared::translate::adopt::{judge_arrived_report, readdress_report};
-use baton_shared::translate::{Action, judge_report, reported_flow, translate_report};
-use baton_shared::wire::{Fragment, IpFacts, PROTOCOL_ICMP, PROTOCOL_ICMPV6};
+use baton_shared::translate::{Action, ReportPatch, Verdict, judge_report, reported_flow, translate_report};
+use baton_shared::wire::{Fragment, IpFacts, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Report};
 
 /// Offset of the checksum in an ICMP header, bytes.
 const ICMP_CHECKSUM: u32 = 2;
@@ -25,63 +26,57 @@ pub(super) fn may_be(skb: Skb, ip: &IpFacts) -> bool {
     ip.protocol == protocol && ip.fragment() != Fragment::Later
 }
 
-/// Judges one ICMP packet and does what the verdict says. The flow's record stays as it is: an error, which anybody
-/// can forge, is no sign of life.
+/// Judges one ICMP packet and does what the verdict says.
 #[inline(always)]
 pub(super) fn handle(skb: Skb, scratch: &mut Scratch) -> i32 {
-    if !load(skb, scratch) {
-        return NEXT;
+    match carry(skb, scratch, judge_report, translate_report) {
+        Ok(out_ifindex) => skb::redirect_to_neighbour(out_ifindex),
+        Err(verdict) => verdict,
     }
-    let scratch = skb::opaque(scratch);
-    if !reported_flow(&scratch.report, &mut scratch.key) {
-        return NEXT;
-    }
-    let scratch = skb::opaque(scratch);
-    let Some(record) = find(&scratch.key) else { return NEXT };
-    record.copy_to(&mut scratch.record);
-    let verdict = judge_report(&scratch.record, &scratch.report, skb.len() - ETHERNET);
-    let Some(counter) = verdict.counter else { return NEXT };
-    if verdict.action != Action::Translate {
-        count(counter.code());
-        return SHOT;
-    }
-    translate_report(&scratch.record, &scratch.report, &mut scratch.report_patch);
-    let scratch = skb::opaque(scratch);
-    if !store(skb, scratch) {
-        count(PacketCounter::DropStoreFailed.code());
-        return SHOT;
-    }
-    count(counter.code());
-    skb::redirect_to_neighbour(scratch.record.out_ifindex)
 }
 
 /// On a target that adopts: an error about what a server sent, as the intermediate sends it on.
 #[inline(always)]
 pub(super) fn handle_adopted(skb: Skb, scratch: &mut Scratch) -> i32 {
+    match carry(skb, scratch, judge_arrived_report, readdress_report) {
+        Ok(_) => NEXT,
+        Err(verdict) => verdict,
+    }
+}
+
+/// Judges an error and rewrites it: the flow's device, or else what becomes of the packet. The flow's record stays as it
+/// is: an error, which anybody can forge, is no sign of life.
+#[inline(always)]
+fn carry(
+    skb: Skb,
+    scratch: &mut Scratch,
+    judge: impl FnOnce(&FlowRecord, &Report, u32) -> Verdict,
+    rewrite: impl FnOnce(&FlowRecord, &Report, &mut ReportPatch),
+) -> Result<u32, i32> {
     if !load(skb, scratch) {
-        return NEXT;
+        return Err(NEXT);
     }
     let scratch = skb::opaque(scratch);
     if !reported_flow(&scratch.report, &mut scratch.key) {
-        return NEXT;
+        return Err(NEXT);
     }
     let scratch = skb::opaque(scratch);
-    let Some(record) = find(&scratch.key) else { return NEXT };
+    let Some(record) = find(&scratch.key) else { return Err(NEXT) };
     record.copy_to(&mut scratch.record);
-    let verdict = judge_arrived_report(&scratch.record, &scratch.report, skb.len() - ETHERNET);
-    let Some(counter) = verdict.counter else { return NEXT };
+    let verdict = judge(&scratch.record, &scratch.report, skb.len() - ETHERNET);
+    let Some(counter) = verdict.counter else { return Err(NEXT) };
     if verdict.action != Action::Translate {
         count(counter.code());
-        return SHOT;
+        return Err(SHOT);
     }
-    readdress_report(&scratch.record, &scratch.report, &mut scratch.report_patch);
+    rewrite(&scratch.record, &scratch.report, &mut scratch.report_patch);
     let scratch = skb::opaque(scratch);
     if !store(skb, scratch) {
         count(PacketCounter::DropStoreFailed.code());
-        return SHOT;
+        return Err(SHOT);
     }
     count(counter.code());
-    NEXT
+    Ok(scratch.record.out_ifindex)
 }
 
 /// Loads an error and what it quotes; false if the packet is none, or quotes too little to find a flow by.
