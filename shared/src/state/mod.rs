@@ -12,3 +12,4 @@ pub mod recall;
 pub mod replay;
 pub mod report;
 pub mod responses;
+pub mod room;

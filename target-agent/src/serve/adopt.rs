@@ -96,24 +96,7 @@ impl Engine {
             if adopt.update(&mut record) {
                 plane.slots().write(slot, &record);
             }
-            let mut sent = false;
-            while let Some(segment) = adopt.poll_segment(monotonic_ns()) {
-                sent = true;
-                if let Err(e) = self.inject(ends, &segment, adopt.payload(&segment)) {
-                    tracing::warn!("write to the TUN: {e}");
-                    adopt.withdraw(Refusal::Internal, monotonic_ns());
-                    break;
-                }
-            }
-            // The answer goes out before the bookkeeping.
-            if let Some(flow) = table.get_mut(slot)
-                && flow.answer.is_none()
-                && let Some(answer) = adopt.answer()
-            {
-                flow.answer = Some(answer);
-                self.answered(table, slot, answer);
-            }
-            if !sent {
+            if !self.send_and_answer(table, slot, ends, &mut *adopt) {
                 break;
             }
         }

@@ -14,6 +14,7 @@ use baton_shared::state::adopt::is_adoptable;
 use baton_shared::state::ending::SocketState;
 use baton_shared::state::replay::{Answer, Phase, Replay, ServerReply, flag};
 use baton_shared::state::responses::Responses;
+use baton_shared::state::room::{Holder, Room, judge_room};
 
 /// The key of a flow in the target's map: as seen on the uplink's egress.
 pub(crate) fn key(ends: Ends) -> FlowKey {
@@ -161,18 +162,19 @@ impl Engine {
             // A key without a flow: left by an earlier run.
             return self.shared.plane.remove(key).is_ok();
         };
-        let Some(flow) = table.get(old) else { return false };
-        if flow.is_in_hand() {
-            return false;
+        let mut asked = false;
+        loop {
+            let Some(flow) = table.get(old) else { return false };
+            match judge_room(Holder { in_hand: flow.is_in_hand(), ended: flow.end.is_some(), asked }) {
+                Room::Kept => return false,
+                Room::Ask => self.look(table, old, now),
+                Room::Given => {
+                    self.release(table, old, now);
+                    return true;
+                }
+            }
+            asked = true;
         }
-        if flow.end.is_none() {
-            self.look(table, old, now);
-        }
-        if table.get(old).is_some_and(|flow| flow.end.is_none()) {
-            return false;
-        }
-        self.release(table, old, now);
-        true
     }
 
     /// The server's kernel answered during the handshake.
@@ -249,24 +251,7 @@ impl Engine {
         let ends = flow.ends;
         let Some(mut replay) = flow.replay.take() else { return };
         loop {
-            let mut sent = false;
-            while let Some(segment) = replay.poll_segment(monotonic_ns()) {
-                sent = true;
-                if let Err(e) = self.inject(ends, &segment, replay.payload(&segment)) {
-                    // Once the request is being fed it is sent again; before, the handoff is refused.
-                    tracing::warn!("write to the TUN: {e}");
-                    replay.withdraw(Refusal::Internal, monotonic_ns());
-                    break;
-                }
-            }
-            // The answer goes out before the bookkeeping.
-            if let Some(flow) = table.get_mut(slot)
-                && flow.answer.is_none()
-                && let Some(answer) = replay.answer()
-            {
-                flow.answer = Some(answer);
-                self.answered(table, slot, answer);
-            }
+            let sent = self.send_and_answer(table, slot, ends, &mut *replay);
             if replay.phase() != Phase::Feeding {
                 break;
             }

@@ -8,6 +8,7 @@ pub(crate) mod packet;
 pub(crate) mod preflight;
 mod probe;
 pub(crate) mod recall;
+mod sending;
 pub(crate) mod ways;
 
 pub(crate) use engine::Engine;
