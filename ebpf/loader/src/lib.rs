@@ -177,14 +177,6 @@ impl Plane {
         }
     }
 
-    /// Whether another version's records are pinned beside these: its programs go on with its flows.
-    pub fn has_another_version(&self) -> bool {
-        match &self.0 {
-            Means::Ebpf(programs) => programs.has_another_version(),
-            Means::Userspace(_) => false,
-        }
-    }
-
     /// Puts a filled slot under a key. From here on the programs act on it.
     pub fn insert(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
         match &self.0 {

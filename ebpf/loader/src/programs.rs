@@ -47,12 +47,6 @@ pub(crate) struct Tun {
 }
 
 impl Programs {
-    pub(crate) fn has_another_version(&self) -> bool {
-        let Ok(versions) = std::fs::read_dir(&self.config.pin_dir) else { return false };
-        let records = versions.flatten().map(|version| version.path().join(self.config.side.folder()));
-        records.filter(|folder| *folder != self.pins).any(|folder| folder.join("SLOTS").exists())
-    }
-
     pub(crate) fn attach_tun(&self, tun_name: &str, mark: u32) -> Result<(), PlaneError> {
         let no_device = |name: &str| {
             let name = name.to_owned();

@@ -9,8 +9,8 @@ impl Engine {
     /// Ends them, server and client. `adopted` are the VIPs for which a run before this one had set up what adopting
     /// needs: under others there may be connections, a transparent proxy's for one, and none is the agent's.
     pub(crate) fn end_strays(&mut self, adopted: &[IpAddr]) {
-        // With its record every adopted socket can be reached; and those of another version have theirs.
-        if self.shared.plane.found_earlier() || self.shared.plane.has_another_version() {
+        // With its record every adopted socket can be reached.
+        if self.shared.plane.found_earlier() {
             return;
         }
         let policy = std::sync::Arc::clone(&self.shared.policy);
