@@ -16,9 +16,12 @@ install_needed
 check_kernel
 check_rust
 
-echo "building (release) the daemons and the lab; the first time takes some minutes" >&2
-cargo build --release --locked --quiet -p intermediate -p target-agent -p netns-lab
+# BATON_PROFILE=dev takes what the tests were built as.
+profile=${BATON_PROFILE:-release}
+folder=${profile/%dev/debug}
+echo "building ($profile) the daemons and the lab; the first time takes some minutes" >&2
+cargo build --profile "$profile" --locked --quiet -p intermediate -p target-agent -p netns-lab
 case " $* " in
-    *" --rootless "*) "$(target_dir)/release/netns-lab" demo "$@" ;;
-    *) as_root "$(target_dir)/release/netns-lab" demo "$@" ;;
+    *" --rootless "*) "$(target_dir)/$folder/netns-lab" demo "$@" ;;
+    *) as_root "$(target_dir)/$folder/netns-lab" demo "$@" ;;
 esac

@@ -15,12 +15,14 @@ need ab        apache2-utils           "makes load with a new connection for eac
 need curl      curl                    "the client that downloads"
 need ip        iproute2                "makes the network namespaces and links of the lab"
 need nsenter   util-linux              "runs programs inside the namespaces"
+need systemd-analyze systemd            "checks the packages' units"
 need ps        procps                  "shows processes; sysctl"
 need cc        build-essential         "links Rust programs and compiles two small C parts (TUN device, cryptography)"
 need update-ca-certificates ca-certificates "lets curl and cargo trust the sites they download from"
 install_needed
 check_kernel
 check_rust rustfmt clippy
+check_cargo_deb
 
 step() { echo "== $*" >&2; "$@"; }
 step cargo fmt --all --check
