@@ -1,5 +1,6 @@
 //! One connection of the peer, segment by segment.
 
+use super::between;
 use super::device::Host;
 use super::fragments;
 use super::watch::{Watch, before};
@@ -214,6 +215,13 @@ impl Peer {
         let header = if self.to.is_ipv4() { 20 } else { 40 };
         *packet.get_mut(header + 16).unwrap() ^= 1;
         self.host.send(&packet);
+    }
+
+    /// Sends a segment behind IPv4 options or IPv6 extension headers: number and bytes behind "next header" of each.
+    pub fn send_behind(&mut self, segment: &Segment, options: &[u8], extensions: &[(u8, Vec<u8>)]) {
+        self.note('>', &Shown(segment));
+        self.watch.sent(segment);
+        self.host.send(&between::insert(&segment.packet(self.from, self.to), options, extensions));
     }
 
     /// Sends a segment in IP fragments of `piece` bytes, a multiple of eight.

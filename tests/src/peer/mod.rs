@@ -5,6 +5,7 @@
 //! called. Nothing is ever sent by itself: no acknowledgement and above all no retransmission, so a packet that is lost on
 //! the way shows as a test that waits in vain. [`watch`] lists what must hold for every packet received.
 
+mod between;
 mod called;
 mod connection;
 mod device;

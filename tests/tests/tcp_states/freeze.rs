@@ -21,6 +21,7 @@ pub(crate) const ALONE: &[Row] = rows![
     zero_window_with_the_request,
     window_update_during_the_freeze,
     segments_out_of_order_before_the_freeze,
+    reset_before_any_request,
     reset_before_the_head_is_complete,
     reset_during_the_freeze,
     forged_reset_during_the_freeze,
@@ -263,16 +264,27 @@ pub(crate) fn segments_out_of_order(place: &Place, peer: &mut Peer) {
     place.close(peer);
 }
 
+fn reset_before_any_request(place: &Place) {
+    reset_before_a_head(place, b"");
+}
+
 fn reset_before_the_head_is_complete(place: &Place) {
+    reset_before_a_head(place, b"GET /10k HTTP/1.1\r\nHo");
+}
+
+fn reset_before_a_head(place: &Place, there: &[u8]) {
     let mut peer = place.open(&Start::default());
     let before = place.t.closed("client_gone");
-    peer.data(b"GET /10k HTTP/1.1\r\nHo");
-    peer.wait_acknowledged();
+    if !there.is_empty() {
+        peer.data(there);
+        peer.wait_acknowledged();
+    }
     peer.reset();
     place.t.eventually("the connection to be given up", Duration::from_secs(5), |t| {
         t.closed("client_gone") == before + 1
     });
     assert_eq!(peer.listen_for_news(Duration::from_millis(100)), [], "nothing follows a reset");
+    assert_eq!(place.flow_state(&peer), None, "no record was made");
 }
 
 fn reset_during_the_freeze(place: &Place) {

@@ -12,6 +12,7 @@
 
 mod after;
 mod answers;
+mod between;
 mod blind;
 mod closing;
 mod cookies;
@@ -56,6 +57,7 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("unread", unread::ROWS, &[]),
     ("forged", forged::ROWS, &[]),
     ("fragments", fragments::ROWS, fragments::ALONE),
+    ("between", between::ROWS, between::ALONE),
     ("closing", closing::ROWS, &[]),
     ("urgent", urgent::ROWS, &[]),
     ("windows", windows::ROWS, windows::ALONE),
@@ -87,7 +89,7 @@ fn while_the_connection_changes_its_target() {
 
 #[test]
 fn in_use() {
-    play_in("tcpuse", |s| s, &["after", "blind", "forged", "fragments"]);
+    play_in("tcpuse", |s| s, &["after", "blind", "forged", "fragments", "between"]);
 }
 
 /// Where nobody reads what follows a first request: what the server's kernel makes of it.
@@ -105,7 +107,7 @@ fn how_connections_end_and_what_windows_do() {
 #[test]
 fn the_same_with_replayed_handshakes() {
     let replayed = |spec: LabSpec| short_deadline(spec.serve(Serve::Translate));
-    play_in("tcpreplay", replayed, &["options", "freeze", "after", "closing", "windows"]);
+    play_in("tcpreplay", replayed, &["options", "freeze", "after", "between", "closing", "windows"]);
 }
 
 #[test]
