@@ -68,6 +68,18 @@ impl Lab {
         self.wait_started(node, program)
     }
 
+    /// As [`Lab::start`], with these variables in the program's environment. It does not wait for the connection between the
+    /// daemons: what was changed may stand in its way.
+    ///
+    /// # Errors
+    /// As [`Lab::start`].
+    pub fn start_with(&self, node: &str, program: Program, variables: &[(&str, &str)]) -> Result<()> {
+        self.launch_by(node, program, "", |command| {
+            command.envs(variables.iter().copied());
+        })?;
+        self.wait_ready(node, program)
+    }
+
     /// Waits until a program that was launched answers, and for an agent or the intermediate a while for their connection.
     pub(crate) fn wait_started(&self, node: &str, program: Program) -> Result<()> {
         self.wait_ready(node, program)?;

@@ -94,7 +94,8 @@ async fn capture(State(agent): State<Agent>, query: Result<Query<CaptureQuery>, 
 
 /// What `target-agent doctor` finds.
 async fn doctor(State(agent): State<Agent>) -> Response {
-    match tokio::task::spawn_blocking(move || crate::doctor::checks(&agent.path)).await {
+    let look = move || crate::doctor::checks(&agent.path, &view::clients(&agent.shared));
+    match tokio::task::spawn_blocking(look).await {
         Ok(checks) => Json(json!({ "checks": checks })).into_response(),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the checks ended before they were done"),
     }

@@ -5,10 +5,12 @@ use crate::serve::preflight::{NoProgram, Preflight};
 use crate::serve::ways::Way;
 use crate::sock_diag::SockDiag;
 use baton_daemon::config::{self, PlaneKind};
-use baton_daemon::doctor::{Check, Status, common, common_without_ebpf, listen_address, print};
+use baton_daemon::doctor::{
+    Check, Status, common, common_without_ebpf, listen_address, print, ways_to_clients,
+};
 use baton_loader::Hook;
 use baton_shared::control::Role;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,11 +19,11 @@ const CONNECT: Duration = Duration::from_secs(3);
 
 /// Looks, prints, and gives the exit code.
 pub(crate) fn run(path: &Path) -> u8 {
-    print(&checks(path))
+    print(&checks(path, &[]))
 }
 
-/// Looks.
-pub(crate) fn checks(path: &Path) -> Vec<Check> {
+/// Looks. `clients`: some that were there lately.
+pub(crate) fn checks(path: &Path, clients: &[IpAddr]) -> Vec<Check> {
     let why = "the daemon starts only with a configuration that is right";
     let result = match Config::load(path) {
         Ok(_) => Ok(path.display().to_string()),
@@ -33,10 +35,14 @@ pub(crate) fn checks(path: &Path) -> Vec<Check> {
     let Ok(config) = config::load::<Config>(path) else { return checks };
     let uplink = config.uplink.get_ref();
     let name = config.name.get_ref();
-    checks.extend(match config.plane.kind {
-        PlaneKind::Ebpf => common(Role::Agent, name, uplink, &config.plane.pin_dir, &config.tls),
-        PlaneKind::Userspace => common_without_ebpf(Role::Agent, name, uplink, &config.tls),
-    });
+    match config.plane.kind {
+        PlaneKind::Ebpf => {
+            checks.extend(common(Role::Agent, name, uplink, &config.plane.pin_dir, &config.tls));
+            let vips: Vec<IpAddr> = config.allow.iter().map(|allow| allow.vip.get_ref().ip()).collect();
+            checks.extend(ways_to_clients(uplink, clients, &vips));
+        }
+        PlaneKind::Userspace => checks.extend(common_without_ebpf(Role::Agent, name, uplink, &config.tls)),
+    }
     checks.push(listen_address("control", *config.control.get_ref()));
     let mut servers: Vec<SocketAddr> = config.allow.iter().map(|allow| *allow.server.get_ref()).collect();
     servers.sort_unstable();

@@ -97,9 +97,9 @@ pub(crate) enum Command {
     Capture(CaptureArgs),
     /// Look at both hosts and the path between them; say what is wrong and how to mend it (exit code 1)
     Doctor {
-        /// And probe each target along the real path
-        #[arg(long)]
-        probe: bool,
+        /// And probe each target along the real path, by asking for this; best something larger than a packet
+        #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "/")]
+        probe: Option<String>,
     },
     /// Write all that the daemons tell into files, for whoever is to look at it later
     Sysdump {

@@ -46,7 +46,7 @@ impl Finding {
     }
 }
 
-pub(crate) async fn run(nodes: &Nodes, as_json: bool, probe: bool) -> Done {
+pub(crate) async fn run(nodes: &Nodes, as_json: bool, probe: Option<&str>) -> Done {
     let mut findings = Vec::new();
     let mut told = Vec::new();
     let mut reached = Vec::new();

@@ -57,7 +57,7 @@ async fn run(cli: Cli) -> Done {
         Command::Top { interval_ms } => top::run(&nodes, interval_ms).await,
         Command::Probe(args) => probe::run(&nodes, json, &args).await,
         Command::Capture(args) => capture::run(&nodes, json, &args).await,
-        Command::Doctor { probe } => doctor::run(&nodes, json, probe).await,
+        Command::Doctor { probe } => doctor::run(&nodes, json, probe.as_deref()).await,
         Command::Sysdump { directory } => sysdump::run(&nodes, &directory).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "baton", &mut std::io::stdout());

@@ -3,9 +3,12 @@
 mod host;
 mod network;
 mod peer;
+mod route;
 
 pub use host::{bpffs, btf, capabilities, capabilities_without_ebpf, kernel, tcp_repair, tcx, tun};
-pub use network::{carried_rp_filter, listen_address, offloads, rp_filter, uplink};
+pub use network::{
+    carried_rp_filter, connection_tracking, listen_address, offloads, rp_filter, uplink, ways_to_clients,
+};
 pub use peer::{certificates, peer};
 
 use crate::tls::TlsFiles;
@@ -66,13 +69,16 @@ impl Check {
     }
 }
 
-/// All that does not need a running peer, for either daemon.
+/// All that does not need a running peer, for either daemon; an agent looks for [`ways_to_clients`] besides.
 pub fn common(role: Role, name: &str, uplink: &str, pin_dir: &Path, tls: &TlsFiles) -> Vec<Check> {
     let mut checks = vec![kernel(), btf(), tcx(), capabilities(), bpffs(pin_dir), tun()];
     if role == Role::Intermediate {
         checks.push(tcp_repair());
     }
-    checks.extend([network::uplink(uplink), rp_filter(uplink), offloads(uplink)]);
+    checks.extend([network::uplink(uplink), offloads(uplink), connection_tracking()]);
+    if role == Role::Intermediate {
+        checks.push(rp_filter(uplink, true));
+    }
     checks.extend(certificates(tls, role, name));
     checks
 }
@@ -83,7 +89,7 @@ pub fn common_without_ebpf(role: Role, name: &str, uplink: &str, tls: &TlsFiles)
     if role == Role::Intermediate {
         checks.push(tcp_repair());
     }
-    checks.extend([network::uplink(uplink), carried_rp_filter(role, uplink)]);
+    checks.extend([network::uplink(uplink), carried_rp_filter(role, uplink), connection_tracking()]);
     checks.extend(certificates(tls, role, name));
     checks
 }

@@ -168,6 +168,21 @@ pub(crate) fn slots_of(shared: &Shared, ip: IpAddr) -> HashMap<SocketAddr, u32> 
     newest.into_iter().map(|(client, (_, slot))| (client, slot)).collect()
 }
 
+/// Clients whose connections were handed over last, a few.
+pub(crate) fn clients(shared: &Shared) -> Vec<IpAddr> {
+    let mut clients = Vec::new();
+    for recent in shared.table().recent.iter().rev() {
+        let client = recent.ends.client().ip();
+        if !clients.contains(&client) {
+            clients.push(client);
+        }
+        if clients.len() == 8 {
+            break;
+        }
+    }
+    clients
+}
+
 /// How the agent is, in short.
 pub(crate) fn status(shared: &Shared) -> Value {
     let clock = Clock::read();

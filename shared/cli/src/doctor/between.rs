@@ -68,6 +68,7 @@ pub(super) fn between(told: &[Told]) -> Vec<Finding> {
         }
     }
     findings.extend(told.iter().filter_map(flow_table));
+    findings.extend(told.iter().filter_map(data_plane));
     findings
 }
 
@@ -124,6 +125,21 @@ fn flow_table(told: &Told) -> Option<Finding> {
             "raise plane.flows: connections that find no slot are proxied",
         )
     })
+}
+
+/// How the programs are attached, as a fact of the running daemon: what the kernel could do is another question.
+fn data_plane(told: &Told) -> Option<Finding> {
+    let (status, found, mend) = match word(&told.status, "/data_plane")? {
+        "tcx" => ("ok", "eBPF programs, attached by TCX", ""),
+        "clsact" => (
+            "warn",
+            "eBPF programs, attached by clsact: the kernel has no TCX (before 6.6); adopting needs it",
+            "all migrates, with replayed handshakes; no other tool may remove the qdisc clsact or its filters. Linux 6.9 has all",
+        ),
+        "userspace" => ("ok", "in user space: plane.kind = \"userspace\"", ""),
+        _ => return None,
+    };
+    Some(Finding::new(&told.node, "data plane", status, found, mend))
 }
 
 #[cfg(test)]

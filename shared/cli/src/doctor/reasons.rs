@@ -9,6 +9,9 @@ use std::time::Duration;
 /// A reason is of the past if its count does not grow while this looks twice; one that grows is told louder.
 const BETWEEN: Duration = Duration::from_secs(1);
 
+/// Packets that went on, and tell of a smaller MTU on the way, or of a daemon that was stopped.
+const TELLING: [&str; 4] = ["too_big", "icmp_translated", "freeze_expired", "copy_failed"];
+
 /// Looks twice at each daemon; one that does not answer is told of as such.
 pub(super) async fn look(reached: &[&Node]) -> Vec<Finding> {
     let mut before = Vec::new();
@@ -42,12 +45,15 @@ fn grown(node: &str, before: &Value, now: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (family, reasons) in now.as_object().into_iter().flatten() {
         for reason in reasons.as_array().into_iter().flatten() {
+            let (count, name) = (number(reason, "/count"), word(reason, "/name"));
             let is_bad = match family.as_str() {
-                "packets" => reason.get("drop") == Some(&Value::Bool(true)),
+                "packets" => {
+                    reason.get("drop") == Some(&Value::Bool(true))
+                        || name.is_some_and(|n| TELLING.contains(&n))
+                }
                 "refused" | "recalls_refused" | "proxied" | "closed" => true,
                 _ => false,
             };
-            let (count, name) = (number(reason, "/count"), word(reason, "/name"));
             if !is_bad || count == 0 {
                 continue;
             }

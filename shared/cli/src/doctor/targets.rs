@@ -1,25 +1,32 @@
 //! What the intermediate sees of the targets, and the path to each.
 
 use super::Finding;
-use crate::endpoint::{Nodes, escaped};
-use crate::table::{at, list, word};
+use crate::endpoint::{Nodes, escaped, with_query};
+use crate::table::{at, list, number, word};
 use serde_json::Value;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// For a probe of one target.
-const PROBE: Duration = Duration::from_secs(10);
+const PROBE: Duration = Duration::from_secs(5);
 
 /// All targets.
-pub(super) async fn look(nodes: &Nodes, probe: bool) -> Vec<Finding> {
+pub(super) async fn look(nodes: &Nodes, probe: Option<&str>) -> Vec<Finding> {
     let told = match nodes.intermediate.get("/v1/targets").await {
         Ok(told) => told,
         Err(e) => return vec![Finding::unanswered(&nodes.intermediate.name, "targets", &e)],
     };
     let mut findings: Vec<Finding> = list(&told, "/targets").flat_map(target).collect();
-    if probe {
-        for name in list(&told, "/targets").filter_map(|target| word(target, "/name")) {
-            findings.push(along_the_path(nodes, name).await);
+    if let Some(path) = probe {
+        // All at once: each may have to wait for an answer that does not come.
+        let mut probes = JoinSet::new();
+        for (place, name) in list(&told, "/targets").filter_map(|target| word(target, "/name")).enumerate() {
+            let (nodes, name, path) = (nodes.clone(), name.to_owned(), path.to_owned());
+            probes.spawn(async move { (place, along_the_path(&nodes, &name, &path).await) });
         }
+        let mut probed = probes.join_all().await;
+        probed.sort_by_key(|(place, _)| *place);
+        findings.extend(probed.into_iter().map(|(_, finding)| finding));
     }
     findings
 }
@@ -70,31 +77,74 @@ fn target(target: &Value) -> Vec<Finding> {
     findings
 }
 
-async fn along_the_path(nodes: &Nodes, target: &str) -> Finding {
-    let path = format!("/v1/targets/{}/probe?timeout_ms={}", escaped(target), PROBE.as_millis());
-    let name = format!("path to {target}");
-    match nodes.intermediate.post(&path, PROBE).await {
-        Ok(answer) if answer.get("ok") == Some(&Value::Bool(true)) => Finding::new(
-            "path",
-            &name,
-            "ok",
-            format!(
-                "a request from {} migrated and was answered {}",
-                at(&answer, "/from"),
-                at(&answer, "/status")
-            ),
-            "",
-        ),
-        Ok(answer) => Finding::new(
-            "path",
-            &name,
-            "fail",
-            at(&answer, "/reason"),
-            "`baton capture` on both hosts shows where the packets end; docs: rp_filter, firewalls on one leg, MTU",
-        ),
+/// A probe's answer, or what the intermediate says instead.
+async fn ask(nodes: &Nodes, target: &str, asked: &str) -> anyhow::Result<Value> {
+    let query = [("path", Some(asked.to_owned())), ("timeout_ms", Some(PROBE.as_millis().to_string()))];
+    let order = with_query(&format!("/v1/targets/{}/probe", escaped(target)), &query);
+    nodes.intermediate.post(&order, PROBE).await
+}
+
+async fn along_the_path(nodes: &Nodes, target: &str, asked: &str) -> Finding {
+    match ask(nodes, target, asked).await {
+        Ok(answer) if came(&answer) => arrived(target, &answer),
+        // What stands in the way of large packets lets small ones pass.
+        Ok(answer) if asked != "/" => {
+            let small = ask(nodes, target, "/").await.ok();
+            lost(target, &answer, small.as_ref().is_some_and(came))
+        }
+        Ok(answer) => lost(target, &answer, false),
         // Not every site has a second agent to ask from.
-        Err(e) => Finding::new("path", &name, "warn", format!("{e:#}"), ""),
+        Err(e) => {
+            let mend = "a probe needs an agent on another host than the target's; `baton probe URL` asks from a client's host";
+            Finding::new("path", &format!("path to {target}"), "warn", format!("{e:#}"), mend)
+        }
     }
+}
+
+/// Whether it migrated and a whole answer came: what the server thinks of the path asked for is its own matter.
+fn came(answer: &Value) -> bool {
+    let status = answer.get("status").and_then(Value::as_u64);
+    let only_status = status.is_some_and(|status| {
+        word(answer, "/reason") == Some(format!("the answer's status is {status}").as_str())
+    });
+    answer.get("ok") == Some(&Value::Bool(true))
+        || answer.get("migrated") == Some(&Value::Bool(true)) && only_status
+}
+
+fn arrived(target: &str, answer: &Value) -> Finding {
+    let found =
+        format!("a request from {} migrated and was answered {}", at(answer, "/from"), at(answer, "/status"));
+    Finding::new("path", &format!("path to {target}"), "ok", found, "")
+}
+
+/// What an answer that did not come tells of the path. `small`: one in a single packet did come.
+fn lost(target: &str, answer: &Value, small: bool) -> Finding {
+    let reason = at(answer, "/reason");
+    let migrated = answer.get("migrated") == Some(&Value::Bool(true));
+    let begun = answer.get("status").is_some_and(Value::is_u64) || number(answer, "/body_bytes") > 0;
+    let (found, mend) = if !migrated {
+        (reason, "see the reason below and in docs/runbook.md")
+    } else if small {
+        (
+            format!("{reason}: it migrated, and small answers arrive; this one does not"),
+            "a link with a smaller MTU, and its ICMP errors do not arrive: `tracepath` from the target to the client; let ICMP \
+             \"fragmentation needed\" pass, raise that link's MTU, or set net.ipv4.tcp_mtu_probing=1 on the target",
+        )
+    } else if begun {
+        (
+            format!("{reason}: it migrated, the answer began and did not end"),
+            "the client's acknowledgements do not reach the target: a firewall with connection tracking, or a router's rp_filter, \
+             on the way from intermediate to target (docs/deployment.md, an encapsulated leg cures it); or a smaller MTU",
+        )
+    } else {
+        (
+            format!("{reason}: it migrated, and not a byte came back"),
+            "what the target sends with the VIP as its source is dropped on the way to the client: a router with strict rp_filter \
+             (uRPF), a filter of sources, or the target's route: sysctl net.ipv4.conf.all.rp_filter=2 on the router \
+             (docs/deployment.md)",
+        )
+    };
+    Finding::new("path", &format!("path to {target}"), "fail", found, mend)
 }
 
 #[cfg(test)]
@@ -102,6 +152,27 @@ mod tests {
     use super::super::text;
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn of_an_answer_that_does_not_come_it_is_told_where_it_may_be_lost() {
+        let answer = |migrated: bool, status: Option<u16>, bytes: u64, reason: &str| json!({ "ok": false, "migrated": migrated, "status": status, "body_bytes": bytes, "reason": reason });
+        let whole = answer(true, Some(404), 9, "the answer's status is 404");
+        assert!(came(&whole) && arrived("t1", &whole).status == "ok");
+        assert!(!came(&answer(false, Some(404), 9, "the answer's status is 404")), "not by the real path");
+        let late = "no complete answer within 10000 ms";
+        for (lost, word) in [
+            (lost("t1", &answer(true, None, 0, late), false), "not a byte came back"),
+            (lost("t1", &answer(true, Some(200), 700, late), false), "began and did not end"),
+            (lost("t1", &answer(true, None, 0, late), true), "small answers arrive"),
+            (lost("t1", &answer(false, None, 0, "no_agent"), false), "no_agent"),
+        ] {
+            assert!(
+                lost.status == "fail" && lost.found.contains(word) && !lost.mend.is_empty(),
+                "{}",
+                lost.found
+            );
+        }
+    }
 
     #[test]
     fn a_target_without_agent_or_server_fails_and_says_how_to_mend_it() {

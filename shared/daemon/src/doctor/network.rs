@@ -1,10 +1,10 @@
 //! The uplink and its settings, and addresses to listen on.
 
-use super::{Check, Status};
+use super::{Check, Status, route};
 use crate::sys;
 use baton_shared::control::Role;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 /// Whether the device is there and up.
 pub fn uplink(device: &str) -> Check {
@@ -25,27 +25,105 @@ pub fn uplink(device: &str) -> Check {
     )
 }
 
+/// A client somewhere else, if none is known (RFC 5737, RFC 3849).
+const ELSEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// Whether what the server sends can leave for the clients by the uplink, and whether the kernel takes by the uplink what
+/// comes from them. `clients`: some that were there lately. `vips`: of which IP versions clients are.
+pub fn ways_to_clients(device: &str, clients: &[IpAddr], vips: &[IpAddr]) -> Vec<Check> {
+    let mut clients = clients.to_vec();
+    let elsewhere = ELSEWHERE.iter().filter(|one| vips.iter().any(|vip| vip.is_ipv4() == one.is_ipv4()));
+    let are_known = !clients.is_empty();
+    if !are_known {
+        clients.extend(elsewhere);
+    }
+    let uplink = sys::interface_index(device).ok();
+    let wrong: Vec<String> = clients
+        .iter()
+        .filter_map(|client| match route::device_towards(*client) {
+            Ok(number) if Some(number) == uplink => None,
+            Ok(number) => Some(format!("to {client}: by {}", name_of(number))),
+            Err(e) => Some(format!("to {client}: {e}")),
+        })
+        .collect();
+    let whom = if are_known { "the clients of late" } else { "networks elsewhere; no client is known" };
+    let status = match (wrong.is_empty(), are_known) {
+        (true, _) => Status::Ok,
+        (false, true) => Status::Fail,
+        // All clients may be near.
+        (false, false) => Status::Warn,
+    };
+    let found = if wrong.is_empty() { format!("by {device} to {whom}") } else { wrong.join("; ") };
+    let why = "what the server sends leaves past the intermediate, by the programs on the uplink";
+    let mend = format!(
+        "give this host a route to the clients by the uplink: ip route replace default via GATEWAY dev {device}"
+    );
+    vec![Check::new("way to clients", status, found, why, &mend), rp_filter(device, wrong.is_empty())]
+}
+
+fn name_of(number: u32) -> String {
+    // Unlike /sys, of this namespace however it was entered.
+    let devices = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let mut names = devices.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    let found = names.find(|name| sys::interface_index(name).ok() == Some(number));
+    found.map_or_else(|| format!("device {number}"), str::to_owned)
+}
+
 /// Reverse-path filtering; the kernel takes the stricter of `all` and the device (Documentation/networking/ip-sysctl).
-pub fn rp_filter(device: &str) -> Check {
+/// `by_uplink`: packets to the clients leave by the uplink.
+pub fn rp_filter(device: &str, by_uplink: bool) -> Check {
     let read = |which: &str| {
         let path = format!("/proc/sys/net/ipv4/conf/{which}/rp_filter");
         std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse::<u32>().ok())
     };
     let why = "a packet of a client that comes by the intermediate is dropped if the route back is not by the uplink";
-    let mend =
-        "let the route to the clients leave by the uplink, or set net.ipv4.conf.UPLINK.rp_filter=2 (and all)";
+    let mend = format!(
+        "let the route to the clients leave by the uplink, or: sysctl -w net.ipv4.conf.{device}.rp_filter=2 net.ipv4.conf.all.rp_filter=2"
+    );
     let (status, found) = match (read("all"), read(device)) {
         (Some(all), Some(own)) => {
-            let (number, word) = match all.max(own) {
-                0 => (0, "off"),
-                1 => (1, "strict: fine while the route to the clients is by the uplink"),
-                other => (other, "loose"),
+            let (status, number, word) = match (all.max(own), by_uplink) {
+                (0, _) => (Status::Ok, 0, "off"),
+                (1, true) => (Status::Ok, 1, "strict: fine while the route to the clients is by the uplink"),
+                (1, false) => {
+                    (Status::Fail, 1, "strict, and the route to clients is not by the uplink: dropped")
+                }
+                (other, _) => (Status::Ok, other, "loose"),
             };
-            (Status::Ok, format!("all={all}, {device}={own}: {number} counts, {word}"))
+            (status, format!("all={all}, {device}={own}: {number} counts, {word}"))
         }
         _ => (Status::Warn, format!("cannot be read for {device}")),
     };
-    Check::new("rp_filter", status, found, why, mend)
+    Check::new("rp_filter", status, found, why, &mend)
+}
+
+/// Packets that connection tracking took for no part of a connection: rules like "ct state invalid drop" drop them. Of a
+/// migrated connection each host sees one direction only, or its middle.
+pub fn connection_tracking() -> Check {
+    let loose = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_loose");
+    let counts = std::fs::read_to_string("/proc/net/stat/nf_conntrack").ok();
+    let invalid = counts.as_deref().map_or(0, |text| sum_of("invalid", text));
+    let (status, found) = match (loose.map(|text| text.trim() == "0"), invalid) {
+        (Err(_), _) => (Status::Ok, "the kernel has none here".to_owned()),
+        (Ok(false), 0) => (Status::Ok, "no packet was invalid to it".to_owned()),
+        (Ok(false), n) => (Status::Warn, format!("{n} packets were invalid to it since the start")),
+        (Ok(true), n) => {
+            (Status::Warn, format!("net.netfilter.nf_conntrack_tcp_loose=0; {n} packets were invalid to it"))
+        }
+    };
+    let why = "a firewall that drops what is invalid to connection tracking stops migrated connections";
+    let mend = "exempt the VIP's and the server's port from tracking (nft: in a raw prerouting and output chain `tcp dport 80 notrack`, \
+                `tcp sport 80 notrack`), or sysctl -w net.netfilter.nf_conntrack_tcp_loose=1 net.netfilter.nf_conntrack_tcp_be_liberal=1";
+    Check::new("connection tracking", status, found, why, mend)
+}
+
+/// The sum of a column over all processors; the numbers are hexadecimal.
+pub(super) fn sum_of(column: &str, text: &str) -> u64 {
+    let mut lines = text.lines();
+    let place = lines.next().and_then(|heads| heads.split_whitespace().position(|head| head == column));
+    let Some(place) = place else { return 0 };
+    lines.filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(place)?, 16).ok()).sum()
 }
 
 /// Reverse-path filtering with the data plane in user space, where the agent's rule leads the way back to clients

@@ -1,7 +1,7 @@
 //! Certificates, and the peer behind an address.
 
 use super::{Check, Status};
-use crate::control::{self, ClientSpec};
+use crate::control::{self, ClientSpec, Fault, FaultKind};
 use crate::tls::{Identity, Moment, TlsFiles};
 use baton_shared::control::Role;
 use time::{Duration, OffsetDateTime};
@@ -64,12 +64,48 @@ fn validity(identity: &Identity) -> Check {
 pub async fn peer(spec: ClientSpec<'_>) -> Check {
     let name = format!("agent {}", spec.expect.1);
     let addr = spec.addr;
-    let result = match control::probe(spec).await {
-        Ok(Ok(hello)) => Ok(format!("{addr} answers as {:?}, {}", hello.name, hello.software)),
-        Ok(Err(fault)) => Err(format!("{addr}: {fault}")),
-        Err(e) => Err(e.to_string()),
-    };
     let why = "without its agent a target's requests are proxied instead of migrated";
-    let mend = "start the agent there; open the port; name this intermediate in its [[allow]]; use certificates of one CA";
-    Check::of(&name, result, why, mend)
+    let check = |status, found, mend| Check::new(&name, status, found, why, mend);
+    match control::probe(spec).await {
+        Ok(Ok(hello)) => {
+            check(Status::Ok, format!("{addr} answers as {:?}, {}", hello.name, hello.software), "")
+        }
+        Ok(Err(fault)) => check(Status::Fail, format!("{addr}: {fault}"), mend_of(&fault)),
+        Err(e) => check(Status::Fail, e.to_string(), MEND),
+    }
+}
+
+/// What is to be done about an agent that does not answer as it should.
+fn mend_of(fault: &Fault) -> &'static str {
+    match fault.kind() {
+        FaultKind::Connect | FaultKind::Timeout => {
+            "start the agent there (its log says why it ended); open its control port to this host; compare [[target]] agent with where it listens"
+        }
+        FaultKind::Expired => {
+            "make a new certificate for it (`target-agent certs --dir DIR --agent NAME=IP`) and start it again; if it is not valid yet, set the clocks"
+        }
+        FaultKind::Version => "run the same release on both hosts",
+        FaultKind::NotAllowed | FaultKind::ClosedEarly | FaultKind::Handshake => {
+            "its log says whom it refuses: name this intermediate in its [[allow]]; look at this node's certificate and its time"
+        }
+        FaultKind::Untrusted | FaultKind::WrongRole | FaultKind::WrongName => {
+            "use certificates of one CA, made for the role and the name: the subcommand `certs --dir DIR --intermediate NAME=IP --agent NAME=IP`"
+        }
+        FaultKind::Protocol | FaultKind::Silent | FaultKind::Closed => {
+            "see what listens there: an agent says hello at once; look at both logs"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_of_a_channel_has_a_mending_of_its_own() {
+        let version = Fault::Version { found: 9, software: String::new() };
+        assert!(mend_of(&version).contains("same release"));
+        assert!(mend_of(&Fault::Expired(String::new())).contains("certs --dir"));
+        assert!(mend_of(&Fault::Timeout("answer")).contains("control port"));
+    }
 }

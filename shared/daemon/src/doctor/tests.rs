@@ -42,3 +42,11 @@ fn common_checks_name_what_is_missing_and_do_not_panic() {
     assert!(of("certificates").found.contains("/nonexistent/ca.pem"), "{:?}", of("certificates"));
     assert!(checks.iter().all(|c| !c.why.is_empty() && !c.mend.is_empty()));
 }
+
+#[test]
+fn counts_of_connection_tracking_are_summed_over_processors() {
+    let text = "entries  clashres found new invalid ignore\n00000001  00000000 00000000 00000000 00000010 00000000\n\
+                00000001  00000000 00000000 00000000 0000000a 00000000\n";
+    assert_eq!(super::network::sum_of("invalid", text), 26);
+    assert_eq!((super::network::sum_of("drop", text), super::network::sum_of("invalid", "")), (0, 0));
+}

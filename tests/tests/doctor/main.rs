@@ -1,0 +1,253 @@
+//! Faults that are planted, and what `baton doctor` says of each: it names it, and how to mend it (docs/doctor.md).
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+mod invalid;
+
+use baton_daemon::control::{Server, ServerSpec, random_instance};
+use baton_daemon::tls::TlsFiles;
+use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::plan::INTERMEDIATE;
+use netns_lab::{LabSpec, Program};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(15);
+/// The intermediate's flow table.
+const SLOTS: usize = 8;
+
+/// What a finding must have: the host and the thing, and words of what was found and of its mending.
+struct Named {
+    host: &'static str,
+    name: &'static str,
+    found: &'static str,
+    mend: &'static str,
+}
+
+const fn named(host: &'static str, name: &'static str, found: &'static str, mend: &'static str) -> Named {
+    Named { host, name, found, mend }
+}
+
+impl Named {
+    fn is(&self, finding: &Value) -> bool {
+        let part = |key: &str| finding[key].as_str().unwrap();
+        finding["status"] != "ok"
+            && (part("host"), part("name")) == (self.host, self.name)
+            && part("found").contains(self.found)
+            && part("mend").contains(self.mend)
+    }
+}
+
+/// What the doctor finds.
+fn doctor(t: &TestLab, more: &[&str]) -> Vec<Value> {
+    let beside = std::env::current_exe().unwrap();
+    let tool = beside.ancestors().nth(2).unwrap().join("baton");
+    let socket = |node: &str| t.lab.admin_socket(node).unwrap().display().to_string();
+    let agents = ["target1", "target2"].map(|name| format!("{name}={}", socket(name)));
+    let mut command = Command::new(tool);
+    command.args(["doctor", "--json"]).args(more).env("BATON_INTERMEDIATE", socket(INTERMEDIATE));
+    let output = command.env("BATON_AGENT", agents.join(",")).stdin(Stdio::null()).output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    found["findings"].as_array().unwrap().clone()
+}
+
+/// Asks the doctor until it names them all: what daemons tell each other takes its time.
+fn names(t: &TestLab, more: &[&str], faults: &[Named]) {
+    let mut last = Vec::new();
+    t.eventually("all are named", LIMIT * 2, |t| {
+        last = doctor(t, more);
+        let missing = faults.iter().filter(|fault| !last.iter().any(|finding| fault.is(finding)));
+        let missing: Vec<_> = missing.map(|fault| (fault.host, fault.name)).collect();
+        if !missing.is_empty() {
+            println!("not named yet: {missing:?} in {last:#?}");
+        }
+        missing.is_empty()
+    });
+}
+
+fn is_sick(finding: &Value) -> bool {
+    finding["status"] == "fail"
+}
+
+/// Preloaded, `told.c` tells a process another time and another kernel's version.
+fn told(scratch: &Path) -> String {
+    let library = scratch.join("told.so").display().to_string();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doctor/told.c");
+    let words = ["-shared", "-fPIC", "-O", "-Wall", "-Werror", "-o", &library, source];
+    let made = Command::new("cc").args(words).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    library
+}
+
+fn in_order(s: LabSpec) -> LabSpec {
+    let pool = "[[pool]]\nname = \"web\"\ntargets = [\"target1\", \"target2\"]\nbalance = \"round_robin\"\n\
+                [pool.health]\nkind = \"none\"\n";
+    // Of a third target the port is wrong: its server listens at 80.
+    let misplaced = "[[target]]\nname = \"misplaced\"\nserver = \"10.90.101.2:81\"\nagent = \"10.90.101.2:7400\"\n\
+                     agent_name = \"target1\"\n";
+    s.intermediate_with("listener", "pool", "web")
+        .intermediate_also(pool)
+        .intermediate_also(misplaced)
+        .intermediate_with("plane", "flows", SLOTS)
+}
+
+fn sh(t: &TestLab, node: &str, script: &str) {
+    t.lab.output(node, &["sh", "-ec", script]).unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_hosts_is_named_with_its_mending() {
+    let Some(t) = lab::up("doctored", in_order) else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let told = told(scratch.path());
+    let well = doctor(&t, &[]);
+    let sick: Vec<&Value> = well.iter().filter(|finding| is_sick(finding)).collect();
+    assert!(sick.len() == 1 && sick[0]["name"] == "server misplaced", "nothing else is wrong yet: {sick:#?}");
+
+    // An old kernel and a wrong clock on one host, no server on the other, more connections than slots.
+    t.lab.stop_agent("target1").unwrap();
+    let variables =
+        [("LD_PRELOAD", told.as_str()), ("TOLD_SECONDS_AHEAD", "3600"), ("TOLD_KERNEL", "5.15.0")];
+    t.lab.start_with("target1", Program::Agent, &variables).unwrap();
+    t.lab.kill("target2", Program::Server).unwrap();
+    t.eventually("it is connected", LIMIT, |t| {
+        t.admin(INTERMEDIATE, "/v1/targets/target1")["agent_state"] == "up"
+    });
+    let held: Vec<Connection> = t.client(|| {
+        let open = |_| {
+            let mut connection = Connection::open(VIP).unwrap();
+            connection.get("/1k").unwrap();
+            assert_eq!(connection.response().unwrap().status, 200);
+            connection
+        };
+        (0..=SLOTS).map(open).collect()
+    });
+    names(
+        &t,
+        &[],
+        &[
+            named("intermediate", "target target2", "nothing listens at 10.90.102.2:80", "start the server"),
+            named("intermediate", "server target2", "refused", "start the server"),
+            named(
+                "intermediate",
+                "server misplaced",
+                "10.90.101.2:81: Connection refused",
+                "compare [[target]]",
+            ),
+            named("intermediate", "flow table", "8 of 8 slots", "raise plane.flows"),
+            named("intermediate", "proxied table_full", "", "raise plane.flows"),
+            named("target1", "data plane", "attached by clsact: the kernel has no TCX", "Linux 6.9"),
+            named("target1", "clock", "ahead of that of intermediate", "synchronise the clocks"),
+        ],
+    );
+    drop(held);
+    t.lab.start("target2", Program::Server).unwrap();
+    t.lab.stop_agent("target1").unwrap();
+
+    // A certificate of a year ago, whose agent runs on: by its own clock it is valid still. An agent of another protocol. And
+    // the VIP is gone.
+    let certs = t.lab.certs_dir();
+    let mut command = Command::new(binary("target-agent"));
+    command.args(["certs", "--agent", "target1=10.90.101.2", "--days", "30", "--dir"]).arg(&certs);
+    let variables = [("LD_PRELOAD", told.as_str()), ("TOLD_SECONDS_AHEAD", "-31536000")];
+    let made = command.envs(variables).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    t.lab.start_with("target1", Program::Agent, &variables).unwrap();
+    t.lab.stop_agent("target2").unwrap();
+    let _newer = newer(&t, &certs, "target2");
+    sh(&t, INTERMEDIATE, "ip addr del 10.90.1.100/24 dev eth0");
+    names(
+        &t,
+        &[],
+        &[
+            named("intermediate", "agent target1", "expired", "make a new certificate"),
+            named("target1", "clock", "behind that of intermediate", "synchronise the clocks"),
+            named("intermediate", "agent target2", "protocol version", "the same release"),
+            named("intermediate", "vip 10.90.1.100:80", "Cannot assign", "the host has 10.90.1.100"),
+        ],
+    );
+}
+
+fn binary(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name)
+}
+
+/// In the place of a node's agent, one of the next protocol version: it says hello, and no more.
+fn newer(t: &TestLab, certs: &Path, node: &'static str) -> (tokio::runtime::Runtime, Server) {
+    let tls = TlsFiles::in_dir(certs, node);
+    let listen = move || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let hello = Hello {
+            protocol: PROTOCOL_VERSION + 1,
+            role: Role::Agent,
+            name: node.to_owned(),
+            instance: random_instance(),
+            software: "of tomorrow".to_owned(),
+        };
+        let addr = "10.90.102.2:7400".parse().unwrap();
+        let spec = ServerSpec { addr, tls: &tls, hello, allowed: vec![INTERMEDIATE.to_owned()] };
+        let entered = runtime.enter();
+        let server = Server::bind(spec, Arc::new(|_| {})).unwrap();
+        drop(entered);
+        (runtime, server)
+    };
+    t.lab.inside(node, listen).unwrap()
+}
+
+#[test]
+fn what_is_wrong_with_the_way_is_named_with_its_mending() {
+    let Some(t) = lab::up("doctorway", |s| in_order(s).intermediate_with("plane", "flows", 1024)) else {
+        return;
+    };
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+
+    // A firewall at one target's door, and at the other another way back than the one packets come by.
+    t.lab.stop_agent("target2").unwrap();
+    sh(&t, "target2", "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose");
+    t.lab.inside("target2", invalid::drop_invalid).unwrap().unwrap();
+    t.lab.start_agent("target2").unwrap();
+    for _ in 0..2 {
+        assert_eq!(t.get("/1k").unwrap().status, 200, "what cannot be adopted is replayed");
+    }
+    let other = "ip tuntap add other mode tun; ip link set other up; ip route replace default dev other";
+    sh(&t, "target1", &format!("sysctl -qw net.ipv4.conf.all.rp_filter=1; {other}"));
+    names(
+        &t,
+        &[],
+        &[
+            named("target2", "connection tracking", "packets were invalid", "notrack"),
+            named("target1", "way to clients", "to 10.90.11.2: by other", "ip route replace default"),
+            named(
+                "target1",
+                "rp_filter",
+                "strict, and the route to clients is not by the uplink",
+                "rp_filter=2",
+            ),
+        ],
+    );
+    t.lab.inside("target2", invalid::drop_nothing).unwrap().unwrap();
+    sh(&t, "target1", "ip route replace default via 10.90.101.1 dev eth0; ip link del other");
+    t.eventually("the channel is back", LIMIT, |t| {
+        t.admin(INTERMEDIATE, "/v1/targets/target1")["agent_state"] == "up"
+    });
+
+    // A link on the way is narrower, and nobody hears of it.
+    let narrow = |mtu: u32| format!("for link in target1 target2; do ip link set $link mtu {mtu}; done");
+    sh(&t, "router", &format!("{}; ip rule add pref 1 ipproto icmp blackhole", narrow(1000)));
+    names(&t, &["--probe", "/100k"], &[named("path", "path to target1", "small answers arrive", "MTU")]);
+    sh(&t, "router", &format!("{}; ip rule del pref 1", narrow(1500)));
+
+    // A router that drops what does not come from where its source is.
+    sh(&t, "router", "sysctl -qw net.ipv4.conf.all.rp_filter=1");
+    names(&t, &["--probe"], &[named("path", "path to target1", "not a byte came back", "rp_filter")]);
+    sh(&t, "router", "sysctl -qw net.ipv4.conf.all.rp_filter=0");
+    let path =
+        doctor(&t, &["--probe"]).into_iter().find(|finding| finding["name"] == "path to target1").unwrap();
+    assert_eq!(path["status"], "ok", "{path}");
+}
