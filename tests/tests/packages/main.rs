@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 mod host;
+mod monitoring;
 
 use baton_tests::lab;
 use baton_tests::skip;
@@ -117,6 +118,14 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow() {
     t.eventually("the request is in the access log", LIMIT, |_| {
         front.read("/var/log/baton/access.log").contains("/1m")
     });
+
+    let metrics = |host: &Host<'_>, socket: &str| {
+        host.says(&["curl", "-sf", "--unix-socket", socket, "http://baton/metrics"])
+    };
+    monitoring::check(&[
+        metrics(&front, "/run/baton/intermediate.sock"),
+        metrics(&hosts[0].0, "/run/baton/target-agent.sock"),
+    ]);
 
     // Another version comes: what was written stays, and what was started is not in the way.
     front.install(&[package(&all, "baton-intermediate")]);
