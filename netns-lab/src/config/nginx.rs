@@ -117,6 +117,13 @@ http {{
             proxy_pass_request_body off;
             proxy_set_header Content-Length "";
         }}
+        # The same, and the body stays in a file of .body.
+        location = /kept {{
+            client_body_in_file_only on;
+            proxy_pass http://{sink};
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+        }}
     }}
     server {{
         listen {sink};
