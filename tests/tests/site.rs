@@ -287,6 +287,39 @@ fn requests_whose_tls_ends_at_the_listener_reach_the_pool_the_table_says() {
     furnish(&t);
     check(&t, "https", 8443, &["--http1.1"]);
     check(&t, "https", 8443, &["--http2"]);
+    // To all paths of a host on one connection, again and again.
+    for version in ["--http1.1", "--http2"] {
+        for host in ["www.lab.test", "api.lab.test"] {
+            let table: Vec<_> = TABLE.iter().filter(|(name, ..)| *name == host).cycle().take(12).collect();
+            let urls: Vec<_> =
+                table.iter().map(|(.., path, _)| format!("https://{host}:8443{path}")).collect();
+            let mut words = Vec::new();
+            for (n, url) in urls.iter().enumerate() {
+                if n > 0 {
+                    // What is said of one transfer is not said of the next; the resolved names are kept.
+                    words.extend(["--next", "-sSk", "--path-as-is"]);
+                }
+                words.extend([
+                    "-D",
+                    "-",
+                    "-o",
+                    "/dev/null",
+                    "-w",
+                    "connects: %{num_connects}\n",
+                    version,
+                    url,
+                ]);
+            }
+            let heads = curl(&t, &words);
+            let by = served_by(&heads);
+            assert_eq!(by.len(), table.len(), "{heads}");
+            for (by, (.., path, pool)) in by.iter().zip(table) {
+                assert!(pool.contains(&by.as_str()), "{host}{path} was answered by {by}, not {pool:?}");
+            }
+            let connects = heads.lines().filter_map(|l| l.strip_prefix("connects: "));
+            assert_eq!(connects.map(|n| n.parse::<u32>().unwrap()).sum::<u32>(), 1, "{version}:\n{heads}");
+        }
+    }
 }
 
 /// A page whose parts come from all hosts; `who` writes down who served which.
