@@ -5,16 +5,19 @@
 #   ./package.sh --out DIR                        into DIR
 #   ./package.sh --binaries DIR [--out DIR]       of programs that are built already, as they are
 #   ./package.sh --fast ...                       larger packages, sooner
+#   ./package.sh --static ...                     of programs without libraries (musl), for any distribution and for
+#                                                 containers; they are in target/ARCH-unknown-linux-musl/release
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=netns-lab/setup.sh
 source netns-lab/setup.sh
 
-out='' binaries='' how=()
+out='' binaries='' static='' how=()
 while [ $# -gt 0 ]; do
     case $1 in
         --out) out=$2; shift 2 ;;
         --binaries) binaries=$2; shift 2 ;;
+        --static) static=$(uname -m)-unknown-linux-musl; shift ;;
         --fast) how+=(--fast); shift ;;
         *) echo "package.sh: unknown option $1; its first lines say which there are" >&2; exit 2 ;;
     esac
@@ -24,6 +27,7 @@ if [ -z "$binaries" ]; then
     need cc        build-essential         "links Rust programs and compiles two small C parts (TUN device, cryptography)"
     need dpkg-shlibdeps dpkg-dev           "finds out which libraries' packages are needed"
     need update-ca-certificates ca-certificates "lets cargo trust the sites it downloads from"
+    [ -z "$static" ] || need musl-gcc musl-tools "compiles the two C parts for programs without libraries"
     install_needed
 fi
 check_rust
@@ -32,8 +36,24 @@ target=$(target_dir)
 out=${out:-$target/debian}
 if [ -z "$binaries" ]; then
     echo "building (release) the daemons and the tool; the first time takes some minutes" >&2
-    cargo build --release --locked --quiet -p intermediate -p target-agent -p baton-cli
     binaries=$target/release
+    where=()
+    if [ -n "$static" ]; then
+        rustup target add "$static" >&2
+        # musl-gcc knows no headers of Linux: they are the distribution's, behind musl's own.
+        export "CFLAGS_${static//-/_}=-idirafter /usr/include -idirafter /usr/include/$(cc -dumpmachine)"
+        binaries=$target/$static/release where=(--target "$static")
+    fi
+    cargo build --release --locked --quiet ${where[@]+"${where[@]}"} -p intermediate -p target-agent -p baton-cli
+fi
+if [ -n "$static" ]; then
+    # In a root with nothing else they start, or need something after all.
+    alone=$(mktemp -d)
+    for program in intermediate target-agent baton; do
+        cp "$binaries/$program" "$alone/"
+        as_root chroot "$alone" "/$program" --version >&2
+    done
+    rm -r "$alone"
 fi
 
 # What goes into the packages, as cargo-deb expects to find it: below a target directory.

@@ -66,7 +66,7 @@ pub(crate) fn device_mac(name: &str) -> io::Result<[u8; 6]> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: `request` is a live ifreq, which SIOCGIFHWADDR reads and writes.
-    let done = unsafe { libc::ioctl(socket, libc::SIOCGIFHWADDR, &mut request) };
+    let done = unsafe { libc::ioctl(socket, libc::SIOCGIFHWADDR as libc::Ioctl, &mut request) };
     let error = io::Error::last_os_error();
     // SAFETY: the descriptor is ours and not used after this.
     unsafe { libc::close(socket) };

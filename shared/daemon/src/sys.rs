@@ -200,10 +200,11 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-fn interface_ioctl(code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
+// musl's ioctl takes the code as an int, which all codes fit into.
+fn interface_ioctl(code: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
     let socket = control_socket()?;
     // SAFETY: all codes used here read or write one `ifreq`, which lives during the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), code, std::ptr::from_mut(request)) })
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), code as libc::Ioctl, std::ptr::from_mut(request)) })
 }
 
 pub(crate) fn set_interface_mtu(name: &str, mtu: u32) -> io::Result<()> {
@@ -375,7 +376,7 @@ pub(crate) fn tapped(tap: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<Tapped
     /// linux/if_packet.h.
     const PACKET_OUTGOING: u8 = 4;
     /// asm-generic/sockios.h: when the packet read last had come.
-    const SIOCGSTAMPNS: libc::c_ulong = 0x8907;
+    const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
     // SAFETY: a struct of plain numbers may be all zero.
     let mut from: libc::sockaddr_ll = unsafe { mem::zeroed() };
     let mut length = libc::socklen_t::try_from(mem::size_of::<libc::sockaddr_ll>()).unwrap_or_default();

@@ -28,6 +28,11 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
+    /// From its text.
+    pub(crate) fn new(name: &str, text: String) -> Unit {
+        Unit { name: name.to_owned(), text }
+    }
+
     /// The values of a key.
     pub(crate) fn values(&self, key: &str) -> Vec<&str> {
         let lines = self.text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -128,8 +133,7 @@ impl<'a> Host<'a> {
 
     /// The unit of a daemon.
     pub(crate) fn unit(&self, name: &str) -> Unit {
-        let text = self.read(&format!("/usr/lib/systemd/system/{name}.service"));
-        Unit { name: name.to_owned(), text }
+        Unit::new(name, self.read(&format!("/usr/lib/systemd/system/{name}.service")))
     }
 
     /// Starts a daemon as its unit says, with no more capabilities. It ends with this value.

@@ -132,3 +132,18 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow() {
     assert!(front.read(config).contains("10.90.101.2"));
     assert_eq!(t.get("/1k").unwrap().status, 200);
 }
+
+#[test]
+fn a_container_gets_the_capabilities_that_the_unit_leaves() {
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    for daemon in ["intermediate", "target-agent"] {
+        let read =
+            |file: String| std::fs::read_to_string(root.join(daemon).join("package").join(file)).unwrap();
+        let unit = Unit::new(daemon, read(format!("baton-{daemon}.service")));
+        let of_unit: Vec<_> = unit.values("CapabilityBoundingSet");
+        let container = read("Containerfile".to_owned());
+        let added = container.split("--cap-add ").nth(1).unwrap().split_whitespace().next().unwrap();
+        let added: Vec<_> = added.split(',').map(|name| format!("CAP_{name}")).collect();
+        assert_eq!(added, of_unit, "{daemon}");
+    }
+}
