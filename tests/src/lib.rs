@@ -9,6 +9,7 @@ pub mod lab;
 pub mod openapi;
 pub mod peer;
 pub mod skip;
+pub mod thousand;
 pub mod two_pools;
 pub mod weight;
 

@@ -3,7 +3,7 @@
 
 use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, VIP};
-use std::collections::HashSet;
+use baton_tests::thousand;
 use std::io::Write;
 use std::time::Duration;
 
@@ -36,47 +36,8 @@ fn twenty_downloads_of_100_mb_by_curl_are_byte_exact_and_bypass_the_intermediate
 #[test]
 fn a_thousand_small_requests_on_new_connections_8_at_a_time_are_all_migrated() {
     let Some(t) = lab::up("small", |s| s) else { return };
-    let want = t.sha256("1k");
-    let ports: Vec<HashSet<u16>> = t.client(move || {
-        let workers: Vec<_> = (0..8)
-            .map(|_| {
-                let want = want.clone();
-                // A thread inherits its parent's network namespace.
-                std::thread::spawn(move || {
-                    let mut ports = HashSet::new();
-                    for n in 0..125 {
-                        let mut connection = Connection::open(VIP).unwrap();
-                        ports.insert(connection.socket().local_addr().unwrap().port());
-                        connection.get("/1k").unwrap();
-                        let response = connection.response().unwrap_or_else(|e| panic!("request {n}: {e}"));
-                        assert_eq!((response.status, &response.sha256), (200, &want));
-                    }
-                    ports
-                })
-            })
-            .collect();
-        workers.into_iter().map(|w| w.join().unwrap()).collect()
-    });
-    t.expect_requests(1000, 0);
-    let ports: HashSet<u16> = ports.into_iter().flatten().collect();
-    let mut logged = 0;
-    for target in ["target1", "target2"] {
-        t.eventually("nginx writes its log", Duration::from_secs(5), |t| t.access_log(target).len() >= 500);
-        for line in t.access_log(target) {
-            let mut words = line.split_whitespace();
-            assert_eq!(words.next(), Some("10.90.11.2"), "not the client's address: {line}");
-            assert!(ports.contains(&words.next().unwrap().parse().unwrap()), "not the client's port: {line}");
-            logged += 1;
-        }
-    }
-    assert_eq!(logged, 1000, "each request ran once");
-    // Nothing is left once the flows have lingered.
-    t.eventually("all records are freed", LINGER * 4, |t| {
-        ["intermediate", "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
-    });
-    for node in ["intermediate", "target1", "target2"] {
-        assert_eq!(t.metric(node, "baton_flow_table_used"), 0, "{node}'s table");
-    }
+    thousand::ask_and_find_logged_once(&t);
+    thousand::expect_nothing_left(&t, LINGER);
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use crate::{LINGER, TARGETS, adopted, adopting, counted, expect_adopted, sysctl};
 use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::thousand;
 use baton_tests::two_pools::{served_by, two_pools};
 use netns_lab::{Family, LabSpec, Program, Serve, plan};
 use serde_json::Value;
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -28,44 +28,9 @@ fn twenty_downloads_of_100_mb_are_byte_exact_and_nothing_is_translated_on_the_ta
 #[test]
 fn a_thousand_small_requests_8_at_a_time_are_adopted_and_logged_once_with_the_clients_address() {
     let Some(t) = adopting("asmall", |s| s) else { return };
-    let want = t.sha256("1k");
-    let ports: Vec<HashSet<u16>> = t.client(move || {
-        let workers: Vec<_> = (0..8)
-            .map(|_| {
-                let want = want.clone();
-                std::thread::spawn(move || {
-                    let mut ports = HashSet::new();
-                    for n in 0..125 {
-                        let mut connection = Connection::open(VIP).unwrap();
-                        ports.insert(connection.socket().local_addr().unwrap().port());
-                        connection.get("/1k").unwrap();
-                        let response = connection.response().unwrap_or_else(|e| panic!("request {n}: {e}"));
-                        assert_eq!((response.status, &response.sha256), (200, &want));
-                    }
-                    ports
-                })
-            })
-            .collect();
-        workers.into_iter().map(|w| w.join().unwrap()).collect()
-    });
-    t.expect_requests(1000, 0);
+    thousand::ask_and_find_logged_once(&t);
     expect_adopted(&t, 1000);
-    let ports: HashSet<u16> = ports.into_iter().flatten().collect();
-    let logged = || TARGETS.iter().flat_map(|target| t.access_log(target)).collect::<Vec<_>>();
-    t.eventually("nginx writes its log", Duration::from_secs(5), |_| logged().len() >= 1000);
-    let lines = logged();
-    assert_eq!(lines.len(), 1000, "each request ran once");
-    for line in &lines {
-        let mut words = line.split_whitespace();
-        assert_eq!(words.next(), Some("10.90.11.2"), "not the client's address: {line}");
-        assert!(ports.contains(&words.next().unwrap().parse().unwrap()), "not the client's port: {line}");
-    }
-    t.eventually("all records are freed", LINGER * 4, |t| {
-        ["intermediate", "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
-    });
-    for node in ["intermediate", "target1", "target2"] {
-        assert_eq!(t.metric(node, "baton_flow_table_used"), 0, "{node}'s table");
-    }
+    thousand::expect_nothing_left(&t, LINGER);
 }
 
 #[test]
