@@ -55,7 +55,7 @@ fn a_thousand_requests_on_one_connection_alternate_between_two_targets() {
 fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
     let Some(t) = lab::up("tracked6", |s| two_pools(s).family(netns_lab::Family::Dual)) else { return };
     let vip = SocketAddr::V6(netns_lab::plan::VIP6);
-    alternate(&t, vip, 60);
+    alternate(&t, vip, 1000);
     let large = t.sha256("10m");
     let sink: Vec<u8> = (0..3_000_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
     t.client(move || {
@@ -89,16 +89,18 @@ fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
 fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
     let Some(t) = lab::up("pipelined", two_pools) else { return };
     let (small, large) = (t.sha256("1k"), t.sha256("1m"));
+    let is_large = |n: usize, round: usize| n % 3 == 1 && round % 25 < 3;
     t.client(move || {
-        // All that one target gets, all alternating, and mixed; as the first bytes of a connection and later.
-        for pattern in ["aaaaaaaa", "abababab", "aabbbaab"] {
+        // All that one target gets, all alternating, and mixed; as the first bytes of a connection and later. A thousand
+        // of those that alternate.
+        for (pattern, rounds) in [("aaaaaaaa", 3), ("abababab", 125), ("aabbbaab", 3)] {
             let mut connection = Connection::open(VIP).unwrap();
-            for round in 0..3 {
+            for round in 0..rounds {
                 let batch: String = pattern
                     .chars()
                     .enumerate()
                     .map(|(n, to)| {
-                        let path = if n % 3 == 1 { "/1m" } else { "/1k" };
+                        let path = if is_large(n, round) { "/1m" } else { "/1k" };
                         format!("GET {path}?to={to}&n={n} HTTP/1.1\r\nHost: lab\r\n\r\n")
                     })
                     .collect();
@@ -108,7 +110,7 @@ fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
                         .response()
                         .unwrap_or_else(|e| panic!("{pattern}, round {round}, request {n}: {e}"));
                     assert_eq!(response.served_by(), served_by(to), "{pattern} {round} {n}");
-                    let want = if n % 3 == 1 { &large } else { &small };
+                    let want = if is_large(n, round) { &large } else { &small };
                     assert_eq!(&response.sha256, want, "{pattern} {round} {n}");
                 }
             }
