@@ -46,6 +46,13 @@ fn a_thousand_requests_on_one_connection_alternate_between_two_targets() {
     let flows = t.flows("intermediate");
     assert_eq!(flows.len(), 1, "{flows:?}");
     assert_eq!(flows[0]["generation"], 1000, "{flows:?}");
+    // Each was moved without a socket here, and of its packets only those with a request in them were looked at.
+    let later = |outcome: &str| {
+        t.metric("intermediate", &format!("baton_later_requests_total{{outcome=\"{outcome}\"}}"))
+    };
+    assert_eq!((later("moved"), later("returned"), t.all_proxied()), (999, 0, 0));
+    let (read, acks) = (t.packets("intermediate", "later_request"), t.packets("intermediate", "translated"));
+    assert!((1..1100).contains(&read) && acks > 500, "{read} were read, {acks} passed");
     t.eventually("nginx writes its logs", Duration::from_secs(5), |t| {
         t.access_log("target1").len() + t.access_log("target2").len() == 1000
     });
