@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-/// How long a stopping agent waits for the handoffs under way.
+/// How long a stopping agent waits for the handoffs under way, and for intermediates to know that it stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs the agent until it is told to stop.
@@ -190,13 +190,10 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
         service::stopping();
         tracing::info!("stopping: no new handoffs");
         let until = Instant::now() + DRAIN;
-        let is_idle = || {
-            let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
-            engine.draining = true;
-            engine.active.is_empty()
-        };
+        let lock = || engine.lock().unwrap_or_else(PoisonError::into_inner);
+        lock().begin_leaving();
         let idle = async {
-            while !is_idle() && Instant::now() < until {
+            while !lock().has_left() && Instant::now() < until {
                 sleep(Duration::from_millis(5)).await;
             }
             // Answers on their way out.

@@ -7,7 +7,7 @@ mod recall;
 mod support;
 
 use baton_shared::capture::NegotiatedOptions;
-use baton_shared::control::{Handoff, Message, MigratedAnswer, ProbeOrder};
+use baton_shared::control::{FlowRef, Handoff, Message, MigratedAnswer, ProbeOrder};
 use baton_shared::reason::{EndReason, Refusal};
 use std::time::Duration;
 use support::wire::{Received, Wire};
@@ -185,6 +185,17 @@ fn what_must_not_run_is_refused_and_stays_refused() {
     let h = handoff(8, 40_008, &get("/hello"), options());
     assert_eq!(refused(&world, message(&h)), Refusal::ServerRefused);
     assert_eq!(refused(&world, message(&h)), Refusal::ServerRefused, "the same answer again");
+    // An agent that stops says so, and refuses what was on its way to it until it hears that this was known.
+    world.begin_stop();
+    let Message::Refused(farewell) = world.next() else { panic!("it does not say that it stops") };
+    assert_eq!((farewell.flow, farewell.reason), (FlowRef::NONE, Refusal::Draining));
+    let Message::Ended(report) = world.next() else { panic!("nothing that is to be answered") };
+    assert_eq!(report.flow, FlowRef::NONE);
+    std::thread::sleep(Duration::from_millis(200));
+    let h = handoff(9, 40_009, &get("/hello"), options());
+    assert_eq!(refused(&world, message(&h)), Refusal::Draining);
+    world.send(Message::EndSeen(FlowRef::NONE));
+    world.has_stopped();
 }
 
 fn refused_or_migrated(world: &World, h: &Handoff) -> Option<Refusal> {

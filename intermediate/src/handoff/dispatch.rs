@@ -91,6 +91,9 @@ impl Migrator {
             Message::Refused(answer) => {
                 let draining = answer.reason == Refusal::Draining;
                 agent.on_event(if draining { Channel::RefusedDraining } else { Channel::Answered });
+                if answer.flow == FlowRef::NONE {
+                    return;
+                }
                 let refused = Told::Event(HandoffEvent::Refused(answer.reason));
                 if self.pending.tell(answer.flow, refused) {
                     return;

@@ -33,7 +33,7 @@ impl Migrator {
         times: &mut StageTimes,
     ) -> Result<(Flight<'a>, UnboundedReceiver<Told>), Kept> {
         let keep = |stream, reason| Kept { stream: Some(stream), reason, refusal: None, extra: Vec::new() };
-        let Some(target) = self.targets.get(id).filter(|t| t.is_up()) else {
+        let Some(target) = self.targets.get(id).filter(|t| t.takes_handoffs()) else {
             return Err(keep(stream, ProxyReason::NoAgent));
         };
         let Some(server) = target.spec.servers.for_vip(ends.vip) else {

@@ -42,6 +42,13 @@ pub struct FlowRef {
     pub generation: u32,
 }
 
+impl FlowRef {
+    /// No flow: an agent that stops refuses its handoff ([`Refusal::Draining`]) and reports its end. To an intermediate the one
+    /// says that the agent takes nothing more; its answer to the other says to the agent that it knows, and that all it had
+    /// sent before has arrived.
+    pub const NONE: FlowRef = FlowRef { flow_id: 0, generation: 0 };
+}
+
 /// A flow's number as people see it: 16 hexadecimal digits.
 pub fn flow_id_text(flow_id: u64) -> String {
     format!("{flow_id:016x}")

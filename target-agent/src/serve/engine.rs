@@ -18,6 +18,7 @@ use baton_shared::reason::Refusal;
 use baton_shared::seq::{Client, Seq};
 use baton_shared::state::replay::{Answer, SegmentToSend, flag};
 use serde_json::json;
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub(crate) struct Engine {
     pub(crate) recalls: Vec<u32>,
     /// The agent is stopping.
     pub(crate) draining: bool,
+    /// Sessions that were told so and have not answered.
+    pub(super) leaving: HashSet<u64>,
     /// Until then a handoff that nobody here has seen may have been fed by the run before, CLOCK_MONOTONIC ns.
     blind_until_ns: u64,
     /// Where the next ageing scan begins.
@@ -170,6 +173,7 @@ impl Engine {
             active: Vec::new(),
             recalls: Vec::new(),
             draining: false,
+            leaving: HashSet::new(),
             scan_from: 0,
             probes: Probes::default(),
             packet: Vec::with_capacity(2048),
@@ -202,6 +206,7 @@ impl Engine {
                 if let Some(session) = table.sessions.remove(&session) {
                     events::publish(Kind::Channel, || json!({ "intermediate": session.name, "up": false }));
                 }
+                self.leaving.remove(&session);
                 self.forget_recalls(table, session);
             }
             ServerEvent::Message { session, message } => {
@@ -235,11 +240,16 @@ impl Engine {
         for (_, report) in table.reports.unseen().filter(|((of, _), _)| Some(*of) == peer) {
             self.send(session, Message::Ended(*report));
         }
+        if self.draining {
+            self.say_farewell(session);
+        }
     }
 
     fn on_message(&mut self, table: &mut Table, session: u64, peer: Option<PeerId>, message: Message) {
         let Some(peer) = peer else {
-            if let Message::Handoff(handoff) = message {
+            if let Message::EndSeen(FlowRef::NONE) = message {
+                self.leaving.remove(&session);
+            } else if let Message::Handoff(handoff) = message {
                 self.refuse_at_once(session, handoff.flow, Refusal::NotAllowed);
             } else if let Message::Status(flow) | Message::Cancel(flow) = message {
                 self.refuse_at_once(session, flow, Refusal::NeverSeen);
@@ -287,7 +297,7 @@ impl Engine {
                 }
             }
             Message::Inspect(flow) => self.on_inspect(table, session, (peer, flow)),
-            Message::EndSeen(flow) => table.reports.seen(&(peer, flow)),
+            Message::EndSeen(flow) => self.on_end_seen(table, session, (peer, flow)),
             // The transport answers pings; the rest is not for an agent.
             _ => {}
         }

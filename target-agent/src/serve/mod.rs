@@ -4,6 +4,7 @@ mod adopt;
 pub(crate) mod engine;
 pub(crate) mod handoff;
 pub(crate) mod inspect;
+mod leaving;
 pub(crate) mod packet;
 pub(crate) mod preflight;
 mod probe;

@@ -273,10 +273,29 @@ impl World {
         self.connect();
     }
 
-    /// Tells the agent to stop, and waits until it has.
+    /// Tells the agent to stop, and waits until it has, as an intermediate does.
     pub(crate) fn stop_agent(&mut self) {
-        let Running(agent) = &mut self.agent.take().unwrap();
+        self.begin_stop();
+        loop {
+            match self.next_event(Duration::from_secs(10)) {
+                Some(ChannelEvent::Message(Message::Ended(report))) if report.flow == FlowRef::NONE => break,
+                Some(ChannelEvent::Down { .. }) | None => panic!("the agent says nothing of its stop"),
+                Some(_) => {}
+            }
+        }
+        self.send(Message::EndSeen(FlowRef::NONE));
+        self.has_stopped();
+    }
+
+    /// Tells the agent to stop.
+    pub(crate) fn begin_stop(&self) {
+        let Running(agent) = self.agent.as_ref().unwrap();
         must("kill", &["-TERM", &agent.id().to_string()]);
+    }
+
+    /// Waits until it has.
+    pub(crate) fn has_stopped(&mut self) {
+        let Running(agent) = &mut self.agent.take().unwrap();
         assert!(agent.wait().unwrap().success());
     }
 

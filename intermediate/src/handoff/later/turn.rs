@@ -306,6 +306,10 @@ impl Migrator {
         let (Some(target), Some(server)) = (target, server) else {
             return self.give_to_front(flow, hand, Some((ProxyReason::AddressFamily, None)), noted).await;
         };
+        // It may have begun to stop since the target was chosen.
+        if !target.takes_handoffs() {
+            return self.give_to_front(flow, hand, Some((ProxyReason::NoAgent, None)), noted).await;
+        }
         let before = flow.lock().later.clone();
         let Some((mut subject, message)) = self.next_handoff(flow, &hand, (to, server), head, fed) else {
             return self.give_to_front(flow, hand, None, noted).await;
