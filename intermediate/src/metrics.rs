@@ -2,7 +2,7 @@
 //! themselves is read from there at each scrape (`admin`), not counted twice.
 
 use crate::handoff::StageTimes;
-use baton_daemon::metrics::{ReasonCounters, register_counters};
+use baton_daemon::metrics::{HTTP_SECONDS, ReasonCounters, register_counters};
 use baton_shared::http::{GateRule, Verdict};
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The label of requests and reloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +48,10 @@ pub struct Metrics {
     closed: Arc<ReasonCounters<CloseReason>>,
     gate: Arc<ReasonCounters<GateRule>>,
     reloads: Family<OutcomeLabel, Counter>,
+    reload_good: Gauge,
+    /// Seconds since 1970.
+    reload_at: Gauge<f64, AtomicU64>,
+    proxied_durations: Histogram,
     probes: Family<ResultLabel, Counter>,
     accepted: Counter,
     connections: Gauge,
@@ -92,6 +98,9 @@ impl Default for Metrics {
             closed: Arc::default(),
             gate: Arc::default(),
             reloads: Family::default(),
+            reload_good: Gauge::default(),
+            reload_at: Gauge::default(),
+            proxied_durations: Histogram::new(HTTP_SECONDS),
             probes: Family::default(),
             accepted: Counter::default(),
             connections: Gauge::default(),
@@ -104,6 +113,8 @@ impl Default for Metrics {
         for outcome in ["applied", "refused"] {
             drop(metrics.reloads.get_or_create(&OutcomeLabel { outcome }));
         }
+        // The start took one into service.
+        metrics.took_into_service();
         for result in ["ok", "failed"] {
             drop(metrics.probes.get_or_create(&ResultLabel { result }));
         }
@@ -191,6 +202,22 @@ impl Metrics {
     pub fn on_reload(&self, applied: bool) {
         let outcome = if applied { "applied" } else { "refused" };
         self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+        if applied {
+            self.took_into_service();
+        } else {
+            self.reload_good.set(0);
+        }
+    }
+
+    fn took_into_service(&self) {
+        self.reload_good.set(1);
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.reload_at.set(since_1970.as_secs_f64());
+    }
+
+    /// Where durations of proxied requests go, seconds.
+    pub(crate) fn proxied_durations(&self) -> Histogram {
+        self.proxied_durations.clone()
     }
 
     /// A target was probed along the real path.
@@ -246,6 +273,23 @@ impl Metrics {
             "baton_reloads",
             "Configurations read again while running, taken into service or refused",
             self.reloads.clone(),
+        );
+        registry.register(
+            "baton_reload_last_successful",
+            "1 if the configuration in the file was taken into service when it was last read, 0 if it was refused",
+            self.reload_good.clone(),
+        );
+        registry.register_with_unit(
+            "baton_reload_last_success_timestamp",
+            "When a configuration was last taken into service, seconds since 1970",
+            Unit::Seconds,
+            self.reload_at.clone(),
+        );
+        registry.register_with_unit(
+            "baton_proxied_request_duration",
+            "Duration of proxied requests, from the complete head to the end of the response",
+            Unit::Seconds,
+            self.proxied_durations.clone(),
         );
         registry.register(
             "baton_probes",

@@ -3,7 +3,9 @@
 use crate::serve::engine::Shared;
 use crate::serve::ways::Choice;
 use baton_daemon::control::Server;
-use baton_daemon::metrics::{ReasonCounters, register_build_info, register_counters, register_reasons};
+use baton_daemon::metrics::{
+    ReasonCounters, register_build_info, register_counters, register_reasons, seconds,
+};
 use baton_loader::{Plane, monotonic_ns};
 use baton_shared::control::ServerLoad;
 use baton_shared::reason::{EndReason, Refusal};
@@ -210,7 +212,7 @@ type Number = fn(&ServerLoad) -> u64;
 impl Gauges {
     fn encode_servers(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let loads: Vec<ServerLoad> = self.shared.table().loads.all().cloned().collect();
-        let gauges: [(&str, &str, Number); 5] = [
+        let gauges: [(&str, &str, Number); 4] = [
             ("baton_server_listening", "1 if something listens at the server's address.", |l| {
                 l.listening.into()
             }),
@@ -219,11 +221,6 @@ impl Gauges {
             }),
             ("baton_server_accept_limit", "How many may wait.", |l| l.accept_limit.into()),
             ("baton_server_flows", "Flows on the server that have not ended.", |l| l.all_flows.into()),
-            (
-                "baton_server_rtt_microseconds",
-                "Round-trip time to clients, mean of the flows looked at.",
-                |l| l.rtt_us.into(),
-            ),
         ];
         for (name, help, number) in gauges {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -232,7 +229,7 @@ impl Gauges {
                 family.encode_family(&[("server", load.server.to_string())])?.encode_gauge(&value)?;
             }
         }
-        let counters: [(&str, &str, Number); 6] = [
+        let counters: [(&str, &str, Number); 5] = [
             ("baton_server_listen_drops", "Connections dropped at the server's listening sockets.", |l| {
                 l.listen_drops
             }),
@@ -240,7 +237,6 @@ impl Gauges {
             ("baton_server_segments", "Segments sent on the flows looked at.", |l| l.segments),
             ("baton_server_retransmitted", "Of those, sent again.", |l| l.retransmitted),
             ("baton_server_responses", "Responses whose time to the first byte was taken.", |l| l.responses),
-            ("baton_server_response_microseconds", "The sum of those times.", |l| l.response_us),
         ];
         for (name, help, number) in counters {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -249,6 +245,25 @@ impl Gauges {
                     .encode_family(&[("server", load.server.to_string())])?
                     .encode_counter::<NoLabelSet, _, u64>(&number(load), None)?;
             }
+        }
+        Self::encode_times(encoder, &loads)
+    }
+
+    /// What is measured in microseconds.
+    fn encode_times(mut encoder: DescriptorEncoder<'_>, loads: &[ServerLoad]) -> fmt::Result {
+        let unit = Some(&Unit::Seconds);
+        let help = "Round-trip time to clients, mean of the flows looked at.";
+        let mut rtt = encoder.encode_descriptor("baton_server_rtt", help, unit, MetricType::Gauge)?;
+        for load in loads {
+            let labels = [("server", load.server.to_string())];
+            rtt.encode_family(&labels)?.encode_gauge(&seconds(load.rtt_us.into()))?;
+        }
+        let (name, help) = ("baton_server_response", "The sum of the times to responses' first bytes.");
+        let mut responses = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for load in loads {
+            responses
+                .encode_family(&[("server", load.server.to_string())])?
+                .encode_counter::<NoLabelSet, _, u64>(&seconds(load.response_us), None)?;
         }
         Ok(())
     }

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
+use baton_tests::exposition;
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::openapi::faults;
 use netns_lab::plan::INTERMEDIATE;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
@@ -93,6 +95,36 @@ fn as_described(t: &TestLab, node: &str, flow: &str) -> usize {
     called
 }
 
+/// What both daemons show at `/metrics` follows the format and our rules, and `docs/metrics.md` has a row for each family, and
+/// none for another.
+fn metrics_are_as_documented(t: &TestLab, target: &str) {
+    let page = include_str!("../../docs/metrics.md");
+    let mut rows: BTreeSet<&str> = page.lines().filter(|line| line.starts_with("| `baton_")).collect();
+    let mut shown = BTreeSet::new();
+    for (node, daemon) in [(INTERMEDIATE, "intermediate"), (target, "agent")] {
+        let (_, text) = t.lab.admin_text(node, "/metrics").unwrap();
+        let families = exposition::read(&text).unwrap_or_else(|faults| panic!("{node}: {faults:#?}"));
+        for (name, family) in &families {
+            let row = format!("| `{}` | {} | {daemon} | ", family.shown(name), family.kind);
+            shown.insert(row);
+        }
+        if let Some(stages) = families.get("baton_stage_seconds") {
+            assert_eq!(
+                (stages.bounds()[0].as_str(), stages.bounds().len()),
+                ("0.00002", 20),
+                "from 20 us on"
+            );
+            let requests = families["baton_proxied_request_duration_seconds"].bounds();
+            assert_eq!((requests[0].as_str(), requests[13].as_str()), ("0.005", "10.0"), "OpenTelemetry's");
+        }
+    }
+    for row in shown {
+        let found = rows.iter().find(|line| line.starts_with(&row)).copied();
+        assert!(found.is_some_and(|line| rows.remove(line)), "docs/metrics.md lacks: {row}");
+    }
+    assert!(rows.is_empty(), "nobody shows {rows:#?}");
+}
+
 #[test]
 fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_sides() {
     let Some(t) = lab::up("adminapi", |s| s) else { return };
@@ -132,6 +164,7 @@ fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_s
 
     assert_eq!(as_described(&t, INTERMEDIATE, id), 22);
     assert_eq!(as_described(&t, target, id), 11);
+    metrics_are_as_documented(&t, target);
     assert_eq!(wait_for(&here, "reload", &Value::Null)["applied"], true);
     t.order(&format!("/v1/targets/{target}/drain"));
     t.order(&format!("/v1/targets/{target}/undrain"));

@@ -2,11 +2,13 @@
 
 use crate::front::Front;
 use crate::pools::{Member, Pool};
+use baton_daemon::metrics::seconds;
 use baton_loader::monotonic_ns;
 use baton_shared::health::Standing;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
 use std::fmt;
 use std::sync::Arc;
 
@@ -30,6 +32,8 @@ struct Series {
     name: &'static str,
     help: &'static str,
     kind: MetricType,
+    /// The numbers are microseconds, and shown as seconds.
+    time: bool,
     values: fn(&Pool, &Member) -> Vec<Value>,
 }
 
@@ -38,6 +42,7 @@ const SERIES: [Series; 5] = [
         name: "baton_member_standing",
         help: "How the pool's member stands: 1 at its standing.",
         kind: MetricType::Gauge,
+        time: false,
         values: |_, member| {
             let now = member.standing();
             Standing::ALL.iter().map(|s| ("standing", s.name(), u64::from(*s == now))).collect()
@@ -47,6 +52,7 @@ const SERIES: [Series; 5] = [
         name: "baton_picks",
         help: "Requests the member was picked for, by the way they were to go.",
         kind: MetricType::Counter,
+        time: false,
         values: |_, member| {
             let (migrated, proxied) = member.picks();
             vec![("way", "migrate", migrated), ("way", "proxy", proxied)]
@@ -56,21 +62,24 @@ const SERIES: [Series; 5] = [
         name: "baton_checks",
         help: "Active checks by their result.",
         kind: MetricType::Counter,
+        time: false,
         values: |_, member| {
             let (passed, failed, _) = member.check_counts();
             vec![("result", "passed", passed), ("result", "failed", failed)]
         },
     },
     Series {
-        name: "baton_checks_microseconds",
+        name: "baton_checks_duration",
         help: "How long active checks took, together.",
         kind: MetricType::Counter,
+        time: true,
         values: |_, member| vec![("result", "any", member.check_counts().2)],
     },
     Series {
-        name: "baton_member_latency_microseconds",
+        name: "baton_member_latency",
         help: "The response time by which least_time chooses; 0 if it is not known.",
         kind: MetricType::Gauge,
+        time: true,
         values: |pool, member| {
             vec![(
                 "balance",
@@ -85,7 +94,8 @@ impl Collector for OfPools {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let site = self.0.site.load_full();
         for series in &SERIES {
-            let mut family = encoder.encode_descriptor(series.name, series.help, None, series.kind)?;
+            let unit = series.time.then_some(&Unit::Seconds);
+            let mut family = encoder.encode_descriptor(series.name, series.help, unit, series.kind)?;
             for pool in &site.pools {
                 for member in pool.members() {
                     for (label, value, number) in (series.values)(pool, member) {
@@ -96,9 +106,13 @@ impl Collector for OfPools {
                         ];
                         let mut metric = family.encode_family(&labels)?;
                         match series.kind {
+                            MetricType::Counter if series.time => {
+                                metric.encode_counter::<NoLabels, _, u64>(&seconds(number), None)?
+                            }
                             MetricType::Counter => {
                                 metric.encode_counter::<NoLabels, _, u64>(&number, None)?
                             }
+                            _ if series.time => metric.encode_gauge(&seconds(number))?,
                             _ => metric.encode_gauge(&i64::try_from(number).unwrap_or(i64::MAX))?,
                         }
                     }

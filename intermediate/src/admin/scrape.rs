@@ -38,6 +38,26 @@ pub(super) fn register(registry: &mut Registry, front: &Arc<Front>, plane: Optio
             "outcome",
             move || of.later_counts().outcomes().to_vec(),
         );
+        let of = Arc::clone(migrator);
+        baton_daemon::metrics::register_reasons(
+            registry,
+            "baton_held_dropped",
+            "Packets for the hold queue that were dropped, by reason",
+            move || {
+                let hold = of.stats().hold;
+                vec![
+                    ("full", hold.dropped_full),
+                    ("malformed", hold.dropped_malformed),
+                    ("write_failed", hold.dropped_write_failed),
+                ]
+            },
+        );
+        baton_daemon::metrics::register_counters(
+            registry,
+            "baton_control_faults",
+            "Control connections that ended or did not come up, by reason",
+            migrator.control_faults(),
+        );
         baton_daemon::metrics::register_counters(
             registry,
             "baton_recalls_refused",

@@ -3,7 +3,7 @@
 use super::{AgentEvent, Migrator};
 use crate::leg_mtu;
 use crate::targets::{AgentId, AgentLink, NotSent};
-use baton_daemon::control::{ChannelEvent, Client, ClientSpec, ControlError, SendError};
+use baton_daemon::control::{ChannelEvent, Client, ClientSpec, ControlError, FaultCounters, SendError};
 use baton_daemon::tls::TlsFiles;
 use baton_daemon::tun::Tun;
 use baton_shared::control::{Hello, Message, Role};
@@ -69,7 +69,8 @@ impl Migrator {
                     migrator.on_channel_event(id, event);
                 }
             };
-            agent.set_link(Arc::new(Client::spawn(spec, Arc::new(on_event))?));
+            let client = Client::spawn_counted(spec, Arc::new(on_event), Arc::clone(&self.faults))?;
+            agent.set_link(Arc::new(client));
         }
         let all = self.targets.all();
         let watched = self.watched.swap(all.len(), Ordering::Relaxed);
@@ -77,6 +78,11 @@ impl Migrator {
             tokio::spawn(self.clone().watch_target(target.id));
         }
         Ok(())
+    }
+
+    /// Why control channels ended or did not come up.
+    pub fn control_faults(&self) -> &FaultCounters {
+        &self.faults
     }
 
     fn on_channel_event(&self, id: AgentId, event: ChannelEvent) {

@@ -42,6 +42,7 @@ use crate::probe::Probes;
 use crate::reset::Resetter;
 use crate::targets::Targets;
 use arc_swap::ArcSwap;
+use baton_daemon::control::FaultCounters;
 use baton_daemon::own::OwnAddresses;
 use baton_loader::Plane;
 use baton_shared::control::FlowRef;
@@ -77,6 +78,7 @@ pub struct Migrator {
     own: OwnAddresses,
     probes: Arc<Probes>,
     inspections: Inspections,
+    faults: FaultCounters,
     late: AtomicU64,
     prefetched: AtomicU64,
     stray_answers: AtomicU64,
@@ -106,6 +108,7 @@ impl Migrator {
             own: OwnAddresses::new(),
             probes: Arc::default(),
             inspections: Inspections::default(),
+            faults: FaultCounters::default(),
             late: AtomicU64::new(0),
             prefetched: AtomicU64::new(0),
             stray_answers: AtomicU64::new(0),

@@ -6,6 +6,7 @@ use crate::access_log::{AccessLog, Asked, Placed, ProxiedRecord};
 use baton_shared::http::GateRule;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use baton_shared::termination::ProxiedEnd;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
 #[derive(Debug)]
@@ -21,12 +22,16 @@ struct Open {
 /// The record in the making; nothing if there is no log. Dropped without a word of how the request ended, the client
 /// was gone: whoever serves it was not let come to its end.
 #[derive(Debug)]
-pub(crate) struct Recorder(Option<Box<Open>>);
+pub(crate) struct Recorder {
+    open: Option<Box<Open>>,
+    /// Since when, and where the duration goes.
+    timer: Option<(Instant, Histogram)>,
+}
 
 impl Recorder {
     /// Of nothing.
     pub(crate) const fn none() -> Self {
-        Recorder(None)
+        Recorder { open: None, timer: None }
     }
 
     /// Of a request whose head is complete. `asked` is called only if there is a log.
@@ -38,7 +43,7 @@ impl Recorder {
         refusal: Option<Refusal>,
         too_slow: TooSlow,
     ) -> Self {
-        Recorder(log.is_on().then(|| {
+        let open = log.is_on().then(|| {
             let record = ProxiedRecord {
                 asked: asked(),
                 placed: placed(),
@@ -55,12 +60,24 @@ impl Recorder {
                 rule: None,
             };
             Box::new(Open { log: log.clone(), record, began: Instant::now(), progress: None, too_slow })
-        }))
+        });
+        Recorder { open, timer: None }
+    }
+
+    /// The request's duration, from now to its end, goes there as well, be there a log or not.
+    pub(super) fn timed(mut self, durations: Histogram) -> Self {
+        self.timer = Some((Instant::now(), durations));
+        self
+    }
+
+    /// It has become a tunnel, whose end says nothing of a request.
+    pub(super) fn untimed(&mut self) {
+        self.timer = None;
     }
 
     /// There is a connection to this target.
     pub(crate) fn on_connected(&mut self, target: impl FnOnce() -> String) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.record.placed.target = target();
             open.record.connect = Some(open.began.elapsed());
         }
@@ -68,14 +85,14 @@ impl Recorder {
 
     /// The request's body is counted here.
     pub(super) fn set_progress(&mut self, progress: &Progress) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.progress = Some(progress.clone());
         }
     }
 
     /// The server's response has this status.
     pub(crate) fn on_head(&mut self, status: u16) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.record.status = Some(status);
             open.record.first_byte = Some(open.began.elapsed());
         }
@@ -83,14 +100,14 @@ impl Recorder {
 
     /// So much of the response's body was passed on.
     pub(crate) fn add(&mut self, bytes: usize) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.record.bytes += bytes as u64;
         }
     }
 
     /// What a tunnel carried, client to server and server to client.
     pub(crate) fn on_tunnelled(&mut self, (up, down): (u64, u64)) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.record.request_bytes += up;
             open.record.bytes += down;
         }
@@ -98,7 +115,10 @@ impl Recorder {
 
     /// It is over; written.
     pub(crate) fn end(&mut self, end: ProxiedEnd) {
-        if let Some(mut open) = self.0.take() {
+        if let Some((began, durations)) = self.timer.take() {
+            durations.observe(began.elapsed().as_secs_f64());
+        }
+        if let Some(mut open) = self.open.take() {
             open.record.end = match end {
                 ProxiedEnd::Finished | ProxiedEnd::Closed(_) => end,
                 _ if open.too_slow.is_set() => ProxiedEnd::Closed(CloseReason::SlowReader),
@@ -115,7 +135,7 @@ impl Recorder {
 
     /// The intermediate answers by itself.
     pub(crate) fn answered(mut self, status: u16, reason: CloseReason, rule: Option<GateRule>) {
-        if let Some(open) = &mut self.0 {
+        if let Some(open) = &mut self.open {
             open.record.status = Some(status);
             open.record.rule = rule;
         }

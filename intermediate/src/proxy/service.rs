@@ -142,7 +142,8 @@ impl Session {
         let asked = || self.asked(Some(&gated));
         let placed = || decision.placed();
         let mut recorder =
-            Recorder::begin(&self.front.access_log, asked, placed, reason, refusal, self.requests.too_slow());
+            Recorder::begin(&self.front.access_log, asked, placed, reason, refusal, self.requests.too_slow())
+                .timed(self.front.metrics.proxied_durations());
         let limits = decision.limits;
         let limit = limits.upstream_timeout;
         let tunnelled = decision.tunnel == Tunnel::Allowed;
@@ -222,6 +223,7 @@ impl Session {
                     let listener = self.site.listeners.get(self.peer.listener);
                     let idle = listener.map_or(crate::relay::IDLE, |l| l.times.idle);
                     let (stop, metrics) = (self.stop.clone(), self.front.metrics.clone());
+                    recorder.untimed();
                     let tunnelling = Tunnelling { stop, held, recorder, idle, metrics };
                     tunnel::join(client_end, server_end, tunnelling);
                     recorder = Recorder::none();

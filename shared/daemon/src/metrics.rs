@@ -14,6 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The content type of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Upper bounds for durations of whole HTTP requests, seconds, as OpenTelemetry's conventions have them
+/// (`http.server.request.duration`).
+pub const HTTP_SECONDS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
 /// An enum of numbered reasons; those of `baton_shared::reason` all are.
 pub trait Reason: Copy + fmt::Debug + Send + Sync + 'static {
     /// The label's name.
@@ -170,6 +175,12 @@ pub fn register_counters<R: Reason>(
 pub fn register_build_info(registry: &mut Registry, program: &'static str, version: &'static str) {
     let info = Info::new(vec![("program", program), ("version", version)]);
     registry.register("baton_build", "What is running", info);
+}
+
+/// Microseconds as the base unit of metrics.
+#[expect(clippy::cast_precision_loss, reason = "285 years are exact to the microsecond")]
+pub fn seconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1e6
 }
 
 /// The registry's metrics as OpenMetrics text, see [`CONTENT_TYPE`].
