@@ -81,8 +81,6 @@ pub(crate) struct Entry {
     pub(crate) flow: FlowRef,
     pub(crate) key: FlowKey,
     pub(crate) slot: u32,
-    pub(crate) client: SocketAddr,
-    pub(crate) vip: SocketAddr,
     /// `None` for a flow taken over at start whose server the configuration no longer names.
     pub(crate) target: Option<TargetId>,
     pub(crate) server: SocketAddr,
@@ -91,7 +89,8 @@ pub(crate) struct Entry {
     /// Since when the flow may be judged idle, CLOCK_MONOTONIC ns.
     pub(crate) began_ns: u64,
     pub(crate) committed: bool,
-    pub(crate) end: Option<EndReport>,
+    /// Apart, as what most flows do not have most of their time.
+    pub(crate) end: Option<Box<EndReport>>,
     /// Its later requests are read.
     pub(crate) later: Option<Arc<LaterFlow>>,
     /// It is being taken back from its target.
@@ -99,7 +98,19 @@ pub(crate) struct Entry {
     /// The report of that has come.
     recall_told: bool,
     /// The handoff it was taken back from, until the report of that comes.
-    left: Option<Left>,
+    left: Option<Box<Left>>,
+}
+
+impl Entry {
+    /// The client's address and port.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.key.remote.socket_addr(self.key.remote_port)
+    }
+
+    /// Those it connected to.
+    pub(crate) fn vip(&self) -> SocketAddr {
+        self.key.local.socket_addr(self.key.local_port)
+    }
 }
 
 /// Hold accounts under watch after a commit.
@@ -115,7 +126,8 @@ struct Watch {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_id: HashMap<u64, Entry>,
+    /// Apart: a third of a table is room.
+    by_id: HashMap<u64, Box<Entry>>,
     by_key: HashMap<FlowKey, u64>,
     /// Ended flows and when they are removed; in order, since all linger equally long.
     lingering: VecDeque<(Instant, u64)>,
@@ -123,6 +135,12 @@ struct Table {
     watched: Vec<Watch>,
     /// How often they were looked at.
     looks: u64,
+}
+
+impl Table {
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.by_id.values().map(Box::as_ref)
+    }
 }
 
 /// All flows.
@@ -216,8 +234,6 @@ impl Flows {
             flow,
             key,
             slot,
-            client: identity.client,
-            vip: identity.vip,
             target: Some(identity.target),
             server: identity.server,
             request: identity.request,
@@ -238,7 +254,7 @@ impl Flows {
                 return Err(BeginError::Alive(alive));
             }
             table.by_key.insert(key, flow.flow_id);
-            table.by_id.insert(flow.flow_id, entry);
+            table.by_id.insert(flow.flow_id, Box::new(entry));
         }
         self.plane.slots().write(slot, &record);
         let inserted = match self.plane.insert(&key, slot) {
@@ -300,7 +316,7 @@ impl Flows {
             self.count_ended(entry.target);
         }
         if let Some(left) = entry.left {
-            table.left.keep(left, Instant::now());
+            table.left.keep(*left, Instant::now());
         }
         Some((entry.key, entry.slot))
     }
@@ -355,7 +371,7 @@ impl Flows {
         let table = self.table();
         self.leg_mtus.on_probe(server, told);
         let slots = self.plane.slots();
-        for entry in table.by_id.values().filter(|e| e.committed && e.server.ip() == server) {
+        for entry in table.entries().filter(|e| e.committed && e.server.ip() == server) {
             let leg = Leg::from_flags(slots.read(entry.slot).flags);
             slots.set_leg_mtu(entry.slot, self.leg_mtus.room(server, leg));
         }
@@ -432,15 +448,15 @@ impl Flows {
             ended: entry.end.is_some(),
             turning: entry.turning,
             recall_told: entry.recall_told,
-            left: entry.left.map(|left| left.flow),
+            left: entry.left.as_ref().map(|left| left.flow),
         };
         let word = judge_report(&report, &known);
         match word {
             Word::Unknown | Word::Again => {}
             Word::Recalled if known.flow == report.flow => entry.recall_told = true,
-            Word::Recalled => return (word, entry.left.take()),
+            Word::Recalled => return (word, entry.left.take().map(|left| *left)),
             Word::Ended => {
-                entry.end = Some(report);
+                entry.end = Some(Box::new(report));
                 // Before the commit the report only waits: the commit sees it.
                 if entry.committed {
                     let (slot, target) = (entry.slot, entry.target);
@@ -474,7 +490,7 @@ impl Flows {
     pub fn live_on(&self, target: TargetId) -> Vec<FlowRef> {
         let table = self.table();
         let live = |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none();
-        table.by_id.values().filter(live).map(|e| e.flow).collect()
+        table.entries().filter(live).map(|e| e.flow).collect()
     }
 
     /// How many flows have an entry, lingering ones too.

@@ -43,8 +43,8 @@ impl Flows {
     pub fn live_counts(&self) -> LiveCounts {
         let table = self.table();
         let mut counts = LiveCounts::default();
-        for entry in table.by_id.values().filter(|entry| is_live(entry)) {
-            counts.count(entry.vip, entry.target, entry.later.is_some());
+        for entry in table.entries().filter(|entry| is_live(entry)) {
+            counts.count(entry.vip(), entry.target, entry.later.is_some());
         }
         counts
     }
@@ -52,8 +52,8 @@ impl Flows {
     /// How many live flows came by a VIP, or by any.
     pub fn live_of(&self, vip: Option<SocketAddr>) -> usize {
         let table = self.table();
-        let of_it = |e: &&Entry| vip.is_none_or(|vip| e.vip == vip) && is_live(e);
-        table.by_id.values().filter(of_it).count()
+        let of_it = |e: &&Entry| vip.is_none_or(|vip| e.vip() == vip) && is_live(e);
+        table.entries().filter(of_it).count()
     }
 }
 

@@ -65,9 +65,9 @@ impl Flows {
     pub fn slots_of(&self, ip: IpAddr) -> HashMap<SocketAddr, u32> {
         let table = self.table();
         let mut newest: HashMap<SocketAddr, (u64, u32)> = HashMap::new();
-        for entry in table.by_id.values().filter(|entry| entry.client.ip() == ip) {
+        for entry in table.entries().filter(|entry| entry.client().ip() == ip) {
             let this = (entry.flow.flow_id, entry.slot);
-            newest.entry(entry.client).and_modify(|other| *other = this.max(*other)).or_insert(this);
+            newest.entry(entry.client()).and_modify(|other| *other = this.max(*other)).or_insert(this);
         }
         newest.into_iter().map(|(client, (_, slot))| (client, slot)).collect()
     }

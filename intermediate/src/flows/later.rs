@@ -24,13 +24,13 @@ impl Flows {
     pub(crate) fn laters_on(&self, target: TargetId) -> Vec<Arc<LaterFlow>> {
         let table = self.table();
         let live = |e: &&super::Entry| e.target == Some(target) && e.committed && e.end.is_none();
-        table.by_id.values().filter(live).filter_map(|e| e.later.clone()).collect()
+        table.entries().filter(live).filter_map(|e| e.later.clone()).collect()
     }
 
     /// Whether later requests of a live flow of this VIP's are read.
     pub(crate) fn is_read_of(&self, vip: SocketAddr) -> bool {
-        let read = |e: &super::Entry| e.vip == vip && e.later.is_some() && e.end.is_none();
-        self.table().by_id.values().any(read)
+        let read = |e: &super::Entry| e.vip() == vip && e.later.is_some() && e.end.is_none();
+        self.table().entries().any(read)
     }
 
     /// From here on this one reads them.
@@ -45,7 +45,7 @@ impl Flows {
     pub(crate) fn set_turning(&self, flow: FlowRef, turning: bool) -> bool {
         let mut table = self.table();
         let live = |e: &&mut super::Entry| e.flow == flow && e.committed && e.end.is_none();
-        match table.by_id.get_mut(&flow.flow_id).filter(live) {
+        match table.by_id.get_mut(&flow.flow_id).map(Box::as_mut).filter(live) {
             Some(entry) => {
                 entry.turning = turning;
                 entry.recall_told = false;
@@ -89,8 +89,8 @@ impl Flows {
         if FlowState::from_raw(record.state) != FlowState::Committed {
             return None;
         }
-        let left = Left { flow, client: entry.client, target: entry.target, given_back: false };
-        entry.left = (!std::mem::take(&mut entry.recall_told)).then_some(left);
+        let left = Left { flow, client: entry.client(), target: entry.target, given_back: false };
+        entry.left = (!std::mem::take(&mut entry.recall_told)).then(|| Box::new(left));
         entry.flow.generation = flow.generation.wrapping_add(1);
         entry.committed = false;
         entry.turning = false;
@@ -109,7 +109,7 @@ impl Flows {
         let owed = |e: &&super::Entry| {
             e.committed && e.end.is_none() && self.plane.slots().read(e.slot).flags & FLAG_OWED != 0
         };
-        table.by_id.values().filter(owed).filter_map(|e| Some((e.target?, e.flow))).collect()
+        table.entries().filter(owed).filter_map(|e| Some((e.target?, e.flow))).collect()
     }
 
     /// Who gets a frozen flow; before the commit.

@@ -33,7 +33,7 @@ impl Flows {
         let table = self.table();
         let live = |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none();
         let look = |e: &Entry| (e.flow, marks(&self.plane.slots().read(e.slot)));
-        table.by_id.values().filter(live).map(look).collect()
+        table.entries().filter(live).map(look).collect()
     }
 
     /// The key of a live flow.
@@ -59,8 +59,8 @@ impl Flows {
         record.state = FlowState::Frozen as u32;
         slots.write(entry.slot, &record);
         let client = Severed {
-            client: entry.client,
-            vip: entry.vip,
+            client: entry.client(),
+            vip: entry.vip(),
             snd_nxt: record.note_ack,
             rcv_nxt: record.note_seq_end,
         };
@@ -75,7 +75,7 @@ impl Flows {
         let report = EndReport::unreported(flow, reason);
         let first = entry.end.is_none();
         if first {
-            entry.end = Some(report);
+            entry.end = Some(Box::new(report));
             self.access_log().unreported(flow.flow_id, reason);
             let target = entry.target;
             self.count_ended(target);

@@ -53,8 +53,6 @@ impl Flows {
             flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
             key: record.key,
             slot,
-            client: record.key.remote.socket_addr(record.key.remote_port),
-            vip: record.key.local.socket_addr(record.key.local_port),
             target,
             server,
             request: String::new(),
@@ -62,10 +60,12 @@ impl Flows {
             began_ns: monotonic_ns(),
             committed: true,
             // How it ended was told to the process before this one.
-            end: ended.then_some(EndReport::unreported(
-                FlowRef { flow_id: record.flow_id, generation: record.generation },
-                EndReason::AgentLost,
-            )),
+            end: ended.then(|| {
+                Box::new(EndReport::unreported(
+                    FlowRef { flow_id: record.flow_id, generation: record.generation },
+                    EndReason::AgentLost,
+                ))
+            }),
             later: (record.flags & FLAG_TRACKED != 0 && !lost_track)
                 .then(|| Arc::new(LaterFlow::taken_over(record, slot, target))),
             turning: false,
@@ -83,7 +83,7 @@ impl Flows {
             table.watched.push(Watch::new(record.flow_id, (record.diverted, record.released), now));
         }
         table.by_key.insert(record.key, record.flow_id);
-        table.by_id.insert(record.flow_id, entry);
+        table.by_id.insert(record.flow_id, Box::new(entry));
     }
 
     /// Removes flows whose linger time is over and reconciles hold accounts that stand still. Every 50 ms or so.
@@ -150,7 +150,7 @@ impl Flows {
                 && e.end.is_none()
                 && self.plane.slots().read(e.slot).last_seen_ns.max(e.began_ns) < oldest
         };
-        let idle: Vec<FlowRef> = table.by_id.values().filter(idle).map(|e| e.flow).collect();
+        let idle: Vec<FlowRef> = table.entries().filter(idle).map(|e| e.flow).collect();
         self.watch_tracked(&mut table);
         drop(table);
         for flow in idle {
@@ -168,8 +168,7 @@ impl Flows {
             e.later.is_some() && e.committed && diverted != released
         };
         let now = Instant::now();
-        let found: Vec<_> =
-            table.by_id.values().filter(differs).map(|e| (e.flow.flow_id, accounts(e))).collect();
+        let found: Vec<_> = table.entries().filter(differs).map(|e| (e.flow.flow_id, accounts(e))).collect();
         for (flow_id, accounts) in found {
             if !table.watched.iter().any(|watch| watch.flow_id == flow_id) {
                 table.watched.push(Watch::new(flow_id, accounts, now));

@@ -95,8 +95,8 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         id: flow_id_text(entry.flow.flow_id),
         generation: entry.flow.generation,
         state: FlowState::from_raw(record.state).name(),
-        client: entry.client,
-        vip: entry.vip,
+        client: entry.client(),
+        vip: entry.vip(),
         target: target.as_ref().map(|t| t.spec.name.clone()),
         server: entry.server,
         agent_lost: target.is_some_and(|t| t.is_lost()),
@@ -108,7 +108,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         diverted_at_commit: if entry.committed { record.drain_end.wrapping_sub(DRAIN_BYTES) } else { 0 },
         released: record.released,
         requests: entry.later.as_ref().map_or(0, |later| later.shown().0),
-        end: entry.end.map(|end| EndView {
+        end: entry.end.as_ref().map(|end| EndView {
             reason: end.reason.name(),
             packets: end.packets,
             bytes: end.bytes,

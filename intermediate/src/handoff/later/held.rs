@@ -45,9 +45,13 @@ impl Held {
     }
 }
 
-/// One flow's, in the order they came, counted among those of all flows as long as they are here.
+/// One flow's, in the order they came, counted among those of all flows as long as they are here. Apart from the first on:
+/// most flows have none most of their time.
 #[derive(Debug, Default)]
-pub(super) struct HeldPackets {
+pub(super) struct HeldPackets(Option<Box<Packets>>);
+
+#[derive(Debug, Default)]
+struct Packets {
     packets: VecDeque<Held>,
     bytes: usize,
     /// Where they are counted; there from the first on.
@@ -57,36 +61,39 @@ pub(super) struct HeldPackets {
 impl HeldPackets {
     /// How many bytes they have.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.0.as_ref().map_or(0, |held| held.bytes)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.packets.len()
+        self.0.as_ref().map_or(0, |held| held.packets.len())
     }
 
     /// The first packet, or a further one.
     pub(super) fn admit(&mut self, held: Held, account: &Arc<Account>) {
-        self.account.get_or_insert_with(|| Arc::clone(account)).admit(held.bytes.len());
-        self.bytes += held.bytes.len();
-        self.packets.push_back(held);
+        let here = self.0.get_or_insert_default();
+        here.account.get_or_insert_with(|| Arc::clone(account)).admit(held.bytes.len());
+        here.bytes += held.bytes.len();
+        here.packets.push_back(held);
     }
 
     /// One of those that were taken, or a part of it.
     pub(super) fn put(&mut self, held: Held) {
-        self.bytes += held.bytes.len();
-        if let Some(account) = &self.account {
+        let here = self.0.get_or_insert_default();
+        here.bytes += held.bytes.len();
+        if let Some(account) = &here.account {
             account.enter(held.bytes.len());
         }
-        self.packets.push_back(held);
+        here.packets.push_back(held);
     }
 
     /// All of them: none is here any more.
     pub(super) fn take(&mut self) -> VecDeque<Held> {
-        if let Some(account) = &self.account {
-            account.leave(self.packets.len(), self.bytes);
+        let Some(here) = &mut self.0 else { return VecDeque::new() };
+        if let Some(account) = &here.account {
+            account.leave(here.packets.len(), here.bytes);
         }
-        self.bytes = 0;
-        std::mem::take(&mut self.packets)
+        here.bytes = 0;
+        std::mem::take(&mut here.packets)
     }
 }
 
