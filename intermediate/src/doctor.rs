@@ -2,14 +2,17 @@
 
 use crate::config::Config;
 use crate::run::hello;
+use crate::targets::TargetSpec;
 use baton_daemon::config::PlaneKind;
 use baton_daemon::control::ClientSpec;
 use baton_daemon::doctor::{Check, common, common_without_ebpf, listen_address, peer, print};
 use baton_shared::control::Role;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Time for a server to take a connection.
@@ -48,17 +51,36 @@ async fn checks(path: &Path) -> Vec<Check> {
     for vip in config.vips() {
         checks.push(listen_address(&format!("vip {vip}"), vip));
     }
-    for target in config.targets() {
+    // All at once: each may have to wait for an answer that does not come.
+    let config = Arc::new(config);
+    let mut looks = JoinSet::new();
+    for (place, target) in config.targets().into_iter().enumerate() {
+        let config = Arc::clone(&config);
+        looks.spawn(async move { (place, of_target(&config, target).await) });
+    }
+    let mut looked = looks.join_all().await;
+    looked.sort_by_key(|(place, _)| *place);
+    checks.extend(looked.into_iter().flat_map(|(_, checks)| checks));
+    checks
+}
+
+/// Its servers and its agent.
+async fn of_target(config: &Config, target: TargetSpec) -> Vec<Check> {
+    let servers = async {
+        let mut checks = Vec::new();
         for addr in target.servers.iter() {
             checks.push(server(&target.name, addr).await);
         }
-        if let Some(needs) = config.migration_needs() {
-            let expect = (Role::Agent, target.agent_name);
-            checks.push(
-                peer(ClientSpec { addr: target.agent, expect, tls: needs.tls, hello: hello(&config) }).await,
-            );
-        }
-    }
+        checks
+    };
+    let agent = async {
+        let needs = config.migration_needs()?;
+        let expect = (Role::Agent, target.agent_name.clone());
+        let spec = ClientSpec { addr: target.agent, expect, tls: needs.tls, hello: hello(config) };
+        Some(peer(spec).await)
+    };
+    let (mut checks, agent) = tokio::join!(servers, agent);
+    checks.extend(agent);
     checks
 }
 

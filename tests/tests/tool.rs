@@ -3,8 +3,8 @@
 
 use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
-use netns_lab::{LabSpec, Program};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -111,7 +111,7 @@ fn pool(s: LabSpec) -> LabSpec {
 }
 
 #[test]
-fn the_tool_shows_a_flow_captures_it_drains_its_target_and_finds_a_fault() {
+fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
     let Some(t) = lab::up("tool", pool) else { return };
     let mut events = command(&t, &["events", "--kind", "handoff,end", "--json"]);
     let mut events = Running(events.stdout(Stdio::piped()).spawn().unwrap());
@@ -212,21 +212,6 @@ fn the_tool_shows_a_flow_captures_it_drains_its_target_and_finds_a_fault() {
         assert!(!done && text.contains("400") && text.contains(say), "{words:?}: {text}");
     }
 
-    // Whatever else doctor finds on this machine: the server that is stopped is among it, with its mending.
-    t.lab.kill("target2", Program::Server).unwrap();
-    t.eventually("its agent has noticed", LIMIT, |t| {
-        t.admin(INTERMEDIATE, "/v1/targets/target2")["load"][0]["listening"] == false
-    });
-    let (well, text) = run(&t, &["doctor", "--json"]);
-    assert!(!well);
-    let found: Value = serde_json::from_str(&text).unwrap();
-    let of = |name: &str| {
-        let all = found["findings"].as_array().unwrap().iter();
-        all.filter(|f| f["name"] == name && f["status"] == "fail").cloned().collect::<Vec<_>>()
-    };
-    let server = of("target target2");
-    assert!(server.iter().any(|f| f["found"].as_str().unwrap().contains("nothing listens")), "{text}");
-    assert!(of("target target1").is_empty() && of("protocol").is_empty(), "{text}");
     let dump = scratch.path().join("dump");
     assert!(says(&t, &["sysdump", dump.to_str().unwrap()]).contains("3 of 3"));
     for file in ["intermediate/v1-flows.json", "target1/metrics.txt", "target2/v1-reasons.json", "index.json"]

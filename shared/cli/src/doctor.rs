@@ -10,6 +10,10 @@ use crate::table::{Table, list, printable, word};
 use between::{Told, between};
 use serde_json::{Value, json};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// For what a daemon looks at on other hosts.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// One thing that was found.
 struct Finding {
@@ -66,7 +70,7 @@ pub(crate) async fn run(nodes: &Nodes, as_json: bool, probe: Option<&str>) -> Do
         }
     }
     for node in &reached {
-        match node.get("/v1/doctor").await {
+        match node.get_within("/v1/doctor", LOOK).await {
             Ok(told) => {
                 findings.extend(list(&told, "/checks").map(|check| Finding::of(&node.name, check)));
             }

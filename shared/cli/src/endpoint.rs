@@ -172,7 +172,12 @@ impl Node {
 
     /// The JSON of a GET.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
-        let text = self.text(Method::GET, path, PATIENCE).await?;
+        self.get_within(path, PATIENCE).await
+    }
+
+    /// The JSON of a GET for which the daemon must look at other hosts first.
+    pub(crate) async fn get_within(&self, path: &str, patience: Duration) -> Result<Value> {
+        let text = self.text(Method::GET, path, patience).await?;
         serde_json::from_str(&text).with_context(|| format!("{} answers no JSON to {path}", self.name))
     }
 

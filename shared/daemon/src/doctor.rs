@@ -1,6 +1,7 @@
 //! `doctor`: looks at what a daemon needs, and says of each thing what was found, why it matters and how to mend it.
 
 mod host;
+mod listening;
 mod network;
 mod peer;
 mod route;

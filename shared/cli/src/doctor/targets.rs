@@ -7,8 +7,8 @@ use serde_json::Value;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// For a probe of one target.
-const PROBE: Duration = Duration::from_secs(5);
+/// For a probe of one target: one that takes longer is worth being told of.
+const PROBE: Duration = Duration::from_secs(3);
 
 /// All targets.
 pub(super) async fn look(nodes: &Nodes, probe: Option<&str>) -> Vec<Finding> {

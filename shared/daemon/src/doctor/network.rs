@@ -1,5 +1,6 @@
 //! The uplink and its settings, and addresses to listen on.
 
+use super::listening::listens;
 use super::{Check, Status, route};
 use crate::sys;
 use baton_shared::control::Role;
@@ -168,6 +169,9 @@ pub fn offloads(device: &str) -> Check {
 pub fn listen_address(name: &str, addr: SocketAddr) -> Check {
     let (status, found) = match TcpListener::bind(addr) {
         Ok(_) => (Status::Ok, format!("{addr} is free")),
+        Err(e) if e.kind() == ErrorKind::AddrInUse && listens(addr) => {
+            (Status::Ok, format!("this daemon listens on {addr}"))
+        }
         Err(e) if e.kind() == ErrorKind::AddrInUse => {
             (Status::Warn, format!("{addr} is in use; if the daemon is running that is right"))
         }
