@@ -168,7 +168,7 @@ reasons! {
         NoAgent = 1, "no_agent", "The target's agent is not connected.";
         Refused = 2, "refused", "The agent refused the handoff; the refusal's own reason is counted beside this.";
         Unacknowledged = 3, "unacknowledged", "Bytes sent to the client were not yet acknowledged, so its state could not be captured.";
-        OptionNotCarried = 4, "option_not_carried", "The connection uses a TCP option that cannot be carried (MPTCP, TCP-MD5 or AO).";
+        OptionNotCarried = 4, "option_not_carried", "The connection is of multipath TCP, of which the kernel repairs nothing. The listeners speak plain TCP, so it does not occur unless MPTCP is forced on them.";
         MethodNotMigrated = 5, "method_not_migrated", "CONNECT, Upgrade and HTTP/1.0 keep-alive requests are not migrated.";
         PrefetchTooLarge = 6, "prefetch_too_large", "More bytes had arrived before the freeze than limits.prefetch_bytes allows to be replayed.";
         TableFull = 7, "table_full", "The intermediate's flow table is full: raise plane.flows.";

@@ -3,6 +3,7 @@
 use crate::{LINGER, adopted, adopting, counted, sysctl};
 use baton_tests::client;
 use baton_tests::lab::{self, TestLab};
+use baton_tests::skip;
 use netns_lab::spec::Plane;
 use netns_lab::{Family, LabSpec, Program, Serve};
 use serde_json::Value;
@@ -94,11 +95,12 @@ fn listen_with_mptcp(t: &TestLab) {
 
 #[test]
 fn an_mptcp_listener_is_named_and_its_connections_are_replayed_even_before_it_is_noticed() {
-    let Some(t) = lab::up("amptcp", |s| s.targets(1).serve(Serve::Auto)) else { return };
-    if !std::path::Path::new("/proc/sys/net/mptcp/enabled").exists() {
-        println!("no MPTCP on this kernel");
-        return;
+    // IPPROTO_MPTCP of linux/in.h.
+    if let Err(e) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::from(262))) {
+        let why = format!("no multipath TCP in this kernel (CONFIG_MPTCP, net.mptcp.enabled): {e}");
+        return skip::skip("an MPTCP listener", &why);
     }
+    let Some(t) = lab::up("amptcp", |s| s.targets(1).serve(Serve::Auto)) else { return };
     // The agent looks at the host every five seconds; a connection between two looks is the kernel's to refuse.
     let failed = |t: &TestLab| t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_failed\"}");
     listen_with_mptcp(&t);
