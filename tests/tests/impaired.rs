@@ -210,7 +210,13 @@ fn seeds_in(name: &str, family: Family, plane: Plane, vip: SocketAddr, links: &[
         t.migrated() + t.all_proxied() == count * CONNECTIONS
     });
     assert_eq!(t.all_proxied(), t.proxied("connection_state"));
-    assert!(t.all_proxied() <= count * UPLOADS);
+    // About one upload in six, on links as bad as these; the fewer the seeds, the more it is by chance.
+    assert!(
+        t.all_proxied() <= count * UPLOADS / 3 + 5,
+        "{} of {} uploads were proxied",
+        t.all_proxied(),
+        count * UPLOADS
+    );
 }
 
 #[test]
