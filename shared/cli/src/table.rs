@@ -26,6 +26,8 @@ impl Table {
         let width = |column: usize| {
             self.rows
                 .iter()
+                // A remark stands in the last cell of a shorter row, and may be as long as it likes.
+                .filter(|row| column + 1 < row.len() || row.len() == columns)
                 .filter_map(|row| row.get(column))
                 .map(|cell| cell.chars().count())
                 .max()
@@ -89,6 +91,14 @@ mod tests {
         table.row(["xyz".to_owned(), "1".to_owned()]);
         table.row(["x".to_owned()]);
         assert_eq!(table.text(), "A    LONG\nxyz  1\nx\n");
+    }
+
+    #[test]
+    fn a_remark_below_a_row_makes_no_column_wider() {
+        let mut table = Table::new(&["A", "B", "C"]);
+        table.row(["1".to_owned(), "2".to_owned(), "3".to_owned()]);
+        table.row([String::new(), "quite a long remark".to_owned()]);
+        assert_eq!(table.text(), "A  B  C\n1  2  3\n   quite a long remark\n");
     }
 
     #[test]
