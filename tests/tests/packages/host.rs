@@ -17,7 +17,6 @@ mount --rbind /sys $1/root/sys
 mount --rbind /dev $1/root/dev
 mount -t bpf bpf $1/root/sys/fs/bpf
 mount -t tmpfs tmpfs $1/root/run
-mkdir -p $1/root/var/log/baton
 echo mounted
 exec sleep infinity";
 
