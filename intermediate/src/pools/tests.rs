@@ -252,6 +252,35 @@ fn load_of_other_intermediates_counts_and_strain_ejects() {
 }
 
 #[test]
+fn what_grew_at_one_of_two_addresses_is_judged_once_and_what_stands_there_as_long_as_it_stands() {
+    let pool = choosing(&[true, true], Choice::default());
+    let member = &pool.members()[0];
+    let (v4, v6) = (SERVER.parse().unwrap(), "[2001:db8::1]:80".parse().unwrap());
+    let mut responses = 0;
+    // The one address is told of at some seconds, the other at each.
+    let mut second = |at: u64, told: Option<ServerLoad>| {
+        let now = at * 1_000_000_000;
+        if let Some(load) = told {
+            member.target.load.on_report(load, now);
+        }
+        responses += 1;
+        member.target.load.on_report(ServerLoad { responses, ..ServerLoad::of(v6) }, now + 50_000);
+        member.on_time(&pool, monotonic_ns());
+        member.standing()
+    };
+    let calm = ServerLoad { accept_limit: 10, ..ServerLoad::of(v4) };
+    let dropped = ServerLoad { listen_drops: 5, ..calm.clone() };
+    assert_eq!(second(1, Some(calm)), Standing::Up);
+    assert_eq!(second(2, Some(dropped.clone())), Standing::Suspect);
+    for at in 3..8 {
+        assert_eq!(second(at, None), Standing::Up, "second {at}");
+    }
+    assert_eq!(second(8, Some(ServerLoad { accept_queue: 10, ..dropped })), Standing::Suspect);
+    assert_eq!(second(9, None), Standing::Suspect);
+    assert_eq!(second(10, None), Standing::Ejected);
+}
+
+#[test]
 fn a_reload_does_not_make_a_dead_server_well() {
     let all: [(bool, &[&str]); 2] = [(true, &[SERVER]), (true, &["10.0.0.2:80"])];
     let members = members(&all);

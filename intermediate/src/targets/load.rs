@@ -9,11 +9,23 @@ use std::time::Duration;
 
 #[derive(Debug, Default)]
 struct Reports {
-    /// The newest for each server address, and the one before.
-    of: Vec<(ServerLoad, ServerLoad)>,
+    /// For each server address.
+    of: Vec<Report>,
     /// How many there have been.
     count: u64,
 }
+
+/// Of one server address.
+#[derive(Debug)]
+struct Report {
+    newest: ServerLoad,
+    before: ServerLoad,
+    /// When the newest came, ns.
+    at_ns: u64,
+}
+
+/// What an agent says of several servers at one moment comes closer together than this, ns; its moments are a second apart.
+const ONE_MOMENT_NS: u64 = 500_000_000;
 
 /// Of one target.
 #[derive(Debug, Default)]
@@ -91,19 +103,26 @@ impl TargetLoad {
     pub fn on_report(&self, load: ServerLoad, now_ns: u64) {
         let mut reports = self.reports();
         reports.count += 1;
-        let known = reports.of.iter_mut().find(|(newest, _)| newest.server == load.server);
+        // A server of which nothing is said has nothing new: what once grew there is not to be judged again and again.
+        let silent = |r: &&mut Report| now_ns.saturating_sub(r.at_ns) > ONE_MOMENT_NS;
+        for report in reports.of.iter_mut().filter(|r| r.newest.server != load.server).filter(silent) {
+            report.before = report.newest.clone();
+        }
+        let known = reports.of.iter_mut().find(|r| r.newest.server == load.server);
         let before = match known {
-            Some((newest, before)) => {
-                *before = std::mem::replace(newest, load.clone());
-                before.clone()
+            Some(report) => {
+                report.at_ns = now_ns;
+                report.before = std::mem::replace(&mut report.newest, load.clone());
+                report.before.clone()
             }
             None => {
                 // What it says of before it was first heard is no news, but for how long responses take.
-                reports.of.push((load.clone(), load.clone()));
+                reports.of.push(Report { newest: load.clone(), before: load.clone(), at_ns: now_ns });
                 ServerLoad::of(load.server)
             }
         };
-        let others = reports.of.iter().map(|(l, _)| u64::from(l.all_flows.saturating_sub(l.flows))).sum();
+        let others = |r: &Report| u64::from(r.newest.all_flows.saturating_sub(r.newest.flows));
+        let others = reports.of.iter().map(others).sum();
         self.others.store(others, Ordering::Relaxed);
         drop(reports);
         let responses = load.responses.saturating_sub(before.responses);
@@ -122,12 +141,12 @@ impl TargetLoad {
     /// How many reports there have been, and what the newest are over, if they are.
     pub fn strain(&self, thresholds: &LoadThresholds) -> (u64, Option<Strain>) {
         let reports = self.reports();
-        let strain = reports.of.iter().find_map(|(now, before)| judge_load(before, now, thresholds));
+        let strain = reports.of.iter().find_map(|r| judge_load(&r.before, &r.newest, thresholds));
         (reports.count, strain)
     }
 
     /// The newest reports.
     pub fn newest(&self) -> Vec<ServerLoad> {
-        self.reports().of.iter().map(|(newest, _)| newest.clone()).collect()
+        self.reports().of.iter().map(|report| report.newest.clone()).collect()
     }
 }
