@@ -1,6 +1,8 @@
 //! The access log end to end: real nginx, real curl, both halves of migrated requests.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+mod formats;
+
 use baton_tests::client::{Connection, get};
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::two_pools::two_pools;
@@ -236,158 +238,7 @@ fn no_line_of_a_client_is_a_line_of_the_log_in_any_format() {
     );
     let text = std::fs::read_to_string(&l.path).unwrap();
     assert!(text.bytes().all(|b| b == b'\n' || (b' '..=b'~').contains(&b)), "{text:?}");
-    other_formats(&l, &agent.replace('\x7f', ""));
-}
-
-/// The log goes on in another format and file.
-fn format_from_here(l: &Logged, format: &str) -> PathBuf {
-    let file = l.dir.path().join(format);
-    let config = l.t.lab.config(INTERMEDIATE, Program::Balancer);
-    let text = std::fs::read_to_string(&config).unwrap();
-    let (before, section) = text.split_once("[access_log]\n").unwrap();
-    let rest = section.find("\n[").map_or("", |at| &section[at..]);
-    let section = format!("[access_log]\nformat = \"{format}\"\npath = \"{}\"\n", file.display());
-    std::fs::write(&config, format!("{before}{section}{rest}")).unwrap();
-    l.t.order("/v1/reload");
-    file
-}
-
-/// A migrated, a proxied and a refused request, one after the other; the lines they have, and the migrated one's port and
-/// bytes.
-fn three(l: &Logged, file: &Path, agent: &str, before: usize) -> (Vec<String>, u16, u64) {
-    let head =
-        |line: &str, more: &str| format!("GET {line}\r\nHost: lab\r\nUser-Agent: {agent}\r\n{more}\r\n");
-    let requests = [
-        head("/1k?a=%20b HTTP/1.1", "Connection: close\r\nReferer: a\tb\r\n"),
-        head("/10k HTTP/1.0", "Connection: keep-alive\r\n"),
-        head("/1k HTTP/1.1", "Host: other\r\n"),
-    ];
-    let mut told = (0, 0);
-    let mut lines = Vec::new();
-    for (n, request) in requests.into_iter().enumerate() {
-        let (port, bytes) = l.t.client(move || {
-            let mut connection = Connection::open(VIP).unwrap();
-            connection.send(request.as_bytes()).unwrap();
-            let response = connection.response().unwrap();
-            let port = connection.socket().local_addr().unwrap().port();
-            (port, response.head.len() as u64 + 4 + response.body_bytes)
-        });
-        if n == 0 {
-            told = (port, bytes);
-        }
-        l.t.eventually("the line is there", Duration::from_secs(10), |_| {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
-            lines = text.lines().map(str::to_owned).collect();
-            lines.len() == before + n + 1
-        });
-    }
-    (lines.split_off(before), told.0, told.1)
-}
-
-/// `key=value` with quotes and escapes undone.
-fn logfmt(line: &str) -> HashMap<String, Vec<u8>> {
-    let mut fields = HashMap::new();
-    let mut rest = line.as_bytes();
-    while !rest.is_empty() {
-        let at = rest.iter().position(|b| *b == b'=').unwrap_or_else(|| panic!("no key in {line}"));
-        let key = String::from_utf8(rest[..at].to_vec()).unwrap();
-        assert!(key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{key} in {line}");
-        rest = &rest[at + 1..];
-        let mut value = Vec::new();
-        if let Some(mut quoted) = rest.strip_prefix(b"\"") {
-            loop {
-                match quoted {
-                    [b'"', after @ ..] => break rest = after,
-                    [b'\\', b'x', hex @ ..] => {
-                        let byte = std::str::from_utf8(&hex[..2]).unwrap();
-                        value.push(u8::from_str_radix(byte, 16).unwrap());
-                        quoted = &hex[2..];
-                    }
-                    [b'\\', byte, after @ ..] | [byte, after @ ..] => {
-                        value.push(*byte);
-                        quoted = after;
-                    }
-                    [] => panic!("no end of {key} in {line}"),
-                }
-            }
-        } else {
-            let end = rest.iter().position(|b| *b == b' ').unwrap_or(rest.len());
-            value.extend_from_slice(&rest[..end]);
-            rest = &rest[end..];
-        }
-        assert!(fields.insert(key, value).is_none(), "a key twice in {line}");
-        rest = rest.strip_prefix(b" ").unwrap_or(rest);
-    }
-    fields
-}
-
-fn other_formats(l: &Logged, agent: &str) {
-    let file = format_from_here(l, "logfmt");
-    let (lines, port, bytes) = three(l, &file, agent, 0);
-    let client = format!("10.90.11.2:{port}");
-    let bytes = bytes.to_string();
-    let wanted = [
-        &[
-            ("outcome", "migrated"),
-            ("client", client.as_str()),
-            ("method", "GET"),
-            ("path", "/1k?a=%20b"),
-            ("referer", "a\tb"),
-            ("agent_half", "joined"),
-            ("bytes", bytes.as_str()),
-            ("termination", "--"),
-        ][..],
-        &[
-            ("outcome", "proxied"),
-            ("path", "/10k"),
-            ("status", "200"),
-            ("bytes", "10240"),
-            ("termination", "--"),
-        ],
-        &[("outcome", "closed"), ("rule", "host_several"), ("status", "400"), ("termination", "PR")],
-    ];
-    for (line, wanted) in lines.iter().zip(wanted) {
-        let fields = logfmt(line);
-        for (key, value) in wanted {
-            let is = fields.get(*key).unwrap_or_else(|| panic!("no {key} in {line}"));
-            assert_eq!(String::from_utf8_lossy(is), *value, "{key} in {line}");
-        }
-        if fields["outcome"] != b"closed" {
-            assert_eq!(fields["user_agent"], agent.as_bytes(), "{line}");
-        }
-    }
-
-    let file = format_from_here(l, "common");
-    let (lines, _, bytes) = three(l, &file, agent, 0);
-    let status = |line: &str| line.split("HTTP/1.").nth(1).unwrap().split(' ').nth(1).unwrap().to_owned();
-    let escaped = agent.replace('\\', "\\\\").replace('"', "\\\"");
-    let escaped: String = escaped
-        .bytes()
-        .map(|b| if b < 0x7f { char::from(b).to_string() } else { format!("\\x{b:02x}") })
-        .collect();
-    for (line, request, rest) in [
-        (
-            &lines[0],
-            "GET /1k?a=%20b HTTP/1.1",
-            format!(" {} {bytes} \"a\\x09b\" \"{escaped}\"", status(&lines[0])),
-        ),
-        (&lines[1], "GET /10k HTTP/1.0", format!(" 200 10240 \"-\" \"{escaped}\"")),
-    ] {
-        let (time, after) = line.strip_prefix("10.90.11.2 - - [").unwrap().split_once("] \"").unwrap();
-        assert!(time.len() == 26 && time.ends_with(" +0000") && time.as_bytes()[2] == b'/', "{line}");
-        assert_eq!(after, format!("{request}\"{rest}"), "{line}");
-    }
-    assert!(["200", "-"].contains(&status(&lines[0]).as_str()), "{}", lines[0]);
-    assert!(lines[2].contains(" 400 - "), "{}", lines[2]);
-
-    // Renamed and opened anew, in this format too: what comes now stands in the new file.
-    let old = file.with_extension("1");
-    std::fs::rename(&file, &old).unwrap();
-    l.t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGUSR1).unwrap();
-    l.t.eventually("there is a new file", Duration::from_secs(5), |_| file.exists());
-    let (new, ..) = three(l, &file, agent, 0);
-    assert!(new[0].starts_with("10.90.11.2 - - ["), "{}", new[0]);
-    assert_eq!(std::fs::read_to_string(&old).unwrap().lines().count(), 3);
+    formats::other_formats(&l, &agent.replace('\x7f', ""));
 }
 
 #[test]
