@@ -205,8 +205,10 @@ fn what_is_wrong_with_the_way_is_named_with_its_mending() {
     let Some(t) = lab::up("doctorway", |s| in_order(s).intermediate_with("plane", "flows", 1024)) else {
         return;
     };
-    assert_eq!(t.get("/1k").unwrap().status, 200);
-    assert_eq!(t.get("/1k").unwrap().status, 200);
+    t.eventually("both targets have had the client", LIMIT, |t| {
+        assert_eq!(t.get("/1k").unwrap().status, 200);
+        ["target1", "target2"].iter().all(|node| t.metric(node, "baton_handoffs_migrated_total") > 0)
+    });
 
     // A firewall at one target's door, and at the other another way back than the one packets come by.
     t.lab.stop_agent("target2").unwrap();
