@@ -29,8 +29,6 @@ const TAKEN_OVER_BYTES: u32 = 256 * 1024;
 pub(crate) struct LaterFlow {
     pub(super) key: FlowKey,
     pub(super) slot: u32,
-    pub(super) client: SocketAddr,
-    pub(super) vip: SocketAddr,
     /// What both ends agreed on; `None` for a flow of an earlier run that did not write it down: it cannot leave its
     /// target.
     pub(super) options: Option<NegotiatedOptions>,
@@ -128,8 +126,6 @@ impl LaterFlow {
         LaterFlow {
             key: started.key,
             slot: started.slot,
-            client: c.client,
-            vip: c.vip,
             options: Some(c.options),
             rtt_us: c.rtt_us,
             state: Mutex::new(state),
@@ -163,13 +159,21 @@ impl LaterFlow {
         LaterFlow {
             key: record.key,
             slot,
-            client: record.key.remote.socket_addr(record.key.remote_port),
-            vip: record.key.local.socket_addr(record.key.local_port),
             options: NegotiatedOptions::from_word(record.ack_floor).filter(|_| target.is_some()),
             rtt_us: 0,
             state: Mutex::new(state),
             shown: [AtomicU32::new(record.requests), AtomicU32::new(0)],
         }
+    }
+
+    /// The client's address and port.
+    pub(super) fn client(&self) -> SocketAddr {
+        self.key.remote.socket_addr(self.key.remote_port)
+    }
+
+    /// Those it connected to.
+    pub(super) fn vip(&self) -> SocketAddr {
+        self.key.local.socket_addr(self.key.local_port)
     }
 
     pub(in crate::handoff) fn lock(&self) -> MutexGuard<'_, State> {
@@ -185,7 +189,7 @@ impl LaterFlow {
     /// The request in front, to be routed.
     pub(super) fn now(&self, state: &State) -> FlowNow {
         let request_no = state.all_requests.saturating_add(1);
-        let (client, vip, target) = (self.client, self.vip, state.target);
+        let (client, vip, target) = (self.client(), self.vip(), state.target);
         FlowNow { client, vip, target, request_no, bound: state.bound }
     }
 
@@ -374,7 +378,7 @@ impl Migrator {
 
     fn read(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
         let Some(router) = self.laters.router.get() else { return };
-        let limits = router.limits(flow.vip);
+        let limits = router.limits(flow.vip());
         while state.phase == Phase::Following {
             if state.last && !state.later.is_within_body() {
                 // The server closes after its answer, and gets nothing more.

@@ -175,7 +175,7 @@ impl Migrator {
 
     /// The body of the request under way cannot be read on: who takes which bytes for what nobody knows.
     pub(super) fn break_off(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State, rule: GateRule) {
-        tracing::debug!(client = %flow.client, rule = rule.name(), "a body under way cannot be read on");
+        tracing::debug!(client = %flow.client(), rule = rule.name(), "a body under way cannot be read on");
         self.drop_all(flow, state);
         Self::count(&self.laters.counts.broken);
         let subject = self.subject(flow, state.flow, state.target);
@@ -264,8 +264,8 @@ impl Migrator {
     /// What is known of the connection, with the client's bytes before `rcv_nxt` taken.
     fn connection(flow: &LaterFlow, state: &State, answer: &RecalledAnswer) -> CapturedConnection {
         CapturedConnection {
-            client: flow.client,
-            vip: flow.vip,
+            client: flow.client(),
+            vip: flow.vip(),
             rcv_nxt: state.later.end(),
             snd_nxt: answer.snd_nxt,
             snd_wnd: state.window,
@@ -282,8 +282,8 @@ impl Migrator {
     fn subject(&self, flow: &LaterFlow, handoff: FlowRef, target: TargetId) -> Subject {
         Subject {
             flow_id: Some(handoff.flow_id),
-            client: flow.client,
-            vip: flow.vip,
+            client: flow.client(),
+            vip: flow.vip(),
             target: self.targets.get(target).map(|t| t.spec.name.clone()).unwrap_or_default(),
             request: String::new(),
             started: SystemTime::now(),
@@ -302,7 +302,7 @@ impl Migrator {
     ) {
         let start = Instant::now();
         let target = self.targets.get(to);
-        let server = target.as_ref().and_then(|t| t.spec.servers.for_vip(flow.vip));
+        let server = target.as_ref().and_then(|t| t.spec.servers.for_vip(flow.vip()));
         let (Some(target), Some(server)) = (target, server) else {
             return self.give_to_front(flow, hand, Some((ProxyReason::AddressFamily, None)), noted).await;
         };
@@ -461,10 +461,10 @@ impl Migrator {
         noted: Noted,
     ) {
         if let Some((reason, refusal)) = refused {
-            tracing::debug!(client = %flow.client, %reason, ?refusal, "a later request is not handed on");
+            tracing::debug!(client = %flow.client(), %reason, ?refusal, "a later request is not handed on");
         }
         let router: Option<Arc<dyn Router>> = self.laters.router.get().cloned();
-        let seat = router.and_then(|router| Some((router.seat(flow.vip)?, router)));
+        let seat = router.and_then(|router| Some((router.seat(flow.vip())?, router)));
         let (connection, bytes) = {
             let state = flow.lock();
             let mut connection = Self::connection(flow, &state, &hand.answer);
@@ -493,10 +493,10 @@ impl Migrator {
                     self.hold.release(&hand.held, &[]);
                 }
                 Self::count(&self.laters.counts.returned);
-                router.take_back(Returned { stream, client: flow.client, vip: flow.vip, seat, bytes });
+                router.take_back(Returned { stream, client: flow.client(), vip: flow.vip(), seat, bytes });
             }
             Err((step, e)) => {
-                tracing::error!(client = %flow.client, flow = %flow_id_text(hand.place.flow.flow_id),
+                tracing::error!(client = %flow.client(), flow = %flow_id_text(hand.place.flow.flow_id),
                     "no socket for a connection that was taken back: {step}: {e}");
                 flow.lock().phase = Phase::Gone;
                 let target = flow.lock().target;
