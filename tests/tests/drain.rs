@@ -180,7 +180,10 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     kept[0].0.get("/10k").unwrap();
     t.eventually("it is on its way", Duration::from_secs(5), |t| view(t, "target1")["in_hand"] == 1);
     let answer = t.order("/v1/targets/target1/drain");
+    let listeners = t.admin(INTERMEDIATE, "/v1/listeners");
     t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+    // And by a drain of its listener and of the node.
+    assert_eq!(listeners["listeners"][0]["flows"], kept.len(), "{listeners}");
     assert_eq!((&answer["drained"], &answer["flows"]), (&false.into(), &0.into()), "{answer}");
     let arrived = kept[0].0.response().unwrap();
     assert_eq!((arrived.status, &arrived.sha256, arrived.served_by()), (200, &sum, "target1"));

@@ -34,8 +34,9 @@ impl LiveCounts {
     }
 }
 
+/// Also one that is between two targets, which nobody has: a drain waits for it.
 fn is_live(entry: &Entry) -> bool {
-    entry.committed && entry.end.is_none()
+    (entry.committed || entry.later.is_some()) && entry.end.is_none()
 }
 
 impl Flows {
