@@ -9,14 +9,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The log goes on in another format and file.
+/// The log goes on in another format and file; `stderr` is JSON there.
 fn format_from_here(l: &Logged, format: &str) -> PathBuf {
     let file = l.dir.path().join(format);
     let config = l.t.lab.config(INTERMEDIATE, Program::Balancer);
     let text = std::fs::read_to_string(&config).unwrap();
     let (before, section) = text.split_once("[access_log]\n").unwrap();
     let rest = section.find("\n[").map_or("", |at| &section[at..]);
-    let section = format!("[access_log]\nformat = \"{format}\"\npath = \"{}\"\n", file.display());
+    let (format, path) = match format {
+        "stderr" => ("json", format.to_owned()),
+        _ => (format, file.display().to_string()),
+    };
+    let section = format!("[access_log]\nformat = \"{format}\"\npath = \"{path}\"\n");
     std::fs::write(&config, format!("{before}{section}{rest}")).unwrap();
     l.t.order("/v1/reload");
     file
@@ -159,4 +163,11 @@ pub(super) fn other_formats(l: &Logged, agent: &str) {
     let (new, ..) = three(l, &file, agent, 0);
     assert!(new[0].starts_with("10.90.11.2 - - ["), "{}", new[0]);
     assert_eq!(std::fs::read_to_string(&old).unwrap().lines().count(), 3);
+    // Or to where the daemon's own words go.
+    format_from_here(l, "stderr");
+    assert_eq!(l.t.get("/1k?to=stderr").unwrap().status, 200);
+    l.t.eventually("it is there", Duration::from_secs(10), |t| {
+        let said = std::fs::read_to_string(t.lab.log(INTERMEDIATE, Program::Balancer)).unwrap();
+        said.lines().any(|line| line.starts_with('{') && line.contains("\"path\":\"/1k?to=stderr\""))
+    });
 }
