@@ -4,7 +4,8 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
-use baton_tests::peer::{Peer, Segment, Start, flag};
+use baton_tests::peer::{PATIENCE, Peer, Segment, Start, flag};
+use netns_lab::plan::INTERMEDIATE;
 
 pub(crate) const ROWS: &[Row] = rows![urgent_byte_after_the_migration, urgent_byte_in_the_request];
 
@@ -40,7 +41,16 @@ fn urgent_byte_in_the_request(place: &Place) {
     let (most, end) = TEXT.split_at(TEXT.len() - 4);
     let segment = urgent(&mut peer, most);
     peer.send(&segment);
-    // What makes the intermediate read on, as it makes nginx.
+    // A read ends before the urgent byte. What comes then makes the intermediate read on, as it makes nginx; what is
+    // there already does not.
+    let client = peer.from().to_string();
+    let all = segment.payload.len();
+    place.t.eventually("a part to be read", PATIENCE, |t| {
+        let sockets =
+            t.lab.output(INTERMEDIATE, &["ss", "-tnH", "state", "established", "dst", &client]).unwrap();
+        let unread = sockets.split_whitespace().next().and_then(|queue| queue.parse::<usize>().ok());
+        unread.is_some_and(|unread| unread < all)
+    });
     peer.data(end.as_bytes());
     let mut server = place.server().accept(&peer);
     assert_eq!(server.request(), TEXT.replace('!', ""));
