@@ -85,13 +85,19 @@ mod tests {
     #[test]
     fn work_done_here_is_seen_in_this_namespace_and_on_the_machine() {
         let own = || of_namespace(Path::new("/proc/self/ns/net")).unwrap();
-        let (before, machine_before) = (own(), machine().unwrap().machine);
+        let machine_before = machine().unwrap().machine;
+        // Of a busy machine there may be little for us; and of processes that end meanwhile nothing is counted any more.
+        let mut least = own();
         let started = std::time::Instant::now();
         let mut sum = 0u64;
-        while started.elapsed().as_millis() < 300 {
-            sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
+        while own() - least < 0.2 {
+            assert!(started.elapsed().as_secs() < 60, "nothing was seen of it: {least} to {}", own());
+            least = least.min(own());
+            for _ in 0..5_000_000 {
+                sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
+            }
         }
-        assert!(own() - before >= 0.05, "{} to {}", before, own());
+        // Counted by ticks, and so less exact.
         assert!(machine().unwrap().machine - machine_before >= 0.05);
     }
 }
