@@ -334,6 +334,10 @@ fn weights_and_what_is_under_way(t: &TestLab) {
         }
         let has = |target| kept.iter().filter(|(_, by)| by == target).count();
         assert_eq!((has("target1"), has("target2")), (n, n), "{kept:?}");
+        // A client may have its answer before the intermediate has noted whose the connection is.
+        t.eventually("both are noted", Duration::from_secs(5), |t| {
+            ["target1", "target2"].iter().all(|target| member(t, "active", target)["active"] == n)
+        });
     }
 }
 

@@ -160,7 +160,7 @@ fn client(shared: &Shared, kept: u64) -> Vec<Failure> {
 
 /// Drains a target and waits until nothing is left there, lets `change` be done to it, and takes it back.
 fn drained(t: &TestLab, target: &str, change: impl FnOnce()) {
-    let said = t.order(&format!("/v1/targets/{target}/drain?wait_ms=10000"));
+    let said = t.order(&format!("/v1/targets/{target}/drain?wait_ms=30000"));
     assert_eq!(said["drained"], true, "{said}");
     change();
     t.order(&format!("/v1/targets/{target}/undrain"));
