@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
         --out) out=$2; shift 2 ;;
         --binaries) binaries=$2; shift 2 ;;
         --static) static=$(uname -m)-unknown-linux-musl; shift ;;
-        --fast) how+=(--fast); shift ;;
+        --fast) how+=(--fast -Zgz --compress-system); shift ;;
         *) echo "package.sh: unknown option $1; its first lines say which there are" >&2; exit 2 ;;
     esac
 done
