@@ -4,8 +4,8 @@
 
 use baton_daemon::certs::{self, Node};
 use baton_shared::control::Role;
+use baton_tests::mistakes::{self, Mistake};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 /// A file that is right. `DIR` is a directory of the test's own.
 const BASE: &str = r#"name = "t1"
@@ -25,9 +25,6 @@ intermediate = "lb"
 vip = "192.0.2.100:80"
 server = "192.0.2.11:80"
 "#;
-
-/// What is replaced, by what (`+` as the first: what is appended), and what is said: `LINE:COL: ` and parts of the message.
-type Mistake = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
 const MISTAKES: &[Mistake] = &[
     // Slips of the pen.
@@ -102,11 +99,7 @@ fn make_files(dir: &Path) {
 
 /// Exit code and what is said.
 fn says(dir: &Path, verb: &str, text: &str) -> (Option<i32>, String) {
-    let file = dir.join("wrong.toml");
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_target-agent"));
-    let output = command.args([verb, "--config"]).arg(&file).stdin(Stdio::null()).output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
+    mistakes::says(Path::new(env!("CARGO_BIN_EXE_target-agent")), verb, dir, text)
 }
 
 #[test]
@@ -117,22 +110,12 @@ fn every_mistake_is_told_once_with_place_and_hint_by_check_and_at_the_start() {
     let (code, said) = says(dir.path(), "check", &BASE.replace("DIR", &here));
     assert_eq!(code, Some(0), "what is right is right: {said}");
     let mut wrong = Vec::new();
-    for (from, to, at, parts) in MISTAKES {
-        let text = if *from == "+" {
-            format!("{BASE}{to}\n")
-        } else {
-            assert!(BASE.contains(from), "{from:?} is not there");
-            BASE.replacen(from, to, 1)
-        };
-        let text = text.replace("DIR", &here);
+    for mistake in MISTAKES {
+        let (from, to, ..) = mistake;
+        let text = mistakes::made(BASE, from, to).replace("DIR", &here);
         let (code, said) = says(dir.path(), "check", &text);
-        let at = format!("wrong.toml:{at}");
-        let clear = code == Some(2)
-            && said.lines().count() == 1
-            && said.contains(&at)
-            && parts.iter().all(|part| said.contains(part));
-        if !clear {
-            wrong.push(format!("{from:?} -> {to:?}\n  wanted {at} {parts:?}\n  {code:?} {said}"));
+        if let Some(unclear) = mistakes::unclear(mistake, code, &said) {
+            wrong.push(unclear);
             continue;
         }
         assert_eq!(says(dir.path(), "run", &text), (code, said), "at the start");

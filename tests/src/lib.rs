@@ -7,6 +7,7 @@ pub mod fuzzing;
 pub mod gate_corpus;
 pub mod http2;
 pub mod lab;
+pub mod mistakes;
 pub mod openapi;
 pub mod peer;
 pub mod skip;

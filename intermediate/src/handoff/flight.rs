@@ -137,39 +137,15 @@ impl Lap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use baton_shared::capture::NegotiatedOptions;
+    use crate::handoff::sample::captured;
     use baton_shared::http::Framing;
     use etherparse::{SlicedPacket, TransportSlice};
 
     const END: Seq<Client> = Seq::new(u32::MAX - 1);
 
-    /// What was received up to `rcv_nxt`.
-    fn captured(rcv_nxt: Seq<Client>) -> CapturedConnection {
-        CapturedConnection {
-            client: "10.0.0.1:1000".parse().unwrap(),
-            vip: "10.0.0.2:80".parse().unwrap(),
-            rcv_nxt,
-            snd_nxt: Seq::new(500),
-            snd_wnd: 1000,
-            max_window: 1000,
-            rcv_wnd: 1000,
-            options: NegotiatedOptions {
-                client_mss: 1460,
-                sack: true,
-                timestamps: false,
-                window_scale: None,
-                ecn: false,
-            },
-            client_tsval: 0,
-            vip_tsval: 0,
-            rtt_us: 0,
-            client_fin: false,
-        }
-    }
-
     /// Number, bytes and FIN of the packets that the server gets.
     fn given(flight: TrackedFlight, rcv_nxt: Seq<Client>, late: Late) -> Vec<(u32, Vec<u8>, bool)> {
-        let (_, packets) = flight.later(&captured(rcv_nxt), Some(late), 1000);
+        let (_, packets) = flight.later(&captured("10.0.0.1:1000", "10.0.0.2:80", rcv_nxt), Some(late), 1000);
         let read = |bytes: &Vec<u8>| {
             let packet = SlicedPacket::from_ip(bytes).unwrap();
             let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("no TCP") };

@@ -61,7 +61,7 @@ pub(super) fn packets(connection: &CapturedConnection, late: &Late) -> Vec<Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use baton_shared::capture::NegotiatedOptions;
+    use crate::handoff::sample::captured;
     use baton_shared::seq::Seq;
     use etherparse::{SlicedPacket, TransportSlice};
 
@@ -69,26 +69,7 @@ mod tests {
         [("10.0.0.1:1000", "10.0.0.2:80"), ("[2001:db8::1]:1000", "[2001:db8::2]:80")];
 
     fn connection((client, vip): (&str, &str)) -> CapturedConnection {
-        CapturedConnection {
-            client: client.parse().unwrap(),
-            vip: vip.parse().unwrap(),
-            rcv_nxt: Seq::new(u32::MAX - 9),
-            snd_nxt: Seq::new(500),
-            snd_wnd: 1000,
-            max_window: 1000,
-            rcv_wnd: 1000,
-            options: NegotiatedOptions {
-                client_mss: 1460,
-                sack: true,
-                timestamps: true,
-                window_scale: None,
-                ecn: false,
-            },
-            client_tsval: 3,
-            vip_tsval: 4,
-            rtt_us: 0,
-            client_fin: false,
-        }
+        captured(client, vip, Seq::new(u32::MAX - 9))
     }
 
     fn sent(ends: (&str, &str), late: &Late) -> Vec<(u32, usize, bool)> {

@@ -16,6 +16,8 @@ mod lost;
 mod pending;
 mod repair;
 mod resolve;
+#[cfg(test)]
+mod sample;
 mod send_off;
 mod settings;
 mod sys;
