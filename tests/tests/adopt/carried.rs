@@ -235,7 +235,7 @@ fn a_path_with_a_smaller_mtu_is_discovered_by_adopted_sockets() {
 #[test]
 fn requests_of_one_connection_go_to_two_targets_in_turn_adopted_each_time_or_replayed_each_time() {
     for way in [Serve::Adopt, Serve::Translate] {
-        let Some(t) = lab::up("atracked", |s| two_pools(s.serve(way))) else { return };
+        let Some(t) = lab::up_beside("atracked", |s| two_pools(s.serve(way))) else { return };
         in_turn(&t);
         if way == Serve::Adopt {
             expect_adopted(&t, 200);

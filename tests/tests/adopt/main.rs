@@ -12,7 +12,7 @@ const LINGER: Duration = Duration::from_secs(3);
 const TARGETS: [&str; 2] = ["target1", "target2"];
 
 fn adopting(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab> {
-    lab::up(name, |s| order(s.serve(Serve::Adopt)))
+    lab::up_beside(name, |s| order(s.serve(Serve::Adopt)))
 }
 
 /// How many connections the targets have adopted.

@@ -100,7 +100,7 @@ fn an_mptcp_listener_is_named_and_its_connections_are_replayed_even_before_it_is
         let why = format!("no multipath TCP in this kernel (CONFIG_MPTCP, net.mptcp.enabled): {e}");
         return skip::skip("an MPTCP listener", &why);
     }
-    let Some(t) = lab::up("amptcp", |s| s.targets(1).serve(Serve::Auto)) else { return };
+    let Some(t) = lab::up_beside("amptcp", |s| s.targets(1).serve(Serve::Auto)) else { return };
     // The agent looks at the host every five seconds; a connection between two looks is the kernel's to refuse.
     let failed = |t: &TestLab| t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_failed\"}");
     listen_with_mptcp(&t);
@@ -158,7 +158,7 @@ fn the_vip_is_delivered_by_a_rule_of_the_agents_own_which_comes_back_by_itself_a
 #[test]
 fn without_ebpf_or_without_what_the_kernel_tells_of_itself_handshakes_are_replayed_and_it_is_said_why() {
     let order = |s: LabSpec| s.targets(1).plane(Plane::Userspace).serve(Serve::Auto);
-    let Some(t) = lab::up("aplane", order) else { return };
+    let Some(t) = lab::up_beside("aplane", order) else { return };
     assert_eq!(
         serve(&t, "target1"),
         ("translate".to_owned(), vec!["tcx".to_owned(), "vip_local".to_owned()])
@@ -186,7 +186,7 @@ fn without_ebpf_or_without_what_the_kernel_tells_of_itself_handshakes_are_replay
 #[test]
 fn auto_falls_back_to_a_replayed_handshake_and_says_so() {
     let order = |s: LabSpec| s.targets(1).serve(Serve::Auto).agents_with("serve", "local_vip", false);
-    let Some(t) = lab::up("aauto", order) else { return };
+    let Some(t) = lab::up_beside("aauto", order) else { return };
     // Nobody made the VIP local.
     assert_eq!(serve(&t, "target1"), ("translate".to_owned(), vec!["vip_local".to_owned()]));
     assert_eq!(t.get("/1k").unwrap().status, 200);
@@ -217,7 +217,7 @@ fn auto_falls_back_to_a_replayed_handshake_and_says_so() {
 #[test]
 fn silence_is_noticed_and_the_handshake_replayed_within_the_same_handoff() {
     let order = |s: LabSpec| s.targets(1).serve(Serve::Auto).agents_with("serve", "local_vip", false);
-    let Some(t) = lab::up("asilent", order) else { return };
+    let Some(t) = lab::up_beside("asilent", order) else { return };
     let route = |verb: &str| {
         t.lab.output("target1", &["ip", "route", verb, "local", "10.90.1.100/32", "dev", "lo"]).unwrap();
     };
