@@ -4,19 +4,23 @@ use crate::serve::engine::Shared;
 use crate::serve::ways::Choice;
 use baton_daemon::control::Server;
 use baton_daemon::metrics::{
-    ReasonCounters, register_build_info, register_counters, register_reasons, seconds,
+    HTTP_SECONDS, ReasonCounters, register_build_info, register_counters, register_reasons, seconds,
 };
 use baton_loader::{Plane, monotonic_ns};
 use baton_shared::control::ServerLoad;
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowState;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 /// Counted by the engine.
@@ -28,6 +32,7 @@ pub(crate) struct Metrics {
     ended: Arc<ReasonCounters<EndReason>>,
     migrated: Counter,
     handoff: Histogram,
+    responses: Family<ServerLabel, Histogram, fn() -> Histogram>,
     /// CLOCK_MONOTONIC, ns.
     started_ns: u64,
 }
@@ -41,6 +46,7 @@ impl Default for Metrics {
             ended: Arc::default(),
             migrated: Counter::default(),
             started_ns: monotonic_ns(),
+            responses: Family::new_with_constructor(|| Histogram::new(HTTP_SECONDS)),
             // 5 us to 2.6 s, each bucket twice the one before.
             handoff: Histogram::new(exponential_buckets(5e-6, 2.0, 20)),
         }
@@ -84,9 +90,24 @@ impl Metrics {
         self.ended.add(reason);
     }
 
+    /// A server has begun to answer after so long.
+    pub(crate) fn response(&self, server: SocketAddr, us: u64) {
+        self.responses.get_or_create(&ServerLabel(server)).observe(seconds(us));
+    }
+
     pub(crate) fn migrated(&self, total_us: u32) {
         self.migrated.inc();
         self.handoff.observe(f64::from(total_us) / 1e6);
+    }
+}
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ServerLabel(pub(crate) SocketAddr);
+
+impl EncodeLabelSet for ServerLabel {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        ("server", self.0.to_string()).encode(encoder.encode_label())
     }
 }
 
@@ -110,6 +131,16 @@ pub(crate) fn registry(shared: &Shared, server: &Arc<OnceLock<Server>>) -> Regis
         "From the receipt of a handoff to its answer",
         Unit::Seconds,
         m.handoff.clone(),
+    );
+    // Each is there from the start.
+    for server in shared.policy.allowed().map(|(_, _, server)| server) {
+        drop(m.responses.get_or_create(&ServerLabel(server)));
+    }
+    registry.register_with_unit(
+        "baton_server_response_duration",
+        "From the feeding of a request to the first byte of its response",
+        Unit::Seconds,
+        m.responses.clone(),
     );
     let plane = Arc::clone(&shared.plane);
     register_reasons(
@@ -229,14 +260,13 @@ impl Gauges {
                 family.encode_family(&[("server", load.server.to_string())])?.encode_gauge(&value)?;
             }
         }
-        let counters: [(&str, &str, Number); 5] = [
+        let counters: [(&str, &str, Number); 4] = [
             ("baton_server_listen_drops", "Connections dropped at the server's listening sockets.", |l| {
                 l.listen_drops
             }),
             ("baton_server_resets", "Flows the server reset.", |l| l.resets),
             ("baton_server_segments", "Segments sent on the flows looked at.", |l| l.segments),
             ("baton_server_retransmitted", "Of those, sent again.", |l| l.retransmitted),
-            ("baton_server_responses", "Responses whose time to the first byte was taken.", |l| l.responses),
         ];
         for (name, help, number) in counters {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -257,13 +287,6 @@ impl Gauges {
         for load in loads {
             let labels = [("server", load.server.to_string())];
             rtt.encode_family(&labels)?.encode_gauge(&seconds(load.rtt_us.into()))?;
-        }
-        let (name, help) = ("baton_server_response", "The sum of the times to responses' first bytes.");
-        let mut responses = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        for load in loads {
-            responses
-                .encode_family(&[("server", load.server.to_string())])?
-                .encode_counter::<NoLabelSet, _, u64>(&seconds(load.response_us), None)?;
         }
         Ok(())
     }

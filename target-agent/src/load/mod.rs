@@ -166,6 +166,7 @@ impl Engine {
             Some((flow.server, slots.read(slot)))
         });
         for (server, micros) in responses.taken() {
+            self.shared.metrics.response(server, micros);
             if let Some(load) = table.loads.of(server) {
                 load.responses += 1;
                 load.response_us += micros;

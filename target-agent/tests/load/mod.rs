@@ -50,7 +50,7 @@ fn reports_follow_flows_responses_and_ends() {
     assert_eq!(shown["targets"][0]["load"]["responses"], 2, "{shown}");
     let metrics = world.metrics();
     assert!(
-        metrics.contains(&format!("baton_server_responses_total{{server=\"{SERVER}\"}} 2\n")),
+        metrics.contains(&format!("baton_server_response_duration_seconds_count{{server=\"{SERVER}\"}} 2\n")),
         "{metrics}"
     );
 }
