@@ -8,7 +8,7 @@
 use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
 pub use baton_shared::admission::HoldLimits;
-use baton_shared::packet::held::{HeldFacts, facts};
+use baton_shared::packet::held::{HeldFacts, facts, is_intact};
 use baton_shared::record::FlowKey;
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
@@ -218,7 +218,8 @@ impl Hold {
             if queue.released {
                 return Offered::NotHeld(facts);
             }
-            if let Some(ack) = facts.ack {
+            let intact = || offload.is_checked() || is_intact(packet);
+            if let Some(ack) = facts.ack.filter(|_| intact()) {
                 let newer = |newest| baton_shared::seq::before(newest, ack);
                 if queue.newest_ack.is_none_or(newer) {
                     queue.newest_ack = Some(ack);

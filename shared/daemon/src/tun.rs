@@ -25,6 +25,15 @@ const BURST: u32 = 64;
 pub struct Offload(pub(crate) [u8; 10]);
 
 impl Offload {
+    /// Whether the kernel answers for the TCP checksum: it has looked at it, or it is yet to be made.
+    pub fn is_checked(self) -> bool {
+        // VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_F_DATA_VALID.
+        const NEEDS_CSUM: u8 = 1;
+        const DATA_VALID: u8 = 2;
+        let [flags, ..] = self.0;
+        flags & (NEEDS_CSUM | DATA_VALID) != 0
+    }
+
     /// Payload bytes of each segment of a super-packet; `None`: it is none.
     pub fn segment_bytes(self) -> Option<u32> {
         // gso_type and gso_size; this host's byte order, as long as nobody asks for another (TUNSETVNETLE).

@@ -12,6 +12,7 @@ pub(crate) const ROWS: &[Row] = rows![
     request_without_acknowledgement,
     request_with_an_old_timestamp,
     request_beyond_what_is_kept,
+    request_with_a_wrong_checksum,
     acknowledgement_ahead_and_a_request_with_it,
 ];
 
@@ -63,6 +64,27 @@ fn request_with_an_old_timestamp(place: &Place) {
 
 fn request_beyond_what_is_kept(place: &Place) {
     refused(place, None, |s| s.seq = s.seq.wrapping_add(1 << 30));
+}
+
+/// Nobody forged it: a link did that. The server's kernel drops it, and the client sends it again.
+fn request_with_a_wrong_checksum(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    place.fetch(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    peer.settle();
+    let path = format!("/corrupt-{}", peer.from().port());
+    // The first would be refused, had anybody read it.
+    for payload in [b"GET\0/ HTTP/1.1\r\n\r\n".to_vec(), request(&path).into_bytes()] {
+        let mut segment = peer.segment();
+        segment.flags |= flag::PSH;
+        segment.payload = payload;
+        peer.corrupt(&segment);
+        assert_eq!(peer.listen(Duration::from_millis(150)), [], "no kernel answers it");
+    }
+    place.fetch(&mut peer, "1k");
+    place.close(&mut peer);
+    let seen = place.t.access_log("target1");
+    assert!(seen.iter().all(|line| !line.contains(&path)), "{path} reached the server");
 }
 
 /// What is known of the client follows no forger.

@@ -124,13 +124,15 @@ pub struct LaterCounts {
     pub broken: AtomicU64,
     /// Segments behind a request that no kernel would have taken for the client's.
     pub disbelieved: AtomicU64,
+    /// Segments with a wrong checksum, which were not read.
+    pub corrupt: AtomicU64,
     /// Recalls that were refused, by reason.
     pub refused: Arc<ReasonCounters<Refusal>>,
 }
 
 impl LaterCounts {
     /// By their names in metrics.
-    pub fn outcomes(&self) -> [(&'static str, u64); 7] {
+    pub fn outcomes(&self) -> [(&'static str, u64); 8] {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("stayed", of(&self.stayed)),
@@ -140,6 +142,7 @@ impl LaterCounts {
             ("dropped", of(&self.closed)),
             ("broken_off", of(&self.broken)),
             ("disbelieved", of(&self.disbelieved)),
+            ("corrupt", of(&self.corrupt)),
         ]
     }
 }

@@ -9,7 +9,7 @@ use baton_daemon::tun::Offload;
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::FlowRef;
 use baton_shared::http::RequestHead;
-use baton_shared::packet::held::HeldFacts;
+use baton_shared::packet::held::{HeldFacts, is_intact};
 use baton_shared::record::{FLAG_LAST, FlowKey, FlowRecord};
 use baton_shared::seq::{Client, Seq, before};
 use baton_shared::state::acceptable::{KnownClient, is_acceptable};
@@ -230,7 +230,12 @@ impl Migrator {
         offload: Offload,
         facts: &HeldFacts<'_>,
     ) {
-        if state.phase == Phase::Gone {
+        // What was corrupted on its way is not read, and nothing is made of it: the kernel that receives it drops it.
+        let intact = offload.is_checked() || is_intact(packet);
+        if state.phase == Phase::Gone || !intact {
+            if !intact {
+                Self::count(&self.laters.counts.corrupt);
+            }
             return self.hold.write_back(packet, offload);
         }
         let held = Held::new(packet, offload, facts);
