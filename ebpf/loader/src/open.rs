@@ -6,7 +6,7 @@ use crate::slots::Slots;
 use crate::sys::{self, MappedSlots, TypedMap};
 use crate::{Means, OBJECT, Plane, PlaneConfig, PlaneError, Programs, Side, Tun};
 use aya::maps::{Map, MapData, PerCpuArray};
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use baton_shared::record::{ABI_VERSION, FlowKey, FlowRecord, FlowState, LegSettings, Settings};
 use std::os::fd::{AsFd, OwnedFd};
@@ -152,9 +152,21 @@ fn load_object(pins: &Path, flows: u32, keys: u32) -> Result<Ebpf, PlaneError> {
     loader.load(OBJECT).map_err(load_error("the eBPF object"))
 }
 
+/// How often a program is given to the kernel. Its verifier gives up with EAGAIN as soon as the thread has a signal to handle
+/// (`signal_pending` in kernel/bpf/verifier.c); libbpf tries again as well.
+const ATTEMPTS: usize = 10;
+
 /// A program of the object, loaded.
 pub(crate) fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), PlaneError> {
-    program(object, name)?.load().map_err(load_error(name))
+    let program = program(object, name)?;
+    for _ in 1..ATTEMPTS {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            done => return done.map_err(load_error(name)),
+        }
+    }
+    program.load().map_err(load_error(name))
 }
 
 /// A program of the object.

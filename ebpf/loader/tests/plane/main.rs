@@ -152,6 +152,31 @@ fn a_device_made_anew_gets_a_new_link() {
     });
 }
 
+/// The verifier gives up when a signal comes.
+#[test]
+fn programs_are_loaded_though_signals_come_meanwhile() {
+    inside(|pins| {
+        let loader = sys::this_thread();
+        let began = std::time::Instant::now();
+        Plane::open(&config(Side::Target, pins)).unwrap().detach().unwrap();
+        // Often enough to meet a verifier at work, and rarely enough that it gets to its end at times.
+        let pause = began.elapsed() * 5;
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    sys::signal(loader);
+                    std::thread::sleep(pause);
+                }
+            });
+            let opened: Result<Vec<()>, PlaneError> =
+                (0..30).map(|_| Plane::open(&config(Side::Target, pins))?.detach()).collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            opened.map(drop).unwrap();
+        });
+    });
+}
+
 #[test]
 fn what_is_wrong_is_said_in_one_line() {
     inside(|pins| {
