@@ -73,6 +73,8 @@ pub struct Watch {
     may_be_long: bool,
     /// Newest timestamp received.
     tsval: Option<u32>,
+    /// If it came with a pure acknowledgement, that one's sequence number.
+    tsval_at: Option<u32>,
     /// Whether the echo may be 0.
     no_echo: NoEcho,
     /// What was received, from the first byte of data on; `None` where there is a gap.
@@ -105,6 +107,7 @@ impl Watch {
             may_probe: false,
             may_be_long: false,
             tsval: None,
+            tsval_at: None,
             no_echo: NoEcho::Never,
             stream: Vec::new(),
             whole: 0,
@@ -267,9 +270,14 @@ impl Watch {
             (false, Some(_)) => Err(format!("timestamps nobody agreed on: {packet:?}")),
             (true, Some((value, echo))) => {
                 let newest = self.tsval.unwrap_or(value);
-                let leeway = if self.may_overtake { OVERTAKEN_MS } else { 0 };
+                // A pure acknowledgement that another CPU sent, about data on its way: what it overtook is older by its number, too.
+                let overtaken = self.tsval_at.is_some_and(|at| before(packet.segment.seq, at));
+                let leeway = if self.may_overtake || overtaken { OVERTAKEN_MS } else { 0 };
                 if before(value.wrapping_add(leeway), newest) {
                     return Err(format!("timestamp before {newest}: {packet:?}"));
+                }
+                if self.tsval.is_none() || before(newest, value) {
+                    self.tsval_at = (packet.length() == 0).then_some(packet.segment.seq);
                 }
                 self.tsval = Some(later(newest, value));
                 if !self.may_be_no_echo(echo)

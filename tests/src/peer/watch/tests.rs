@@ -156,6 +156,19 @@ fn what_is_allowed_is_no_more_than_that() {
     refused(&mut watch, &with(111, 500, MS - OVERTAKEN_MS - 1), "timestamp before");
 }
 
+#[test]
+fn what_a_pure_acknowledgement_overtook_may_be_a_little_older_and_nothing_else() {
+    let with = |seq, payload: &[u8], tsval| {
+        packet(Segment { options: options(Some((tsval, 8))), ..data(seq, payload) })
+    };
+    let mut watch = connection();
+    watch.received_packet(&with(0, b"a", MS)).unwrap();
+    watch.received_packet(&with(3, b"", MS + 1)).unwrap();
+    watch.received_packet(&with(1, b"bc", MS)).unwrap();
+    refused(&mut watch, &with(3, b"d", MS), "timestamp before");
+    refused(&mut watch, &with(1, b"bc", MS - OVERTAKEN_MS), "timestamp before");
+}
+
 /// A server's side: the client's SYN had the number before 0, the server's 200, with a window of 300 at scale 1.
 fn called() -> Watch {
     let (ours, theirs) = ends();
