@@ -5,6 +5,7 @@
 //! packets still find their way, and is then removed: key first, slot after.
 
 mod counts;
+mod ends;
 mod inspect;
 mod later;
 mod left;
@@ -21,15 +22,12 @@ use crate::access_log::AccessLog;
 use crate::handoff::{LaterFlow, flow_id_text};
 use crate::leg_mtu::LegMtus;
 use crate::targets::{TargetId, Targets};
-use baton_daemon::admin::events::{self, Kind};
 use baton_loader::{InsertError, Plane, monotonic_ns};
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
 use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
-use baton_shared::state::report::{KnownFlow, Word, judge_report};
 use baton_shared::translate::Leg;
 use left::{Left, LeftFlows};
-use serde_json::json;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -389,84 +387,6 @@ impl Flows {
     /// Takes a frozen flow's record away: its packets pass to the ordinary stack again.
     pub fn abandon(&self, flow: FlowRef) {
         self.remove(&mut self.table(), flow.flow_id);
-    }
-
-    /// A target's agent reports a flow's end. Whether the flow was known; to be answered `EndSeen` either way.
-    pub fn on_end(&self, report: EndReport) -> bool {
-        let (word, left) = self.take_end(report);
-        if matches!(word, Word::Recalled | Word::Ended) {
-            self.access_log().ended(&report);
-            self.tell_end(&report, left);
-        }
-        word != Word::Unknown
-    }
-
-    /// Ends a flow whose agent will not report its end.
-    pub fn end_unreported(&self, flow: FlowRef, reason: EndReason) {
-        let report = EndReport::unreported(flow, reason);
-        if self.take_end(report).0 == Word::Ended {
-            self.access_log().unreported(flow.flow_id, reason);
-            self.tell_end(&report, None);
-        }
-    }
-
-    /// To those who follow `/v1/events`; `left` if the flow is somewhere else by now.
-    fn tell_end(&self, report: &EndReport, left: Option<Left>) {
-        let kind = if report.reason == EndReason::Recalled { Kind::Recall } else { Kind::End };
-        events::publish(kind, || {
-            let name = |target| self.targets.get(target).map(|target| target.spec.name.clone());
-            let (client, target) = match left {
-                Some(left) => (Some(left.client), left.target.and_then(name)),
-                None => {
-                    let view = self.get(report.flow.flow_id);
-                    (view.as_ref().map(|view| view.client), view.and_then(|view| view.target))
-                }
-            };
-            json!({
-                "flow": flow_id_text(report.flow.flow_id),
-                "generation": report.flow.generation,
-                "client": client,
-                "target": target,
-                "reason": report.reason.name(),
-                "packets": report.packets,
-                "bytes": report.bytes,
-                "duration_ms": report.duration_ms,
-            })
-        });
-    }
-
-    /// What the report is; with what the flow has left, if it is that of a recall and the flow has gone on since.
-    fn take_end(&self, report: EndReport) -> (Word, Option<Left>) {
-        let mut table = self.table();
-        let Some(entry) = table.by_id.get_mut(&report.flow.flow_id) else {
-            // Back with the front, perhaps.
-            let left = table.left.take(&report);
-            return (if left.is_some() { Word::Recalled } else { Word::Unknown }, left);
-        };
-        let known = KnownFlow {
-            flow: entry.flow,
-            ended: entry.end.is_some(),
-            turning: entry.turning,
-            recall_told: entry.recall_told,
-            left: entry.left.as_ref().map(|left| left.flow),
-        };
-        let word = judge_report(&report, &known);
-        match word {
-            Word::Unknown | Word::Again => {}
-            Word::Recalled if known.flow == report.flow => entry.recall_told = true,
-            Word::Recalled => return (word, entry.left.take().map(|left| *left)),
-            Word::Ended => {
-                entry.end = Some(Box::new(report));
-                // Before the commit the report only waits: the commit sees it.
-                if entry.committed {
-                    let (slot, target) = (entry.slot, entry.target);
-                    self.plane.slots().change_state(slot, FlowState::Committed, FlowState::Ended);
-                    self.count_ended(target);
-                    table.lingering.push_back((Instant::now() + self.linger, report.flow.flow_id));
-                }
-            }
-        }
-        (word, None)
     }
 
     /// A connection was accepted on these addresses: what an ended flow left there goes.

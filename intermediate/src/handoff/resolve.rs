@@ -14,7 +14,8 @@ use baton_daemon::tun::Offload;
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Message, MigratedAnswer};
 use baton_shared::reason::{ProxyReason, Refusal};
-use baton_shared::record::{FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FLAG_WITHIN_BODY, FlowRecord};
+use baton_shared::record::{FLAG_OWED, FLAG_TRACKED, FLAG_WITHIN_BODY, FlowRecord};
+use baton_shared::state::commit::committed;
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -138,18 +139,8 @@ impl Migrator {
             self.late.fetch_add(1, Ordering::Relaxed);
             self.prefetched.fetch_add(u64::try_from(late.bytes.len()).unwrap_or(0), Ordering::Relaxed);
         }
-        let mut record = flight.place.record;
-        record.ack_delta = answer.client_snd_nxt.delta_to(answer.server_snd_nxt).0;
-        record.seq_delta = 0;
-        record.tsval_delta = 0;
-        record.tsecr_delta = answer.ts_delta.wrapping_neg();
-        record.out_ifindex = self.settings().out_ifindex;
-        record.note_ack = captured.connection.snd_nxt.raw();
-        record.note_seq_end = captured.connection.rcv_nxt.raw();
-        record.note_window = captured.connection.options.reach();
-        if captured.connection.options.timestamps {
-            record.flags |= FLAG_TIMESTAMPS;
-        }
+        let place = FlowRecord { out_ifindex: self.settings().out_ifindex, ..flight.place.record };
+        let record = committed(&place, answer, &captured.connection);
         match flight.tracked.take() {
             None => {
                 self.flows.commit(&record, flight.place.slot);

@@ -3,6 +3,7 @@
 pub mod acceptable;
 pub mod adopt;
 pub mod behind;
+pub mod commit;
 pub mod ending;
 pub mod handoff;
 pub mod later;

@@ -6,8 +6,13 @@
 //! from its agent, and then handed to another target, or a socket is made for it and the front has it again as if it had
 //! just been accepted ([`turn`]).
 
+mod admit;
 mod cut;
+mod give_back;
+mod hand_on;
 mod held;
+mod let_go;
+mod read;
 mod restore;
 mod state;
 mod turn;

@@ -1,30 +1,21 @@
-//! A tracked flow changes hands: recalled from its target, then given to another one or to a socket here. What the
-//! agent's word means is said by [`Recall`] and [`Handoff`](baton_shared::state::handoff::Handoff); here it is done.
+//! A tracked flow is to leave its target: recalled, then given to another one (`hand_on`) or to a socket here
+//! (`give_back`). What the agent's word means is said by [`Recall`]; here it is done.
 
-use super::cut::Fresh;
-use super::restore::{Returned, restore};
 use super::state::{LaterFlow, Phase, State};
 use super::waits::Told;
-use super::{Migrator, Noted, Router};
+use super::{Migrator, Noted};
 use crate::access_log::{ClosedRecord, MigratedRecord, Placed};
 use crate::flows::Place;
-use crate::handoff::resolve::Settled;
-use crate::handoff::{FREEZE_MARGIN, StageTimes, Subject, flow_id_text};
+use crate::handoff::{FREEZE_MARGIN, StageTimes, Subject};
 use crate::hold::HeldFlow;
-use crate::reset::Severed;
 use crate::targets::{NotSent, TargetId, UnderWay};
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
-use baton_shared::control::{
-    FlowRef, Handoff as HandoffMessage, Message, RecallRequest, RecalledAnswer, TrackedRequest,
-};
+use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer};
 use baton_shared::http::{GateRule, RequestHead};
-use baton_shared::reason::{CloseReason, EndReason, ProxyReason, Refusal};
-use baton_shared::record::{FLAG_OWED, FLAG_TIMESTAMPS, FLAG_TRACKED, FlowRecord};
-use baton_shared::seq::Seq;
+use baton_shared::reason::{CloseReason, EndReason, Refusal};
 use baton_shared::state::recall::{Recall, RecallAction, RecallEvent};
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// How often a recall that waits looks whether the flow is still there, and a question that could not be put is put.
 const LOOK: Duration = Duration::from_millis(200);
@@ -64,10 +55,10 @@ impl Plan {
 }
 
 /// A flow in the intermediate's hands.
-struct InHand {
-    place: Place,
-    held: Arc<HeldFlow>,
-    answer: RecalledAnswer,
+pub(super) struct InHand {
+    pub(super) place: Place,
+    pub(super) held: Arc<HeldFlow>,
+    pub(super) answer: RecalledAnswer,
 }
 
 impl Migrator {
@@ -102,7 +93,7 @@ impl Migrator {
     }
 
     /// The line of a later request that was lost with its connection.
-    fn log_lost(&self, noted: Noted, flow: FlowRef, reason: CloseReason) {
+    pub(super) fn log_lost(&self, noted: Noted, flow: FlowRef, reason: CloseReason) {
         let Some((asked, placed)) = noted else { return };
         let flow_id = Some(flow.flow_id);
         let record = ClosedRecord { asked, placed, reason, rule: None, status: None, flow_id };
@@ -262,7 +253,7 @@ impl Migrator {
     }
 
     /// What is known of the connection, with the client's bytes before `rcv_nxt` taken.
-    fn connection(flow: &LaterFlow, state: &State, answer: &RecalledAnswer) -> CapturedConnection {
+    pub(super) fn connection(flow: &LaterFlow, state: &State, answer: &RecalledAnswer) -> CapturedConnection {
         CapturedConnection {
             client: flow.client(),
             vip: flow.vip(),
@@ -279,7 +270,7 @@ impl Migrator {
         }
     }
 
-    fn subject(&self, flow: &LaterFlow, handoff: FlowRef, target: TargetId) -> Subject {
+    pub(super) fn subject(&self, flow: &LaterFlow, handoff: FlowRef, target: TargetId) -> Subject {
         Subject {
             flow_id: Some(handoff.flow_id),
             client: flow.client(),
@@ -290,229 +281,4 @@ impl Migrator {
             trace: None,
         }
     }
-
-    /// Hands the flow with the request in front to a target.
-    async fn hand_on(
-        self: &Arc<Self>,
-        flow: &Arc<LaterFlow>,
-        mut hand: InHand,
-        to: TargetId,
-        head: &RequestHead,
-        (fed, noted): (Vec<u8>, Noted),
-    ) {
-        let start = Instant::now();
-        let target = self.targets.get(to);
-        let server = target.as_ref().and_then(|t| t.spec.servers.for_vip(flow.vip()));
-        let (Some(target), Some(server)) = (target, server) else {
-            return self.give_to_front(flow, hand, Some((ProxyReason::AddressFamily, None)), noted).await;
-        };
-        // It may have begun to stop since the target was chosen.
-        if !target.takes_handoffs() {
-            return self.give_to_front(flow, hand, Some((ProxyReason::NoAgent, None)), noted).await;
-        }
-        let before = flow.lock().later.clone();
-        let Some((mut subject, message)) = self.next_handoff(flow, &hand, (to, server), head, fed) else {
-            return self.give_to_front(flow, hand, None, noted).await;
-        };
-        let connection = message.connection.clone();
-        let mut told = self.pending.register(hand.place.flow, to);
-        let settled = match target.send(Message::Handoff(Box::new(message))) {
-            Ok(()) => self.settle(&mut hand.place, &mut told, to).await,
-            Err(NotSent::Down) => Settled::Kept(ProxyReason::NoAgent, None),
-            Err(NotSent::Busy) => Settled::Kept(ProxyReason::ChannelBusy, None),
-        };
-        self.pending.forget(hand.place.flow);
-        match settled {
-            Settled::Committed(answer) => {
-                let mut record = hand.place.record;
-                record.new_addr = server.ip().into();
-                record.new_port = baton_shared::addr::PortWord::new(server.port());
-                record.flags = FLAG_TRACKED | target.spec.leg.flags();
-                if connection.options.timestamps {
-                    record.flags |= FLAG_TIMESTAMPS;
-                }
-                record.ack_delta = answer.client_snd_nxt.delta_to(answer.server_snd_nxt).0;
-                record.tsecr_delta = answer.ts_delta.wrapping_neg();
-                record.note_ack = connection.snd_nxt.raw();
-                record.note_seq_end = connection.rcv_nxt.raw();
-                record.note_window = connection.options.reach();
-                self.flows.assign(hand.place.flow, to, server, &subject.request);
-                let times = StageTimes {
-                    handoff: start.elapsed(),
-                    agent: Duration::from_micros(answer.total_us.into()),
-                    adopted: answer.is_adopted(),
-                    total: start.elapsed(),
-                    ..StageTimes::default()
-                };
-                // Before the commit: the next request may be held already, and be read by it.
-                self.log_later(noted, to, hand.place.flow, 1, Some(times));
-                self.commit_again(flow, &hand, record, to, &connection);
-                self.history.record_migrated(subject, &times);
-            }
-            Settled::Kept(reason, refusal) => {
-                flow.lock().later = before;
-                self.give_to_front(flow, hand, Some((reason, refusal)), noted).await;
-            }
-            Settled::Reset => {
-                flow.lock().phase = Phase::Gone;
-                subject.target.clone_from(&target.spec.name);
-                self.history.record_closed(subject, CloseReason::Unresolved);
-                self.log_lost(noted, hand.place.flow, CloseReason::Unresolved);
-                self.reset_unresolved(&mut hand.place, &hand.held, to, server, Severed::from(&connection))
-                    .await;
-            }
-        }
-    }
-
-    /// The record of a flow that has another target is put in force.
-    fn commit_again(
-        self: &Arc<Self>,
-        flow: &Arc<LaterFlow>,
-        hand: &InHand,
-        mut record: FlowRecord,
-        to: TargetId,
-        given: &CapturedConnection,
-    ) {
-        let mut state = flow.lock();
-        record.read_from = state.later.end().raw();
-        record.ack_floor = given.options.to_word();
-        if state.later.owes() {
-            record.flags |= FLAG_OWED;
-        }
-        self.flows.commit(&record, hand.place.slot);
-        Self::count(&self.laters.counts.moved);
-        state.flow = hand.place.flow;
-        state.target = to;
-        state.requests = 1;
-        state.bound = false;
-        state.all_requests = state.all_requests.saturating_add(1);
-        // It has acknowledged all there was, or the flow were not here.
-        state.ack = given.snd_nxt;
-        let fresh = Fresh { ack: given.snd_nxt.raw(), tsval: given.client_tsval, tsecr: given.vip_tsval };
-        self.make_fit(flow, &mut state, given.rcv_nxt, fresh);
-        self.resume(flow, &mut state, &hand.held);
-    }
-
-    /// The message that gives the request in front to a target; it is not in front any more then.
-    fn next_handoff(
-        &self,
-        flow: &LaterFlow,
-        hand: &InHand,
-        (to, server): (TargetId, SocketAddr),
-        head: &RequestHead,
-        mut fed: Vec<u8>,
-    ) -> Option<(Subject, HandoffMessage)> {
-        let mut state = flow.lock();
-        let request_line = head.request_line(state.later.bytes());
-        let is_head = state.later.bytes().get(head.method.clone()) == Some(b"HEAD");
-        let told = state.later.acknowledged();
-        let mut connection = Self::connection(flow, &state, &hand.answer);
-        // Its end was known when this was planned, and nothing in front has changed.
-        let taken = state.later.take(head)?;
-        fed.extend_from_slice(
-            taken.bytes.get(head.head_len.saturating_sub(head.start)..).unwrap_or_default(),
-        );
-        let moved = taken.taken_end.since(connection.rcv_nxt);
-        connection.rcv_nxt = taken.taken_end;
-        connection.rcv_wnd = connection.rcv_wnd.saturating_sub(moved);
-        connection.client_fin = taken.fin;
-        let message = HandoffMessage {
-            flow: hand.place.flow,
-            deadline_ms: u32::try_from(self.settings().deadline.as_millis()).unwrap_or(u32::MAX),
-            server,
-            connection,
-            acknowledged: later_of(told, taken.taken_end),
-            tracked: Some(TrackedRequest { head: is_head }),
-            request: fed,
-        };
-        let mut subject = self.subject(flow, hand.place.flow, to);
-        subject.request = request_line;
-        Some((subject, message))
-    }
-
-    /// The record is in force: what was kept goes on, and the flow is followed. The reader of the TUN waits meanwhile.
-    pub(in crate::handoff) fn resume(
-        self: &Arc<Self>,
-        flow: &Arc<LaterFlow>,
-        state: &mut State,
-        held: &Arc<HeldFlow>,
-    ) {
-        state.phase = Phase::Following;
-        let end = state.later.end();
-        self.pass_to(flow, state, end);
-        for (packet, offload) in self.hold.take(held) {
-            if let Some(facts) = baton_shared::packet::held::facts(&packet) {
-                if facts.rst {
-                    // It goes on at once, so what came before it must go first: a FIN takes a number.
-                    self.read_on(flow, state);
-                }
-                self.take_in(flow, state, &packet, offload, &facts);
-            }
-        }
-        self.read_on(flow, state);
-    }
-
-    /// Makes a socket for the connection and gives it to the front, with what the client has sent.
-    async fn give_to_front(
-        self: &Arc<Self>,
-        flow: &Arc<LaterFlow>,
-        mut hand: InHand,
-        refused: Option<(ProxyReason, Option<Refusal>)>,
-        noted: Noted,
-    ) {
-        if let Some((reason, refusal)) = refused {
-            tracing::debug!(client = %flow.client(), %reason, ?refusal, "a later request is not handed on");
-        }
-        let router: Option<Arc<dyn Router>> = self.laters.router.get().cloned();
-        let seat = router.and_then(|router| Some((router.seat(flow.vip())?, router)));
-        let (connection, bytes) = {
-            let state = flow.lock();
-            let mut connection = Self::connection(flow, &state, &hand.answer);
-            let owed = state.later.acknowledged().since(connection.rcv_nxt);
-            let received = usize::try_from(owed).unwrap_or(0).min(state.later.bytes().len());
-            let bytes = state.later.bytes().get(..received).unwrap_or_default().to_vec();
-            connection.rcv_nxt = state.later.acknowledged();
-            connection.rcv_wnd = connection.rcv_wnd.saturating_sub(owed);
-            (connection, bytes)
-        };
-        let nobody = || ("seat", std::io::Error::other("nobody listens on its address"));
-        match seat.ok_or_else(nobody).and_then(|seat| Ok((restore(&connection)?, seat))) {
-            Ok((stream, (seat, router))) => {
-                {
-                    let mut state = flow.lock();
-                    state.phase = Phase::Gone;
-                    // Its packets are the ordinary stack's from here on, those that are held too.
-                    self.flows.give_back(hand.place.flow);
-                    let fresh = Fresh {
-                        ack: connection.snd_nxt.raw(),
-                        tsval: connection.client_tsval,
-                        tsecr: connection.vip_tsval,
-                    };
-                    self.make_fit(flow, &mut state, connection.rcv_nxt, fresh);
-                    self.write_all_back(&mut state);
-                    self.hold.release(&hand.held, &[]);
-                }
-                Self::count(&self.laters.counts.returned);
-                router.take_back(Returned { stream, client: flow.client(), vip: flow.vip(), seat, bytes });
-            }
-            Err((step, e)) => {
-                tracing::error!(client = %flow.client(), flow = %flow_id_text(hand.place.flow.flow_id),
-                    "no socket for a connection that was taken back: {step}: {e}");
-                flow.lock().phase = Phase::Gone;
-                let target = flow.lock().target;
-                let subject = self.subject(flow, hand.place.flow, target);
-                self.history.record_closed(subject, CloseReason::RestoreFailed);
-                self.log_lost(noted, hand.place.flow, CloseReason::RestoreFailed);
-                self.flows.extend(&mut hand.place, FREEZE_MARGIN);
-                self.resetter.reset_client(&Severed::from(&connection), &hand.held).await;
-                self.flows.abandon(hand.place.flow);
-                self.hold.discard(&hand.held);
-            }
-        }
-    }
-}
-
-/// The later of two numbers.
-fn later_of<S>(a: Seq<S>, b: Seq<S>) -> Seq<S> {
-    if a.before(b) { b } else { a }
 }

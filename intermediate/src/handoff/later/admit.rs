@@ -1,0 +1,122 @@
+//! A packet of a tracked flow comes: what is kept of it, and what goes on as it is.
+
+use super::Migrator;
+use super::cut::bare;
+use super::held::{Held, divide};
+use super::state::{LaterFlow, Phase, State};
+use baton_daemon::tun::Offload;
+use baton_shared::packet::held::{HeldFacts, is_intact};
+use baton_shared::seq::before;
+use baton_shared::state::acceptable::{KnownClient, is_acceptable};
+use baton_shared::state::later::NotKept;
+
+impl Migrator {
+    /// Keeps a packet of a tracked flow, or lets it go.
+    pub(super) fn take_in(
+        &self,
+        flow: &LaterFlow,
+        state: &mut State,
+        packet: &[u8],
+        offload: Offload,
+        facts: &HeldFacts<'_>,
+    ) {
+        // What was corrupted on its way is not read, and nothing is made of it: the kernel that receives it drops it.
+        let intact = offload.is_checked() || is_intact(packet);
+        if state.phase == Phase::Gone || !intact {
+            if !intact {
+                Self::count(&self.laters.counts.corrupt);
+            }
+            return self.hold.write_back(packet, offload);
+        }
+        let held = Held::new(packet, offload, facts);
+        let end = state.later.end();
+        let believed = !facts.rst && self.believes(flow, state, facts);
+        if !facts.rst && end.before(held.end()) && !believed {
+            return self.disbelieve(flow, &held);
+        }
+        if believed {
+            state.note(facts, flow.options.as_ref());
+        }
+        // A part of the request under way, sent again or on its way through the queue; or nothing of the stream.
+        if facts.rst || held.length() == 0 || !end.before(held.end()) {
+            return self.hold.write_back(packet, offload);
+        }
+        if !held.seq.before(end) {
+            return self.take_beyond(flow, state, held, facts.payload);
+        }
+        // Its front is a part of the request under way, which its server may lack.
+        match divide(&held, end, None) {
+            Some((front, rest)) => {
+                front.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
+                for held in rest {
+                    let bytes = held.bytes.clone();
+                    let payload = baton_shared::packet::held::facts(&bytes).map_or(&[][..], |f| f.payload);
+                    self.take_beyond(flow, state, held, payload);
+                }
+            }
+            None => self.drop_held(flow, &held),
+        }
+    }
+
+    /// Whether a segment is the client's, by all that is known here. In the middle of a turn the record is still that of the
+    /// flow's time with the target before.
+    fn believes(&self, flow: &LaterFlow, state: &State, facts: &HeldFacts<'_>) -> bool {
+        let record = self.flows.record(flow.slot);
+        let acked = if before(record.note_ack, state.ack.raw()) { state.ack.raw() } else { record.note_ack };
+        is_acceptable(facts, &KnownClient { acked, reach: record.note_window, tsval: state.in_order_tsval })
+    }
+
+    /// Its header alone goes to the server, whose kernel answers it as it answers any that it does not take.
+    fn disbelieve(&self, flow: &LaterFlow, held: &Held) {
+        Self::count(&self.laters.counts.disbelieved);
+        self.drop_held(flow, held);
+        self.show_header(held);
+    }
+
+    /// The server's kernel sees a segment without what it carries, to answer where it lies outside the window.
+    fn show_header(&self, held: &Held) {
+        if let Some(header) = bare(&held.bytes) {
+            self.hold.write_back(&header, Offload::default());
+        }
+    }
+
+    /// A packet, or part of one, that lies behind the request under way.
+    fn take_beyond(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8]) {
+        if state.phase == Phase::Dropping {
+            self.forward_fin(flow, state, &held);
+            self.drop_of_last(state, held.payload);
+            return self.drop_held(flow, &held);
+        }
+        self.keep(flow, state, held, payload);
+    }
+
+    /// Counts a connection of which bytes behind its last request are dropped, once.
+    pub(super) fn drop_of_last(&self, state: &mut State, bytes: u32) {
+        if state.last && bytes != 0 && !std::mem::replace(&mut state.dropped, true) {
+            Self::count(&self.laters.counts.closed);
+        }
+    }
+
+    /// Keeps a packet that lies behind the request under way, if it is not there already and there is room.
+    fn keep(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8]) {
+        // What is there already came in a packet that is held.
+        let have = state.later.end().plus(u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
+        let known = !held.fin && !have.before(held.end());
+        let room =
+            (!known).then(|| self.hold.admits_later(state.packets.bytes(), held.bytes.len())).flatten();
+        let kept = room.map(|room| (state.later.on_segment(held.seq, payload, held.fin), room));
+        if let Some((Ok(()), account)) = kept {
+            // As a kernel does it: what came out of order may be newer than what fills the gap.
+            if let Some(tsval) = held.tsval.filter(|_| !have.before(held.seq)) {
+                state.in_order_tsval = tsval;
+            }
+            state.packets.admit(held, account);
+        } else {
+            // The client sends it again if it is needed.
+            self.drop_held(flow, &held);
+            if let Some((Err(NotKept::TooFar), _)) = kept {
+                self.show_header(&held);
+            }
+        }
+    }
+}
