@@ -1,22 +1,31 @@
 # What demo.sh, test.sh and package.sh have in common; they source it.
-# It installs packages of the distribution only, says which and why, and changes nothing else on the machine.
+# What is missing it installs, and says what and why: packages of the distribution, and for this user Rust (rustup) and
+# cargo-deb. Nothing else on the machine is changed.
 
 RUST_NEEDED=1.95
 CARGO_DEB=3.8.0
 missing=()
 
-# The words that make a command run as root: none as root, else sudo, keeping PATH and the variables the tests know.
+# rustup's usual place, where the shell was not started anew after its installation.
+PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+
+# The words that make a command run as root: none as root, else sudo, keeping PATH, where this user's Rust is (root's home is
+# another: the user's cargo would find no toolchain there) and the variables the tests know.
 root_words=()
-if [ "$(id -u)" -ne 0 ]; then
+find_root_words() {
+    [ "$(id -u)" -ne 0 ] || return 0
     if ! command -v sudo >/dev/null; then
         echo "this needs root (network namespaces): run it as root, or install sudo" >&2
         exit 1
     fi
-    root_words=(sudo env "PATH=$PATH")
-    for variable in RUST_LOG RUST_BACKTRACE BATON_NO_SKIPS BATON_BIN_DIR BATON_SEEDS; do
+    root_words=(sudo env "PATH=$PATH" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}")
+    local variable
+    for variable in RUST_LOG RUST_BACKTRACE BATON_NO_SKIPS BATON_BIN_DIR BATON_SEEDS BATON_SERVE BATON_PLANE BATON_ROW \
+        BATON_HANDOFFS BATON_SCREENSHOT; do
         [ -z "${!variable:-}" ] || root_words+=("$variable=${!variable}")
     done
-fi
+}
+find_root_words
 
 as_root() {
     ${root_words[@]+"${root_words[@]}"} "$@"
@@ -68,8 +77,6 @@ check_kernel() {
 # check_rust [COMPONENT...]: Rust is there, new enough, and has the components; else it is installed for this user with
 # rustup, Rust's own installer (distributions ship older ones).
 check_rust() {
-    # rustup's usual place, where the shell was not started anew after its installation.
-    [ ! -d "$HOME/.cargo/bin" ] || PATH="$PATH:$HOME/.cargo/bin"
     if ! command -v cargo >/dev/null; then
         install_rust "Rust is missing (cargo)"
     elif ! rust_is_new_enough; then
@@ -98,7 +105,7 @@ check_rust() {
 # cargo-deb, which makes the packages.
 check_cargo_deb() {
     cargo deb --version >/dev/null 2>&1 && return 0
-    echo "missing: cargo-deb, which makes the packages: building it (some minutes) into $HOME/.cargo/bin" >&2
+    echo "missing: cargo-deb, which makes the packages: building it (some minutes) into ${CARGO_HOME:-$HOME/.cargo}/bin" >&2
     cargo install cargo-deb --version "$CARGO_DEB" --locked --quiet >&2
 }
 
@@ -114,15 +121,16 @@ rust_is_new_enough() {
 
 # install_rust WHY
 install_rust() {
-    echo "$1: installing the stable toolchain into $HOME/.cargo and $HOME/.rustup with rustup (https://rustup.rs)" >&2
+    echo "$1: installing the stable toolchain into ${CARGO_HOME:-$HOME/.cargo} and ${RUSTUP_HOME:-$HOME/.rustup} with rustup (https://rustup.rs)" >&2
     if ! curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
         sh -s -- -y --quiet --no-modify-path --profile minimal --component rustfmt --component clippy >&2; then
         echo "rustup could not be installed; please install Rust $RUST_NEEDED or later and run this again" >&2
         exit 1
     fi
     # In front: an older cargo of the distribution must not be found first.
-    PATH="$HOME/.cargo/bin:$PATH"
+    PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
     hash -r
+    find_root_words
 }
 
 # Where cargo puts what it builds.
