@@ -167,7 +167,7 @@ impl Former {
         for found in &self.found {
             let (Some(slot), Some(last)) = (found.here, self.record(found.slot)) else { continue };
             if last != found.copied {
-                slots.overwrite(slot, &former::caught_up(&slots.read(slot), &found.copied, &last));
+                slots.catch_up(slot, &former::missed(&found.copied, &last));
             }
         }
         remove_whatever_is_pinned(&self.pins)

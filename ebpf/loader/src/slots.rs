@@ -1,6 +1,7 @@
 //! The flow records, mapped into this process, and which of them are in use.
 
 use crate::sys::MappedSlots;
+use baton_shared::record::former::{Missed, Notes};
 use baton_shared::record::{FlowRecord, FlowState};
 use std::collections::VecDeque;
 use std::mem::offset_of;
@@ -72,9 +73,36 @@ impl Slots {
         self.mapped.write(slot, record, fresh);
     }
 
-    /// Stores a whole record, what the programs write included: what they write at this very moment is lost.
+    /// Stores a whole record, what the programs write included: for one that no attached program uses yet.
     pub(crate) fn overwrite(&self, slot: u32, record: &FlowRecord) {
         self.mapped.write(slot, record, true);
+    }
+
+    /// Brings in what a former version's programs wrote after the record was copied. Nothing that this version's programs
+    /// write at the same time is undone; of the notes, theirs stand.
+    pub(crate) fn catch_up(&self, slot: u32, missed: &Missed) {
+        let word = |offset| self.mapped.field(slot, offset);
+        let wide = |offset| self.mapped.wide_field(slot, offset);
+        word(offset_of!(FlowRecord, diverted)).fetch_add(missed.diverted, Ordering::Relaxed);
+        word(offset_of!(FlowRecord, released)).fetch_add(missed.released, Ordering::Relaxed);
+        wide(offset_of!(FlowRecord, packets)).fetch_add(missed.packets, Ordering::Relaxed);
+        wide(offset_of!(FlowRecord, bytes)).fetch_add(missed.bytes, Ordering::Relaxed);
+        wide(offset_of!(FlowRecord, last_seen_ns)).fetch_max(missed.last_seen_ns, Ordering::Relaxed);
+        word(offset_of!(FlowRecord, note_flags)).fetch_or(missed.note_flags, Ordering::Relaxed);
+        if let Some((from, to)) = missed.notes.filter(|(from, _)| Notes::of(&self.read(slot)) == *from) {
+            for (offset, from, to) in [
+                (offset_of!(FlowRecord, note_ack), from.ack, to.ack),
+                (offset_of!(FlowRecord, note_window), from.window, to.window),
+                (offset_of!(FlowRecord, note_tsval), from.tsval, to.tsval),
+                (offset_of!(FlowRecord, note_seq_end), from.seq_end, to.seq_end),
+            ] {
+                // One that a program has written since the look above stays.
+                let _ = word(offset).compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        if let Some((from, to)) = missed.state {
+            self.change_state(slot, from, to);
+        }
     }
 
     /// The state as it stands.
@@ -149,5 +177,83 @@ impl Slots {
     /// Reconciles the hold accounts: payload bytes come back from the hold TUN, as [`FlowRecord::released`].
     pub fn set_released(&self, slot: u32, released: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, released)).store(released, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_shared::record::former::missed;
+    use baton_shared::record::{NOTE_FIN, NOTE_RST};
+    use std::sync::atomic::AtomicBool;
+
+    fn all(slots: &Slots, record: &FlowRecord) {
+        for slot in 0..slots.capacity() {
+            slots.write(slot, record);
+        }
+    }
+
+    /// While another thread does to the records what an attached program does.
+    #[test]
+    fn what_a_program_writes_during_a_catch_up_stands() {
+        const ROUNDS: u32 = 20_000;
+        let slots = Slots::new(MappedSlots::anonymous(4000).expect("memory"));
+        let copied =
+            FlowRecord { state: FlowState::Ended as u32, diverted: u32::MAX - 5, ..FlowRecord::default() };
+        let last =
+            FlowRecord { diverted: 5, released: 3, packets: 1, bytes: 10, note_flags: NOTE_FIN, ..copied };
+        let one = missed(&copied, &last);
+        all(&slots, &copied);
+        let begun = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (word, wide) = (|o| slots.mapped.field(0, o), |o| slots.mapped.wide_field(0, o));
+                for round in 0..ROUNDS {
+                    begun.store(true, Ordering::Relaxed);
+                    word(offset_of!(FlowRecord, diverted)).fetch_add(7, Ordering::Relaxed);
+                    wide(offset_of!(FlowRecord, bytes)).fetch_add(70, Ordering::Relaxed);
+                    word(offset_of!(FlowRecord, note_flags)).fetch_or(NOTE_RST, Ordering::Relaxed);
+                    slots.change_state(round % slots.capacity(), FlowState::Ended, FlowState::Superseded);
+                }
+            });
+            while !begun.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+            for round in 0..ROUNDS {
+                slots.catch_up(0, &one);
+                slots.catch_up(round % slots.capacity(), &missed(&copied, &copied));
+            }
+        });
+        let record = slots.read(0);
+        assert_eq!(record.diverted, copied.diverted.wrapping_add(ROUNDS * (7 + 11)));
+        assert_eq!((record.released, record.packets), (ROUNDS * 3, u64::from(ROUNDS)));
+        assert_eq!(record.bytes, u64::from(ROUNDS) * 80);
+        assert_eq!(record.note_flags, NOTE_FIN | NOTE_RST);
+        assert!((0..slots.capacity()).all(|slot| slots.state(slot) == FlowState::Superseded));
+    }
+
+    #[test]
+    fn a_catch_up_brings_in_notes_and_state_only_where_no_program_wrote_its_own() {
+        let slots = Slots::new(MappedSlots::anonymous(2).expect("memory"));
+        let copied = FlowRecord { state: FlowState::Ended as u32, note_ack: 4, ..FlowRecord::default() };
+        let last = FlowRecord {
+            state: FlowState::Superseded as u32,
+            note_ack: 5,
+            note_window: 6,
+            note_tsval: 7,
+            note_seq_end: 8,
+            last_seen_ns: 9,
+            ..copied
+        };
+        all(&slots, &copied);
+        slots.catch_up(0, &missed(&copied, &last));
+        assert_eq!(slots.read(0), last);
+
+        slots.set_notes(1, 4, 80, 0);
+        slots.set_state(1, FlowState::Free);
+        slots.catch_up(1, &missed(&copied, &last));
+        let expected =
+            FlowRecord { state: FlowState::Free as u32, note_seq_end: 80, last_seen_ns: 9, ..copied };
+        assert_eq!(slots.read(1), expected);
     }
 }

@@ -3,7 +3,7 @@
 //! A version that changes a layout raises [`ABI_VERSION`](super::ABI_VERSION) and says here how the records before it are
 //! read, so that an upgrade cuts no flow.
 
-use super::FlowRecord;
+use super::{FlowRecord, FlowState};
 use zerocopy::FromBytes;
 
 /// The ABI versions whose records [`read`] knows, this one's not among them.
@@ -20,32 +20,74 @@ pub fn read(abi: u32, bytes: &[u8]) -> Option<FlowRecord> {
     }
 }
 
-/// The record that this version's programs use by now, brought up to what the former's programs wrote between the moment it
-/// was `copied` and their `last`: nothing that they saw is lost. Of the notes, which follow the newest packet, those of this
-/// version's programs stand if they have written any.
-pub fn caught_up(now: &FlowRecord, copied: &FlowRecord, last: &FlowRecord) -> FlowRecord {
-    let notes = |r: &FlowRecord| (r.note_ack, r.note_window, r.note_tsval, r.note_seq_end);
-    let mut record = *now;
-    if now.state == copied.state {
-        record.state = last.state;
+/// What a former's programs wrote to a record after it was copied. This version's programs write to the copy at the same
+/// time, so each of it is a change that undoes none of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// The state that was copied and the one to follow it, where they differ. One that this version's programs changed stands.
+    pub state: Option<(FlowState, FlowState)>,
+    /// The notes that were copied and those to follow them, where they differ. They follow the newest packet: this version's
+    /// programs' stand if they have written any.
+    pub notes: Option<(Notes, Notes)>,
+    /// `NOTE_*` to be set.
+    pub note_flags: u32,
+    /// To be added to [`FlowRecord::diverted`], modulo 2^32.
+    pub diverted: u32,
+    /// To be added to [`FlowRecord::released`], modulo 2^32.
+    pub released: u32,
+    /// [`FlowRecord::last_seen_ns`] is at least this.
+    pub last_seen_ns: u64,
+    /// To be added to [`FlowRecord::packets`], modulo 2^64.
+    pub packets: u64,
+    /// To be added to [`FlowRecord::bytes`], modulo 2^64.
+    pub bytes: u64,
+}
+
+/// The notes of a record that the newest packet replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notes {
+    /// [`FlowRecord::note_ack`].
+    pub ack: u32,
+    /// [`FlowRecord::note_window`].
+    pub window: u32,
+    /// [`FlowRecord::note_tsval`].
+    pub tsval: u32,
+    /// [`FlowRecord::note_seq_end`].
+    pub seq_end: u32,
+}
+
+impl Notes {
+    /// Those of a record.
+    pub const fn of(record: &FlowRecord) -> Self {
+        Notes {
+            ack: record.note_ack,
+            window: record.note_window,
+            tsval: record.note_tsval,
+            seq_end: record.note_seq_end,
+        }
     }
-    if notes(now) == notes(copied) {
-        (record.note_ack, record.note_window, record.note_tsval, record.note_seq_end) = notes(last);
+}
+
+/// What is missing in a record that was `copied` when the former's `last` stands.
+pub fn missed(copied: &FlowRecord, last: &FlowRecord) -> Missed {
+    let states = (FlowState::from_raw(copied.state), FlowState::from_raw(last.state));
+    let notes = (Notes::of(copied), Notes::of(last));
+    Missed {
+        state: (states.0 != states.1).then_some(states),
+        notes: (notes.0 != notes.1).then_some(notes),
+        note_flags: last.note_flags & !copied.note_flags,
+        diverted: last.diverted.wrapping_sub(copied.diverted),
+        released: last.released.wrapping_sub(copied.released),
+        last_seen_ns: last.last_seen_ns,
+        packets: last.packets.wrapping_sub(copied.packets),
+        bytes: last.bytes.wrapping_sub(copied.bytes),
     }
-    record.note_flags |= last.note_flags;
-    let more = |now: u32, copied: u32, last: u32| now.wrapping_add(last.wrapping_sub(copied));
-    record.diverted = more(now.diverted, copied.diverted, last.diverted);
-    record.released = more(now.released, copied.released, last.released);
-    record.last_seen_ns = now.last_seen_ns.max(last.last_seen_ns);
-    record.packets = now.packets.wrapping_add(last.packets.wrapping_sub(copied.packets));
-    record.bytes = now.bytes.wrapping_add(last.bytes.wrapping_sub(copied.bytes));
-    record
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{ABI_VERSION, FlowState, NOTE_FIN, NOTE_RST};
+    use crate::record::{ABI_VERSION, NOTE_FIN, NOTE_RST};
     use proptest::prelude::*;
     use zerocopy::IntoBytes;
 
@@ -76,6 +118,29 @@ mod tests {
         record.last_seen_ns += 1;
     }
 
+    /// As it is to be brought into a record to which nobody writes.
+    fn caught_up(now: &FlowRecord, missed: &Missed) -> FlowRecord {
+        let mut record = *now;
+        if let Some((from, to)) = missed.state
+            && now.state == from as u32
+        {
+            record.state = to as u32;
+        }
+        if let Some((from, to)) = missed.notes
+            && Notes::of(now) == from
+        {
+            (record.note_ack, record.note_window) = (to.ack, to.window);
+            (record.note_tsval, record.note_seq_end) = (to.tsval, to.seq_end);
+        }
+        record.note_flags |= missed.note_flags;
+        record.diverted = record.diverted.wrapping_add(missed.diverted);
+        record.released = record.released.wrapping_add(missed.released);
+        record.last_seen_ns = record.last_seen_ns.max(missed.last_seen_ns);
+        record.packets = record.packets.wrapping_add(missed.packets);
+        record.bytes = record.bytes.wrapping_add(missed.bytes);
+        record
+    }
+
     proptest! {
         #[test]
         fn nothing_that_either_versions_programs_saw_is_lost(
@@ -93,11 +158,12 @@ mod tests {
                 packet(&mut now, *bytes, NOTE_RST);
                 packet(&mut one, *bytes, NOTE_RST);
             }
-            let record = caught_up(&now, &copied, &last);
+            let record = caught_up(&now, &missed(&copied, &last));
             prop_assert_eq!((record.packets, record.bytes, record.diverted), (one.packets, one.bytes, one.diverted));
             prop_assert_eq!(record.note_flags, one.note_flags);
-            let newest = if by_this.is_empty() { last.note_seq_end } else { now.note_seq_end };
-            prop_assert!(record.note_seq_end == newest || now.note_seq_end == copied.note_seq_end);
+            let noted = Notes::of(&now) != Notes::of(&copied);
+            prop_assert_eq!(Notes::of(&record), Notes::of(if noted { &now } else { &last }));
+            prop_assert_eq!(record.last_seen_ns, now.last_seen_ns.max(last.last_seen_ns));
         }
     }
 
@@ -105,7 +171,10 @@ mod tests {
     fn a_state_that_the_formers_program_changed_last_is_taken_over() {
         let copied = FlowRecord { state: FlowState::Ended as u32, ..FlowRecord::default() };
         let last = FlowRecord { state: FlowState::Superseded as u32, ..copied };
-        assert_eq!(caught_up(&copied, &copied, &last).state, FlowState::Superseded as u32);
-        assert_eq!(caught_up(&last, &copied, &copied).state, FlowState::Superseded as u32);
+        assert_eq!(missed(&copied, &last).state, Some((FlowState::Ended, FlowState::Superseded)));
+        assert_eq!(caught_up(&copied, &missed(&copied, &last)).state, FlowState::Superseded as u32);
+        assert_eq!(missed(&copied, &copied).state, None);
+        // And one that this version's program changed meanwhile stands.
+        assert_eq!(caught_up(&last, &missed(&copied, &copied)).state, FlowState::Superseded as u32);
     }
 }
