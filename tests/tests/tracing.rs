@@ -138,7 +138,7 @@ fn a_collector_gets_the_stages_of_a_migration_and_why_a_request_was_proxied() {
 
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     ask(&t, "/100k?token=secret", &format!("traceparent: {parent}\r\n"));
-    let spans = spans_of(&t, &got, "/100k", 11);
+    let spans = spans_of(&t, &got, "/100k", 12);
     let root = &spans[0];
     assert_eq!(hex(&root.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
     assert_eq!(hex(&root.parent_span_id), "00f067aa0ba902b7");
@@ -147,8 +147,11 @@ fn a_collector_gets_the_stages_of_a_migration_and_why_a_request_was_proxied() {
     let names: Vec<&str> = spans[1..].iter().map(|s| s.name.as_str()).collect();
     let served = t.admin("target1", "/v1/targets")["targets"][0]["serve"]["way"].clone();
     let own = if served == "adopt" { "adopt" } else { "replay" };
-    for name in ["head", "route", "freeze", "drain", "capture", "transfer", own, "commit", "release", "close"]
-    {
+    let stages = [
+        "accept", "head", "route", "freeze", "drain", "capture", "transfer", own, "commit", "release",
+        "close",
+    ];
+    for name in stages {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
     for span in &spans[1..] {
@@ -158,7 +161,7 @@ fn a_collector_gets_the_stages_of_a_migration_and_why_a_request_was_proxied() {
 
     // A trace that begins here: what the server is told is the span that the collector gets.
     let response = ask(&t, "/whoami", "");
-    let root = &spans_of(&t, &got, "/whoami", 11)[0];
+    let root = &spans_of(&t, &got, "/whoami", 12)[0];
     let told = format!("00-{}-{}-01", hex(&root.trace_id), hex(&root.span_id));
     assert!(response.text().contains(&told), "{told} in {}", response.text());
 

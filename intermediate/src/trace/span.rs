@@ -93,6 +93,8 @@ impl Trace {
 /// the agent took is known, not when: its span is put in the middle of the transfer it is a part of.
 pub(super) fn of_migration(trace: Trace, subject: &Subject, times: &StageTimes) -> Vec<Span> {
     let stages = [
+        // A moment: how long a connection waited in the kernel's queue is not known.
+        ("accept", Duration::ZERO),
         ("head", times.accept_to_head),
         ("route", times.decide),
         ("freeze", times.freeze),
@@ -188,6 +190,7 @@ mod tests {
         assert_eq!(attribute(root, "baton.flow"), Some(&text("00000000000000ff")));
         assert_eq!(root.end.duration_since(root.start).unwrap(), us(142));
         let find = |name: &str| rest.iter().find(|s| s.name == name).unwrap();
+        assert_eq!((find("accept").start, find("accept").end), (root.start, find("head").start));
         let (transfer, adopt) = (find("transfer"), find("adopt"));
         assert_eq!(adopt.parent, Some(transfer.id));
         assert_eq!(adopt.start.duration_since(transfer.start).unwrap(), us(20));
