@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
 pub use baton_shared::admission::HoldLimits;
 use baton_shared::packet::held::{HeldFacts, facts, is_intact};
+use baton_shared::reason::HoldDrop;
 use baton_shared::record::FlowKey;
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
@@ -128,6 +129,17 @@ pub struct Hold {
 impl std::fmt::Debug for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Hold").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl HoldStats {
+    /// Packets dropped for this reason.
+    pub fn dropped(&self, reason: HoldDrop) -> u64 {
+        match reason {
+            HoldDrop::Full => self.dropped_full,
+            HoldDrop::Malformed => self.dropped_malformed,
+            HoldDrop::WriteFailed => self.dropped_write_failed,
+        }
     }
 }
 

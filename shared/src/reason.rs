@@ -252,6 +252,11 @@ reasons! {
     }
 }
 
+#[cfg(feature = "std")]
+mod daemons;
+#[cfg(feature = "std")]
+pub use daemons::{ControlFault, HoldDrop};
+
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
@@ -278,6 +283,8 @@ mod tests {
         check(ProxyReason::ALL, ProxyReason::code, ProxyReason::name, ProxyReason::from_code);
         check(CloseReason::ALL, CloseReason::code, CloseReason::name, CloseReason::from_code);
         check(EndReason::ALL, EndReason::code, EndReason::name, EndReason::from_code);
+        check(ControlFault::ALL, ControlFault::code, ControlFault::name, ControlFault::from_code);
+        check(HoldDrop::ALL, HoldDrop::code, HoldDrop::name, HoldDrop::from_code);
         assert!(PacketCounter::ALL.iter().all(|c| c.code() < PacketCounter::CAPACITY));
     }
 
@@ -291,6 +298,8 @@ mod tests {
         wanted.extend(ProxyReason::ALL.iter().map(|r| (r.name(), r.explanation())));
         wanted.extend(CloseReason::ALL.iter().map(|r| (r.name(), r.explanation())));
         wanted.extend(EndReason::ALL.iter().map(|r| (r.name(), r.explanation())));
+        wanted.extend(ControlFault::ALL.iter().map(|r| (r.name(), r.explanation())));
+        wanted.extend(HoldDrop::ALL.iter().map(|r| (r.name(), r.explanation())));
         let rows = page.lines().filter(|line| line.starts_with("| `")).count();
         assert_eq!(rows, wanted.len(), "rows and reasons");
         for (name, explanation) in wanted {

@@ -6,6 +6,7 @@ use crate::handoff::Migrator;
 use crate::targets::Targets;
 use baton_loader::Plane;
 use baton_shared::health::Admin;
+use baton_shared::reason::HoldDrop;
 use baton_shared::record::FlowState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -45,11 +46,7 @@ pub(super) fn register(registry: &mut Registry, front: &Arc<Front>, plane: Optio
             "Packets for the hold queue that were dropped, by reason",
             move || {
                 let hold = of.stats().hold;
-                vec![
-                    ("full", hold.dropped_full),
-                    ("malformed", hold.dropped_malformed),
-                    ("write_failed", hold.dropped_write_failed),
-                ]
+                HoldDrop::ALL.iter().map(|reason| (reason.name(), hold.dropped(*reason))).collect()
             },
         );
         baton_daemon::metrics::register_counters(

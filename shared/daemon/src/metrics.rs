@@ -45,7 +45,7 @@ macro_rules! shared_reasons {
         }
     )+ };
 }
-shared_reasons!(PacketCounter, Refusal, ProxyReason, CloseReason, EndReason);
+shared_reasons!(PacketCounter, Refusal, ProxyReason, CloseReason, EndReason, ControlFault, HoldDrop);
 
 impl Reason for GateRule {
     const LABEL: &'static str = "rule";

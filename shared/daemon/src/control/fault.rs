@@ -1,6 +1,5 @@
 //! Why a channel did not come up or ended, with the evidence, and how often.
 
-use crate::metrics::Reason;
 use crate::tls::{CertificateProblem, TlsError};
 use baton_shared::control::{FrameError, PROTOCOL_VERSION, Role};
 use std::io;
@@ -180,76 +179,7 @@ impl Fault {
 }
 
 /// The reasons under which channel faults are counted, for `/metrics`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum FaultKind {
-    /// TCP connect failed.
-    Connect = 0,
-    /// The handshake or `Hello` took too long.
-    Timeout = 1,
-    /// Certificate not signed by our authority.
-    Untrusted = 2,
-    /// Certificate expired or not valid yet.
-    Expired = 3,
-    /// The peer refused us, or TLS failed otherwise.
-    Handshake = 4,
-    /// The certificate's role does not fit, or it names no node.
-    WrongRole = 5,
-    /// The certificate's name does not fit.
-    WrongName = 6,
-    /// An intermediate the agent's configuration does not name.
-    NotAllowed = 7,
-    /// Another protocol version.
-    Version = 8,
-    /// Bytes that are not our protocol.
-    Protocol = 9,
-    /// Nothing heard for too long.
-    Silent = 10,
-    /// Closed before `Hello`.
-    ClosedEarly = 11,
-    /// An established channel was closed or broke.
-    Closed = 12,
-}
-
-impl Reason for FaultKind {
-    const ALL: &'static [Self] = &[
-        FaultKind::Connect,
-        FaultKind::Timeout,
-        FaultKind::Untrusted,
-        FaultKind::Expired,
-        FaultKind::Handshake,
-        FaultKind::WrongRole,
-        FaultKind::WrongName,
-        FaultKind::NotAllowed,
-        FaultKind::Version,
-        FaultKind::Protocol,
-        FaultKind::Silent,
-        FaultKind::ClosedEarly,
-        FaultKind::Closed,
-    ];
-
-    fn code(self) -> u32 {
-        self as u32
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            FaultKind::Connect => "connect",
-            FaultKind::Timeout => "timeout",
-            FaultKind::Untrusted => "untrusted",
-            FaultKind::Expired => "expired",
-            FaultKind::Handshake => "handshake",
-            FaultKind::WrongRole => "wrong_role",
-            FaultKind::WrongName => "wrong_name",
-            FaultKind::NotAllowed => "not_allowed",
-            FaultKind::Version => "version",
-            FaultKind::Protocol => "protocol",
-            FaultKind::Silent => "silent",
-            FaultKind::ClosedEarly => "closed_early",
-            FaultKind::Closed => "closed",
-        }
-    }
-}
+pub use baton_shared::reason::ControlFault as FaultKind;
 
 /// How often each fault happened.
 pub type FaultCounters = Arc<crate::metrics::ReasonCounters<FaultKind>>;
