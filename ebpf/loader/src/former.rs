@@ -1,8 +1,9 @@
 //! What a version with another ABI left on this host: its flows are taken over, their records as this version has them, and
 //! this version's program takes the place of its program in the same link, so that no packet sees neither or both.
 //!
-//! Its programs go on until that moment. A start that is cut short before is repeated by the next one: as long as the
-//! former's `FLOWS` is pinned, its records are the true ones.
+//! Its programs go on until that moment. A start that is cut short is repeated by the next one, as long as the former's
+//! `FLOWS` is pinned. Of each flow the record that saw the last packet is the true one: the former's as long as its program is
+//! attached, this version's from then on.
 
 use crate::open::{self, LEG_LINK, LINK};
 use crate::slots::Slots;
@@ -134,7 +135,9 @@ impl Former {
                 lost += 1;
                 continue;
             };
-            slots.overwrite(slot, &found.copied);
+            if known.is_none() || !former::is_overtaken(&found.copied, &slots.read(slot)) {
+                slots.overwrite(slot, &found.copied);
+            }
             for key in &found.keys {
                 flows.put(key, &slot, 0).map_err(open::map_error("store", "FLOWS"))?;
             }

@@ -20,6 +20,15 @@ pub fn read(abi: u32, bytes: &[u8]) -> Option<FlowRecord> {
     }
 }
 
+/// Whether the record under a flow's key `here` is truer than the one a former's program uses or used. A start that is cut
+/// short after this version's program has taken the packets over leaves both, and the former's moves no more: the flow's last
+/// packet tells. A flow of another number under the same key is one the former's daemon has seen the end of.
+pub const fn is_overtaken(formers: &FlowRecord, here: &FlowRecord) -> bool {
+    formers.flow_id == here.flow_id
+        && formers.generation == here.generation
+        && formers.last_seen_ns < here.last_seen_ns
+}
+
 /// What a former's programs wrote to a record after it was copied. This version's programs write to the copy at the same
 /// time, so each of it is a change that undoes none of theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +174,17 @@ mod tests {
             prop_assert_eq!(Notes::of(&record), Notes::of(if noted { &now } else { &last }));
             prop_assert_eq!(record.last_seen_ns, now.last_seen_ns.max(last.last_seen_ns));
         }
+    }
+
+    #[test]
+    fn a_formers_record_is_overtaken_by_the_same_flows_alone_and_by_its_later_packets() {
+        let formers = FlowRecord { flow_id: 7, generation: 2, last_seen_ns: 50, ..FlowRecord::default() };
+        let later = FlowRecord { last_seen_ns: 51, ..formers };
+        assert!(is_overtaken(&formers, &later));
+        assert!(!is_overtaken(&later, &formers));
+        assert!(!is_overtaken(&formers, &formers), "this version's program has seen nothing");
+        assert!(!is_overtaken(&formers, &FlowRecord { flow_id: 6, ..later }));
+        assert!(!is_overtaken(&formers, &FlowRecord { generation: 1, ..later }));
     }
 
     #[test]

@@ -114,8 +114,13 @@ fn a_takeover_that_was_cut_short_is_repeated() {
                 .unwrap();
         }
         let plane = Plane::open_by(&config, hook).unwrap();
-        let (slot, _) = plane.recovered().into_iter().find(|(_, r)| r.flow_id == 100).unwrap();
-        plane.slots().set_flags(slot, 1);
+        let slot_of = |flow_id| plane.recovered().into_iter().find(|(_, r)| r.flow_id == flow_id).unwrap().0;
+        plane.slots().set_flags(slot_of(100), 1);
+        // As if this start had been cut short after its program had taken the packets over, and one had come.
+        let (slot, mut seen) = (slot_of(102), flow(102));
+        (seen.state, seen.last_seen_ns, seen.packets) = (FlowState::Ended as u32, 9, 4);
+        plane.slots().set_state(slot, FlowState::Free);
+        plane.slots().write(slot, &seen);
         drop(plane);
         std::fs::create_dir_all(folder(&config, READABLE[0])).unwrap();
         for map in ["FLOWS", "SLOTS"] {
@@ -124,7 +129,10 @@ fn a_takeover_that_was_cut_short_is_repeated() {
         let plane = Plane::open_by(&config, hook).unwrap();
         let mut recovered: Vec<FlowRecord> = plane.recovered().into_iter().map(|(_, r)| r).collect();
         recovered.sort_unstable_by_key(|record| record.flow_id);
-        assert_eq!(recovered, flows(config.side), "what the former has is true as long as it is pinned");
+        let mut expected = flows(config.side);
+        expected[2] = seen;
+        assert_eq!(recovered, expected, "true is the record that saw the last packet");
+        assert!(!folder(&config, READABLE[0]).exists());
         plane.detach().unwrap();
     });
 }
