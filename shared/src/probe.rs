@@ -145,29 +145,90 @@ pub struct Noted<'a> {
     pub refusal: Option<&'a str>,
 }
 
-/// Why a probe is not well; `None`: it is, its connection migrated and the answer was complete, 2xx or 3xx. Without
-/// `report` the host that was to ask did not say anything in time, without `noted` no request of it was seen.
-pub fn fault(report: Option<&ProbeReport>, noted: Option<Noted<'_>>) -> Option<String> {
-    let Some(report) = report else { return Some("the asking agent did not report in time".to_owned()) };
-    let of_path = match noted {
+/// What a probe shows of the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The connection migrated, and the answer was complete, 2xx or 3xx.
+    Well,
+    /// The connection migrated and the answer was complete, with another status: the path is well.
+    Status,
+    /// The connection did not migrate to the target, whatever the answer was.
+    NotMigrated,
+    /// The connection migrated, and the answer began and did not end well.
+    Begun,
+    /// The connection migrated, and nothing of an answer came.
+    Silent,
+    /// The host that was to ask did not say what it saw.
+    Unreported,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Verdict; 6] = [
+        Verdict::Well,
+        Verdict::Status,
+        Verdict::NotMigrated,
+        Verdict::Begun,
+        Verdict::Silent,
+        Verdict::Unreported,
+    ];
+
+    /// The admin API's string.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Verdict::Well => "well",
+            Verdict::Status => "status",
+            Verdict::NotMigrated => "not_migrated",
+            Verdict::Begun => "begun",
+            Verdict::Silent => "silent",
+            Verdict::Unreported => "unreported",
+        }
+    }
+
+    /// The verdict of this name.
+    pub fn from_name(name: &str) -> Option<Verdict> {
+        Self::ALL.into_iter().find(|verdict| verdict.name() == name)
+    }
+
+    /// Whether a whole answer came by the real path: what the server thinks of the path asked for is its own matter.
+    pub const fn is_of_a_good_path(self) -> bool {
+        matches!(self, Verdict::Well | Verdict::Status)
+    }
+}
+
+/// What a probe shows, and why if it is not [`Verdict::Well`]. Without `report` the host that was to ask did not say anything
+/// in time, without `noted` no request of it was seen.
+pub fn judge(report: Option<&ProbeReport>, noted: Option<Noted<'_>>) -> (Verdict, Option<String>) {
+    let Some(report) = report else {
+        return (Verdict::Unreported, Some("the asking agent did not report in time".to_owned()));
+    };
+    match noted {
         // What the way there ended with tells more.
-        None => report.error.clone().or_else(|| {
+        None => {
             let from = report.local.map(|local| format!(" (it came from {local})")).unwrap_or_default();
-            Some(format!("the request was not known as the probe's{from}"))
-        }),
+            let unknown = || format!("the request was not known as the probe's{from}");
+            (Verdict::NotMigrated, Some(report.error.clone().unwrap_or_else(unknown)))
+        }
         Some(Noted { migrated: false, reason, refusal }) => {
             let reason = reason.unwrap_or("not_migrated");
-            Some(refusal.map_or_else(|| reason.to_owned(), |refusal| format!("{reason}: {refusal}")))
+            let why = refusal.map_or_else(|| reason.to_owned(), |refusal| format!("{reason}: {refusal}"));
+            (Verdict::NotMigrated, Some(why))
         }
-        Some(Noted { migrated: true, .. }) => None,
-    };
-    let of_answer = || match (&report.error, report.status) {
-        (Some(error), _) => Some(error.clone()),
-        (None, Some(200..=399)) => None,
-        (None, Some(status)) => Some(format!("the answer's status is {status}")),
-        (None, None) => Some("there was no answer".to_owned()),
-    };
-    of_path.or_else(of_answer)
+        Some(Noted { migrated: true, .. }) => judge_answer(report),
+    }
+}
+
+/// Of a connection that migrated.
+fn judge_answer(report: &ProbeReport) -> (Verdict, Option<String>) {
+    match (&report.error, report.status) {
+        (None, Some(200..=399)) => (Verdict::Well, None),
+        (None, Some(status)) => (Verdict::Status, Some(format!("the answer's status is {status}"))),
+        (Some(error), status) if status.is_some() || report.body_bytes > 0 => {
+            (Verdict::Begun, Some(error.clone()))
+        }
+        (Some(error), _) => (Verdict::Silent, Some(error.clone())),
+        (None, None) => (Verdict::Silent, Some("there was no answer".to_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -281,15 +342,32 @@ mod tests {
         let migrated = Some(Noted { migrated: true, reason: None, refusal: None });
         let refused =
             Some(Noted { migrated: false, reason: Some("refused"), refusal: Some("server_refused") });
-        assert_eq!(fault(Some(&report(Some(200), None)), migrated), None);
-        assert_eq!(fault(Some(&report(Some(302), None)), migrated), None);
-        let why = |report: Option<ProbeReport>, noted| fault(report.as_ref(), noted).unwrap();
-        assert_eq!(why(Some(report(Some(500), None)), migrated), "the answer's status is 500");
-        assert_eq!(why(Some(report(Some(200), Some("cut"))), migrated), "cut");
-        assert_eq!(why(Some(report(Some(200), None)), refused), "refused: server_refused");
-        assert_eq!(why(Some(report(None, Some("no route"))), None), "no route");
-        assert!(why(Some(report(Some(200), None)), None).contains("10.0.0.2:999"));
-        assert_eq!(why(Some(report(None, None)), migrated), "there was no answer");
-        assert!(why(None, migrated).contains("in time"));
+        let case = |report: ProbeReport, noted, verdict: Verdict, why: &str| {
+            assert_eq!(judge(Some(&report), noted), (verdict, (!why.is_empty()).then(|| why.to_owned())));
+        };
+        case(report(Some(200), None), migrated, Verdict::Well, "");
+        case(report(Some(302), None), migrated, Verdict::Well, "");
+        case(report(Some(500), None), migrated, Verdict::Status, "the answer's status is 500");
+        case(report(Some(200), Some("cut")), migrated, Verdict::Begun, "cut");
+        case(report(None, Some("late")), migrated, Verdict::Silent, "late");
+        case(report(None, None), migrated, Verdict::Silent, "there was no answer");
+        case(report(Some(200), None), refused, Verdict::NotMigrated, "refused: server_refused");
+        case(report(None, Some("no route")), None, Verdict::NotMigrated, "no route");
+        let unknown = "the request was not known as the probe's (it came from 10.0.0.2:999)";
+        case(report(Some(200), None), None, Verdict::NotMigrated, unknown);
+        for noted in [None, migrated, refused] {
+            let (verdict, why) = judge(None, noted);
+            assert!(verdict == Verdict::Unreported && why.unwrap().contains("in time"));
+        }
+    }
+
+    #[test]
+    fn verdicts_are_known_by_their_names() {
+        for verdict in Verdict::ALL {
+            assert_eq!(Verdict::from_name(verdict.name()), Some(verdict));
+        }
+        assert_eq!(Verdict::from_name("the answer's status is 404"), None);
+        let good: Vec<_> = Verdict::ALL.into_iter().filter(|verdict| verdict.is_of_a_good_path()).collect();
+        assert_eq!(good, [Verdict::Well, Verdict::Status]);
     }
 }

@@ -14,7 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use baton_shared::control::{Message, ProbeOrder, ProbeReport};
 use baton_shared::health;
-use baton_shared::probe::{Host, Noted, choose_askers, fault, request, was_begun};
+use baton_shared::probe::{Host, Noted, Verdict, choose_askers, judge, request, was_begun};
 use baton_shared::route::Mode;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -44,7 +44,9 @@ pub(super) struct ProbeQuery {
 struct ProbeAnswer {
     /// It migrated to the target, and the answer was complete, 2xx or 3xx.
     ok: bool,
-    /// Why not.
+    /// [`Verdict`].
+    verdict: &'static str,
+    /// Why it is not well.
     reason: Option<String>,
     target: String,
     /// The agent that asked, and from which address and port.
@@ -204,10 +206,11 @@ fn join(
     let migrated = record.as_ref().is_some_and(|record| record.outcome == HistoryOutcome::Migrated);
     let noted =
         record.as_ref().map(|record| Noted { migrated, reason: record.reason, refusal: record.refusal });
-    let reason = fault(report.as_ref(), noted);
+    let (verdict, reason) = judge(report.as_ref(), noted);
     let report = report.as_ref();
     ProbeAnswer {
-        ok: reason.is_none(),
+        ok: verdict == Verdict::Well,
+        verdict: verdict.name(),
         reason,
         target: target.spec.name.clone(),
         from: asker.name.clone(),

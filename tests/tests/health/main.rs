@@ -240,9 +240,8 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
         server.as_str().unwrap().strip_suffix(":80").unwrap().to_owned()
     };
     let well = |answer: &serde_json::Value, target: &str, from: &str| {
-        let words =
-            [&answer["ok"], &answer["migrated"], &answer["target"], &answer["from"], &answer["status"]];
-        let want = serde_json::json!([true, true, target, from, 200]);
+        let words = ["ok", "verdict", "migrated", "target", "from", "status"].map(|key| &answer[key]);
+        let want = serde_json::json!([true, "well", true, target, from, 200]);
         assert_eq!(serde_json::json!(words), want, "{answer}");
         assert_eq!(
             (&answer["reason"], answer["body_bytes"].as_u64()),
@@ -298,7 +297,10 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
         (&missing["ok"], &missing["migrated"], &missing["status"]),
         (&false.into(), &true.into(), &404.into())
     );
-    assert_eq!(missing["reason"], "the answer's status is 404");
+    assert_eq!(
+        (&missing["verdict"], &missing["reason"]),
+        (&"status".into(), &"the answer's status is 404".into())
+    );
 
     // A client that brings such a header is a client.
     let with_header = |token: &str| {
@@ -331,6 +333,7 @@ fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well() {
     t.lab.kill("target1", Program::Server).unwrap();
     let answer = probe(&t, "target1", "path=/1k");
     assert_eq!((&answer["ok"], &answer["migrated"]), (&false.into(), &false.into()), "{answer}");
+    assert_eq!(answer["verdict"], "not_migrated", "{answer}");
     assert_eq!(answer["reason"], "refused: server_refused", "{answer}");
     assert_eq!(answer["status"], 200, "the client was served all the same, by the other: {answer}");
     t.lab.start("target1", Program::Server).unwrap();

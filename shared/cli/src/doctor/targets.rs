@@ -2,7 +2,8 @@
 
 use super::Finding;
 use crate::endpoint::{Nodes, escaped, with_query};
-use crate::table::{at, list, number, word};
+use crate::table::{at, list, word};
+use baton_shared::probe::Verdict;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -86,11 +87,11 @@ async fn ask(nodes: &Nodes, target: &str, asked: &str) -> anyhow::Result<Value> 
 
 async fn along_the_path(nodes: &Nodes, target: &str, asked: &str) -> Finding {
     match ask(nodes, target, asked).await {
-        Ok(answer) if came(&answer) => arrived(target, &answer),
+        Ok(answer) if is_good(&answer) => arrived(target, &answer),
         // What stands in the way of large packets lets small ones pass.
         Ok(answer) if asked != "/" => {
             let small = ask(nodes, target, "/").await.ok();
-            lost(target, &answer, small.as_ref().is_some_and(came))
+            lost(target, &answer, small.as_ref().is_some_and(is_good))
         }
         Ok(answer) => lost(target, &answer, false),
         // Not every site has a second agent to ask from.
@@ -101,14 +102,12 @@ async fn along_the_path(nodes: &Nodes, target: &str, asked: &str) -> Finding {
     }
 }
 
-/// Whether it migrated and a whole answer came: what the server thinks of the path asked for is its own matter.
-fn came(answer: &Value) -> bool {
-    let status = answer.get("status").and_then(Value::as_u64);
-    let only_status = status.is_some_and(|status| {
-        word(answer, "/reason") == Some(format!("the answer's status is {status}").as_str())
-    });
-    answer.get("ok") == Some(&Value::Bool(true))
-        || answer.get("migrated") == Some(&Value::Bool(true)) && only_status
+fn verdict(answer: &Value) -> Option<Verdict> {
+    word(answer, "/verdict").and_then(Verdict::from_name)
+}
+
+fn is_good(answer: &Value) -> bool {
+    verdict(answer).is_some_and(Verdict::is_of_a_good_path)
 }
 
 fn arrived(target: &str, answer: &Value) -> Finding {
@@ -120,29 +119,27 @@ fn arrived(target: &str, answer: &Value) -> Finding {
 /// What an answer that did not come tells of the path. `small`: one in a single packet did come.
 fn lost(target: &str, answer: &Value, small: bool) -> Finding {
     let reason = at(answer, "/reason");
-    let migrated = answer.get("migrated") == Some(&Value::Bool(true));
-    let begun = answer.get("status").is_some_and(Value::is_u64) || number(answer, "/body_bytes") > 0;
-    let (found, mend) = if !migrated {
-        (reason, "see the reason below and in docs/runbook.md")
-    } else if small {
-        (
+    let (found, mend) = match verdict(answer) {
+        Some(Verdict::Begun | Verdict::Silent) if small => (
             format!("{reason}: it migrated, and small answers arrive; this one does not"),
             "a link with a smaller MTU, and its ICMP errors do not arrive: `tracepath` from the target to the client; let ICMP \
              \"fragmentation needed\" pass, raise that link's MTU, or set net.ipv4.tcp_mtu_probing=1 on the target",
-        )
-    } else if begun {
-        (
+        ),
+        Some(Verdict::Begun) => (
             format!("{reason}: it migrated, the answer began and did not end"),
             "the client's acknowledgements do not reach the target: a firewall with connection tracking, or a router's rp_filter, \
              on the way from intermediate to target (docs/deployment.md, an encapsulated leg cures it); or a smaller MTU",
-        )
-    } else {
-        (
+        ),
+        Some(Verdict::Silent) => (
             format!("{reason}: it migrated, and not a byte came back"),
             "what the target sends with the VIP as its source is dropped on the way to the client: a router with strict rp_filter \
              (uRPF), a filter of sources, or the target's route: sysctl net.ipv4.conf.all.rp_filter=2 on the router \
              (docs/deployment.md)",
-        )
+        ),
+        Some(Verdict::Unreported) => {
+            (reason, "look at the agent that was to ask: its log, its control channel, its clock")
+        }
+        _ => (reason, "see the reason below and in docs/runbook.md"),
     };
     Finding::new("path", &format!("path to {target}"), "fail", found, mend)
 }
@@ -155,16 +152,19 @@ mod tests {
 
     #[test]
     fn of_an_answer_that_does_not_come_it_is_told_where_it_may_be_lost() {
-        let answer = |migrated: bool, status: Option<u16>, bytes: u64, reason: &str| json!({ "ok": false, "migrated": migrated, "status": status, "body_bytes": bytes, "reason": reason });
-        let whole = answer(true, Some(404), 9, "the answer's status is 404");
-        assert!(came(&whole) && arrived("t1", &whole).status == "ok");
-        assert!(!came(&answer(false, Some(404), 9, "the answer's status is 404")), "not by the real path");
         let late = "no complete answer within 10000 ms";
+        let answer = |verdict: &str, reason: &str| json!({ "verdict": verdict, "reason": reason, "from": "t2", "status": 404 });
+        let whole = answer("status", "the answer's status is 404");
+        assert!(is_good(&whole) && arrived("t1", &whole).status == "ok");
+        for verdict in ["not_migrated", "begun", "silent", "unreported", "of tomorrow"] {
+            assert!(!is_good(&answer(verdict, late)), "{verdict}");
+        }
         for (lost, word) in [
-            (lost("t1", &answer(true, None, 0, late), false), "not a byte came back"),
-            (lost("t1", &answer(true, Some(200), 700, late), false), "began and did not end"),
-            (lost("t1", &answer(true, None, 0, late), true), "small answers arrive"),
-            (lost("t1", &answer(false, None, 0, "no_agent"), false), "no_agent"),
+            (lost("t1", &answer("silent", late), false), "not a byte came back"),
+            (lost("t1", &answer("begun", late), false), "began and did not end"),
+            (lost("t1", &answer("silent", late), true), "small answers arrive"),
+            (lost("t1", &answer("not_migrated", "no_agent"), true), "no_agent"),
+            (lost("t1", &answer("unreported", "did not report"), true), "did not report"),
         ] {
             assert!(
                 lost.status == "fail" && lost.found.contains(word) && !lost.mend.is_empty(),
