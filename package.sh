@@ -39,26 +39,27 @@ if [ -z "$binaries" ]; then
     binaries=$target/release
     where=()
     if [ -n "$static" ]; then
-        rustup target add "$static" >&2
+        check_rust_target "$static"
         # musl-gcc knows no headers of Linux: they are the distribution's, behind musl's own.
         export "CFLAGS_${static//-/_}=-idirafter /usr/include -idirafter /usr/include/$(cc -dumpmachine)"
         binaries=$target/$static/release where=(--target "$static")
     fi
     cargo build --release --locked --quiet ${where[@]+"${where[@]}"} -p intermediate -p target-agent -p baton-cli
 fi
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 if [ -n "$static" ]; then
     # In a root with nothing else they start, or need something after all.
-    alone=$(mktemp -d)
+    alone=$scratch/alone
+    mkdir "$alone"
     for program in intermediate target-agent baton; do
         cp "$binaries/$program" "$alone/"
         as_root chroot "$alone" "/$program" --version >&2
     done
-    rm -r "$alone"
 fi
 
 # What goes into the packages, as cargo-deb expects to find it: below a target directory.
-stage=$(mktemp -d)
-trap 'rm -rf "$stage"' EXIT
+stage=$scratch/stage
 release=$stage/release
 mkdir -p "$release/man" "$release/completions" "$out"
 for program in intermediate target-agent baton; do

@@ -102,10 +102,23 @@ check_rust() {
     done
 }
 
-# cargo-deb, which makes the packages.
+# check_rust_target TARGET: Rust's standard library for it is there; else rustup fetches it.
+check_rust_target() {
+    [ ! -d "$(rustc --print sysroot)/lib/rustlib/$1/lib" ] || return 0
+    echo "missing: Rust's standard library for $1" >&2
+    if ! command -v rustup >/dev/null || ! rustup target add "$1" >&2; then
+        echo "please install Rust's standard library for $1: with rustup (https://rustup.rs) it is rustup target add $1" >&2
+        exit 1
+    fi
+}
+
+# cargo-deb, which makes the packages, in the version that they were tried with or a later one.
 check_cargo_deb() {
-    cargo deb --version >/dev/null 2>&1 && return 0
-    echo "missing: cargo-deb, which makes the packages: building it (some minutes) into ${CARGO_HOME:-$HOME/.cargo}/bin" >&2
+    local found
+    found=$(cargo deb --version 2>/dev/null) || found=none
+    found=${found##* }
+    [ "$found" = none ] || ! is_at_least "$CARGO_DEB" "$found" || return 0
+    echo "missing: cargo-deb $CARGO_DEB (found: $found), which makes the packages: building it (some minutes) into ${CARGO_HOME:-$HOME/.cargo}/bin" >&2
     cargo install cargo-deb --version "$CARGO_DEB" --locked --quiet >&2
 }
 
@@ -114,9 +127,12 @@ rust_version() {
 }
 
 rust_is_new_enough() {
-    local version
-    version=$(rust_version)
-    [ "$(printf '%s\n' "$RUST_NEEDED" "${version%%-*}" | sort -V | head -n1)" = "$RUST_NEEDED" ]
+    is_at_least "$RUST_NEEDED" "$(rust_version)"
+}
+
+# is_at_least VERSION FOUND
+is_at_least() {
+    [ "$(printf '%s\n' "$1" "${2%%-*}" | sort -V | head -n1)" = "$1" ]
 }
 
 # install_rust WHY
