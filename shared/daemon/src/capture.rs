@@ -281,11 +281,14 @@ mod tests {
         }
     }
 
-    /// Packets to and from the address, each of which a tap sees twice.
+    /// Packets to and from the address, each of which a tap sees twice. The loopback device delivers them later, maybe on
+    /// another processor: what arrived at the socket the taps have seen.
     fn send(count: u64) {
         let socket = UdpSocket::bind((ADDRESS, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         for _ in 0..count {
             socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+            assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 1);
         }
     }
 
