@@ -300,9 +300,8 @@ impl Lab {
             }
             "caddy" => command.arg(command::find(name)?).args(["run", "--config"]).arg(config),
             daemon => command
-                // A plain shell knows no descriptor above 9.
-                .args([if first.is_empty() { "sh" } else { "bash" }, "-c"])
-                .args([format!("{first}LISTEN_PID=$$ exec \"$@\"").as_str(), "sh"])
+                // A plain shell knows no descriptor above 9, which `first` may name.
+                .args(["bash", "-c", format!("{first}LISTEN_PID=$$ exec \"$@\"").as_str(), "bash"])
                 .arg(self.program(daemon)?)
                 .args(["run", "--config"])
                 .arg(config),

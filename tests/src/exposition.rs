@@ -112,11 +112,8 @@ impl Family {
         if !self.unit.is_empty() && !name.ends_with(&format!("_{}", self.unit)) {
             wrong("its name does not end with its UNIT");
         }
-        if (name.ends_with("_seconds") || name.ends_with("_bytes")) && self.kind != "info" {
-            let unit = name.rsplit('_').next().unwrap_or_default();
-            if unit == "seconds" && self.unit != unit {
-                wrong("seconds without UNIT");
-            }
+        if name.ends_with("_seconds") && self.kind != "info" && self.unit != "seconds" {
+            wrong("seconds without UNIT");
         }
         let mut seen = BTreeSet::new();
         for (sample, labels, value) in &self.samples {

@@ -67,24 +67,15 @@ fn prometheus_understands_every_expression_of_dashboard_and_alerts() {
         return;
     }
     command::run("promtool", &["check", "rules", ALERTS]).unwrap();
-    let rules: Vec<Value> = of_dashboard()
-        .iter()
-        .map(|e| json!({ "record": "panel", "expr": e }))
-        .enumerate()
-        .map(numbered)
-        .collect();
+    // Two rules of one name would be a mistake.
+    let rule = |(number, e): (usize, &String)| json!({ "record": format!("panel{number}"), "expr": e });
+    let rules: Vec<Value> = of_dashboard().iter().enumerate().map(rule).collect();
     assert!(rules.len() > 30, "{rules:?}");
     // JSON is YAML as well.
     let file = tempfile::NamedTempFile::new().unwrap();
     let groups = json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
     std::fs::write(file.path(), groups.to_string()).unwrap();
     command::run("promtool", &["check", "rules", &file.path().to_string_lossy()]).unwrap();
-}
-
-/// Two rules of one name would be a mistake.
-fn numbered((number, mut rule): (usize, Value)) -> Value {
-    rule["record"] = format!("panel{number}").into();
-    rule
 }
 
 /// Holds the expressions against what the daemons show.
