@@ -183,3 +183,79 @@ impl Watch {
         Watch { open: false, flow_id, until: now + WATCH, accounts, since: now }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+    use super::*;
+    use crate::flows::{FlowIdentity, Place};
+    use crate::targets::{TargetId, Targets};
+    use baton_loader::{Plane, Side, UserspaceConfig};
+
+    /// Flows on which nothing was seen for a millisecond are idle; ended ones go at once. Nothing is led through any device.
+    fn flows() -> Flows {
+        let config =
+            UserspaceConfig { side: Side::Intermediate, uplink: "lo".into(), flows: 4, addresses: Vec::new() };
+        let plane = Arc::new(Plane::open_userspace(&config).unwrap());
+        Flows::new(plane, Arc::new(Targets::new([])), Duration::ZERO, Duration::from_millis(1))
+    }
+
+    fn begin(flows: &Flows, client: &str) -> Place {
+        let identity = FlowIdentity {
+            client: client.parse().unwrap(),
+            vip: "192.0.2.1:80".parse().unwrap(),
+            target: TargetId(0),
+            server: "198.51.100.1:80".parse().unwrap(),
+            request: "GET /".into(),
+        };
+        let place = flows.begin(identity, Duration::from_secs(60)).unwrap();
+        // As if long ago, whatever this machine's clock says.
+        flows.table().by_id.get_mut(&place.flow.flow_id).unwrap().began_ns = 0;
+        place
+    }
+
+    /// Given to a target; packets of it were seen last at `last_seen_ns`.
+    fn commit(flows: &Flows, place: &Place, last_seen_ns: u64) {
+        flows.commit(&place.record, place.slot);
+        let slots = flows.plane.slots();
+        let record = FlowRecord { last_seen_ns, ..slots.read(place.slot) };
+        // Statistics are written into free slots only.
+        slots.change_state(place.slot, FlowState::Committed, FlowState::Free);
+        slots.write(place.slot, &record);
+    }
+
+    fn end(flows: &Flows, place: &Place) -> Option<EndReason> {
+        flows.table().by_id[&place.flow.flow_id].end.as_ref().map(|end| end.reason)
+    }
+
+    #[test]
+    fn only_flows_on_which_nothing_was_seen_are_given_up_as_idle() {
+        let flows = flows();
+        let [silent, seen, frozen] =
+            ["203.0.113.1:1", "203.0.113.1:2", "203.0.113.1:3"].map(|client| begin(&flows, client));
+        commit(&flows, &silent, 1);
+        commit(&flows, &seen, u64::MAX);
+        std::thread::sleep(Duration::from_millis(2));
+        flows.sweep_idle();
+        assert_eq!(end(&flows, &silent), Some(EndReason::Idle));
+        assert_eq!((end(&flows, &seen), end(&flows, &frozen)), (None, None));
+        let state = |place: &Place| flows.plane.slots().state(place.slot);
+        assert_eq!(state(&silent), FlowState::Ended);
+        assert_eq!((state(&seen), state(&frozen)), (FlowState::Committed, FlowState::Frozen));
+    }
+
+    #[test]
+    fn what_was_given_up_makes_room() {
+        let flows = flows();
+        let places: Vec<Place> = (1..=4).map(|port| begin(&flows, &format!("203.0.113.1:{port}"))).collect();
+        assert_eq!(flows.plane.slots().allocate(), None);
+        commit(&flows, &places[2], 1);
+        std::thread::sleep(Duration::from_millis(2));
+        flows.sweep_idle();
+        flows.sweep();
+        assert!(!flows.table().by_id.contains_key(&places[2].flow.flow_id));
+        assert!(!flows.plane.remove(&places[2].record.key).unwrap(), "its key is still there");
+        assert_eq!(flows.plane.slots().allocate(), Some(places[2].slot));
+    }
+}
