@@ -99,6 +99,14 @@ fn the_plane_is_a_name_or_a_table() {
 }
 
 #[test]
+fn an_ended_flows_record_outlives_the_kernels_time_wait() {
+    // TCP_TIMEWAIT_LEN (include/net/tcp.h): so long a server's kernel answers what is left of a connection it closed first.
+    const TIME_WAIT_MS: u64 = 60_000;
+    let plane = PlaneSettings::default();
+    assert!(*plane.linger_ms.get_ref() > TIME_WAIT_MS, "{}", plane.linger_ms.get_ref());
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let error = load::<Sample>("/nonexistent/x.toml").unwrap_err().to_string();
     assert!(error.starts_with("/nonexistent/x.toml: cannot be read: "), "{error}");
