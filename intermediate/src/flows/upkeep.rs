@@ -195,8 +195,12 @@ mod tests {
 
     /// Flows on which nothing was seen for a millisecond are idle; ended ones go at once. Nothing is led through any device.
     fn flows() -> Flows {
-        let config =
-            UserspaceConfig { side: Side::Intermediate, uplink: "lo".into(), flows: 4, addresses: Vec::new() };
+        let config = UserspaceConfig {
+            side: Side::Intermediate,
+            uplink: "lo".into(),
+            flows: 4,
+            addresses: Vec::new(),
+        };
         let plane = Arc::new(Plane::open_userspace(&config).unwrap());
         Flows::new(plane, Arc::new(Targets::new([])), Duration::ZERO, Duration::from_millis(1))
     }
