@@ -345,7 +345,7 @@ impl Flows {
         committed.state = FlowState::Committed as u32;
         committed.drain_end = self.plane.slots().accounts(slot).0.wrapping_add(DRAIN_BYTES);
         committed.leg_mtu = self.leg_mtus.room(record.new_addr.into(), Leg::from_flags(record.flags));
-        self.plane.slots().set_notes(slot, record.note_ack, record.note_seq_end, record.note_window);
+        self.plane.slots().set_notes(slot, record);
         self.plane.slots().set_requests(slot, 1);
         self.plane.slots().write(slot, &committed);
         let Some(entry) = table.by_id.get_mut(&record.flow_id) else { return };

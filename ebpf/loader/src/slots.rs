@@ -141,12 +141,17 @@ impl Slots {
         (load(offset_of!(FlowRecord, diverted)), load(offset_of!(FlowRecord, released)))
     }
 
-    /// Stores [`FlowRecord::note_ack`] and [`FlowRecord::note_seq_end`], while the programs do not: what the
-    /// intermediate knows of the client before its first translated packet.
-    pub fn set_notes(&self, slot: u32, note_ack: u32, note_seq_end: u32, note_window: u32) {
-        self.mapped.field(slot, offset_of!(FlowRecord, note_window)).store(note_window, Ordering::Relaxed);
-        self.mapped.field(slot, offset_of!(FlowRecord, note_ack)).store(note_ack, Ordering::Relaxed);
-        self.mapped.field(slot, offset_of!(FlowRecord, note_seq_end)).store(note_seq_end, Ordering::Relaxed);
+    /// Stores the notes of `record` while the programs do not: what the intermediate knows of the client before its first
+    /// translated packet.
+    pub fn set_notes(&self, slot: u32, record: &FlowRecord) {
+        for (offset, value) in [
+            (offset_of!(FlowRecord, note_window), record.note_window),
+            (offset_of!(FlowRecord, note_ack), record.note_ack),
+            (offset_of!(FlowRecord, note_seq_end), record.note_seq_end),
+            (offset_of!(FlowRecord, note_tsval), record.note_tsval),
+        ] {
+            self.mapped.field(slot, offset).store(value, Ordering::Relaxed);
+        }
     }
 
     /// Stores [`FlowRecord::leg_mtu`], bytes.
@@ -249,7 +254,8 @@ mod tests {
         slots.catch_up(0, &missed(&copied, &last));
         assert_eq!(slots.read(0), last);
 
-        slots.set_notes(1, 4, 80, 0);
+        let noted = FlowRecord { note_ack: 4, note_seq_end: 80, note_window: 0, note_tsval: 0, ..copied };
+        slots.set_notes(1, &noted);
         slots.set_state(1, FlowState::Free);
         slots.catch_up(1, &missed(&copied, &last));
         let expected =

@@ -222,13 +222,14 @@ pub struct FlowRecord {
     pub released: u32,
 
     // --- notes: what this direction's sender last sent, before translation; by the program. T: the server's kernel,
-    // server space. I: the client, client space, and only `note_ack` and `note_seq_end`, which the daemon fills in
-    // from the captured connection before it commits, and `note_window`, which it alone writes ---
+    // server space. I: the client, client space, without flags; the daemon fills them in from the captured connection
+    // before it commits, and alone writes `note_window` ---
     /// Newest acknowledgement number (T: client's bytes the server has; I: the server's bytes the client has).
     pub note_ack: u32,
     /// The window that came with it, in bytes. I: the largest that the client can offer; `note_ack` takes no longer step.
     pub note_window: u32,
-    /// Newest timestamp value, as translated: what the client has seen.
+    /// Newest timestamp value, as translated: what the client has seen. I: the window field, unscaled, of the segment that
+    /// `note_seq_end` is the end of.
     pub note_tsval: u32,
     /// Highest sequence number sent plus segment length (FIN counts one).
     pub note_seq_end: u32,

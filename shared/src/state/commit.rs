@@ -18,8 +18,15 @@ pub fn committed(record: &FlowRecord, answer: &MigratedAnswer, given: &CapturedC
         note_ack: given.snd_nxt.raw(),
         note_seq_end: given.rcv_nxt.raw(),
         note_window: given.options.reach(),
+        note_tsval: window_field(given),
         ..*record
     }
+}
+
+/// The window as the client's segments have it.
+fn window_field(given: &CapturedConnection) -> u32 {
+    let scale = given.options.window_scale.map_or(0, |scales| u32::from(scales.client & 15));
+    (given.snd_wnd >> scale).min(u16::MAX.into())
 }
 
 #[cfg(test)]

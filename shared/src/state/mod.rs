@@ -6,6 +6,7 @@ pub mod behind;
 pub mod commit;
 pub mod ending;
 pub mod handoff;
+pub mod heard;
 pub mod later;
 pub mod lost;
 pub mod path_mtu;

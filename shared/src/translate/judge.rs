@@ -86,8 +86,6 @@ pub fn judge_ingress(
             } else if matches!(state, FlowState::Committed) && starts_later(record, segment) {
                 patch.account.diverted = length;
                 return Verdict::new(Action::Divert, PacketCounter::LaterRequest);
-            } else if matches!(state, FlowState::Committed) && follows_later(record, segment) {
-                return Verdict::new(Action::Divert, PacketCounter::Diverted);
             }
             if exceeds_leg(record, segment) {
                 // The daemon tells the client, gives the packet back so that the accounts agree, and here it ends.
@@ -134,16 +132,6 @@ fn starts_later(record: &FlowRecord, segment: &Segment) -> bool {
         && segment.held_length() != 0
         && !segment.has(RST)
         && before(record.read_from, segment.seq.wrapping_add(segment.payload))
-}
-
-/// Whether the daemon, which holds something of a tracked flow, must see what the client says without data: should the flow
-/// be given to another target, that server is told the newest window, which the client may never say again.
-#[inline(always)]
-fn follows_later(record: &FlowRecord, segment: &Segment) -> bool {
-    record.flags & FLAG_TRACKED != 0
-        && segment.held_length() == 0
-        && !segment.has(RST)
-        && before(record.released, record.diverted)
 }
 
 /// On the target's egress: a packet from the server's kernel to the client.
@@ -218,9 +206,9 @@ pub(super) fn as_noted(record: &FlowRecord, account: &mut Account) {
     account.note_seq_end = record.note_seq_end;
 }
 
-/// Notes how far the client is: by it the intermediate sees whether a flow whose agent is gone still gets on, and knows
-/// the number for a reset if it does not (`state::lost`). The daemon filled the notes in before the first packet;
-/// of the window it is the largest there can be, which stays.
+/// Notes how far the client is and what it takes: by it the intermediate sees whether a flow whose agent is gone still gets
+/// on, knows the number for a reset if it does not (`state::lost`), and tells the server that gets the flow next
+/// (`state::heard`). The daemon filled the notes in before the first packet; the largest window there can be stays.
 #[inline(always)]
 fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
     as_noted(record, account);
@@ -234,8 +222,13 @@ fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
         account.note_ack = segment.ack;
     }
     let end = segment.seq.wrapping_add(segment.sequence_length());
-    if before(record.note_seq_end, end) {
+    // What an older segment says of the window is no news (RFC 9293, section 3.10.7.4).
+    let newest = !before(end, record.note_seq_end);
+    if newest {
         account.note_seq_end = end;
+    }
+    if segment.has(ACK) && newest && reached && !before(segment.ack, record.note_ack) {
+        account.note_tsval = segment.window as u32;
     }
 }
 

@@ -372,26 +372,32 @@ fn data_queues_behind_held_data_only_until_the_drains_end() {
 }
 
 #[test]
-fn while_a_later_request_is_held_the_daemon_sees_acknowledgements_too_and_gives_them_on() {
+fn acknowledgements_go_on_whatever_is_held_and_the_newest_window_is_noted() {
     let mut patch = Patch::default();
-    let mut record = FlowRecord { flags: FLAG_TRACKED, read_from: 2000, ..at(FlowState::Committed) };
-    (record.diverted, record.released, record.drain_end) = (3, u32::MAX, 0);
-    let mut judge = |record: &FlowRecord, segment: &Segment, marked| {
-        judge_ingress(record, segment, marked, 0, &mut patch).action
+    let mut record = FlowRecord {
+        flags: FLAG_TRACKED,
+        read_from: 2000,
+        note_ack: 500,
+        note_seq_end: 1000,
+        note_window: 65_535,
+        note_tsval: 7,
+        ..at(FlowState::Committed)
     };
-    assert_eq!(judge(&record, &of(ACK, 0), false), Action::Divert);
-    assert_eq!(judge(&record, &of(ACK, 0), true), Action::Translate);
-    assert_eq!(judge(&record, &of(ACK | RST, 0), false), Action::Translate);
-    // The request under way goes its way.
-    assert_eq!(judge(&record, &of(ACK, 10), false), Action::Translate);
-    for other in [
-        FlowRecord { released: 3, ..record },
-        FlowRecord { released: 4, ..record },
-        FlowRecord { flags: 0, ..record },
-        FlowRecord { state: FlowState::Ended as u32, ..record },
+    (record.diverted, record.released, record.drain_end) = (3, u32::MAX, 0);
+    for (seq, ack, window, noted) in [
+        (1000, 500, 0, 0),
+        (1000, 501, 9, 9),
+        // Older than what was noted, by either number; and further than the client can have got.
+        (999, 501, 30, 7),
+        (1000, 499, 30, 7),
+        (1000, 500 + 70_000, 30, 7),
     ] {
-        assert_eq!(judge(&other, &of(ACK, 0), false), Action::Translate);
+        let segment = Segment { seq, ack, window, ..of(ACK, 0) };
+        assert_eq!(judge_ingress(&record, &segment, false, 0, &mut patch).action, Action::Translate);
+        assert_eq!(patch.account.note_tsval, noted, "{seq} {ack}");
     }
+    assert_eq!(judge_ingress(&record, &of(ACK | RST, 0), false, 0, &mut patch).action, Action::Translate);
+    assert_eq!(patch.account.note_tsval, 7, "a reset says nothing of a window");
 }
 
 #[test]

@@ -373,7 +373,7 @@ fn tracked_entries(add: &mut Add<'_>) {
         inside(r);
         (r.diverted, r.released) = (3, u32::MAX);
     };
-    add("tracked: an acknowledgement behind what is held", Ingress, &[C::Diverted], &|r, f| {
+    add("tracked: an acknowledgement behind what is held", Ingress, &[C::Translated], &|r, f| {
         held(r);
         f.payload.clear();
     });

@@ -62,7 +62,8 @@ impl Migrator {
     /// flow's time with the target before.
     fn believes(&self, flow: &LaterFlow, state: &State, facts: &HeldFacts<'_>) -> bool {
         let record = self.flows.record(flow.slot);
-        let acked = if before(record.note_ack, state.ack.raw()) { state.ack.raw() } else { record.note_ack };
+        let heard = state.heard.ack;
+        let acked = if before(record.note_ack, heard.raw()) { heard.raw() } else { record.note_ack };
         is_acceptable(facts, &KnownClient { acked, reach: record.note_window, tsval: state.in_order_tsval })
     }
 

@@ -18,6 +18,7 @@ use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::record::{FLAG_OWED, FLAG_TRACKED, FlowRecord};
 use baton_shared::seq::Seq;
 use baton_shared::state::commit::committed;
+use baton_shared::state::heard::Heard;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -114,7 +115,7 @@ impl Migrator {
         state.bound = false;
         state.all_requests = state.all_requests.saturating_add(1);
         // It has acknowledged all there was, or the flow were not here.
-        state.ack = given.snd_nxt;
+        state.heard = Heard { ack: given.snd_nxt, window: given.snd_wnd, said_at: given.rcv_nxt };
         let fresh = Fresh { ack: given.snd_nxt.raw(), tsval: given.client_tsval, tsecr: given.vip_tsval };
         self.make_fit(flow, &mut state, given.rcv_nxt, fresh);
         self.resume(flow, &mut state, &hand.held);
@@ -133,6 +134,7 @@ impl Migrator {
         let request_line = head.request_line(state.later.bytes());
         let is_head = state.later.bytes().get(head.method.clone()) == Some(b"HEAD");
         let told = state.later.acknowledged();
+        self.hear_record(flow, &mut state);
         let mut connection = Self::connection(flow, &state, &hand.answer);
         // Its end was known when this was planned, and nothing in front has changed.
         let taken = state.later.take(head)?;

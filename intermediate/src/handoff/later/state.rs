@@ -8,6 +8,7 @@ use baton_shared::control::FlowRef;
 use baton_shared::packet::held::HeldFacts;
 use baton_shared::record::{FLAG_LAST, FlowKey, FlowRecord};
 use baton_shared::seq::{Client, Seq, before};
+use baton_shared::state::heard::Heard;
 use baton_shared::state::later::LaterRequests;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,10 +66,10 @@ pub(in crate::handoff) struct State {
     pub(super) later: LaterRequests,
     /// Since when the head in front has been incomplete.
     pub(super) partial_since: Option<Instant>,
-    /// The newest that is known of the client.
-    pub(super) ack: Seq<Client>,
-    pub(super) window: u32,
+    /// What the client said last of what it has and takes.
+    pub(super) heard: Heard,
     pub(super) max_window: u32,
+    /// Its newest timestamp.
     pub(super) tsval: u32,
     /// The timestamp of the newest segment that came in order; 0: none is known.
     pub(super) in_order_tsval: u32,
@@ -109,8 +110,7 @@ impl LaterFlow {
             bound: false,
             later: started.later,
             partial_since: None,
-            ack: c.snd_nxt,
-            window: c.snd_wnd,
+            heard: Heard { ack: c.snd_nxt, window: c.snd_wnd, said_at: c.rcv_nxt },
             max_window: c.max_window,
             tsval: c.client_tsval,
             in_order_tsval: c.client_tsval,
@@ -142,8 +142,7 @@ impl LaterFlow {
             bound: false,
             later: LaterRequests::new(Seq::new(record.read_from), TAKEN_OVER_BYTES),
             partial_since: None,
-            ack: Seq::new(record.note_ack),
-            window: 0,
+            heard: Heard::of_record(record, NegotiatedOptions::from_word(record.ack_floor).as_ref()),
             max_window: 0,
             tsval: 0,
             in_order_tsval: 0,
@@ -196,16 +195,15 @@ impl LaterFlow {
 }
 
 impl State {
+    pub(super) fn hear(&mut self, said: Heard) {
+        self.heard.hear(said);
+        self.max_window = self.max_window.max(self.heard.window);
+    }
+
     /// What the client says of itself counts if it is newer.
     pub(super) fn note(&mut self, facts: &HeldFacts<'_>, options: Option<&NegotiatedOptions>) {
-        if let Some(ack) = facts.ack
-            && !before(ack, self.ack.raw())
-        {
-            let scales = options.and_then(|options| options.window_scale);
-            let shift = scales.map_or(0, |scales| u32::from(scales.client & 15));
-            self.ack = Seq::new(ack);
-            self.window = u32::from(facts.window) << shift;
-            self.max_window = self.max_window.max(self.window);
+        if let Some(said) = Heard::of_segment(facts, options) {
+            self.hear(said);
         }
         if let Some(tsval) = facts.tsval
             && (self.tsval == 0 || before(self.tsval, tsval))

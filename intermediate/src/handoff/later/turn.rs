@@ -13,6 +13,7 @@ use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer};
 use baton_shared::http::{GateRule, RequestHead};
 use baton_shared::reason::{CloseReason, EndReason, Refusal};
+use baton_shared::state::heard::Heard;
 use baton_shared::state::recall::{Recall, RecallAction, RecallEvent};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -128,11 +129,12 @@ impl Migrator {
             tokio::spawn(Arc::clone(self).cut(state.target, state.flow, EndReason::RecallRefused));
             return;
         }
+        self.hear_record(flow, state);
         let request = RecallRequest {
             flow: state.flow,
             requests: state.requests,
             request_end: state.later.end(),
-            client_ack: state.ack,
+            client_ack: state.heard.ack,
         };
         let told = self.laters.waits.register(state.flow, state.target);
         // From here on until the flow is its, so that a drain waits for it.
@@ -172,6 +174,11 @@ impl Migrator {
         let subject = self.subject(flow, state.flow, state.target);
         self.history.record_closed(subject, CloseReason::BrokenBody);
         tokio::spawn(Arc::clone(self).cut(state.target, state.flow, EndReason::BrokenBody));
+    }
+
+    /// What the client said in packets that went on by themselves.
+    pub(super) fn hear_record(&self, flow: &LaterFlow, state: &mut State) {
+        state.hear(Heard::of_record(&self.flows.record(flow.slot), flow.options.as_ref()));
     }
 
     fn ask(&self, target: TargetId, request: RecallRequest) -> Result<(), NotSent> {
@@ -259,7 +266,7 @@ impl Migrator {
             vip: flow.vip(),
             rcv_nxt: state.later.end(),
             snd_nxt: answer.snd_nxt,
-            snd_wnd: state.window,
+            snd_wnd: state.heard.window,
             max_window: state.max_window,
             rcv_wnd: answer.rcv_wnd,
             options: flow.options.unwrap_or(NO_OPTIONS),
