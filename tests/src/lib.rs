@@ -11,6 +11,7 @@ pub mod mistakes;
 pub mod openapi;
 pub mod peer;
 pub mod skip;
+pub mod sniff;
 pub mod thousand;
 pub mod two_pools;
 pub mod weight;

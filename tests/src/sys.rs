@@ -22,3 +22,36 @@ pub(crate) fn reset_on_close(socket: &impl AsRawFd) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Gives a socket a receive buffer beyond what is allowed to all (SO_RCVBUFFORCE, socket(7)).
+pub(crate) fn large_receive_buffer(socket: &impl AsRawFd, bytes: libc::c_int) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+    // SAFETY: the descriptor is borrowed, the option's value is a live `int` of the size given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            std::ptr::from_ref(&bytes).cast(),
+            size,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many packets a packet socket had no room for since this was asked last (PACKET_STATISTICS, packet(7)).
+pub(crate) fn packets_dropped(socket: &impl AsRawFd) -> io::Result<u32> {
+    let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut size = libc::socklen_t::try_from(size_of::<libc::tpacket_stats>()).unwrap_or(8);
+    // SAFETY: the descriptor is borrowed; `stats` is live and of the size given.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            std::ptr::from_mut(&mut stats).cast(),
+            &raw mut size,
+        )
+    };
+    if done == 0 { Ok(stats.tp_drops) } else { Err(io::Error::last_os_error()) }
+}
