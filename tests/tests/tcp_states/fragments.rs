@@ -5,6 +5,7 @@ use crate::place::{Place, Row};
 use crate::rows;
 use baton_tests::peer::{PATIENCE, Peer, Segment, Start, request};
 use netns_lab::plan::INTERMEDIATE;
+use std::time::Duration;
 
 pub(crate) const ROWS: &[Row] = rows![first_request_in_fragments];
 
@@ -30,6 +31,9 @@ fn lost(place: &Place, peer: &mut Peer, segment: &Segment, last_first: bool) {
     peer.settle();
     peer.fragments(segment, PIECE, last_first);
     place.t.eventually("the fragment is counted", PATIENCE, |_| dropped(place) == before + 1);
+    // Neither a reset for those that passed nor a report of what is missing.
+    let answers = peer.listen(Duration::from_millis(100));
+    assert!(answers.is_empty(), "fragments were answered: {answers:?}");
 }
 
 /// A request that is some fragments long.
