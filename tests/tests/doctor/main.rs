@@ -8,8 +8,9 @@ use baton_daemon::tls::TlsFiles;
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::skip;
 use netns_lab::plan::INTERMEDIATE;
-use netns_lab::{LabSpec, Program};
+use netns_lab::{LabSpec, Program, Serve};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -89,7 +90,8 @@ fn in_order(s: LabSpec) -> LabSpec {
     // Of a third target the port is wrong: its server listens at 80.
     let misplaced = "[[target]]\nname = \"misplaced\"\nserver = \"10.90.101.2:81\"\nagent = \"10.90.101.2:7400\"\n\
                      agent_name = \"target1\"\n";
-    s.intermediate_with("listener", "pool", "web")
+    s.serve(Serve::Auto)
+        .intermediate_with("listener", "pool", "web")
         .intermediate_also(pool)
         .intermediate_also(misplaced)
         .intermediate_with("plane", "flows", SLOTS)
@@ -101,12 +103,18 @@ fn sh(t: &TestLab, node: &str, script: &str) {
 
 #[test]
 fn what_is_wrong_with_hosts_is_named_with_its_mending() {
-    let Some(t) = lab::up("doctored", in_order) else { return };
+    const TEST: &str = "doctored";
+    if !skip::program(TEST, "cc") {
+        return;
+    }
+    let Some(t) = lab::up(TEST, in_order) else { return };
     let scratch = tempfile::tempdir().unwrap();
     let told = told(scratch.path());
     let well = doctor(&t, &[]);
     let sick: Vec<&Value> = well.iter().filter(|finding| is_sick(finding)).collect();
     assert!(sick.len() == 1 && sick[0]["name"] == "server misplaced", "nothing else is wrong yet: {sick:#?}");
+    let own = well.iter().find(|finding| finding["name"] == "server 10.90.101.2:80").unwrap();
+    assert_eq!((&own["host"], &own["status"]), (&"target1".into(), &"ok".into()), "the agent's own: {own}");
 
     // An old kernel and a wrong clock on one host, no server on the other, more connections than slots.
     t.lab.stop_agent("target1").unwrap();
@@ -142,6 +150,7 @@ fn what_is_wrong_with_hosts_is_named_with_its_mending() {
             named("intermediate", "flow table", "8 of 8 slots", "raise plane.flows"),
             named("intermediate", "proxied table_full", "", "raise plane.flows"),
             named("target1", "data plane", "attached by clsact: the kernel has no TCX", "Linux 6.9"),
+            named("target1", "adopt 10.90.1.100:80 for 10.90.101.2:80", "tcx", "TCX"),
             named("target1", "clock", "ahead of that of intermediate", "synchronise the clocks"),
         ],
     );
@@ -173,6 +182,15 @@ fn what_is_wrong_with_hosts_is_named_with_its_mending() {
     );
 }
 
+/// A firewall that drops what connection tracking takes for no part of a connection, which it does of what begins in its middle;
+/// why not, where the kernel has none.
+fn plant_firewall(t: &TestLab, node: &str) -> Result<(), String> {
+    let script = "modprobe -q nf_conntrack; echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose";
+    t.lab.output(node, &["sh", "-c", script]).map_err(|e| format!("no connection tracking: {e:#}"))?;
+    let planted = t.lab.inside(node, invalid::drop_invalid).unwrap();
+    planted.map_err(|e| format!("no nf_tables that asks connection tracking: {e}"))
+}
+
 fn binary(name: &str) -> PathBuf {
     std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name)
 }
@@ -202,9 +220,8 @@ fn newer(t: &TestLab, certs: &Path, node: &'static str) -> (tokio::runtime::Runt
 
 #[test]
 fn what_is_wrong_with_the_way_is_named_with_its_mending() {
-    let Some(t) = lab::up("doctorway", |s| in_order(s).intermediate_with("plane", "flows", 1024)) else {
-        return;
-    };
+    const TEST: &str = "doctorway";
+    let Some(t) = lab::up(TEST, |s| in_order(s).intermediate_with("plane", "flows", 1024)) else { return };
     t.eventually("both targets have had the client", LIMIT, |t| {
         assert_eq!(t.get("/1k").unwrap().status, 200);
         ["target1", "target2"].iter().all(|node| t.metric(node, "baton_handoffs_migrated_total") > 0)
@@ -212,32 +229,35 @@ fn what_is_wrong_with_the_way_is_named_with_its_mending() {
 
     // A firewall at one target's door, and at the other another way back than the one packets come by.
     t.lab.stop_agent("target2").unwrap();
-    sh(&t, "target2", "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose");
-    t.lab.inside("target2", invalid::drop_invalid).unwrap().unwrap();
+    let firewall = plant_firewall(&t, "target2");
     t.lab.start_agent("target2").unwrap();
     for _ in 0..2 {
         assert_eq!(t.get("/1k").unwrap().status, 200, "what cannot be adopted is replayed");
     }
     let other = "ip tuntap add other mode tun; ip link set other up; ip route replace default dev other";
     sh(&t, "target1", &format!("sysctl -qw net.ipv4.conf.all.rp_filter=1; {other}"));
-    names(
-        &t,
-        &[],
-        &[
-            named("target2", "connection tracking", "packets were invalid", "notrack"),
-            named("target1", "way to clients", "to 10.90.11.2: by other", "ip route replace default"),
-            named(
-                "target1",
-                "rp_filter",
-                "strict, and the route to clients is not by the uplink",
-                "rp_filter=2",
-            ),
-        ],
-    );
-    t.lab.inside("target2", invalid::drop_nothing).unwrap().unwrap();
+    sh(&t, "target2", "ip route del default");
+    let mut faults = vec![
+        named("target1", "way to clients", "to 10.90.11.2: by other", "ip route replace default"),
+        named("target2", "way to clients", "Network is unreachable", "ip route replace default"),
+        named("target1", "rp_filter", "strict, and the route to clients is not by the uplink", "rp_filter=2"),
+    ];
+    match &firewall {
+        Ok(()) => {
+            faults.push(named("target2", "connection tracking", "packets were invalid", "notrack"));
+        }
+        Err(why) => skip::skip(TEST, why),
+    }
+    names(&t, &[], &faults);
+    if firewall.is_ok() {
+        t.lab.inside("target2", invalid::drop_nothing).unwrap().unwrap();
+    }
     sh(&t, "target1", "ip route replace default via 10.90.101.1 dev eth0; ip link del other");
-    t.eventually("the channel is back", LIMIT, |t| {
-        t.admin(INTERMEDIATE, "/v1/targets/target1")["agent_state"] == "up"
+    sh(&t, "target2", "ip route replace default via 10.90.102.1 dev eth0");
+    t.eventually("the channels are back", LIMIT, |t| {
+        let state =
+            |target: &str| t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["agent_state"].clone();
+        ["target1", "target2"].into_iter().all(|target| state(target) == "up")
     });
 
     // A link on the way is narrower, and nobody hears of it.
@@ -250,7 +270,12 @@ fn what_is_wrong_with_the_way_is_named_with_its_mending() {
     sh(&t, "router", "sysctl -qw net.ipv4.conf.all.rp_filter=1");
     names(&t, &["--probe"], &[named("path", "path to target1", "not a byte came back", "rp_filter")]);
     sh(&t, "router", "sysctl -qw net.ipv4.conf.all.rp_filter=0");
-    let path =
-        doctor(&t, &["--probe"]).into_iter().find(|finding| finding["name"] == "path to target1").unwrap();
-    assert_eq!(path["status"], "ok", "{path}");
+    t.eventually("the path is well again", LIMIT * 2, |t| {
+        let found = doctor(t, &["--probe"]);
+        let path = found.iter().find(|finding| finding["name"] == "path to target1").unwrap();
+        if path["status"] != "ok" {
+            println!("not yet: {path}");
+        }
+        path["status"] == "ok"
+    });
 }

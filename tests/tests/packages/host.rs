@@ -20,6 +20,22 @@ mount -t tmpfs tmpfs $1/root/run
 echo mounted
 exec sleep infinity";
 
+/// Whether such a root can be made of layers below `dir`; if not, why.
+pub(crate) fn can_be_layered(dir: &Path) -> Result<(), String> {
+    let dir = dir.join("trial");
+    make_layers(&dir);
+    let script = "mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $1/root";
+    let words = ["--mount", "--propagation", "private", "sh", "-c", script, "sh", dir.to_str().unwrap()];
+    let mounted = command::run("unshare", &words);
+    mounted.map(drop).map_err(|e| format!("no overlay of / with its upper layer in {}: {e:#}", dir.display()))
+}
+
+fn make_layers(dir: &Path) {
+    for layer in ["upper", "work", "root"] {
+        fs::create_dir_all(dir.join(layer)).unwrap();
+    }
+}
+
 /// What the unit of a daemon says.
 pub(crate) struct Unit {
     pub(crate) name: String,
@@ -62,9 +78,7 @@ impl<'a> Host<'a> {
     /// Mounts below `dir`, for this process's children on the node.
     pub(crate) fn new(t: &'a TestLab, node: &str, dir: &Path) -> Host<'a> {
         let dir = dir.join(node);
-        for layer in ["upper", "work", "root"] {
-            fs::create_dir_all(dir.join(layer)).unwrap();
-        }
+        make_layers(&dir);
         let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNTS, "sh"];
         let mut child = t.lab.spawn(node, &[&words[..], &[dir.to_str().unwrap()]].concat()).unwrap();
         let mut line = String::new();
