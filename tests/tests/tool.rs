@@ -9,10 +9,10 @@ use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -104,6 +104,98 @@ fn packets(file: &Path) -> Vec<String> {
     lines
 }
 
+/// What `probe` prints has the stages and what each host does to the packets.
+fn whole_way(probe: &str) {
+    let parts = ["  stages     ", "on the intermediate, client to server", "on the target, server to client"];
+    let places: Vec<_> = parts.iter().map(|part| probe.find(part)).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?} in {probe}");
+    assert_eq!(probe.matches("  rewrite    ").count(), 2, "{probe}");
+}
+
+/// Every command with `--json`: what it prints is that, whatever its exit code says.
+fn everything_is_also_json(t: &TestLab, scratch: &Path, target: &str, listener: &str) {
+    let path = |name: &str| scratch.join(name).display().to_string();
+    let (dump, file, url) = (path("json-dump"), path("json.pcapng"), format!("http://{VIP}/1k"));
+    let commands = [
+        &["status"][..],
+        &["flows"],
+        &["migrations"],
+        &["targets"],
+        &["targets", target],
+        &["reasons"],
+        &["drain", "target", target],
+        &["undrain", "target", target],
+        &["drain", "listener", listener],
+        &["undrain", "listener", listener],
+        &["wait", "listener", listener, "--timeout", "0"],
+        &["reload"],
+        &["probe", &url, "--target", target],
+        &["doctor"],
+        &["sysdump", &dump],
+        &["capture", "--filter", "10.90.11.2", "--seconds", "1", "-w", &file],
+    ];
+    let help = says(t, &["--help"]);
+    let all = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| !line.is_empty());
+    for name in all.map(|line| line.split_whitespace().next().unwrap()) {
+        let elsewhere = ["events", "top", "completions", "man", "help"].contains(&name);
+        assert!(elsewhere || commands.iter().any(|args| args[0] == name), "{name} is not tried: {help}");
+    }
+    for args in commands {
+        let mut running = command(t, &[args, &["--json"]].concat());
+        let running = running.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if args[0] == "capture" {
+            // Some come while it looks.
+            t.get("/1k").unwrap();
+        }
+        let output = running.wait_with_output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let told = serde_json::from_str::<Value>(&out);
+        assert!(told.is_ok_and(|told| !told.is_null()), "baton {args:?} --json: {out}{err}");
+    }
+    let index = std::fs::read_to_string(scratch.join("json-dump/index.json")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&index).unwrap()["nodes"].as_array().unwrap().len(), 3);
+    let mut top = command(t, &["top", "--json", "--interval-ms", "100"]);
+    let mut top = Running(top.stdout(Stdio::piped()).spawn().unwrap());
+    let looks = BufReader::new(top.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let looks: Vec<Value> = looks.take(2).map(|line| serde_json::from_str(&line).unwrap()).collect();
+    assert!(looks[0]["at"].as_u64() < looks[1]["at"].as_u64(), "{looks:#?}");
+    assert_eq!(looks[1]["targets"].as_array().unwrap().len(), 2, "{looks:#?}");
+}
+
+/// `baton top` in a terminal, which util-linux' `script` is.
+fn a_live_view_is_drawn_and_ends_with_q(t: &TestLab) {
+    let shell = format!("stty rows 40 cols 140 && exec '{}' top", tool().display());
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &shell, "/dev/null"]).env("TERM", "xterm");
+    terminal.envs(command(t, &[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut terminal = Running(terminal.spawn().unwrap());
+    let (mut keys, mut screen) = (terminal.0.stdin.take().unwrap(), terminal.0.stdout.take().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = screen.read(&mut bytes) {
+            let _ = tell.send(String::from_utf8_lossy(&bytes[..length]).into_owned());
+        }
+    });
+    // Words, for the gaps between them are not drawn.
+    let (mut drawn, until) = (String::new(), Instant::now() + LIMIT);
+    while !["target1", "recent", "GET", "/1k"].iter().all(|word| drawn.contains(word)) {
+        let rest = until.saturating_duration_since(Instant::now());
+        drawn += &told.recv_timeout(rest).unwrap_or_else(|e| panic!("{e}: {drawn:?}"));
+    }
+    keys.write_all(b"q").unwrap();
+    let mut ended = None;
+    t.eventually("it ends", LIMIT, |_| {
+        ended = terminal.0.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert!(ended.unwrap().success(), "{ended:?}");
+    // The terminal is given back: the other screen is left.
+    drawn.extend(told.iter());
+    assert!(drawn.contains("\u{1b}[?1049l"), "{drawn:?}");
+}
+
 fn pool(s: LabSpec) -> LabSpec {
     let checks = "[pool.health]\nkind = \"none\"\n";
     let pool = "[[pool]]\nname = \"web\"\ntargets = [\"target1\", \"target2\"]\nbalance = \"round_robin\"\n";
@@ -184,6 +276,17 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
     drop(connection);
     assert!(says(&t, &["wait", "target", target, "--timeout", "30"]).contains("0 flows"));
     assert!(says(&t, &["undrain", "target", target]).contains("ready"));
+    let listeners = t.admin(INTERMEDIATE, "/v1/listeners");
+    let listener = listeners["listeners"][0]["name"].as_str().unwrap();
+    assert!(says(&t, &["drain", "listener", listener, "--wait", "30"]).contains("draining, 0 flows"));
+    assert!(says(&t, &["wait", "listener", listener, "--timeout", "30"]).contains("0 flows"));
+    assert!(!says(&t, &["undrain", "listener", listener]).contains("draining"));
+    let (over, text) = run(&t, &["wait", "node", "--timeout", "0"]);
+    assert!(!over && text.contains("node: ready"), "nobody drained it: {text}");
+    assert!(says(&t, &["drain", "node"]).contains("node: draining"));
+    assert!(says(&t, &["wait", "node", "--timeout", "30"]).contains("0 flows, 0 connections"));
+    assert!(says(&t, &["undrain", "node"]).contains("node: ready"));
+    t.eventually("it listens again", LIMIT, |t| t.get("/1k").is_ok());
     assert_eq!(next("end")["data"]["flow"], id);
     assert!(says(&t, &["reload"]).contains("in force"));
 
@@ -197,8 +300,10 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
         output.status.success() && probe.contains("answered directly") && probe.contains("socket"),
         "{probe}"
     );
+    whole_way(&probe);
     let probe = says(&t, &["probe", &url, "--target", target]);
     assert!(probe.contains(&format!("migrated to {target}")), "{probe}");
+    whole_way(&probe);
     let elsewhere = format!("http://{}:81/1k", VIP.ip());
     let (asked, text) = run(&t, &["probe", &elsewhere, "--target", target]);
     assert!(!asked && text.contains("no listener") && text.contains(&VIP.to_string()), "{text}");
@@ -218,6 +323,8 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
     {
         assert!(dump.join(file).exists(), "{file}");
     }
+    everything_is_also_json(&t, scratch.path(), target, listener);
+    a_live_view_is_drawn_and_ends_with_q(&t);
     let (reached, text) = run(&t, &["--intermediate", "/nowhere.sock", "status"]);
     assert!(!reached && text.contains("cannot reach intermediate at /nowhere.sock"), "{text}");
 }

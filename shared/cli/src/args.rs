@@ -85,7 +85,7 @@ pub(crate) enum Command {
     Reload,
     /// Follow what happens: handoffs, recalls, refusals, ends, health, reloads
     Events(EventArgs),
-    /// A live view of requests, targets and flows
+    /// A live view of requests, targets and flows; with --json a line for each look
     Top {
         /// Milliseconds between two looks
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=60_000))]

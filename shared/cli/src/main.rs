@@ -19,6 +19,7 @@ use anyhow::Result;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What a command says on success: done, or done and not well.
 pub(crate) type Done = Result<ExitCode>;
@@ -54,11 +55,11 @@ async fn run(cli: Cli) -> Done {
         Command::Wait(args) => orders::wait(&nodes, json, &args).await,
         Command::Reload => orders::reload(&nodes, json).await,
         Command::Events(args) => events::run(&nodes, json, &args).await,
-        Command::Top { interval_ms } => top::run(&nodes, interval_ms).await,
+        Command::Top { interval_ms } => top::run(&nodes, json, Duration::from_millis(interval_ms)).await,
         Command::Probe(args) => probe::run(&nodes, json, &args).await,
         Command::Capture(args) => capture::run(&nodes, json, &args).await,
         Command::Doctor { probe } => doctor::run(&nodes, json, probe.as_deref()).await,
-        Command::Sysdump { directory } => sysdump::run(&nodes, &directory).await,
+        Command::Sysdump { directory } => sysdump::run(&nodes, json, &directory).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "baton", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

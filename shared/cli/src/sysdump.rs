@@ -30,7 +30,7 @@ const PATHS: [&str; 13] = [
 /// Some look at other hosts first.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) async fn run(nodes: &Nodes, directory: &Path) -> Done {
+pub(crate) async fn run(nodes: &Nodes, as_json: bool, directory: &Path) -> Done {
     fs::create_dir(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let mut reached = 0;
     let mut index = Vec::new();
@@ -45,7 +45,11 @@ pub(crate) async fn run(nodes: &Nodes, directory: &Path) -> Done {
     }
     let about = json!({ "tool": env!("CARGO_PKG_VERSION"), "at": now_ms(), "nodes": Value::Array(index) });
     fs::write(directory.join("index.json"), format!("{about:#}\n"))?;
-    println!("{}: {reached} of {} daemons answered", directory.display(), 1 + nodes.agents.len());
+    if as_json {
+        println!("{about}");
+    } else {
+        println!("{}: {reached} of {} daemons answered", directory.display(), 1 + nodes.agents.len());
+    }
     Ok(if reached == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

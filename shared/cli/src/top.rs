@@ -12,7 +12,8 @@ use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Table};
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,10 @@ impl Look {
     }
 }
 
-pub(crate) async fn run(nodes: &Nodes, interval_ms: u64) -> Done {
+pub(crate) async fn run(nodes: &Nodes, as_json: bool, interval: Duration) -> Done {
+    if as_json {
+        return lines(nodes, interval).await;
+    }
     // Before the terminal is touched: an error is to be read.
     let mut before = Look::take(nodes).await?;
     let mut now = Look::take(nodes).await?;
@@ -48,7 +52,7 @@ pub(crate) async fn run(nodes: &Nodes, interval_ms: u64) -> Done {
     let ended = async {
         loop {
             terminal.draw(|frame| draw(frame, &before, &now))?;
-            if is_over(Duration::from_millis(interval_ms))? {
+            if is_over(interval)? {
                 return Ok(());
             }
             before = std::mem::replace(&mut now, Look::take(nodes).await?);
@@ -57,6 +61,25 @@ pub(crate) async fn run(nodes: &Nodes, interval_ms: u64) -> Done {
     .await;
     ratatui::restore();
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// A line for each look, until nobody reads them.
+async fn lines(nodes: &Nodes, interval: Duration) -> Done {
+    let mut out = std::io::stdout();
+    loop {
+        let Look { status, targets, migrations, .. } = Look::take(nodes).await?;
+        let look = json!({
+            "at": now_ms(),
+            "status": status,
+            "targets": targets.get("targets"),
+            "migrations": migrations.get("migrations"),
+        });
+        match writeln!(out, "{look}").and_then(|()| out.flush()) {
+            Ok(()) => tokio::time::sleep(interval).await,
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 /// Whether a key that ends it was pressed within this time.
@@ -198,7 +221,6 @@ mod tests {
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use serde_json::json;
 
     fn look(at: Instant, migrated: u64, sent: u64) -> Look {
         Look {
