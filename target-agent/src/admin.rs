@@ -41,6 +41,16 @@ struct Filter {
     limit: Option<usize>,
 }
 
+/// Query of `/v1/migrations`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecentQuery {
+    /// The client's address, with or without port.
+    client: Option<String>,
+    /// Elements at most.
+    limit: Option<usize>,
+}
+
 /// What the routes read.
 #[derive(Clone)]
 struct Agent {
@@ -174,8 +184,19 @@ async fn flow(State(shared): State<Shared>, Path(id): Path<String>) -> Response 
     }
 }
 
-async fn migrations(State(shared): State<Shared>) -> Response {
-    Json(json!({ "migrations": view::migrations(&shared) })).into_response()
+async fn migrations(
+    State(shared): State<Shared>,
+    query: Result<Query<RecentQuery>, QueryRejection>,
+) -> Response {
+    let Ok(Query(RecentQuery { client, limit })) = query else {
+        return error(StatusCode::BAD_REQUEST, "the query may name client and limit");
+    };
+    let limit = match list::limit(limit) {
+        Ok(limit) => limit,
+        Err(answer) => return *answer,
+    };
+    let recent = view::migrations(&shared, |of| matches(client.as_deref(), &of));
+    list::stream("migrations", limit, std::iter::once(recent))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod events;
 pub mod exposition;
 pub mod fuzzing;
 pub mod gate_corpus;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
+use baton_tests::events;
 use baton_tests::exposition;
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::openapi::faults;
@@ -10,42 +11,43 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The events of a node, from when this returns on.
-fn events(t: &TestLab, node: &str, query: &str) -> mpsc::Receiver<(String, Value)> {
-    let mut stream = UnixStream::connect(t.lab.admin_socket(node).unwrap()).unwrap();
-    write!(stream, "GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut lines = BufReader::new(stream).lines();
-    let begun = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with(": subscribed"));
-    assert!(begun.is_some(), "{node} ended its stream");
-    let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut kind = String::new();
-        for line in lines.map_while(Result::ok) {
-            if let Some(name) = line.strip_prefix("event: ") {
-                kind = name.to_owned();
-            } else if let Some(data) = line.strip_prefix("data: ")
-                && tell.send((kind.clone(), serde_json::from_str(data).unwrap())).is_err()
-            {
-                return;
-            }
-        }
-    });
-    told
+/// An answer to a query that is wrong: 400, in the words of the schema for errors.
+fn is_refused(t: &TestLab, node: &str, path: &str) {
+    let openapi = t.admin(node, "/v1/openapi.json");
+    let (status, text) = t.lab.admin_text(node, path).unwrap();
+    assert_eq!(status, 400, "{node} {path}: {text}");
+    let error = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}"));
+    let route = format!("/paths/{}/get", path.split('?').next().unwrap().replace('/', "~1"));
+    let schema = openapi.pointer(&format!("{route}/responses/400/content/application~1json/schema"));
+    let faults = faults(&openapi, schema.unwrap_or_else(|| panic!("{path}: 400 is not described")), &error);
+    assert!(faults.is_empty(), "{node} {path}: {faults:#?}\n{error:#}");
 }
 
-/// The next event of a kind, of a flow.
-fn wait_for(events: &mpsc::Receiver<(String, Value)>, kind: &str, flow: &Value) -> Value {
-    loop {
-        let (is, data) = events.recv_timeout(LIMIT).unwrap_or_else(|e| panic!("no {kind} of {flow}: {e}"));
-        if is == kind && (flow.is_null() || data["flow"] == *flow) {
-            return data;
-        }
+/// A capture on a node while `meanwhile` runs: each line is as described, the first and the last too.
+fn lines_are_as_described(t: &TestLab, node: &str, client: &str, meanwhile: impl FnOnce()) {
+    let openapi = t.admin(node, "/v1/openapi.json");
+    let schema = json!({ "$ref": "#/components/schemas/CaptureLine" });
+    let mut stream = UnixStream::connect(t.lab.admin_socket(node).unwrap()).unwrap();
+    let path = format!("/v1/capture?client={client}&packets=2&seconds=10");
+    let head =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Baton-CSRF: 1\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    // Each line is a chunk of the body.
+    let lines = BufReader::new(stream).lines().map(Result::unwrap).filter(|line| line.starts_with('{'));
+    let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
+    let mut all = vec![lines.next().unwrap()];
+    meanwhile();
+    all.extend(lines);
+    for line in &all {
+        let faults = faults(&openapi, &schema, line);
+        assert!(faults.is_empty(), "{node}: {faults:#?}\n{line:#}");
     }
+    assert!(all.len() > 2 && all[1..all.len() - 1].iter().all(|line| line["at_ns"].is_u64()), "{all:#?}");
+    assert!(all[0].get("begin").is_some() && all[all.len() - 1].get("end").is_some(), "{all:#?}");
 }
 
 /// Every operation of a node but streams is called as its file says, and answers as it says; how many there were.
@@ -128,18 +130,18 @@ fn metrics_are_as_documented(t: &TestLab, target: &str) {
 #[test]
 fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_sides() {
     let Some(t) = lab::up("adminapi", |s| s) else { return };
-    let here = events(&t, INTERMEDIATE, "?kind=handoff,end,order,reload");
+    let here = events::of(&t, INTERMEDIATE, "?kind=handoff,end,order,reload");
     let mut connection = t.client(|| {
         let mut connection = Connection::open(VIP).unwrap();
         connection.get("/1k?token=hush").unwrap();
         assert_eq!(connection.response().unwrap().status, 200);
         connection
     });
-    let handoff = wait_for(&here, "handoff", &Value::Null);
+    let handoff = here.wait("handoff", |_| true);
     assert_eq!((&handoff["outcome"], &handoff["vip"]), (&json!("migrated"), &json!(VIP.to_string())));
     assert_eq!(handoff["request"], "GET /1k?…", "values of a query are nobody's business");
     let (id, target) = (handoff["flow"].as_str().unwrap(), handoff["target"].as_str().unwrap());
-    let there = events(&t, target, &format!("?flow={id}"));
+    let there = events::of(&t, target, &format!("?flow={id}"));
 
     let flow = t.admin(INTERMEDIATE, &format!("/v1/flows/{id}"));
     assert_eq!((&flow["state"], &flow["request"]), (&json!("committed"), &json!("GET /1k?…")));
@@ -165,24 +167,30 @@ fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_s
     assert_eq!(as_described(&t, INTERMEDIATE, id), 22);
     assert_eq!(as_described(&t, target, id), 11);
     metrics_are_as_documented(&t, target);
-    assert_eq!(wait_for(&here, "reload", &Value::Null)["applied"], true);
+    assert_eq!(here.wait("reload", |_| true)["applied"], true);
     t.order(&format!("/v1/targets/{target}/drain"));
     t.order(&format!("/v1/targets/{target}/undrain"));
-    let order = wait_for(&here, "order", &Value::Null);
+    let order = here.wait("order", |_| true);
     assert_eq!([&order["target"], &order["from"], &order["to"]], [target, "ready", "draining"]);
-    let status = |path: &str| t.lab.admin_text(INTERMEDIATE, path).unwrap().0;
-    assert_eq!(status("/v1/flows?limit=100001"), 400);
-    assert_eq!(status("/v1/flows?colour=red"), 400);
-    assert_eq!(status("/v1/events?kind=colour"), 400);
+    for node in [INTERMEDIATE, target] {
+        for query in ["flows?limit=100001", "flows?colour=red", "migrations?colour=red", "events?kind=colour"]
+        {
+            is_refused(&t, node, &format!("/v1/{query}"));
+        }
+    }
     assert_eq!(t.admin(INTERMEDIATE, "/v1/flows?limit=0")["truncated"], true);
     let after = t.admin(INTERMEDIATE, &format!("/v1/flows?after={id}"));
     assert!(after["flows"].as_array().unwrap().iter().all(|other| other["id"].as_str().unwrap() > id));
     assert_eq!(t.admin(INTERMEDIATE, "/v1/config")["name"], INTERMEDIATE);
 
-    connection.get("/1k").unwrap();
-    assert_eq!(connection.response().unwrap().status, 200);
+    for node in [INTERMEDIATE, target] {
+        lines_are_as_described(&t, node, flow["client"].as_str().unwrap(), || {
+            connection.get("/1k").unwrap();
+            assert_eq!(connection.response().unwrap().status, 200);
+        });
+    }
     drop(connection);
-    let ends = [wait_for(&here, "end", &json!(id)), wait_for(&there, "end", &json!(id))];
+    let ends = [&here, &there].map(|events| events.wait("end", |end| end["flow"] == id));
     assert_eq!(ends[0]["bytes"], ends[1]["bytes"]);
     assert!(ends[0]["bytes"].as_u64().unwrap() > 2048, "{ends:?}");
     // The target's counts come with its next report.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{Connection, Response};
+use baton_tests::events;
 use baton_tests::lab::{self, TestLab, VIP};
 use std::io;
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ fn a_head_of_30_kb_is_refused_by_default_and_served_if_configured() {
 #[test]
 fn garbage_is_answered_400_and_counted() {
     let Some(t) = lab::up("garbage", |s| s) else { return };
+    let told = events::of(&t, "intermediate", "?kind=closed");
     let corpus: [&[u8]; 5] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"hello there\r\n\r\n",
@@ -55,6 +57,9 @@ fn garbage_is_answered_400_and_counted() {
         assert_eq!(response.header("connection"), Some("close"), "{n}");
     }
     assert_eq!((t.closed("bad_request"), t.migrated()), (5, 0));
+    told.wait("closed", |closed| {
+        closed["reason"] == "bad_request" && closed["rule"] == "coding_beside_length"
+    });
     assert_eq!(t.get("/1k").unwrap().status, 200);
 }
 
@@ -80,10 +85,16 @@ fn a_client_that_says_nothing_is_closed_after_the_time_limit() {
 #[test]
 fn what_is_not_migrated_is_proxied_with_its_reason() {
     let Some(t) = lab::up("proxied", |s| s) else { return };
+    let told = events::of(&t, "intermediate", "?kind=proxied");
     let old = b"GET /10k HTTP/1.0\r\nConnection: keep-alive\r\nHost: lab\r\n\r\n".to_vec();
     let response = say(&t, old).unwrap();
     assert_eq!((response.status, response.sha256), (200, t.sha256("10k")));
     assert_eq!((t.migrated(), t.proxied("method_not_migrated")), (0, 1));
+    told.wait("proxied", |proxied| proxied["reason"] == "method_not_migrated");
+    for (filter, found) in [("reason=method_not_migrated", 1), ("reason=draining", 0)] {
+        let listed = t.admin("intermediate", &format!("/v1/migrations?{filter}"));
+        assert_eq!(listed["migrations"].as_array().unwrap().len(), found, "{filter}");
+    }
     let listed = t.admin("intermediate", "/v1/migrations");
     let newest = listed["migrations"].as_array().unwrap().first().unwrap();
     assert_eq!(
@@ -123,7 +134,23 @@ fn the_admin_endpoint_shows_flows_migrations_and_targets() {
             assert_eq!(flows["flows"].as_array().unwrap().len(), found, "{node} {filter}");
         }
     }
-    assert_eq!(t.admin("intermediate", "/v1/flows?target=target1")["flows"].as_array().unwrap().len(), 1);
+    let id = t.flows("intermediate")[0]["id"].as_str().unwrap().to_owned();
+    for (node, query, found) in [
+        ("intermediate", "flows?target=target1".to_owned(), 1),
+        ("intermediate", format!("flows?vip={VIP}"), 1),
+        ("intermediate", format!("flows?vip={}:81", VIP.ip()), 0),
+        ("intermediate", "migrations?target=target1".to_owned(), 1),
+        ("intermediate", "migrations?target=target2".to_owned(), 0),
+        ("intermediate", format!("migrations?id={id}"), 1),
+        ("intermediate", "migrations?id=0123456789abcdef".to_owned(), 0),
+        ("target1", format!("migrations?client=10.90.11.2:{port}"), 1),
+        ("target1", "migrations?client=10.90.99.9".to_owned(), 0),
+    ] {
+        let listed = t.admin(node, &format!("/v1/{query}"));
+        let list = listed.get(query.split('?').next().unwrap()).unwrap();
+        assert_eq!((list.as_array().unwrap().len(), &listed["truncated"]), (found, &false.into()), "{query}");
+    }
+    assert_eq!(t.admin("target1", "/v1/migrations?limit=0")["truncated"], true);
     assert_eq!(t.admin("intermediate", "/v1/targets")["targets"].as_array().unwrap().len(), 2);
     let migrations = t.admin("intermediate", "/v1/migrations");
     let newest = &migrations["migrations"][0];

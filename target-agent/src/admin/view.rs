@@ -284,13 +284,14 @@ fn load_view(load: &ServerLoad) -> Value {
     })
 }
 
-/// The most recent handoffs, the newest first.
-pub(crate) fn migrations(shared: &Shared) -> Vec<Value> {
+/// The most recent handoffs of the clients that are wanted, the newest first.
+pub(crate) fn migrations(shared: &Shared, wanted: impl Fn(SocketAddr) -> bool) -> Vec<Value> {
     let clock = Clock::read();
     let recent = shared.table().recent.clone();
     recent
         .iter()
         .rev()
+        .filter(|entry| wanted(entry.ends.client()))
         .map(|entry| {
             json!({
                 "id": flow_id_text(entry.who.1.flow_id),
