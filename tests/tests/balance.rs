@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{Connection, Response};
+use baton_tests::events;
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
@@ -135,6 +136,7 @@ fn shares(t: &TestLab, n: usize) -> [usize; 2] {
 #[test]
 fn a_member_that_has_come_back_gets_few_requests_at_first_and_then_its_share() {
     let Some(t) = lab::up("slowstart", site) else { return };
+    let told = events::of(&t, INTERMEDIATE, "?kind=health");
     assert_eq!(shares(&t, 20), [10, 10], "from the start nobody is fresh");
     let weight = || member(&t, "fresh", "target2")["weight_now"].as_f64().unwrap();
     // Whoever looks after the members must see it both ways.
@@ -150,6 +152,7 @@ fn a_member_that_has_come_back_gets_few_requests_at_first_and_then_its_share() {
         std::thread::sleep(Duration::from_millis(200));
         false
     });
+    told.wait("health", |health| health["target"] == "target2" && health["to"] == "up");
     let fresh = weight();
     // A hundredth, and a tenth only after a minute.
     let [rest, few] = shares(&t, 60);

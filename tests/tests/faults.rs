@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
+use baton_tests::events;
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
@@ -24,8 +25,10 @@ fn times_run(t: &TestLab, path: &str) -> usize {
 #[test]
 fn with_one_agent_stopped_no_request_fails() {
     let Some(t) = lab::up("oneagent", |s| s) else { return };
+    let told = events::of(&t, INTERMEDIATE, "?kind=channel");
     all_right(&t, 10);
     t.lab.stop_agent("target1").unwrap();
+    told.wait("channel", |channel| channel["agent"] == "target1" && channel["to"] == "gone");
     all_right(&t, 20);
     t.lab.start_agent("target1").unwrap();
     t.eventually("target1's agent is connected again", Duration::from_secs(5), |t| {
@@ -179,7 +182,11 @@ fn an_agent_takes_only_what_its_configuration_names() {
     let Some(t) = lab::up("allow", |s| s.agent_with("target1", "allow", "vip", "10.90.1.200:80")) else {
         return;
     };
+    let told = [INTERMEDIATE, "target1"].map(|node| events::of(&t, node, "?kind=refusal"));
     all_right(&t, 10);
+    for events in told {
+        events.wait("refusal", |refused| refused["refusal"] == "not_allowed");
+    }
     // What one refuses is given to the other.
     assert_eq!(t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"not_allowed\"}"), 5);
     assert_eq!(t.metric(INTERMEDIATE, "baton_handoffs_retried_total{reason=\"refused\"}"), 5);

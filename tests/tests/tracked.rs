@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{Connection, Response};
+use baton_tests::events;
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::two_pools::{served_by, two_pools};
 use netns_lab::LabSpec;
@@ -220,6 +221,7 @@ fn status_of(connection: &mut Connection, request: &str) -> u16 {
 #[test]
 fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
     let Some(t) = lab::up("taken-back", two_pools) else { return };
+    let told = ["intermediate", "target1"].map(|node| events::of(&t, node, "?kind=recall"));
     t.client(move || {
         let open = || {
             let mut connection = Connection::open(VIP).unwrap();
@@ -245,6 +247,9 @@ fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
         let response = connection.response().unwrap();
         assert_eq!((response.status, response.served_by()), (200, "target2"));
     });
+    for events in told {
+        events.wait("recall", |recall| recall["reason"] == "recalled");
+    }
     assert!(t.metric("intermediate", "baton_later_requests_total{outcome=\"returned\"}") >= 4);
     no_request_on_the_wrong_target(&t);
 }
