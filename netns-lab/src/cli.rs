@@ -114,7 +114,7 @@ struct Network {
     /// Congestion control of the servers' sockets, for example bbr [default: cubic]
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
-    /// The router drops IPv4 packets whose source is not where they come from
+    /// The router drops packets whose source is not where they come from
     #[arg(long)]
     urpf: bool,
 }

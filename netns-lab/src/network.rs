@@ -143,6 +143,11 @@ fn link(spec: &LabSpec, router: &NodeState, node: &NodeState) -> Result<()> {
     for (netns, device) in ends {
         ip(&format!("-n {netns} link set {device} up"))?;
     }
+    if spec.urpf {
+        for gateway in gateways.iter().filter(|g| g.is_ipv6()) {
+            check_sources(r, name, *gateway)?;
+        }
+    }
     for gateway in gateways {
         let (version, headers) = if gateway.is_ipv4() { ("-4", 40) } else { ("-6", 60) };
         let mut route = format!("{version} -n {n} route add default via {gateway}");
@@ -171,6 +176,13 @@ fn link(spec: &LabSpec, router: &NodeState, node: &NodeState) -> Result<()> {
         limit(r, name, rate)?;
     }
     Ok(())
+}
+
+/// What comes over a link of the router is only forwarded if the link's network is where it comes from: IPv6 has no
+/// rp_filter. Before the table `main`, after `local`.
+fn check_sources(router: &str, link: &str, gateway: IpAddr) -> Result<()> {
+    ip(&format!("-6 -n {router} rule add pref 100 from {gateway}/64 iif {link} lookup main"))?;
+    ip(&format!("-6 -n {router} rule add pref 101 iif {link} blackhole")).map(drop)
 }
 
 /// A token bucket on what a device sends. TBF cuts super-packets that do not fit its bucket.

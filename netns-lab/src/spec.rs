@@ -212,7 +212,8 @@ pub struct LabSpec {
     /// The congestion control of the servers' sockets; none: cubic where the kernel has it.
     #[serde(default)]
     pub congestion: Option<String>,
-    /// Whether the router drops IPv4 packets whose source is not where they come from (strict rp_filter).
+    /// Whether the router drops packets whose source is not where they come from: strict rp_filter, and routing rules for
+    /// IPv6.
     #[serde(default)]
     pub urpf: bool,
     /// Deviations in the intermediate's configuration.

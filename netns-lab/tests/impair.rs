@@ -184,16 +184,22 @@ fn a_router_that_checks_sources_drops_what_comes_from_elsewhere() {
     if !able("a_router_that_checks_sources_drops_what_comes_from_elsewhere") {
         return;
     }
-    let order = LabSpec::new(name("urpf")).balancer(Balancer::None).targets(1);
+    let order = LabSpec::new(name("urpf")).balancer(Balancer::None).family(Family::Dual).targets(1);
     let lab = Lab::up(&LabSpec { urpf: true, ..order }).unwrap();
-    lab.output("target1", &["ip", "addr", "add", "10.90.1.100/32", "dev", "lo"]).unwrap();
-    let receiver = lab.inside("client1", || UdpSocket::bind("10.90.11.2:9000")).unwrap().unwrap();
-    receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    let came = |from: &'static str| {
-        let sender = lab.inside("target1", move || UdpSocket::bind(from)).unwrap().unwrap();
-        sender.send_to(b"x", "10.90.11.2:9000").unwrap();
-        receiver.recv(&mut [0; 10]).is_ok()
-    };
-    assert!(came("10.90.101.2:0"));
-    assert!(!came("10.90.1.100:0"));
+    for (vip, client, target) in [
+        ("10.90.1.100", "10.90.11.2:9000", "10.90.101.2:0"),
+        ("fd90:1::100", "[fd90:11::2]:9000", "[fd90:101::2]:0"),
+    ] {
+        // An address of another link, which its owner is not asked about: it is only used.
+        lab.output("target1", &["ip", "addr", "add", vip, "dev", "lo"]).unwrap();
+        let receiver = lab.inside("client1", move || UdpSocket::bind(client)).unwrap().unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let came = |from: SocketAddr| {
+            let sender = lab.inside("target1", move || UdpSocket::bind(from)).unwrap().unwrap();
+            sender.send_to(b"x", client).unwrap();
+            receiver.recv(&mut [0; 10]).is_ok()
+        };
+        assert!(came(target.parse().unwrap()));
+        assert!(!came(SocketAddr::new(vip.parse().unwrap(), 0)), "{vip} came from the target's link");
+    }
 }

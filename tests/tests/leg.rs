@@ -2,16 +2,25 @@
 //! clients' source addresses where no clients are.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
-use baton_tests::client;
+use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab};
 use netns_lab::spec::Plane;
 use netns_lab::{Family, plan};
+use socket2::SockRef;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 /// The router checks sources on the intermediate's link, and lets targets send with the VIP: the one thing that any
 /// direct return asks of a network. (The kernel takes the stricter of `all` and the device's own setting.)
-fn let_targets_send_as_the_vip(t: &TestLab) {
+fn let_targets_send_as_the_vip(t: &TestLab, family: Family) {
+    if family == Family::V6 {
+        let allow = format!("-6 rule add pref 99 from {} iif target1 lookup main", plan::VIP6.ip());
+        let command: Vec<_> = ["ip"].into_iter().chain(allow.split(' ')).collect();
+        t.lab.output(plan::ROUTER, &command).unwrap();
+        let rules = t.lab.output(plan::ROUTER, &["ip", "-6", "rule"]).unwrap();
+        assert!(rules.contains("from all iif intermediate blackhole"), "{rules}");
+        return;
+    }
     for conf in ["all", "target1"] {
         let setting = format!("net.ipv4.conf.{conf}.rp_filter=0");
         t.lab.output(plan::ROUTER, &["sysctl", "-q", "-w", &setting]).unwrap();
@@ -102,6 +111,15 @@ fn an_upload_over_a_narrow_way_heals_in_user_space() {
     narrows("rewrite", Family::V4, Plane::Userspace);
 }
 
+/// The largest segment that a connection of client1 with the VIP sends: what the VIP's SYN-ACK allowed, without the
+/// timestamps (TCP_MAXSEG, tcp(7)).
+fn segment_size(t: &TestLab, vip: SocketAddr) -> u32 {
+    t.client(move || {
+        let connection = Connection::open(vip).unwrap();
+        SockRef::from(connection.socket()).tcp_mss().unwrap()
+    })
+}
+
 fn moves(leg: &str, family: Family) {
     let v4 = family == Family::V4;
     let (vip, source): (SocketAddr, IpAddr) = if v4 {
@@ -117,8 +135,17 @@ fn moves(leg: &str, family: Family) {
     }) else {
         return;
     };
-    let_targets_send_as_the_vip(&t);
+    let_targets_send_as_the_vip(&t, family);
     let want = t.sha256("10m");
+    // All that a leg of 1500 bytes takes with the outer headers, and no more.
+    let fits = match (leg, v4) {
+        ("ipip", true) => 1440,
+        ("udp", true) => 1432,
+        ("ipip", false) => 1400,
+        _ => 1392,
+    };
+    // Twelve bytes of each are the timestamps' option.
+    assert_eq!(segment_size(&t, vip), fits - 12);
     t.client(move || client::get(vip, "/1k")).unwrap();
     let begun = Instant::now();
     let response = t.client(move || client::get(vip, "/10m")).unwrap();
@@ -142,6 +169,8 @@ fn moves(leg: &str, family: Family) {
     assert!(stripped > 10 && stripped <= sent, "{stripped} of {sent} were taken out");
     assert_eq!(t.packets("target1", "drop_store_failed"), 0);
     assert_eq!(t.packets(plan::INTERMEDIATE, "drop_store_failed"), 0);
+    // Nothing had to be told its size on the way.
+    assert_eq!(t.packets(plan::INTERMEDIATE, "drop_too_big"), 0);
 }
 
 #[test]
@@ -155,11 +184,11 @@ fn udp_carries_ipv4_past_a_router_that_checks_sources() {
 }
 
 #[test]
-fn ipip_carries_ipv6() {
+fn ipip_carries_ipv6_past_a_router_that_checks_sources() {
     moves("ipip", Family::V6);
 }
 
 #[test]
-fn udp_carries_ipv6() {
+fn udp_carries_ipv6_past_a_router_that_checks_sources() {
     moves("udp", Family::V6);
 }
