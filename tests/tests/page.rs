@@ -6,6 +6,7 @@ use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,10 +21,24 @@ fn order(s: LabSpec) -> LabSpec {
         .intermediate_also(route)
 }
 
+/// The picture of the page, to the search for flows at its end.
+const SIZE: [u32; 2] = [1400, 1900];
+
+/// No picture of this size without text and lines has as many bytes.
+const CONTENT: usize = 60_000;
+
 /// The page as the browser on the intermediate's host makes it, which needs some of the page's looks at the endpoint.
-fn page(t: &TestLab, output: &str) -> String {
-    let looks = ["--hide-scrollbars", "--virtual-time-budget=7000", "--window-size=1400,1750", output, PAGE];
+fn page(t: &TestLab, picture: &Path) -> String {
+    let size = format!("--window-size={},{}", SIZE[0], SIZE[1]);
+    let picture = format!("--screenshot={}", picture.display());
+    let looks = ["--hide-scrollbars", "--virtual-time-budget=7000", &size, "--dump-dom", &picture, PAGE];
     browse(t, INTERMEDIATE, &looks)
+}
+
+/// Width and height of a PNG, as its first chunk has them.
+fn size(png: &[u8]) -> [u32; 2] {
+    assert_eq!(png[..16], *b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR");
+    [16, 20].map(|at| u32::from_be_bytes(png[at..at + 4].try_into().unwrap()))
 }
 
 #[test]
@@ -54,10 +69,15 @@ fn a_browser_sees_links_targets_migrations_reasons_and_flows() {
                 count
             })
         });
-        let dom = page(t, "--dump-dom");
-        // For the documents, where somebody wants one.
+        let scratch = tempfile::tempdir().unwrap();
+        let picture = scratch.path().join("page.png");
+        let dom = page(t, &picture);
+        let png = std::fs::read(&picture).unwrap();
+        assert_eq!(size(&png), SIZE);
+        assert!(png.len() > CONTENT, "a picture of nothing: {} bytes", png.len());
+        // For the documents, where somebody wants it.
         if let Some(file) = std::env::var_os("BATON_SCREENSHOT") {
-            page(t, &format!("--screenshot={}", file.display()));
+            std::fs::write(file, png).unwrap();
         }
         over.store(true, Ordering::Relaxed);
         assert!(load.join().unwrap() > 0);
