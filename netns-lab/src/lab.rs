@@ -20,6 +20,8 @@ pub struct Lab {
     spec: LabSpec,
     nodes: Vec<NodeState>,
     state: Mutex<LabState>,
+    /// Where the daemons are that are started from now on, if not in the usual place.
+    build: Mutex<Option<PathBuf>>,
     /// Whether dropping this value leaves the lab as it is.
     keep: bool,
 }
@@ -64,7 +66,13 @@ impl Lab {
             owner: Some(ProcessId::of(std::process::id())?),
         };
         // From here on, whatever goes wrong, dropping this removes what was made.
-        let lab = Self { spec: spec.clone(), nodes, state: Mutex::new(state), keep: false };
+        let lab = Self {
+            spec: spec.clone(),
+            nodes,
+            state: Mutex::new(state),
+            build: Mutex::default(),
+            keep: false,
+        };
         lab.state().save()?;
         network::namespaces(&lab.spec, &lab.nodes)?;
         lab.start_boxes()?;
@@ -84,6 +92,7 @@ impl Lab {
             spec: state.spec.clone(),
             nodes: state.nodes.clone(),
             state: Mutex::new(state),
+            build: Mutex::default(),
             keep: true,
         })
     }
@@ -255,6 +264,16 @@ impl Lab {
     /// The bpffs a node's daemon pins its maps and links in.
     pub fn bpf_dir(&self, node: &str) -> PathBuf {
         plan::run_dir(&self.spec.name).join("bpf").join(node)
+    }
+
+    /// Starts daemons from this directory from now on: those of another build.
+    pub fn use_build(&self, dir: PathBuf) {
+        *self.build.lock().unwrap_or_else(PoisonError::into_inner) = Some(dir);
+    }
+
+    /// That directory, once there is one.
+    pub(crate) fn build(&self) -> Option<PathBuf> {
+        self.build.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, LabState> {

@@ -241,8 +241,12 @@ impl Lab {
         serde_json::from_str(&body).with_context(|| format!("GET {path} on {node} gave no JSON: {body:?}"))
     }
 
-    /// Where a program of ours is: in BATON_BIN_DIR, else beside this executable, or one folder up (tests are in deps/).
+    /// Where a program of ours is: in the build that is in use, in BATON_BIN_DIR, else beside this executable, or one folder up
+    /// (tests are in deps/).
     pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
+        if let Some(path) = self.build().map(|dir| dir.join(name)).filter(|path| path.is_file()) {
+            return Ok(path);
+        }
         if let Some(dir) = std::env::var_os("BATON_BIN_DIR") {
             let path = PathBuf::from(dir).join(name);
             return if path.is_file() {

@@ -1,6 +1,7 @@
 //! Support for what no single crate can prove.
 
 pub mod browser;
+pub mod build;
 pub mod client;
 pub mod events;
 pub mod exposition;
@@ -8,6 +9,7 @@ pub mod fuzzing;
 pub mod gate_corpus;
 pub mod http2;
 pub mod lab;
+pub mod load;
 pub mod mistakes;
 pub mod openapi;
 pub mod peer;

@@ -3,106 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_shared::record::{ABI_VERSION, former};
-use baton_tests::client::{Connection, Response};
-use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::build;
+use baton_tests::lab::{self, TestLab};
+use baton_tests::load::{DOWNLOADS, Tally, under_load};
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{LabSpec, Manager, Program};
-use std::io;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
-const DOWNLOADS: usize = 8;
-
-/// What became of the requests so far.
-#[derive(Default)]
-struct Tally {
-    small: AtomicU64,
-    large: AtomicU64,
-    /// Requests that got no byte of an answer.
-    unanswered: Mutex<Vec<String>>,
-    /// Answers that were cut or wrong.
-    cut: Mutex<Vec<String>>,
-}
-
-impl Tally {
-    fn unanswered(&self) -> usize {
-        self.unanswered.lock().unwrap().len()
-    }
-
-    fn assert_nothing_cut(&self) {
-        let cut = self.cut.lock().unwrap();
-        assert!(cut.is_empty(), "{cut:#?}");
-    }
-}
-
-/// A request on a connection of its own, and whether any byte of its answer came.
-fn fetch(path: &str) -> Result<Response, (bool, io::Error)> {
-    let open = || -> io::Result<Connection> {
-        let mut connection = Connection::open(VIP)?;
-        connection.get(path)?;
-        match connection.read_some()? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer")),
-            _ => Ok(connection),
-        }
-    };
-    open().map_err(|e| (false, e))?.response().map_err(|e| (true, e))
-}
-
-/// Asks again and again until told to stop.
-fn ask(path: &str, want: &str, count: &AtomicU64, tally: &Tally, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        match fetch(path) {
-            Ok(response) if response.status == 200 && response.sha256 == want => {}
-            Ok(response) => tally.cut.lock().unwrap().push(format!("{path}: {}", response.head)),
-            Err((true, e)) => tally.cut.lock().unwrap().push(format!("{path}: {e}")),
-            Err((false, e)) => tally.unanswered.lock().unwrap().push(format!("{path}: {e}")),
-        }
-        count.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Eight downloads at a time, and small requests one right after the other, while `faults` happens.
-fn under_load(t: &TestLab, faults: impl FnOnce(&Tally)) {
-    let (tally, stop) = (Tally::default(), AtomicBool::new(false));
-    let (small, large) = (t.sha256("1k"), t.sha256("100m"));
-    let client = t.lab.netns("client1").unwrap();
-    let enter = || netns_lab::sys::enter_netns(&std::fs::File::open(&client).unwrap()).unwrap();
-    std::thread::scope(|scope| {
-        let (tally, stop, small, large, enter) = (&tally, &stop, &small, &large, &enter);
-        for _ in 0..DOWNLOADS {
-            scope.spawn(move || {
-                enter();
-                ask("/100m", large, &tally.large, tally, stop);
-            });
-        }
-        scope.spawn(move || {
-            enter();
-            ask("/1k", small, &tally.small, tally, stop);
-        });
-        let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            progress(tally);
-            faults(tally);
-        }));
-        stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = moved {
-            std::panic::resume_unwind(panic);
-        }
-    });
-    tally.assert_nothing_cut();
-    assert!(tally.large.load(Ordering::Relaxed) >= DOWNLOADS as u64);
-    println!("{:?} small, {:?} large; without an answer: {:#?}", tally.small, tally.large, tally.unanswered);
-}
-
-/// Waits until small requests have gone on. Downloads under way at the end are awaited by their threads.
-fn progress(tally: &Tally) {
-    let before = tally.small.load(Ordering::Relaxed);
-    let until = std::time::Instant::now() + Duration::from_secs(60);
-    while tally.small.load(Ordering::Relaxed) < before + 20 {
-        assert!(std::time::Instant::now() < until, "nothing goes on");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+use std::time::{Duration, Instant};
 
 /// Two targets whose links are so slow that downloads are always under way.
 fn order(s: LabSpec) -> LabSpec {
@@ -118,22 +24,62 @@ fn left_by_a_former_version(t: &TestLab, node: &str, side: &str) {
     std::fs::remove_dir(here).unwrap();
 }
 
+/// All downloads that go on are migrated.
+fn all_migrated(t: &TestLab) {
+    t.eventually("all downloads are migrated", Duration::from_secs(30), |t| {
+        let live = |node| t.flows(node).iter().filter(|f| f["state"] == "committed").count();
+        live("target1") + live("target2") >= DOWNLOADS
+    });
+    // Downloads that were proxied while an agent was away would end with the process that carries them.
+    t.eventually("nothing is proxied any more", Duration::from_secs(30), |t| {
+        t.metric(INTERMEDIATE, "baton_connections") == 0
+    });
+}
+
+/// The version a node's daemon says it has.
+fn version(t: &TestLab, node: &str) -> String {
+    t.admin(node, "/v1/status")["version"].as_str().unwrap().to_owned()
+}
+
+/// Kills a target's agent and starts it again, under load. A request may fail if it began before the intermediate noticed.
+fn kill_agent(t: &TestLab, target: &str, tally: &Tally) {
+    let agent_up =
+        |t: &TestLab| t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["up"].as_bool().unwrap();
+    t.eventually("the agent is there", Duration::from_secs(10), agent_up);
+    let before = tally.unanswered().len();
+    let noticed = tally.with_downloads_under_way(|| {
+        t.lab.kill_agent(target).unwrap();
+        t.eventually("the intermediate noticed", Duration::from_secs(10), |t| !agent_up(t));
+        Instant::now()
+    });
+    tally.progress();
+    t.lab.start_agent(target).unwrap();
+    t.eventually("the agent is back", Duration::from_secs(10), agent_up);
+    tally.progress();
+    let failed = tally.unanswered().split_off(before);
+    assert!(
+        failed.iter().all(|one| one.began < noticed),
+        "{target}'s agent gone at {noticed:?}: {failed:#?}"
+    );
+}
+
 #[test]
-fn daemons_that_are_stopped_and_killed_cut_no_download_and_a_stop_costs_no_request() {
+fn daemons_that_are_stopped_killed_and_upgraded_cut_no_download_and_only_requests_in_hand_at_a_kill_fail() {
     let Some(t) = lab::up("lifecycle", order) else { return };
     let manager = Manager::new(&plan::run_dir(&t.lab.spec().name)).unwrap();
+    let next = tempfile::tempdir().unwrap();
+    build::of_next_version(next.path()).unwrap();
     t.lab.stop_intermediate().unwrap();
     t.lab.start_managed(INTERMEDIATE, Program::Balancer, &manager).unwrap();
     t.eventually("it is ready", Duration::from_secs(5), |_| manager.told("READY=1") == 1);
+    assert_eq!(version(&t, INTERMEDIATE), build::VERSION);
     let kept = manager.kept();
     assert!(kept > 0, "no listening socket is kept");
 
     under_load(&t, |tally| {
-        t.eventually("all downloads are migrated", Duration::from_secs(30), |t| {
-            let live = |node| t.flows(node).iter().filter(|f| f["state"] == "committed").count();
-            live("target1") + live("target2") >= DOWNLOADS
-        });
-        // An upgrade in good order: nothing fails. The second time from a version with another ABI.
+        all_migrated(&t);
+        // An upgrade in good order, to another version: nothing fails. The second time from another ABI.
+        t.lab.use_build(next.path().to_owned());
         for former in [false, true] {
             t.lab.stop_intermediate().unwrap();
             if former {
@@ -141,36 +87,38 @@ fn daemons_that_are_stopped_and_killed_cut_no_download_and_a_stop_costs_no_reque
             }
             assert!(t.flows("target1").len() + t.flows("target2").len() > 0, "downloads go on meanwhile");
             t.lab.start_managed(INTERMEDIATE, Program::Balancer, &manager).unwrap();
-            progress(tally);
+            assert_eq!(version(&t, INTERMEDIATE), build::next_version());
+            tally.progress();
         }
-        assert_eq!(tally.unanswered(), 0, "{:#?}", tally.unanswered.lock());
         assert_eq!(manager.told("STOPPING=1"), 2);
         for target in ["target1", "target2"] {
+            assert_eq!(version(&t, target), build::VERSION);
             t.lab.stop_agent(target).unwrap();
             if target == "target2" {
                 left_by_a_former_version(&t, target, "target");
             }
-            progress(tally);
+            tally.progress();
             t.lab.start_agent(target).unwrap();
-            progress(tally);
+            assert_eq!(version(&t, target), build::next_version());
+            tally.progress();
         }
-        assert_eq!(tally.unanswered(), 0, "{:#?}", tally.unanswered.lock());
+        tally.assert_nothing_failed();
 
-        // Downloads that were proxied while an agent was away end with the process that carries them.
-        t.eventually("nothing is proxied any more", Duration::from_secs(30), |t| {
-            t.metric(INTERMEDIATE, "baton_connections") == 0
+        // What a killed daemon had in hand has no answer: of requests one after the other that is one. All else goes on, and
+        // what connects meanwhile waits.
+        all_migrated(&t);
+        let killed = tally.with_downloads_under_way(|| {
+            t.lab.kill_intermediate().unwrap();
+            Instant::now()
         });
-        // What a killed daemon had in hand has no answer; all else goes on, and what connects meanwhile waits.
-        t.lab.kill_intermediate().unwrap();
         std::thread::sleep(Duration::from_millis(300));
         t.lab.start_managed(INTERMEDIATE, Program::Balancer, &manager).unwrap();
-        progress(tally);
-        t.lab.kill_agent("target1").unwrap();
-        progress(tally);
-        t.lab.start_agent("target1").unwrap();
-        progress(tally);
-        let most = 2 * (DOWNLOADS + 1);
-        assert!(tally.unanswered() <= most, "{:#?}", tally.unanswered.lock());
+        tally.progress();
+        let failed = tally.unanswered();
+        assert!(failed.len() <= 1 && failed.iter().all(|one| one.began < killed), "{killed:?}: {failed:#?}");
+        for target in ["target1", "target2"] {
+            kill_agent(&t, target, tally);
+        }
     });
     for node in [INTERMEDIATE, "target2"] {
         // The kernel's own files may be beside them (bpf_preload).
@@ -183,6 +131,25 @@ fn daemons_that_are_stopped_and_killed_cut_no_download_and_a_stop_costs_no_reque
     }
     assert_eq!(manager.kept(), kept, "the sockets are still the same");
     assert!(manager.told("READY=1") >= 4);
+}
+
+#[test]
+fn without_a_manager_requests_fail_only_between_a_kill_and_the_next_start_and_no_download_does() {
+    let Some(t) = lab::up("unmanaged", order) else { return };
+    under_load(&t, |tally| {
+        all_migrated(&t);
+        let (killing, ready) = tally.with_downloads_under_way(|| {
+            let killing = Instant::now();
+            t.lab.kill_intermediate().unwrap();
+            t.eventually("somebody is refused", Duration::from_secs(10), |_| tally.unanswered().len() > 1);
+            t.lab.start_intermediate().unwrap();
+            (killing, Instant::now())
+        });
+        tally.progress();
+        let failed = tally.unanswered();
+        let other: Vec<_> = failed.iter().filter(|one| one.ended < killing || one.began > ready).collect();
+        assert!(other.is_empty(), "killed at {killing:?}, ready at {ready:?}: {other:#?}");
+    });
 }
 
 #[test]

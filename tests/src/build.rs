@@ -1,0 +1,48 @@
+//! The daemons as a build with another version number: copies that differ in nothing else.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// What this workspace's daemons say.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The version after this one, of as many bytes.
+pub fn next_version() -> String {
+    let mut digits = VERSION.to_owned();
+    let last = digits.pop();
+    digits.push(if last == Some('1') { '2' } else { '1' });
+    digits
+}
+
+/// Copies both daemons into `dir`, with the next version's number wherever they have this one's.
+///
+/// # Errors
+/// When they are not beside this test, or have no such number.
+pub fn of_next_version(dir: &Path) -> io::Result<()> {
+    let from = match std::env::var_os("BATON_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => std::env::current_exe()?.ancestors().nth(2).map(Path::to_owned).unwrap_or_default(),
+    };
+    let (old, new) = (VERSION.as_bytes(), next_version());
+    for daemon in ["intermediate", "target-agent"] {
+        let mut program = fs::read(from.join(daemon))?;
+        let mut count = 0;
+        let mut at = 0;
+        while let Some(rest) = program.get_mut(at..) {
+            let Some(found) = rest.windows(old.len()).position(|bytes| bytes == old) else { break };
+            if let Some(here) = rest.get_mut(found..found + old.len()) {
+                here.copy_from_slice(new.as_bytes());
+            }
+            at += found + old.len();
+            count += 1;
+        }
+        if count == 0 {
+            return Err(io::Error::other(format!("{daemon} says no {VERSION}")));
+        }
+        let to = dir.join(daemon);
+        fs::write(&to, program)?;
+        // Executable, as it was.
+        fs::set_permissions(&to, fs::metadata(from.join(daemon))?.permissions())?;
+    }
+    Ok(())
+}
