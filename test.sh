@@ -17,6 +17,7 @@ need ip        iproute2                "makes the network namespaces and links o
 need nsenter   util-linux              "runs programs inside the namespaces"
 need systemd-analyze systemd            "checks the packages' units"
 need promtool  prometheus              "checks the alert rules and the dashboard's expressions"
+need tshark    tshark                  "reads a capture, as docs/install.md says"
 need ps        procps                  "shows processes; sysctl"
 need cc        build-essential         "links Rust programs and compiles two small C parts (TUN device, cryptography)"
 need update-ca-certificates ca-certificates "lets curl and cargo trust the sites they download from"

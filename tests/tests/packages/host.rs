@@ -114,14 +114,30 @@ impl<'a> Host<'a> {
         text
     }
 
-    /// Installs packages, as one would by hand.
-    pub(crate) fn install(&self, packages: &[PathBuf]) {
-        // The directory they are in is this machine's, and so below the root as well.
-        let files: Vec<_> = packages.iter().map(|file| file.to_str().unwrap()).collect();
-        let sync = "--force-unsafe-io";
-        self.says(
-            &[&["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", sync, "--install"], &files[..]].concat(),
-        );
+    /// What a shell says to a line, in its own directory, which must succeed.
+    pub(crate) fn shell(&self, line: &str) -> String {
+        self.says(&["sh", "-c", &format!("cd /root; {line}")])
+    }
+
+    /// A shell that does a line and goes on meanwhile.
+    pub(crate) fn begin(&self, line: &str) -> Child {
+        let holder = self.holder.to_string();
+        let line = format!("cd /root; {line}");
+        self.t.lab.spawn(&self.node, &self.words(&holder, &["sh", "-c", &line])).unwrap()
+    }
+
+    /// Installs packages as `apt install` is told to in the directory they are in, with what is installed already: what they
+    /// depend on is there.
+    pub(crate) fn install(&self, dir: &Path, apt: &str) {
+        let files = apt.strip_prefix("apt install ").unwrap();
+        // The directory is this machine's, and so below the root as well.
+        let dpkg = "DEBIAN_FRONTEND=noninteractive dpkg --force-unsafe-io --install";
+        self.shell(&format!("cd {}; {dpkg} {files}", dir.display()));
+    }
+
+    /// Where another host sees a file of this one.
+    pub(crate) fn seen(&self, path: &str) -> String {
+        format!("/proc/{}/root{}{path}", self.holder, self.root.display())
     }
 
     /// A file of the installed system.
@@ -168,7 +184,7 @@ impl<'a> Host<'a> {
 }
 
 /// Makes the packages, of the programs beside this one and by the repository's own script.
-pub(crate) fn packages(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn packages(dir: &Path) -> PathBuf {
     let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
     let (stripped, out) = (dir.join("programs"), dir.join("packages"));
     fs::create_dir_all(&stripped).unwrap();
@@ -183,5 +199,5 @@ pub(crate) fn packages(dir: &Path) -> Vec<PathBuf> {
     let text = String::from_utf8(output.stdout).unwrap();
     let files: Vec<PathBuf> = text.lines().map(PathBuf::from).collect();
     assert_eq!(files.len(), 3, "{text}");
-    files
+    out
 }

@@ -2,16 +2,20 @@
 //! files, paths and capabilities.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+mod document;
 mod host;
 mod monitoring;
 
-use baton_tests::lab;
+use baton_tests::browser::browse;
+use baton_tests::client::Connection;
+use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::skip;
+use document::Steps;
 use host::{Host, Unit, can_be_layered, packages};
 use netns_lab::command;
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{Balancer, LabSpec};
-use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,12 +28,6 @@ const EXPOSURE: &str = "--threshold=35";
 
 fn order(s: LabSpec) -> LabSpec {
     LabSpec { balancer: Balancer::None, ..s.targets(2) }
-}
-
-/// The package of that name.
-fn package(all: &[PathBuf], name: &str) -> PathBuf {
-    let file = |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{name}_"));
-    all.iter().find(file).unwrap().clone()
 }
 
 /// Whether this machine's systemd judges a unit that it does not run: since 250.
@@ -66,9 +64,62 @@ fn ready(host: &Host<'_>, unit: &Unit, socket: &str) {
     }
 }
 
+/// A connection that stays open after an answer, so that its flow stays.
+fn kept_open(t: &TestLab) -> Connection {
+    t.client(|| {
+        let mut connection = Connection::open(VIP).unwrap();
+        connection.get("/1k").unwrap();
+        assert_eq!(connection.response().unwrap().status, 200);
+        connection
+    })
+}
+
+/// Does what `scp` is told to, from one host to another.
+fn copy(from: &Host<'_>, scp: &str, to: &Host<'_>) {
+    let words: Vec<_> = scp.split_whitespace().skip(1).collect();
+    let (target, files) = words.split_last().unwrap();
+    let (_, dir) = target.split_once(':').unwrap();
+    for file in files {
+        let name = file.rsplit('/').next().unwrap();
+        to.write(&format!("{dir}{name}"), &from.shell(&format!("cat {file}")));
+    }
+}
+
+/// Captures the client's packets while it asks, as the document says; what tshark shows of them.
+fn captured(
+    front: &Host<'_>,
+    agents: &[(Host<'_>, Unit)],
+    steps: &Steps,
+    connection: &mut Connection,
+) -> String {
+    for (host, _) in agents {
+        // Sockets that ssh would bring near: -L HERE:THERE.
+        let ssh = steps.command("ssh -nNT -L ");
+        let (here, there) = ssh.split_whitespace().nth(3).unwrap().split_once(':').unwrap();
+        front.says(&["ln", "-s", &host.seen(there), here]);
+    }
+    let (agents, capture) = (steps.command("export BATON_AGENT="), steps.command("baton capture "));
+    let mut capture =
+        front.begin(&format!("{agents}; exec {}", capture.replace("--seconds 10", "--seconds 2")));
+    let mut stderr = BufReader::new(capture.stderr.take().unwrap());
+    let mut said = String::new();
+    stderr.read_line(&mut said).unwrap();
+    assert!(said.contains("on 3 hosts"), "{said}");
+    let ended = loop {
+        connection.get("/10k").unwrap();
+        assert_eq!(connection.response().unwrap().body_bytes, 10_240);
+        if let Some(ended) = capture.try_wait().unwrap() {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(ended.success());
+    front.shell(&steps.command("tshark "))
+}
+
 #[test]
-fn what_the_packages_install_migrates_a_request_and_shows_its_flow() {
-    for program in ["dpkg", "cargo-deb", "systemd-analyze", "strip", "curl"] {
+fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_documents_steps() {
+    for program in ["dpkg", "cargo-deb", "systemd-analyze", "strip", "curl", "tshark", "chromium"] {
         if !skip::program(TEST, program) {
             return;
         }
@@ -79,65 +130,105 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow() {
         return skip::skip(TEST, &why);
     }
     let judges = judges_exposure();
+    let steps = Steps::read();
+    // Made by this script, of programs that are built already.
+    assert_eq!(steps.command("./"), "./package.sh");
     let all = packages(dir.path());
     let front = Host::new(&t, INTERMEDIATE, dir.path());
-    front.install(&[package(&all, "baton-intermediate"), package(&all, "baton")]);
+    let upgrade = steps.command("apt install ./baton-intermediate");
+    front.install(&all, &upgrade);
     front.says(&["baton", "--version"]);
-    front.says(&["ip", "address", "add", "10.90.1.100/32", "dev", "eth0"]);
+    let install = steps.command("apt install ./baton-target-agent");
+    let agents = AGENTS.map(|(node, name)| {
+        let host = Host::new(&t, node, dir.path());
+        host.install(&all, &install);
+        (host, name)
+    });
 
+    front.shell(&steps.command("intermediate certs "));
+    front.shell(&steps.command("cp "));
+    for (host, name) in &agents {
+        let scp = steps.command("scp ");
+        assert!(scp.ends_with(&format!("{name}:/etc/baton/")), "{scp}");
+        copy(&front, &scp, host);
+    }
+    front.shell(&steps.command("ip address add "));
     // The example is right as it is, once there are certificates.
-    let certs = ["intermediate", "certs", "--dir", "/etc/baton"];
-    let nodes =
-        ["--intermediate", "lb1=10.90.1.2", "--agent", "web1=10.90.101.2", "--agent", "web2=10.90.102.2"];
-    front.says(&[&certs[..], &nodes].concat());
-    assert!(front.says(&["intermediate", "check"]).starts_with("configuration OK"));
+    let (check, check_agent) = (steps.command("intermediate check"), steps.command("target-agent check"));
+    assert!(front.shell(&check).starts_with("configuration OK"));
+    agents[0].0.shell(&check_agent);
     let address = |j: u8| plan::target_addr(j).to_string();
     let config = "/etc/baton/intermediate.toml";
     front.edit(config, &[("192.0.2.100", plan::VIP.ip().to_string()), ("192.0.2.21", address(1))]);
-    let second =
-        format!("[[target]]\nname = \"web2\"\nserver = \"{0}:80\"\nagent = \"{0}:7400\"\n", address(2));
-    front.edit(config, &[("[admin]", format!("{second}\n[admin]"))]);
+    front.edit(config, &[("[admin]\nunix = \"/run/baton/intermediate.sock\"\n", steps.configuration())]);
+    front.shell(&check);
 
+    let (start_agent, start) =
+        (steps.command("systemctl enable --now "), steps.command("systemctl enable --now "));
+    let doctor = steps.command("intermediate doctor");
     let mut hosts = Vec::new();
-    for (j, (node, name)) in (1..).zip(AGENTS) {
-        let host = Host::new(&t, node, dir.path());
-        host.install(&[package(&all, "baton-target-agent")]);
-        for file in ["ca.pem".to_owned(), format!("{name}.pem"), format!("{name}.key")] {
-            let path = format!("/etc/baton/{file}");
-            host.write(&path, &front.read(&path));
-        }
-        let config = "/etc/baton/target-agent.toml";
-        if name == "web1" {
-            host.says(&["target-agent", "check"]);
-        }
+    for (j, (host, name)) in (1..).zip(agents) {
         let changes =
             [("192.0.2.100", plan::VIP.ip().to_string()), ("192.0.2.21", address(j)), ("web1", name.into())];
-        host.edit(config, &changes);
-        let unit = good_unit(&host, "baton-target-agent", judges);
+        host.edit("/etc/baton/target-agent.toml", &changes);
+        host.shell(&check_agent);
+        let unit = good_unit(&host, start_agent.rsplit(' ').next().unwrap(), judges);
         host.start(&unit);
         ready(&host, &unit, "/run/baton/target-agent.sock");
         host.says(&["target-agent", "doctor"]);
         hosts.push((host, unit));
     }
-    let unit = good_unit(&front, "baton-intermediate", judges);
+    let unit = good_unit(&front, start.rsplit(' ').next().unwrap(), judges);
     front.start(&unit);
     ready(&front, &unit, "/run/baton/intermediate.sock");
-    front.says(&["intermediate", "doctor"]);
+    front.shell(&doctor);
 
+    let asked = t.lab.exec("client1", &["sh", "-c", &steps.command("curl ")]).unwrap();
+    assert!(asked.status.success(), "{asked:?}");
+    let (status, migrations) = (steps.command("baton status"), steps.command("baton migrations"));
+    t.eventually("the request is written down as migrated", LIMIT, |_| {
+        front.shell(&status).contains("requests   1 migrated")
+            && front.shell(&migrations).contains("migrated")
+    });
     let response = t.get("/1m").unwrap();
     assert_eq!((response.status, response.sha256), (200, t.sha256("1m")), "{}", front.log(&unit));
-    let json = |words: &[&str]| -> Value {
-        serde_json::from_str(&front.says(&[&["baton", "--json"], words].concat())).unwrap()
-    };
-    t.eventually("the request is written down as migrated", LIMIT, |_| {
-        json(&["migrations", "--outcome", "migrated"])["migrations"].as_array().unwrap().len() == 1
-    });
-    let flows = front.says(&["baton", "flows"]);
-    assert!(flows.contains("10.90.11.2:") && flows.contains("web"), "{flows}");
     // Its agent tells how it ended.
     t.eventually("the request is in the access log", LIMIT, |_| {
         front.read("/var/log/baton/access.log").contains("/1m")
     });
+
+    // A flow: in the list, by itself, on the page, and in a capture.
+    let mut connection = kept_open(&t);
+    let client = connection.socket().local_addr().unwrap().to_string();
+    let list = steps.command("baton flows");
+    let of_client = || front.shell(&list).lines().find(|line| line.contains(&client)).map(str::to_owned);
+    t.eventually("the flow is listed", LIMIT, |_| of_client().is_some());
+    let id = of_client().unwrap().split_whitespace().next().unwrap().to_owned();
+    let detail = steps.command("baton flows ");
+    let example = detail.rsplit(' ').next().unwrap();
+    let detail = front.shell(&detail.replace(example, &id));
+    assert!(detail.contains(&client) && detail.contains("on the target"), "{detail}");
+
+    // What ssh brings near, the browser has on the node itself.
+    let ssh = steps.command("ssh -L ");
+    let port = ssh.split_whitespace().nth(2).unwrap().split(':').next().unwrap().to_owned();
+    let page = format!("http://127.0.0.1:{port}/");
+    let dom = browse(&t, INTERMEDIATE, &["--virtual-time-budget=3000", "--dump-dom", &page]);
+    let table = dom.split("<table id=\"flows\">").nth(1).unwrap().split("</table>").next().unwrap();
+    assert!(table.contains(&id) && table.contains(&client), "{id}: {table}");
+
+    let shown = captured(&front, &hosts, &steps, &mut connection);
+    let (from, vip) = (plan::client_addr(1).to_string(), plan::VIP.ip().to_string());
+    let has = |parts: &[&str]| shown.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+    assert!(has(&["intermediate eth0 before the rewrite", &from, &vip, "committed: translated"]), "{shown}");
+    let target = AGENTS.iter().zip(1..).find(|((_, name), _)| detail.contains(*name)).unwrap();
+    let ((_, target), server) = (target.0, address(target.1));
+    assert!(
+        has(&["intermediate eth0 after the rewrite", &server, &format!("on its way to server {server}")]),
+        "{shown}"
+    );
+    assert!(has(&[&format!("{target} eth0"), "arrived for"]), "{shown}");
+    steps.assert_all_done();
 
     let metrics = |host: &Host<'_>, socket: &str| {
         host.says(&["curl", "-sf", "--unix-socket", socket, "http://baton/metrics"])
@@ -148,7 +239,7 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow() {
     ]);
 
     // Another version comes: what was written stays, and what was started is not in the way.
-    front.install(&[package(&all, "baton-intermediate")]);
+    front.install(&all, &upgrade);
     assert!(front.read(config).contains("10.90.101.2"));
     assert_eq!(t.get("/1k").unwrap().status, 200);
 }
