@@ -35,6 +35,31 @@ pub fn find(program: &str) -> Result<PathBuf> {
     })
 }
 
+/// The full path of a program of this workspace: in BATON_BIN_DIR, else beside this executable, or one folder up (tests are
+/// in deps/).
+///
+/// # Errors
+/// When it is not there.
+pub fn built(program: &str) -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("BATON_BIN_DIR") {
+        let path = PathBuf::from(dir).join(program);
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            bail!("BATON_BIN_DIR has no {program}: {}", path.display())
+        };
+    }
+    let own = std::env::current_exe().context("cannot find out where this program is")?;
+    let mut beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(program));
+    beside.find(|path| path.is_file()).with_context(|| {
+        let dir = own.parent().unwrap_or(Path::new("/"));
+        format!(
+            "{program} is not in {}; build it (cargo build --workspace) or set BATON_BIN_DIR",
+            dir.display()
+        )
+    })
+}
+
 /// The command as one would type it.
 pub fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

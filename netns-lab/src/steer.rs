@@ -241,29 +241,12 @@ impl Lab {
         serde_json::from_str(&body).with_context(|| format!("GET {path} on {node} gave no JSON: {body:?}"))
     }
 
-    /// Where a program of ours is: in the build that is in use, in BATON_BIN_DIR, else beside this executable, or one folder up
-    /// (tests are in deps/).
+    /// Where a program of ours is: in the build that is in use, else where this one's are.
     pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
-        if let Some(path) = self.build().map(|dir| dir.join(name)).filter(|path| path.is_file()) {
-            return Ok(path);
+        match self.build().map(|dir| dir.join(name)).filter(|path| path.is_file()) {
+            Some(path) => Ok(path),
+            None => command::built(name),
         }
-        if let Some(dir) = std::env::var_os("BATON_BIN_DIR") {
-            let path = PathBuf::from(dir).join(name);
-            return if path.is_file() {
-                Ok(path)
-            } else {
-                bail!("BATON_BIN_DIR has no {name}: {}", path.display())
-            };
-        }
-        let own = std::env::current_exe().context("cannot find out where this program is")?;
-        let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join(name));
-        beside.into_iter().find(|path| path.is_file()).with_context(|| {
-            let dir = own.parent().unwrap_or(Path::new("/"));
-            format!(
-                "{name} is not beside netns-lab in {}; build it (cargo build) or set BATON_BIN_DIR",
-                dir.display()
-            )
-        })
     }
 
     fn running(&self, node: &str, program: Program) -> Result<ProcessId> {

@@ -3,27 +3,10 @@
 
 mod common;
 
-use common::{Traces, able, name};
+use common::{Traces, able_with_daemons, name};
 use netns_lab::{Lab, LabSpec, Program};
 use serde_json::Value;
-use std::path::Path;
 use std::process::Command;
-
-/// As [`able`], and the daemons are built.
-fn able_with_daemons(test: &str) -> bool {
-    if !able(test) {
-        return false;
-    }
-    let beside = Path::new(env!("CARGO_BIN_EXE_netns-lab")).parent().unwrap();
-    let dir = std::env::var_os("BATON_BIN_DIR").map_or(beside.to_owned(), Into::into);
-    if ["intermediate", "target-agent"].iter().all(|daemon| dir.join(daemon).is_file()) {
-        return true;
-    }
-    let reason = "the daemons are not built (cargo build --workspace)";
-    assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "{test} cannot run: {reason}");
-    eprintln!("SKIPPED: {test}: {reason}");
-    false
-}
 
 #[test]
 fn the_demo_holds_what_it_claims() {

@@ -3,10 +3,9 @@
 
 mod common;
 
-use common::{able, name};
+use common::{able, able_with_daemons, name};
 use netns_lab::{Balancer, Family, Lab, LabSpec};
 use serde_json::json;
-use std::path::Path;
 use std::process::Command;
 
 fn whoami(lab: &Lab, vip: &str) -> String {
@@ -48,15 +47,7 @@ fn plain_proxies_answer_at_the_vip_of_every_family() {
 
 #[test]
 fn baton_comes_up_with_a_listener_of_each_family() {
-    let test = "baton_comes_up_with_a_listener_of_each_family";
-    if !able(test) {
-        return;
-    }
-    let beside = Path::new(env!("CARGO_BIN_EXE_netns-lab")).parent().unwrap();
-    if std::env::var_os("BATON_BIN_DIR").is_none() && !beside.join("intermediate").is_file() {
-        let reason = "the daemons are not built (cargo build --workspace)";
-        assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "{test} cannot run: {reason}");
-        eprintln!("SKIPPED: {test}: {reason}");
+    if !able_with_daemons("baton_comes_up_with_a_listener_of_each_family") {
         return;
     }
     let lab = Lab::up(&LabSpec::new(name("dual")).targets(1).family(Family::Dual)).unwrap();

@@ -1,6 +1,7 @@
 //! The daemons as a build with another version number: copies that differ in nothing else.
 
-use std::path::{Path, PathBuf};
+use netns_lab::command;
+use std::path::Path;
 use std::{fs, io};
 
 /// What this workspace's daemons say.
@@ -17,15 +18,12 @@ pub fn next_version() -> String {
 /// Copies both daemons into `dir`, with the next version's number wherever they have this one's.
 ///
 /// # Errors
-/// When they are not beside this test, or have no such number.
+/// When they are not built, or have no such number.
 pub fn of_next_version(dir: &Path) -> io::Result<()> {
-    let from = match std::env::var_os("BATON_BIN_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => std::env::current_exe()?.ancestors().nth(2).map(Path::to_owned).unwrap_or_default(),
-    };
     let (old, new) = (VERSION.as_bytes(), next_version());
     for daemon in ["intermediate", "target-agent"] {
-        let mut program = fs::read(from.join(daemon))?;
+        let from = command::built(daemon).map_err(io::Error::other)?;
+        let mut program = fs::read(&from)?;
         let mut count = 0;
         let mut at = 0;
         while let Some(rest) = program.get_mut(at..) {
@@ -42,7 +40,7 @@ pub fn of_next_version(dir: &Path) -> io::Result<()> {
         let to = dir.join(daemon);
         fs::write(&to, program)?;
         // Executable, as it was.
-        fs::set_permissions(&to, fs::metadata(from.join(daemon))?.permissions())?;
+        fs::set_permissions(&to, fs::metadata(&from)?.permissions())?;
     }
     Ok(())
 }

@@ -2,10 +2,11 @@
 
 use crate::client::{self, Response};
 use crate::skip;
-use netns_lab::{Lab, LabSpec, Program, plan};
+use netns_lab::{Lab, LabSpec, Program, command, plan};
 use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,19 @@ impl TestLab {
         let (status, text) = self.lab.admin_post(plan::INTERMEDIATE, path).unwrap();
         assert_eq!(status, 200, "{path}: {text}");
         serde_json::from_str(&text).unwrap()
+    }
+
+    /// `baton` with these words, told where the daemons of the intermediate and of the first two targets are asked.
+    ///
+    /// # Panics
+    /// If it is not built, or there are no such nodes.
+    pub fn tool(&self, words: &[&str]) -> Command {
+        let socket = |node: &str| self.lab.admin_socket(node).unwrap().display().to_string();
+        let agents = ["target1", "target2"].map(|name| format!("{name}={}", socket(name)));
+        let mut command = Command::new(command::built("baton").unwrap());
+        command.args(words).stdin(Stdio::null());
+        command.env("BATON_INTERMEDIATE", socket(plan::INTERMEDIATE)).env("BATON_AGENT", agents.join(","));
+        command
     }
 
     /// How a target stands in the first pool it is in.

@@ -1,16 +1,17 @@
 //! The reference of both configuration files is what the daemons print.
 #![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
 
+use netns_lab::command;
 use std::process::Command;
 
 const PAGE: &str = include_str!("../../docs/configuration-reference.md");
 
 #[test]
 fn the_configuration_reference_is_what_both_daemons_print() {
-    let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
     let mut printed = String::new();
     for daemon in ["intermediate", "target-agent"] {
-        let output = Command::new(beside.join(daemon)).args(["config", "reference"]).output().unwrap();
+        let output =
+            Command::new(command::built(daemon).unwrap()).args(["config", "reference"]).output().unwrap();
         assert!(output.status.success(), "{daemon}: {output:?}");
         printed.push_str(&String::from_utf8(output.stdout).unwrap());
     }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
 
 use baton_tests::skip;
-use std::path::PathBuf;
+use netns_lab::command;
 use std::process::{Command, Output};
 
 /// Runs a script as nobody, with `$LAB` the lab's command.
@@ -12,12 +12,8 @@ fn as_nobody(script: &str) -> Output {
                    mount --bind /mnt/tun /dev/net/tun && cd /tmp";
     let nobody = "exec setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set -all";
     let script = format!("{prepare} && {nobody} bash -c '{script}'");
-    Command::new("unshare").args(["--mount", "bash", "-c", &script]).env("LAB", lab()).output().unwrap()
-}
-
-/// netns-lab is beside this test's directory.
-fn lab() -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("netns-lab")
+    let lab = command::built("netns-lab").unwrap();
+    Command::new("unshare").args(["--mount", "bash", "-c", &script]).env("LAB", lab).output().unwrap()
 }
 
 /// Whether the machine lets ordinary users do it; if not, the test is skipped.

@@ -3,39 +3,21 @@
 
 use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab, VIP};
-use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
+use netns_lab::{LabSpec, command};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The tool's binary, beside the daemons'.
-fn tool() -> PathBuf {
-    let path = std::env::current_exe().unwrap();
-    let path = path.parent().and_then(Path::parent).unwrap().join("baton");
-    assert!(path.exists(), "{} is not built: cargo build -p baton-cli", path.display());
-    path
-}
-
-/// The tool with the endpoints of all daemons.
-fn command(t: &TestLab, args: &[&str]) -> Command {
-    let socket = |node: &str| t.lab.admin_socket(node).unwrap().display().to_string();
-    let agents = ["target1", "target2"].map(|name| format!("{name}={}", socket(name)));
-    let mut command = Command::new(tool());
-    command.args(args).env("BATON_INTERMEDIATE", socket(INTERMEDIATE)).env("BATON_AGENT", agents.join(","));
-    command.stdin(Stdio::null());
-    command
-}
-
 fn run(t: &TestLab, args: &[&str]) -> (bool, String) {
-    let Output { status, stdout, stderr } = command(t, args).output().unwrap();
+    let Output { status, stdout, stderr } = t.tool(args).output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     (status.success(), text)
 }
@@ -141,7 +123,7 @@ fn everything_is_also_json(t: &TestLab, scratch: &Path, target: &str, listener: 
         assert!(elsewhere || commands.iter().any(|args| args[0] == name), "{name} is not tried: {help}");
     }
     for args in commands {
-        let mut running = command(t, &[args, &["--json"]].concat());
+        let mut running = t.tool(&[args, &["--json"]].concat());
         let running = running.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         if args[0] == "capture" {
             // Some come while it looks.
@@ -154,7 +136,7 @@ fn everything_is_also_json(t: &TestLab, scratch: &Path, target: &str, listener: 
     }
     let index = std::fs::read_to_string(scratch.join("json-dump/index.json")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&index).unwrap()["nodes"].as_array().unwrap().len(), 3);
-    let mut top = command(t, &["top", "--json", "--interval-ms", "100"]);
+    let mut top = t.tool(&["top", "--json", "--interval-ms", "100"]);
     let mut top = Running(top.stdout(Stdio::piped()).spawn().unwrap());
     let looks = BufReader::new(top.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let looks: Vec<Value> = looks.take(2).map(|line| serde_json::from_str(&line).unwrap()).collect();
@@ -164,10 +146,10 @@ fn everything_is_also_json(t: &TestLab, scratch: &Path, target: &str, listener: 
 
 /// `baton top` in a terminal, which util-linux' `script` is.
 fn a_live_view_is_drawn_and_ends_with_q(t: &TestLab) {
-    let shell = format!("stty rows 40 cols 140 && exec '{}' top", tool().display());
+    let shell = format!("stty rows 40 cols 140 && exec '{}' top", command::built("baton").unwrap().display());
     let mut terminal = Command::new("script");
     terminal.args(["--quiet", "--return", "--command", &shell, "/dev/null"]).env("TERM", "xterm");
-    terminal.envs(command(t, &[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    terminal.envs(t.tool(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
     let terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut terminal = Running(terminal.spawn().unwrap());
     let (mut keys, mut screen) = (terminal.0.stdin.take().unwrap(), terminal.0.stdout.take().unwrap());
@@ -205,7 +187,7 @@ fn pool(s: LabSpec) -> LabSpec {
 #[test]
 fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
     let Some(t) = lab::up("tool", pool) else { return };
-    let mut events = command(&t, &["events", "--kind", "handoff,end", "--json"]);
+    let mut events = t.tool(&["events", "--kind", "handoff,end", "--json"]);
     let mut events = Running(events.stdout(Stdio::piped()).spawn().unwrap());
     // It is there once a request is seen by it.
     let mut told = BufReader::new(events.0.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -240,7 +222,7 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
     // Packets before and after each rewrite, with the verdict.
     let scratch = tempfile::tempdir().unwrap();
     let file = scratch.path().join("flow.pcapng");
-    let mut capture = command(&t, &["capture", "--flow", id, "--seconds", "2", "-w"]);
+    let mut capture = t.tool(&["capture", "--flow", id, "--seconds", "2", "-w"]);
     let mut capture = Running(capture.arg(&file).stderr(Stdio::piped()).spawn().unwrap());
     let mut stderr = BufReader::new(capture.0.stderr.take().unwrap());
     let mut line = String::new();
@@ -293,7 +275,7 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
     // The path, from a client's host and from an agent's.
     let url = format!("http://{VIP}/1k");
     let socket = t.lab.admin_socket(INTERMEDIATE).unwrap().display().to_string();
-    let tool = tool().display().to_string();
+    let tool = command::built("baton").unwrap().display().to_string();
     let output = t.lab.exec("client1", &[&tool, "--intermediate", &socket, "probe", &url]).unwrap();
     let probe = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(

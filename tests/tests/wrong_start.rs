@@ -3,6 +3,7 @@
 
 use baton_tests::lab::{self, TestLab};
 use netns_lab::Program;
+use netns_lab::command;
 use netns_lab::plan::INTERMEDIATE;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ fn run(
     let changed = path.with_file_name("changed.toml");
     std::fs::write(&changed, text).unwrap();
     let name = t.lab.program_name(program);
-    let binary = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name);
+    let binary = command::built(name).unwrap();
     let mut words = vec!["timeout", "10"];
     words.extend(before);
     let (binary, changed) = (binary.to_string_lossy().into_owned(), changed.to_string_lossy().into_owned());

@@ -2,7 +2,7 @@
 #![allow(unreachable_pub, dead_code, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use netns_lab::{Lab, LabSpec, plan};
+use netns_lab::{Lab, LabSpec, command, plan};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,9 +13,18 @@ pub fn able(test: &str) -> bool {
     if netns_lab::sys::is_root() {
         return true;
     }
-    let reason = "network namespaces need root";
-    assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "{test} cannot run: {reason}");
-    eprintln!("SKIPPED: {test}: {reason}");
+    skip(test, "network namespaces need root")
+}
+
+/// As [`able`], and the daemons are built.
+pub fn able_with_daemons(test: &str) -> bool {
+    let missing = ["intermediate", "target-agent"].iter().find_map(|daemon| command::built(daemon).err());
+    able(test) && missing.is_none_or(|why| skip(test, &why.to_string()))
+}
+
+fn skip(test: &str, why: &str) -> bool {
+    assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "{test} cannot run: {why}");
+    eprintln!("SKIPPED: {test}: {why}");
     false
 }
 

@@ -5,7 +5,7 @@ use baton_tests::client;
 use baton_tests::lab::{self, TestLab};
 use baton_tests::skip;
 use netns_lab::spec::Plane;
-use netns_lab::{Family, LabSpec, Program, Serve};
+use netns_lab::{Family, LabSpec, Program, Serve, command};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{Read, Write};
@@ -166,10 +166,7 @@ fn without_ebpf_or_without_what_the_kernel_tells_of_itself_handshakes_are_replay
     assert_eq!(t.get("/1k").unwrap().status, 200);
     t.expect_requests(1, 0);
     // As on a kernel without BTF, or with one that has no such function in it.
-    let own = std::env::current_exe().unwrap();
-    let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("target-agent")).find(|p| p.is_file());
-    let agent =
-        std::env::var("BATON_BIN_DIR").map_or_else(|_| beside.unwrap(), |dir| (dir + "/target-agent").into());
+    let agent = command::built("target-agent").unwrap();
     let config = std::fs::read_to_string(t.lab.config("target1", Program::Agent)).unwrap();
     let path = t.lab.config("target1", Program::Agent).with_extension("ebpf.toml");
     std::fs::write(&path, config.replace("\"userspace\"", "\"ebpf\"")).unwrap();

@@ -10,10 +10,10 @@ use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::skip;
 use netns_lab::plan::INTERMEDIATE;
-use netns_lab::{LabSpec, Program, Serve};
+use netns_lab::{LabSpec, Program, Serve, command};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,13 +45,7 @@ impl Named {
 
 /// What the doctor finds.
 fn doctor(t: &TestLab, more: &[&str]) -> Vec<Value> {
-    let beside = std::env::current_exe().unwrap();
-    let tool = beside.ancestors().nth(2).unwrap().join("baton");
-    let socket = |node: &str| t.lab.admin_socket(node).unwrap().display().to_string();
-    let agents = ["target1", "target2"].map(|name| format!("{name}={}", socket(name)));
-    let mut command = Command::new(tool);
-    command.args(["doctor", "--json"]).args(more).env("BATON_INTERMEDIATE", socket(INTERMEDIATE));
-    let output = command.env("BATON_AGENT", agents.join(",")).stdin(Stdio::null()).output().unwrap();
+    let output = t.tool(&["doctor", "--json"]).args(more).output().unwrap();
     let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
     found["findings"].as_array().unwrap().clone()
 }
@@ -161,7 +155,7 @@ fn what_is_wrong_with_hosts_is_named_with_its_mending() {
     // A certificate of a year ago, whose agent runs on: by its own clock it is valid still. An agent of another protocol. And
     // the VIP is gone.
     let certs = t.lab.certs_dir();
-    let mut command = Command::new(binary("target-agent"));
+    let mut command = Command::new(command::built("target-agent").unwrap());
     command.args(["certs", "--agent", "target1=10.90.101.2", "--days", "30", "--dir"]).arg(&certs);
     let variables = [("LD_PRELOAD", told.as_str()), ("TOLD_SECONDS_AHEAD", "-31536000")];
     let made = command.envs(variables).output().unwrap();
@@ -189,10 +183,6 @@ fn plant_firewall(t: &TestLab, node: &str) -> Result<(), String> {
     t.lab.output(node, &["sh", "-c", script]).map_err(|e| format!("no connection tracking: {e:#}"))?;
     let planted = t.lab.inside(node, invalid::drop_invalid).unwrap();
     planted.map_err(|e| format!("no nf_tables that asks connection tracking: {e}"))
-}
-
-fn binary(name: &str) -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name)
 }
 
 /// In the place of a node's agent, one of the next protocol version: it says hello, and no more.

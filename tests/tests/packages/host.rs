@@ -185,11 +185,10 @@ impl<'a> Host<'a> {
 
 /// Makes the packages, of the programs beside this one and by the repository's own script.
 pub(crate) fn packages(dir: &Path) -> PathBuf {
-    let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
     let (stripped, out) = (dir.join("programs"), dir.join("packages"));
     fs::create_dir_all(&stripped).unwrap();
     for program in ["intermediate", "target-agent", "baton"] {
-        let (from, to) = (beside.join(program), stripped.join(program));
+        let (from, to) = (command::built(program).unwrap(), stripped.join(program));
         command::run("strip", &["-o", to.to_str().unwrap(), from.to_str().unwrap()]).unwrap();
     }
     let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../package.sh"));
