@@ -15,6 +15,7 @@ pub(crate) const ROWS: &[Row] = rows![
     port_again_after_a_reset_by_the_server,
     port_again_after_a_reset_by_the_client,
     client_closes_first,
+    clients_number_wraps_at_its_fin,
     server_closes_first,
     server_closes_with_its_last_data,
     both_close_at_once,
@@ -26,13 +27,20 @@ pub(crate) const ROWS: &[Row] = rows![
     server_closes_with_data_unread,
     client_resets_in_mid_response,
     client_resets_right_after_the_commit,
+    client_resets_behind_its_fin,
+    client_resets_in_mid_upload,
     acknowledgement_behind_the_clients_reset,
     fin_of_the_server_sent_again,
 ];
 
 /// A connection with its answered request; both ends.
 fn answered(place: &Place) -> (Peer, crate::server::Accepted) {
-    let mut peer = place.open(&Start::default());
+    answered_from(place, Start::default().isn)
+}
+
+/// The same, with this initial number.
+fn answered_from(place: &Place, isn: u32) -> (Peer, crate::server::Accepted) {
+    let mut peer = place.open(&Start { isn, ..Start::default() });
     peer.get("/any");
     let mut server = place.server().accept(&peer);
     assert!(server.request().starts_with("GET /any HTTP/1.1\r\n"));
@@ -43,7 +51,17 @@ fn answered(place: &Place) -> (Peer, crate::server::Accepted) {
 }
 
 fn client_closes_first(place: &Place) {
-    let (mut peer, mut server) = answered(place);
+    the_client_closes(place, answered(place));
+}
+
+fn clients_number_wraps_at_its_fin(place: &Place) {
+    let request = u32::try_from(baton_tests::peer::request("/any").len()).unwrap();
+    let (peer, server) = answered_from(place, u32::MAX - 1 - request);
+    assert_eq!(peer.seq, u32::MAX);
+    the_client_closes(place, (peer, server));
+}
+
+fn the_client_closes(_: &Place, (mut peer, mut server): (Peer, crate::server::Accepted)) {
     peer.fin(b"");
     assert_eq!(server.read_to_end(), b"");
     drop(server);
@@ -216,6 +234,38 @@ fn client_resets_right_after_the_commit(place: &Place) {
     let mut server = place.server().accept(&peer);
     server.request();
     assert!(server.is_reset());
+}
+
+fn client_resets_behind_its_fin(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    peer.get("/any");
+    let mut server = place.server().accept(&peer);
+    server.request();
+    server.write(head(1000).as_bytes());
+    peer.receive(head(1000).len());
+    place.expect_migrated(&peer);
+    peer.fin(b"");
+    assert_eq!(server.read_to_end(), b"");
+    peer.reset();
+    assert!(server.is_broken());
+    drop(server);
+    place.expect_end_on_target(&peer, "socket_gone");
+    place.expect_ended(&peer);
+}
+
+fn client_resets_in_mid_upload(place: &Place) {
+    let (mut peer, mut server) = answered(place);
+    peer.data(b"PUT /any HTTP/1.1\r\nHost: lab\r\nContent-Length: 30000\r\n\r\n");
+    assert!(server.request().starts_with("PUT /any "));
+    peer.watch_mut().allow_overtaking();
+    peer.upload(&[5; 20_000]);
+    assert!(server.read(20_000) == [5; 20_000]);
+    peer.wait_acknowledged();
+    peer.reset();
+    assert!(server.is_reset());
+    drop(server);
+    place.expect_end_on_target(&peer, "socket_gone");
+    place.expect_ended(&peer);
 }
 
 /// What was held for the handoff may come behind a reset that was not. The server's kernel answers it with a reset of

@@ -11,11 +11,13 @@ pub(crate) const ALONE: &[Row] = rows![
     fin_during_the_freeze,
     requests_during_the_freeze,
     body_during_the_freeze,
+    sequence_wraps_in_a_body_over_the_freezes_end,
     segments_out_of_order_during_the_freeze,
     request_sent_again_during_the_freeze,
     overlapping_segment_during_the_freeze,
     data_and_fin_during_the_freeze,
     sequence_wraps_during_the_freeze,
+    sequence_wraps_at_the_fin_during_the_freeze,
     keepalive_probe_during_the_freeze,
     old_syn_during_the_freeze,
     zero_window_with_the_request,
@@ -87,10 +89,26 @@ fn body(length: usize) -> Vec<u8> {
 }
 
 fn body_during_the_freeze(place: &Place) {
+    body_over_the_freeze(place, Start::default().isn);
+}
+
+fn sequence_wraps_in_a_body_over_the_freezes_end(place: &Place) {
+    let before = u32::try_from(upload_head().len() + 50_000).unwrap();
+    // The last byte held has 2^32 - 1; then the wrap is within what is held, then within what comes after.
+    for further in [0, 10_000, 0u32.wrapping_sub(5_500)] {
+        body_over_the_freeze(place, 0u32.wrapping_sub(1 + before).wrapping_add(further));
+    }
+}
+
+fn upload_head() -> String {
+    format!("PUT /upload/frozen HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", 60_000)
+}
+
+fn body_over_the_freeze(place: &Place, isn: u32) {
     let body = body(60_000);
-    let mut peer = place.open(&Start::default());
+    let mut peer = place.open(&Start { isn, ..Start::default() });
     let stall = place.stall();
-    let head = format!("PUT /upload/frozen HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = upload_head();
     // Some of the body before the freeze, most in it, the rest after it.
     peer.data(&[head.as_bytes(), &body[..500]].concat());
     place.expect_state(&peer, "frozen");
@@ -185,6 +203,20 @@ fn sequence_wraps_during_the_freeze(place: &Place) {
     place.expect_file(&mut peer, "100k");
     place.expect_migrated(&peer);
     place.close(&mut peer);
+}
+
+fn sequence_wraps_at_the_fin_during_the_freeze(place: &Place) {
+    let isn = u32::MAX - 1 - u32::try_from(request("/10k").len()).unwrap();
+    let start = Start { isn, ..Start::default() };
+    let mut peer = frozen(place, &start, "/10k", |peer| {
+        assert_eq!(peer.seq, u32::MAX);
+        peer.fin(b"");
+    });
+    place.expect_file(&mut peer, "10k");
+    peer.receive_end();
+    peer.wait_acknowledged();
+    assert_eq!(peer.watch().acked(), 0);
+    place.expect_migrated(&peer);
 }
 
 fn keepalive_probe_during_the_freeze(place: &Place) {

@@ -26,6 +26,7 @@ pub(crate) const ROWS: &[Row] = rows![
     data_in_the_syn_waits_for_the_handshake,
     the_request_completes_the_handshake,
     a_syn_sent_twice,
+    reset_instead_of_the_last_segment,
     tiny_window,
     sequence_wraps_in_the_handshake,
     sequence_wraps_in_the_request,
@@ -179,6 +180,29 @@ fn a_syn_sent_twice(place: &Place) {
     place.fetch(&mut peer, "10k");
     place.expect_migrated(&peer);
     place.close(&mut peer);
+}
+
+fn reset_instead_of_the_last_segment(place: &Place) {
+    let mut answers = Vec::new();
+    for to in [place.direct(), place.vip()] {
+        let mut peer = Peer::dial(place.host(), to, &Start::default());
+        peer.syn_ack();
+        let last = peer.segment();
+        peer.reset();
+        // There is nothing left that it could complete.
+        peer.send(&last);
+        let answer = peer.wait("a reset", |p| p.has(flag::RST));
+        answers.push((answer.segment.flags, peer.listen(Duration::from_millis(100)).len()));
+        // The port is free for a connection that is one.
+        let isn = 77_000_000;
+        let mut peer = Peer::open(peer.into_host(), to, &Start { isn, ..Start::default() });
+        place.fetch(&mut peer, "10k");
+        if to == place.vip() {
+            place.expect_migrated(&peer);
+        }
+        place.close(&mut peer);
+    }
+    assert_eq!(answers[0], answers[1], "direct, and at the VIP");
 }
 
 fn tiny_window(place: &Place) {

@@ -6,6 +6,7 @@ use crate::place::{Place, Row};
 use crate::rows;
 use baton_tests::peer::{Peer, Start, flag};
 use baton_tests::two_pools::served_by;
+use netns_lab::Program;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ pub(crate) const ALONE: &[Row] = rows![
     duplicate_acknowledgements_during_the_recall,
     last_acknowledgement_during_the_recall,
     keepalive_probe_during_the_recall,
+    sequence_wraps_during_the_recall,
+    // Last, since the server is started anew.
+    server_closes_during_the_recall,
 ];
 
 fn get(path: &str, to: char) -> String {
@@ -37,7 +41,12 @@ fn served(place: &Place, peer: &mut Peer, to: char, name: &str) {
 
 /// A connection whose first request the first target has answered.
 fn answered(place: &Place) -> Peer {
-    let mut peer = place.open(&Start::default());
+    answered_from(place, Start::default().isn)
+}
+
+/// The same, with this initial number.
+fn answered_from(place: &Place, isn: u32) -> Peer {
+    let mut peer = place.open(&Start { isn, ..Start::default() });
     peer.data(get("/1k", 'a').as_bytes());
     served(place, &mut peer, 'a', "1k");
     place.expect_migrated(&peer);
@@ -62,8 +71,19 @@ fn expect_held(place: &Place, peer: &Peer) {
 /// The next request is for the second target, and comes to a halt at each of the two agents; then `meanwhile`, then the
 /// agent goes on, and `then` is what must come of it.
 fn at_both(place: &Place, next: impl Fn(&mut Peer), meanwhile: impl Fn(&mut Peer), then: impl Fn(Peer)) {
+    at_both_from(place, Start::default().isn, next, meanwhile, then);
+}
+
+/// The same, with this initial number.
+fn at_both_from(
+    place: &Place,
+    isn: u32,
+    next: impl Fn(&mut Peer),
+    meanwhile: impl Fn(&mut Peer),
+    then: impl Fn(Peer),
+) {
     for agent in ["target1", "target2"] {
-        let mut peer = answered(place);
+        let mut peer = answered_from(place, isn);
         let stall = place.stall_of(agent);
         next(&mut peer);
         match agent {
@@ -248,4 +268,37 @@ fn keepalive_probe_during_the_recall(place: &Place) {
         probe.seq = probe.seq.wrapping_sub(1);
         peer.send(&probe);
     });
+}
+
+fn sequence_wraps_during_the_recall(place: &Place) {
+    let [first, second] = [get("/1k", 'a'), get("/10k", 'b')].map(|text| u32::try_from(text.len()).unwrap());
+    // Within the request that is held, at its end, and within what comes behind it.
+    for wrap in [first + 10, first + second, first + second + 10] {
+        let isn = 0u32.wrapping_sub(1 + wrap);
+        let next = |peer: &mut Peer| peer.data(get("/10k", 'b').as_bytes());
+        let meanwhile = |peer: &mut Peer| peer.data(get("/1k", 'a').as_bytes());
+        at_both_from(place, isn, next, meanwhile, |mut peer| {
+            served(place, &mut peer, 'b', "10k");
+            served(place, &mut peer, 'a', "1k");
+            assert!(peer.seq < 1 << 16, "the numbers have wrapped");
+            place.close(&mut peer);
+        });
+    }
+}
+
+/// The first target's server closes the connection while its agent is asked for it. The request is the client's to ask again, as
+/// whenever a server closes a kept connection in the moment of its use.
+fn server_closes_during_the_recall(place: &Place) {
+    let mut peer = answered(place);
+    let stall = place.stall_of("target1");
+    peer.data(get("/10k", 'b').as_bytes());
+    expect_held(place, &peer);
+    // It closes connections without a request, and ends.
+    place.t.lab.signal("target1", Program::Server, libc::SIGQUIT).unwrap();
+    peer.wait("the server's FIN", |p| p.has(flag::FIN));
+    drop(stall);
+    peer.ack = peer.watch().next_expected();
+    peer.fin(b"");
+    expect_ended(place, &mut peer);
+    place.t.lab.start("target1", Program::Server).unwrap();
 }

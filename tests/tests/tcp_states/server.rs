@@ -104,6 +104,18 @@ impl Accepted {
         self.socket.read(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::ConnectionReset)
     }
 
+    /// Whether the connection was reset behind the client's FIN (tcp_reset in net/ipv4/tcp_input.c).
+    pub(crate) fn is_broken(&self) -> bool {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.socket.take_error().unwrap() {
+                Some(e) => return e.kind() == ErrorKind::BrokenPipe,
+                None if Instant::now() > until => return false,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
     /// Closes with a reset.
     pub(crate) fn reset(self) {
         socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
