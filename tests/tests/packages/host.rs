@@ -1,37 +1,64 @@
-//! A node of the lab with a file system of its own: this machine's as it is, and over it what is installed there. What
-//! is mounted ends with the process that holds it.
+//! A node of the lab as a machine of its own: this machine's file system as it is, over it what is installed there, and a
+//! systemd that runs the units as they are. All of it ends with that systemd.
 
 use baton_tests::lab::TestLab;
 use netns_lab::command;
-use std::cell::RefCell;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
 
-/// Makes the root of the file system; the arguments are the layers and where.
-const MOUNTS: &str = "set -e
-mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $1/root
-mount --rbind /proc $1/root/proc
-mount --rbind /sys $1/root/sys
-mount --rbind /dev $1/root/dev
-mount -t bpf bpf $1/root/sys/fs/bpf
-mount -t tmpfs tmpfs $1/root/run
-echo mounted
-exec sleep infinity";
+/// Goes into a control group of its own, below which systemd makes the units'. The arguments are where the machine's files
+/// are, the group's name, and what comes next.
+const GROUP: &str = "set -e
+mkdir -p $1/groups
+mount -t cgroup2 cgroup2 $1/groups
+mkdir $1/groups/$2
+echo $$ >$1/groups/$2/cgroup.procs
+exec unshare --cgroup --pid --uts --fork --kill-child sh -c \"$3\" sh $1";
 
-/// Whether such a root can be made of layers below `dir`; if not, why.
-pub(crate) fn can_be_layered(dir: &Path) -> Result<(), String> {
+/// Makes the root of the file system, and becomes its systemd. Of the system that it finds there it starts nothing but what is
+/// needed by the packages' units; what those write to their standard output is in /var/log.
+const BOOT: &str = "set -e
+root=$1/root system=$1/root/etc/systemd/system
+mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $root
+mount -t proc proc $root/proc
+mount --rbind /sys $root/sys
+mount -t cgroup2 cgroup2 $root/sys/fs/cgroup
+mount -t bpf bpf $root/sys/fs/bpf
+mount --rbind /dev $root/dev
+mount --bind $1/run $root/run
+mount --rbind ${1%/*} $root${1%/*}
+rm -rf $root/etc/systemd/system/*.wants $root/usr/lib/systemd/system/*.target.wants $root/usr/sbin/policy-rc.d
+: >$root/etc/fstab
+mkdir -p $system/service.d
+printf '[Service]\nStandardOutput=append:/var/log/%%N.log\nStandardError=inherit\n' >$system/service.d/log.conf
+exec chroot $root env -i container=lab PATH=$PATH /lib/systemd/systemd --system --unit=basic.target";
+
+/// Whether a system can be booted like this below `dir`; if not, why.
+pub(crate) fn can_boot(dir: &Path) -> Result<(), String> {
     let dir = dir.join("trial");
     make_layers(&dir);
-    let script = "mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $1/root";
-    let words = ["--mount", "--propagation", "private", "sh", "-c", script, "sh", dir.to_str().unwrap()];
-    let mounted = command::run("unshare", &words);
-    mounted.map(drop).map_err(|e| format!("no overlay of / with its upper layer in {}: {e:#}", dir.display()))
+    let trials = [
+        (
+            "no overlay of / with its upper layer",
+            "mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $1/root",
+        ),
+        (
+            "no control groups (version 2) to make some in",
+            "mount -t cgroup2 cgroup2 $1/root && mkdir $1/root/baton-$$ && rmdir $1/root/baton-$$",
+        ),
+    ];
+    for (what, script) in trials {
+        let words = ["--mount", "--propagation", "private", "sh", "-c", script, "sh", dir.to_str().unwrap()];
+        command::run("unshare", &words).map_err(|e| format!("{what} in {}: {e:#}", dir.display()))?;
+    }
+    Ok(())
 }
 
 fn make_layers(dir: &Path) {
-    for layer in ["upper", "work", "root"] {
+    for layer in ["upper", "work", "root", "run"] {
         fs::create_dir_all(dir.join(layer)).unwrap();
     }
 }
@@ -59,49 +86,77 @@ impl Unit {
 pub(crate) struct Host<'a> {
     t: &'a TestLab,
     node: String,
-    holder: u32,
-    root: PathBuf,
-    /// The daemons, and the holder first.
-    processes: RefCell<Vec<Child>>,
+    dir: PathBuf,
+    group: String,
+    /// Has the namespaces, and waits for systemd.
+    holder: Child,
 }
 
 impl Drop for Host<'_> {
     fn drop(&mut self) {
-        for process in self.processes.get_mut().iter_mut().rev() {
-            let _ = process.kill();
-            let _ = process.wait();
+        let id = self.holder.id();
+        // Its systemd, with which all others in the namespace end, and then itself.
+        let systemd = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        if command::run("kill", &["-KILL", systemd.trim()]).is_err() {
+            let _ = self.holder.kill();
         }
+        let _ = self.holder.wait();
+        let remove =
+            "mount -t cgroup2 cgroup2 $1/groups && find $1/groups/$2 -depth -type d -exec rmdir {} +";
+        let dir = self.dir.to_string_lossy();
+        let _ = command::run("unshare", &["--mount", "sh", "-c", remove, "sh", &dir, &self.group]);
     }
 }
 
 impl<'a> Host<'a> {
-    /// Mounts below `dir`, for this process's children on the node.
+    /// Boots below `dir`, for this process's children on the node.
     pub(crate) fn new(t: &'a TestLab, node: &str, dir: &Path) -> Host<'a> {
         let dir = dir.join(node);
         make_layers(&dir);
-        let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNTS, "sh"];
-        let mut child = t.lab.spawn(node, &[&words[..], &[dir.to_str().unwrap()]].concat()).unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        if line != "mounted\n" {
-            let mut said = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-            panic!("{node}: {said}");
+        let group = format!("baton-{}-{node}", std::process::id());
+        let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", GROUP, "sh"];
+        let more = [dir.to_str().unwrap(), &group, BOOT];
+        let holder = t.lab.spawn(node, &[&words[..], &more].concat()).unwrap();
+        let mut host = Host { t, node: node.to_owned(), dir, group, holder };
+        let until = Instant::now() + Duration::from_secs(20);
+        while !host.run(&["systemctl", "is-active", "--quiet", "basic.target"]).0 {
+            if host.holder.try_wait().unwrap().is_some() || Instant::now() > until {
+                panic!("{node} does not boot: {}", host.said());
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
-        let (holder, processes) = (child.id(), RefCell::new(vec![child]));
-        Host { t, node: node.to_owned(), holder, root: dir.join("root"), processes }
+        host
+    }
+
+    /// What was said until systemd was there.
+    fn said(&mut self) -> String {
+        let mut said = String::new();
+        let _ = self.holder.kill();
+        if let Some(stderr) = self.holder.stderr.as_mut() {
+            let _ = stderr.read_to_string(&mut said);
+        }
+        said
     }
 
     /// The words that run a command here.
-    fn words<'w>(&'w self, holder: &'w str, words: &[&'w str]) -> Vec<&'w str> {
-        let enter = ["nsenter", "--target", holder, "--mount", "chroot", self.root.to_str().unwrap()];
-        [&enter[..], words].concat()
+    fn words(&self, words: &[&str]) -> Vec<String> {
+        let holder = self.holder.id();
+        let enter = [
+            "nsenter".to_owned(),
+            format!("--mount=/proc/{holder}/ns/mnt"),
+            format!("--pid=/proc/{holder}/ns/pid_for_children"),
+            format!("--uts=/proc/{holder}/ns/uts"),
+            "chroot".to_owned(),
+            self.dir.join("root").to_str().unwrap().to_owned(),
+        ];
+        enter.into_iter().chain(words.iter().map(|&word| word.to_owned())).collect()
     }
 
     /// Runs a command to its end, whatever that is.
     pub(crate) fn run(&self, words: &[&str]) -> (bool, String) {
-        let holder = self.holder.to_string();
-        let output = self.t.lab.exec(&self.node, &self.words(&holder, words)).unwrap();
+        let words = self.words(words);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let output = self.t.lab.exec(&self.node, &words).unwrap();
         let Output { status, stdout, stderr } = output;
         let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         (status.success(), text)
@@ -121,9 +176,9 @@ impl<'a> Host<'a> {
 
     /// A shell that does a line and goes on meanwhile.
     pub(crate) fn begin(&self, line: &str) -> Child {
-        let holder = self.holder.to_string();
-        let line = format!("cd /root; {line}");
-        self.t.lab.spawn(&self.node, &self.words(&holder, &["sh", "-c", &line])).unwrap()
+        let words = self.words(&["sh", "-c", &format!("cd /root; {line}")]);
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        self.t.lab.spawn(&self.node, &words).unwrap()
     }
 
     /// Installs packages as `apt install` is told to in the directory they are in, with what is installed already: what they
@@ -135,9 +190,10 @@ impl<'a> Host<'a> {
         self.shell(&format!("cd {}; {dpkg} {files}", dir.display()));
     }
 
-    /// Where another host sees a file of this one.
+    /// Where other hosts see a file below /run of this one.
     pub(crate) fn seen(&self, path: &str) -> String {
-        format!("/proc/{}/root{}{path}", self.holder, self.root.display())
+        assert!(path.starts_with("/run/"), "{path}");
+        format!("{}{path}", self.dir.display())
     }
 
     /// A file of the installed system.
@@ -165,21 +221,14 @@ impl<'a> Host<'a> {
         Unit::new(name, self.read(&format!("/usr/lib/systemd/system/{name}.service")))
     }
 
-    /// Starts a daemon as its unit says, with no more capabilities. It ends with this value.
-    pub(crate) fn start(&self, unit: &Unit) {
-        let bounds = unit.values("CapabilityBoundingSet");
-        let bounds: Vec<_> = bounds.iter().map(|c| c.strip_prefix("CAP_").unwrap().to_lowercase()).collect();
-        let bounds = format!("--bounding-set=-all,+{}", bounds.join(",+"));
-        let log = format!("exec \"$@\" >>/tmp/{}.log 2>&1", unit.name);
-        let before = ["setpriv", &bounds, "--no-new-privs", "sh", "-c", &log, "sh"];
-        let holder = self.holder.to_string();
-        let words = self.words(&holder, &[&before[..], &unit.values("ExecStart")].concat());
-        self.processes.borrow_mut().push(self.t.lab.spawn(&self.node, &words).unwrap());
+    /// What systemd knows of a unit.
+    pub(crate) fn property(&self, unit: &Unit, name: &str) -> String {
+        self.says(&["systemctl", "show", "--property", name, "--value", &unit.name]).trim().to_owned()
     }
 
     /// What a daemon has logged.
     pub(crate) fn log(&self, unit: &Unit) -> String {
-        self.read(&format!("/tmp/{}.log", unit.name))
+        self.read(&format!("/var/log/{}.log", unit.name))
     }
 }
 

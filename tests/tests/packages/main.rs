@@ -1,5 +1,5 @@
-//! The packages: installed on the lab's hosts by dpkg, each over this machine's own file system, and run with their own
-//! files, paths and capabilities.
+//! The packages: installed on the lab's hosts by dpkg, each over this machine's own file system, and run by a systemd of the
+//! host's own, with their own units, files, paths and sandboxes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 mod document;
@@ -11,7 +11,7 @@ use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::skip;
 use document::Steps;
-use host::{Host, Unit, can_be_layered, packages};
+use host::{Host, Unit, can_boot, packages};
 use netns_lab::command;
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{Balancer, LabSpec};
@@ -64,6 +64,24 @@ fn ready(host: &Host<'_>, unit: &Unit, socket: &str) {
     }
 }
 
+/// The daemon runs in what its unit leaves it, and does without the rest.
+fn sandboxed(host: &Host<'_>, unit: &Unit) {
+    let id = host.property(unit, "MainPID");
+    let status = host.read(&format!("/proc/{id}/status"));
+    let has = |line: &str| status.lines().any(|l| l.split_whitespace().collect::<Vec<_>>().join(" ") == line);
+    // Filters of system calls, and nothing gained by a program that is run.
+    for line in ["Seccomp: 2", "NoNewPrivs: 1"] {
+        assert!(has(line), "{line}: {status}");
+    }
+    let into = ["nsenter", "--target", &id, "--mount", "--root"];
+    for dir in ["/usr", "/etc/baton"] {
+        let (written, said) = host.run(&[&into[..], &["mktemp", "-p", dir]].concat());
+        assert!(!written && said.contains("Read-only file system"), "{dir}: {said}");
+    }
+    let log = host.log(unit);
+    assert!(!log.contains("not permitted") && !log.contains("Read-only"), "{log}");
+}
+
 /// A connection that stays open after an answer, so that its flow stays.
 fn kept_open(t: &TestLab) -> Connection {
     t.client(|| {
@@ -83,6 +101,17 @@ fn copy(from: &Host<'_>, scp: &str, to: &Host<'_>) {
         let name = file.rsplit('/').next().unwrap();
         to.write(&format!("{dir}{name}"), &from.shell(&format!("cat {file}")));
     }
+}
+
+/// The manual has the tool's commands and the daemons', and the shell knows them.
+fn documented(host: &Host<'_>) {
+    for page in ["baton", "baton-flows", "intermediate", "intermediate-run"] {
+        let text = host.shell(&format!("gzip -dc /usr/share/man/man1/{page}.1.gz"));
+        assert!(text.contains(&format!(".TH {page}")) && text.contains(".SH DESCRIPTION"), "{page}: {text}");
+    }
+    let complete = ". /usr/share/bash-completion/completions/baton
+        COMP_WORDS=(baton und) COMP_CWORD=1; _baton baton und baton; echo \"${COMPREPLY[@]}\"";
+    assert_eq!(host.says(&["bash", "-c", complete]).trim(), "undrain");
 }
 
 /// Captures the client's packets while it asks, as the document says; what tshark shows of them.
@@ -126,7 +155,7 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
     }
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let Some(t) = lab::up(TEST, order) else { return };
-    if let Err(why) = can_be_layered(dir.path()) {
+    if let Err(why) = can_boot(dir.path()) {
         return skip::skip(TEST, &why);
     }
     let judges = judges_exposure();
@@ -173,14 +202,16 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
         host.edit("/etc/baton/target-agent.toml", &changes);
         host.shell(&check_agent);
         let unit = good_unit(&host, start_agent.rsplit(' ').next().unwrap(), judges);
-        host.start(&unit);
+        host.shell(&start_agent);
         ready(&host, &unit, "/run/baton/target-agent.sock");
+        sandboxed(&host, &unit);
         host.says(&["target-agent", "doctor"]);
         hosts.push((host, unit));
     }
     let unit = good_unit(&front, start.rsplit(' ').next().unwrap(), judges);
-    front.start(&unit);
+    front.shell(&start);
     ready(&front, &unit, "/run/baton/intermediate.sock");
+    sandboxed(&front, &unit);
     front.shell(&doctor);
 
     let asked = t.lab.exec("client1", &["sh", "-c", &steps.command("curl ")]).unwrap();
@@ -238,10 +269,23 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
         metrics(&hosts[0].0, "/run/baton/target-agent.sock"),
     ]);
 
-    // Another version comes: what was written stays, and what was started is not in the way.
+    // Killed, it is started again; what connects meanwhile waits in the sockets that systemd keeps, and the flow goes on.
+    let goes_on = |connection: &mut Connection| {
+        assert_eq!(t.get("/1k").unwrap().status, 200);
+        connection.get("/10k").unwrap();
+        assert_eq!(connection.response().unwrap().body_bytes, 10_240);
+    };
+    front.says(&["systemctl", "kill", "--signal", "KILL", &unit.name]);
+    goes_on(&mut connection);
+    assert_eq!(front.property(&unit, "NRestarts"), "1");
+
+    // Another version comes: what was written stays, and what runs is started anew.
+    let before = front.property(&unit, "InvocationID");
     front.install(&all, &upgrade);
     assert!(front.read(config).contains("10.90.101.2"));
-    assert_eq!(t.get("/1k").unwrap().status, 200);
+    assert_ne!(front.property(&unit, "InvocationID"), before);
+    goes_on(&mut connection);
+    documented(&front);
 }
 
 #[test]
