@@ -249,6 +249,7 @@ reasons! {
         Recalled = 7, "recalled", "The intermediate took the connection back, for a later request that belongs elsewhere.";
         RecallRefused = 8, "recall_refused", "A later request belonged elsewhere, and the agent could not give the connection back: the intermediate reset it.";
         BrokenBody = 9, "broken_body", "The client's chunked body broke the rules of its coding in mid-upload: the intermediate reset the connection.";
+        RecordLost = 10, "record_lost", "After a start the agent found the adopted socket of an earlier run and no record of its flow: nobody could lead the client's packets to it, so it was ended. The table had no room for a former version's flows, or its records were removed.";
     }
 }
 

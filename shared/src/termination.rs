@@ -116,7 +116,7 @@ impl Termination {
             EndReason::ServerReset => Termination::ServerInData,
             EndReason::SocketGone => Termination::ClientInData,
             EndReason::Idle => Termination::IdleInData,
-            EndReason::AgentLost => Termination::LostInData,
+            EndReason::AgentLost | EndReason::RecordLost => Termination::LostInData,
             EndReason::Aborted => Termination::KilledInData,
             EndReason::RecallRefused => Termination::LostInRecall,
             EndReason::BrokenBody => Termination::RefusedRequest,

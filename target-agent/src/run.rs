@@ -166,7 +166,7 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
     let mut engine = Engine::new(shared.clone(), tun, Arc::clone(&server), diag, preflight);
     engine.look_around(monotonic_ns());
     let found = engine.recover(&mut shared.table(), monotonic_ns());
-    engine.end_strays(&delivered_earlier);
+    engine.end_strays(&shared.table(), &delivered_earlier);
     let engine = Arc::new(Mutex::new(engine));
     let _ = late.set(Arc::clone(&engine));
     let addr = listening.local_addr();

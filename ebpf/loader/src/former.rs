@@ -120,13 +120,14 @@ impl Former {
         former::read(self.abi, &bytes)
     }
 
-    /// Its flows, into this version's maps, and its links, to where this version looks for its own.
+    /// Its flows, into this version's maps, and its links, to where this version looks for its own. How many of the flows had
+    /// no room.
     pub(crate) fn give_flows(
         &mut self,
         flows: &TypedMap<FlowKey, u32>,
         slots: &Slots,
         pins: &Path,
-    ) -> Result<(), PlaneError> {
+    ) -> Result<u32, PlaneError> {
         let mut lost = 0u32;
         for found in &mut self.found {
             // An earlier start came this far.
@@ -160,7 +161,7 @@ impl Former {
                 "the table of an earlier start has no room for these flows of a former version"
             );
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// To be called as soon as this version's program sees the packets: brings in what the former's still saw meanwhile,

@@ -169,11 +169,21 @@ impl Plane {
             .collect()
     }
 
-    /// Whether [`Plane::open`] found the records of an earlier run. If not, nobody knows what that run did.
-    pub fn found_earlier(&self) -> bool {
+    /// Whether [`Plane::open`] found the records of an earlier run, and had room for all of a former version's. If not, nobody
+    /// knows what that run did.
+    pub fn knows_earlier(&self) -> bool {
         match &self.0 {
-            Means::Ebpf(programs) => programs.found,
+            Means::Ebpf(programs) => programs.knows_earlier,
             Means::Userspace(_) => false,
+        }
+    }
+
+    /// Whether there may be flows of an earlier run without a record: its records were not found, or not all, or to one of them
+    /// no key led and it was freed, as after a crash between two steps.
+    pub fn lost_records(&self) -> bool {
+        match &self.0 {
+            Means::Ebpf(programs) => programs.lost_records,
+            Means::Userspace(_) => true,
         }
     }
 

@@ -59,10 +59,11 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     let counters = object.take_map("COUNTERS").ok_or_else(|| missing("COUNTERS"))?;
     let counters = PerCpuArray::<MapData, u64>::try_from(counters).map_err(load_error("COUNTERS"))?;
 
-    sweep(&flows_map, &mapped)?;
+    let swept = sweep(&flows_map, &mapped)?;
+    let mut lost = 0;
     let slots = Slots::new(mapped);
     for former in &mut formers {
-        former.give_flows(&flows_map, &slots, &pins)?;
+        lost += former.give_flows(&flows_map, &slots, &pins)?;
     }
 
     // The TUN of an earlier run is gone; the number may by now be another device's.
@@ -92,7 +93,8 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         counters,
         tun: Mutex::new(Tun { object, link: None }),
         adopting: Mutex::new(None),
-        found,
+        knows_earlier: found && lost == 0,
+        lost_records: !found || lost + swept > 0,
     };
     Ok(Plane(Means::Ebpf(Box::new(programs))))
 }
@@ -190,8 +192,9 @@ fn typed_fd(object: &mut Ebpf, name: &'static str, sizes: (u32, u32)) -> Result<
 }
 
 /// Brings map and records into step after a crash between two of the daemon's steps: a key whose record is free
-/// or another flow's goes, and so does a record that no key leads to.
-fn sweep(flows: &TypedMap<FlowKey, u32>, slots: &MappedSlots) -> Result<(), PlaneError> {
+/// or another flow's goes, and so does a record that no key leads to. How many records went.
+fn sweep(flows: &TypedMap<FlowKey, u32>, slots: &MappedSlots) -> Result<u32, PlaneError> {
+    let mut lost = 0u32;
     for key in flows.keys().map_err(map_error("walk", "FLOWS"))? {
         let slot = flows.get(&key).map_err(map_error("read", "FLOWS"))?;
         let right = slot.filter(|s| *s < slots.count()).map(|s| slots.read(s));
@@ -206,9 +209,10 @@ fn sweep(flows: &TypedMap<FlowKey, u32>, slots: &MappedSlots) -> Result<(), Plan
         }
         if flows.get(&record.key).map_err(map_error("read", "FLOWS"))? != Some(slot) {
             slots.write(slot, &FlowRecord::default(), true);
+            lost += 1;
         }
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// Removes what is pinned in `PIN_DIR/vN/SIDE` and the folder itself.

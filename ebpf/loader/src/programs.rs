@@ -26,8 +26,10 @@ pub(crate) struct Programs {
     pub(crate) tun: Mutex<Tun>,
     /// The object of `target_adopt`, if that is on the uplink's ingress.
     pub(crate) adopting: Mutex<Option<aya::Ebpf>>,
-    /// The records are those of an earlier run.
-    pub(crate) found: bool,
+    /// As [`Plane::knows_earlier`](crate::Plane::knows_earlier) says.
+    pub(crate) knows_earlier: bool,
+    /// As [`Plane::lost_records`](crate::Plane::lost_records) says.
+    pub(crate) lost_records: bool,
 }
 
 impl std::fmt::Debug for Programs {

@@ -31,7 +31,7 @@ const HANDOFF_TICK: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_millis(1);
 /// How often flows are looked at for their end.
 const AGEING_TICK: Duration = Duration::from_millis(50);
-/// For so long after a start that found no records of the run before, ns, it is not known what that one fed: longer
+/// For so long after a start that did not find all records of the run before, ns, it is not known what that one fed: longer
 /// than an intermediate waits for the word about a handoff (`handoff.agent_lost_ms` is at most 120 s).
 const BLIND_NS: u64 = 125_000_000_000;
 /// How often the host is looked at for what adopting needs, ns.
@@ -161,7 +161,7 @@ impl Engine {
         diag: SockDiag,
         preflight: Preflight,
     ) -> Self {
-        let blind_ns = if shared.plane.found_earlier() { 0 } else { BLIND_NS };
+        let blind_ns = if shared.plane.knows_earlier() { 0 } else { BLIND_NS };
         Engine {
             blind_until_ns: monotonic_ns().saturating_add(blind_ns),
             shared,
@@ -304,7 +304,7 @@ impl Engine {
     }
 
     /// Says where a handoff stands. One that is under way gets its answer when it is known; one never seen is
-    /// refused, now and should it come later. If the run before left no records it is not "never seen": that one may
+    /// refused, now and should it come later. If not all records of the run before were found it is not "never seen": that one may
     /// have fed it, and nobody else may run it.
     fn on_status(&mut self, table: &mut Table, session: u64, who: Who) {
         let answer = match table.slot_of(&who).and_then(|slot| table.get(slot)) {

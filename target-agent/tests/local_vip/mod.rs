@@ -3,6 +3,8 @@
 
 use super::support::{VIP, World, handoff, inside, options};
 use super::{get, migrate};
+use aya::maps::{HashMap, Map, MapData};
+use baton_shared::record::{ABI_VERSION, FlowKey};
 use std::time::{Duration, Instant};
 
 const AUTO: &str = "way = \"auto\"";
@@ -93,6 +95,27 @@ fn connections(world: &World) -> usize {
     world.on_target(&format!("ss -Htn state established src {VIP}")).lines().count()
 }
 
+fn await_connections(world: &World, count: usize) {
+    let until = Instant::now() + Duration::from_secs(5);
+    while connections(world) != count {
+        assert!(Instant::now() < until, "{} stay, though nobody can reach them", connections(world));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The keys of one flow are removed, as by an agent killed in mid-step.
+fn lose_one_record(world: &World) {
+    let pin = world.pins().join(format!("v{ABI_VERSION}/target/FLOWS"));
+    let map = Map::HashMap(MapData::from_pin(pin).unwrap());
+    let mut flows = HashMap::<_, [u8; size_of::<FlowKey>()], u32>::try_from(map).unwrap();
+    let all: Vec<_> = flows.iter().map(Result::unwrap).collect();
+    for (key, slot) in &all {
+        if *slot == all[0].1 {
+            flows.remove(key).unwrap();
+        }
+    }
+}
+
 #[test]
 fn adopted_connections_end_when_their_records_are_lost_and_no_others_do() {
     let Some(mut world) =
@@ -115,6 +138,16 @@ fn adopted_connections_end_when_their_records_are_lost_and_no_others_do() {
     world.kill_agent();
     world.start_agent_to_serve(AUTO, "", &[]);
     assert_eq!(connections(&world), 1);
+    // Of two the one whose record is lost ends.
+    migrate(&world, &handoff(2, 40_002, &get("/hang"), options()));
+    assert_eq!(connections(&world), 2);
+    world.kill_agent();
+    lose_one_record(&world);
+    world.start_agent_to_serve(AUTO, "", &[]);
+    await_connections(&world, 1);
+    assert_eq!(world.admin("/v1/flows")["flows"].as_array().unwrap().len(), 1);
+    let ended = "baton_flows_ended_total{reason=\"record_lost\"} 1";
+    assert!(world.metrics().lines().any(|line| line == ended), "{}", world.metrics());
     // Nothing tells that an agent ever adopted for this VIP.
     world.kill_agent();
     std::fs::remove_dir_all(world.pins()).unwrap();
@@ -125,9 +158,5 @@ fn adopted_connections_end_when_their_records_are_lost_and_no_others_do() {
     world.kill_agent();
     std::fs::remove_dir_all(world.pins()).unwrap();
     world.start_agent_to_serve(AUTO, "", &[]);
-    let until = Instant::now() + Duration::from_secs(5);
-    while connections(&world) > 0 {
-        assert!(Instant::now() < until, "it stays, though nobody can reach it");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    await_connections(&world, 0);
 }

@@ -65,7 +65,7 @@ fn taken_over(side: Side, hook: Hook, pins: &Path) {
 
     let plane = Plane::open_by(&smaller, hook).unwrap();
     assert_eq!(on_uplink(&config, hook), 1, "in the place of the former's");
-    assert!(plane.found_earlier());
+    assert!(plane.knows_earlier());
     let mut recovered: Vec<FlowRecord> = plane.recovered().into_iter().map(|(_, record)| record).collect();
     recovered.sort_unstable_by_key(|record| record.flow_id);
     assert_eq!(recovered, flows(side));
@@ -96,6 +96,33 @@ fn a_former_versions_flows_go_on_in_this_ones_maps() {
 #[test]
 fn a_former_versions_flows_go_on_where_filters_carry_the_programs() {
     inside(|pins| taken_over(Side::Intermediate, Hook::Clsact, pins));
+}
+
+#[test]
+fn a_former_versions_flows_for_which_there_is_no_room_are_told() {
+    inside(|pins| {
+        let config = config(Side::Intermediate, pins);
+        let hook = Hook::of_this_kernel();
+        left_by(READABLE[0], &config, hook, &flows(config.side));
+        // The table of an earlier start, which has a flow.
+        let aside = pins.join("aside");
+        std::fs::rename(&config.pin_dir, &aside).unwrap();
+        let plane = Plane::open_by(&PlaneConfig { flows: 2, ..config.clone() }, hook).unwrap();
+        assert!(!plane.knows_earlier() && plane.lost_records(), "there was none");
+        let slot = plane.slots().allocate().unwrap();
+        plane.slots().write(slot, &flow(100));
+        plane.insert(&flow(100).key, slot).unwrap();
+        drop(plane);
+        let abi = format!("v{}", READABLE[0]);
+        std::fs::rename(aside.join(&abi), config.pin_dir.join(&abi)).unwrap();
+        let plane = Plane::open_by(&config, hook).unwrap();
+        assert_eq!(plane.recovered().len(), 2);
+        assert!(!plane.knows_earlier() && plane.lost_records());
+        drop(plane);
+        let plane = Plane::open_by(&config, hook).unwrap();
+        assert!(plane.knows_earlier() && !plane.lost_records(), "it is known from then on");
+        plane.detach().unwrap();
+    });
 }
 
 #[test]

@@ -98,6 +98,7 @@ fn lives_and_is_taken_over(side: Side, hook: Hook, pins: &Path) {
     let mut ports: Vec<u64> = plane.recovered().iter().map(|(_, r)| r.flow_id).collect();
     ports.sort_unstable();
     assert_eq!(ports, [100, 101, 102], "what a crash left half done is swept");
+    assert!(plane.knows_earlier() && plane.lost_records());
     assert_eq!(plane.slots().in_use(), 3);
     assert_eq!(plane.keys().unwrap().len(), 3);
     assert!(plane.counters().unwrap().iter().all(|(_, n)| *n == 0));
