@@ -17,6 +17,7 @@ use baton_daemon::tun::Tun;
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig, monotonic_ns};
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use baton_shared::translate::adopt::is_adopted;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::mpsc;
@@ -125,7 +126,9 @@ fn settle_vips(config: &Config, plane: &Plane) -> Vec<IpAddr> {
     let is_wanted = config.serve.local_vip && *config.serve.way.get_ref() != Way::Translate;
     let of_flows = plane.recovered().into_iter().filter(|(_, record)| is_adopted(record));
     let of_flows = of_flows.map(|(_, record)| record.key.local.socket_addr(record.key.local_port).ip());
-    let wanted: Vec<_> = of_flows.chain(allowed.filter(|_| is_wanted)).collect();
+    // Each once, however many flows there are under it.
+    let wanted: Vec<_> =
+        of_flows.chain(allowed.filter(|_| is_wanted)).collect::<BTreeSet<_>>().into_iter().collect();
     local_vip::settle(&wanted, config.uplink.get_ref()).unwrap_or_else(|e| {
         tracing::warn!("cannot bring addresses, routes and rules of earlier runs in order: {e}");
         Vec::new()

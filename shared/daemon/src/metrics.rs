@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The content type of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds for durations of whole HTTP requests, seconds, as OpenTelemetry's conventions have them
-/// (`http.server.request.duration`).
+/// Upper bounds for durations of HTTP requests, and of a server's silence before it answers one, seconds, as OpenTelemetry's
+/// conventions have them (`http.server.request.duration`).
 pub const HTTP_SECONDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
