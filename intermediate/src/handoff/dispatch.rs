@@ -111,7 +111,10 @@ impl Migrator {
                 }
             }
             Message::Ended(report) => {
-                self.flows.on_end(report);
+                // The farewell of an agent that stops reports the end of no flow; it is sent for the answer alone.
+                if report.flow != FlowRef::NONE {
+                    self.flows.on_end(report);
+                }
                 // If it cannot be sent the agent repeats its report.
                 let _ = agent.send(Message::EndSeen(report.flow));
             }
