@@ -96,7 +96,16 @@ impl Engine {
             if adopt.update(&mut record) {
                 plane.slots().write(slot, &record);
             }
-            if !self.send_and_answer(table, slot, ends, &mut *adopt) {
+            let mut sent = false;
+            while let Some(segment) = adopt.poll_segment(monotonic_ns()) {
+                sent = true;
+                if !self.sends(ends, &segment, adopt.payload(&segment)) {
+                    adopt.withdraw(Refusal::Internal, monotonic_ns());
+                    break;
+                }
+            }
+            self.answer_once(table, slot, adopt.answer());
+            if !sent {
                 break;
             }
         }

@@ -251,7 +251,15 @@ impl Engine {
         let ends = flow.ends;
         let Some(mut replay) = flow.replay.take() else { return };
         loop {
-            let sent = self.send_and_answer(table, slot, ends, &mut *replay);
+            let mut sent = false;
+            while let Some(segment) = replay.poll_segment(monotonic_ns()) {
+                sent = true;
+                if !self.sends(ends, &segment, replay.payload(&segment)) {
+                    replay.withdraw(Refusal::Internal, monotonic_ns());
+                    break;
+                }
+            }
+            self.answer_once(table, slot, replay.answer());
             if replay.phase() != Phase::Feeding {
                 break;
             }
