@@ -10,6 +10,7 @@ use baton_daemon::doctor::{
 };
 use baton_loader::Hook;
 use baton_shared::control::Role;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -38,8 +39,10 @@ pub(crate) fn checks(path: &Path, clients: &[IpAddr]) -> Vec<Check> {
     match config.plane.kind {
         PlaneKind::Ebpf => {
             checks.extend(common(Role::Agent, name, uplink, &config.plane.pin_dir, &config.tls));
-            let vips: Vec<IpAddr> = config.allow.iter().map(|allow| allow.vip.get_ref().ip()).collect();
-            checks.extend(ways_to_clients(uplink, clients, &vips));
+            let addresses =
+                config.allow.iter().flat_map(|allow| [allow.server.get_ref(), allow.vip.get_ref()]);
+            let sources: BTreeSet<IpAddr> = addresses.map(SocketAddr::ip).collect();
+            checks.extend(ways_to_clients(uplink, clients, &sources.into_iter().collect::<Vec<_>>()));
         }
         PlaneKind::Userspace => checks.extend(common_without_ebpf(Role::Agent, name, uplink, &config.tls)),
     }

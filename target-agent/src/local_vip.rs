@@ -134,7 +134,8 @@ fn is_sent_from(address: IpAddr) -> io::Result<bool> {
     attribute(&mut message, RTA_DST, &octets(to));
     attribute(&mut message, RTA_SRC, &octets(address));
     match ask(RTM_GETROUTE, 0, &message) {
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        // The kernel's word for it, as for all that is wrong with a source; to itself the host has a way.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH)) => Ok(false),
         other => other.map(|_| true),
     }
 }
@@ -225,5 +226,7 @@ mod tests {
         {
             assert_eq!(is_own(address.parse().unwrap()).unwrap(), local, "{address}");
         }
+        assert!(is_sent_from("127.0.0.1".parse().unwrap()).unwrap());
+        assert!(!is_sent_from("192.0.2.77".parse().unwrap()).unwrap());
     }
 }

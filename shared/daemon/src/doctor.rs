@@ -78,7 +78,7 @@ pub fn common(role: Role, name: &str, uplink: &str, pin_dir: &Path, tls: &TlsFil
     }
     checks.extend([network::uplink(uplink), offloads(uplink), connection_tracking()]);
     if role == Role::Intermediate {
-        checks.push(rp_filter(uplink, true));
+        checks.push(rp_filter(uplink, None));
     }
     checks.extend(certificates(tls, role, name));
     checks

@@ -217,18 +217,24 @@ fn what_is_wrong_with_the_way_is_named_with_its_mending() {
         ["target1", "target2"].iter().all(|node| t.metric(node, "baton_handoffs_migrated_total") > 0)
     });
 
-    // A firewall at one target's door, and at the other another way back than the one packets come by.
+    // A firewall at one target's door, and at the other a rule by which the server's packets leave another way than they come.
     t.lab.stop_agent("target2").unwrap();
     let firewall = plant_firewall(&t, "target2");
     t.lab.start_agent("target2").unwrap();
     for _ in 0..2 {
         assert_eq!(t.get("/1k").unwrap().status, 200, "what cannot be adopted is replayed");
     }
-    let other = "ip tuntap add other mode tun; ip link set other up; ip route replace default dev other";
+    let other = "ip tuntap add other mode tun; ip link set other up; ip route add default dev other table 77; \
+                 ip rule add pref 77 from 10.90.101.2 lookup 77";
     sh(&t, "target1", &format!("sysctl -qw net.ipv4.conf.all.rp_filter=1; {other}"));
     sh(&t, "target2", "ip route del default");
     let mut faults = vec![
-        named("target1", "way to clients", "to 10.90.11.2: by other", "ip route replace default"),
+        named(
+            "target1",
+            "way to clients",
+            "from 10.90.101.2 to 10.90.11.2: by other",
+            "ip route replace default",
+        ),
         named("target2", "way to clients", "Network is unreachable", "ip route replace default"),
         named("target1", "rp_filter", "strict, and the route to clients is not by the uplink", "rp_filter=2"),
     ];
@@ -242,7 +248,7 @@ fn what_is_wrong_with_the_way_is_named_with_its_mending() {
     if firewall.is_ok() {
         t.lab.inside("target2", invalid::drop_nothing).unwrap().unwrap();
     }
-    sh(&t, "target1", "ip route replace default via 10.90.101.1 dev eth0; ip link del other");
+    sh(&t, "target1", "ip rule del pref 77; ip link del other");
     sh(&t, "target2", "ip route replace default via 10.90.102.1 dev eth0");
     t.eventually("the channels are back", LIMIT, |t| {
         let state =

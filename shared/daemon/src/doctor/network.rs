@@ -30,24 +30,30 @@ pub fn uplink(device: &str) -> Check {
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
-/// Whether what the server sends can leave for the clients by the uplink, and whether the kernel takes by the uplink what
-/// comes from them. `clients`: some that were there lately. `vips`: of which IP versions clients are.
-pub fn ways_to_clients(device: &str, clients: &[IpAddr], vips: &[IpAddr]) -> Vec<Check> {
-    let mut clients = clients.to_vec();
-    let elsewhere = ELSEWHERE.iter().filter(|one| vips.iter().any(|vip| vip.is_ipv4() == one.is_ipv4()));
+/// Whether what the servers send can leave for the clients by the uplink, and whether the kernel takes by the uplink what
+/// comes from them. `clients`: some that were there lately. `sources`: the addresses that packets to clients are routed by,
+/// the servers' and, where it is this host's too, the VIP.
+pub fn ways_to_clients(device: &str, clients: &[IpAddr], sources: &[IpAddr]) -> Vec<Check> {
     let are_known = !clients.is_empty();
-    if !are_known {
-        clients.extend(elsewhere);
-    }
+    let clients = if are_known { clients } else { &ELSEWHERE };
+    let sources: Vec<IpAddr> = sources.iter().copied().filter(|source| route::is_source(*source)).collect();
     let uplink = sys::interface_index(device).ok();
-    let wrong: Vec<String> = clients
-        .iter()
-        .filter_map(|client| match route::device_towards(*client) {
-            Ok(number) if Some(number) == uplink => None,
-            Ok(number) => Some(format!("to {client}: by {}", name_of(number))),
-            Err(e) => Some(format!("to {client}: {e}")),
-        })
-        .collect();
+    let mut wrong = Vec::new();
+    let mut by_uplink = None;
+    for client in clients {
+        for source in sources.iter().filter(|source| source.is_ipv4() == client.is_ipv4()) {
+            let way = match route::device_towards(*client, *source) {
+                Ok(number) if Some(number) == uplink => None,
+                Ok(number) => Some(format!("by {}", name_of(number))),
+                Err(e) => Some(e.to_string()),
+            };
+            // The kernel filters by the way back that IPv4 packets take.
+            if client.is_ipv4() && are_known {
+                by_uplink = Some(by_uplink.unwrap_or(true) && way.is_none());
+            }
+            wrong.extend(way.map(|way| format!("from {source} to {client}: {way}")));
+        }
+    }
     let whom = if are_known { "the clients of late" } else { "networks elsewhere; no client is known" };
     let status = match (wrong.is_empty(), are_known) {
         (true, _) => Status::Ok,
@@ -60,7 +66,7 @@ pub fn ways_to_clients(device: &str, clients: &[IpAddr], vips: &[IpAddr]) -> Vec
     let mend = format!(
         "give this host a route to the clients by the uplink: ip route replace default via GATEWAY dev {device}"
     );
-    vec![Check::new("way to clients", status, found, why, &mend), rp_filter(device, wrong.is_empty())]
+    vec![Check::new("way to clients", status, found, why, &mend), rp_filter(device, by_uplink)]
 }
 
 fn name_of(number: u32) -> String {
@@ -72,8 +78,8 @@ fn name_of(number: u32) -> String {
 }
 
 /// Reverse-path filtering; the kernel takes the stricter of `all` and the device (Documentation/networking/ip-sysctl).
-/// `by_uplink`: packets to the clients leave by the uplink.
-pub fn rp_filter(device: &str, by_uplink: bool) -> Check {
+/// `by_uplink`: whether packets to the clients leave by the uplink, where that is known.
+pub fn rp_filter(device: &str, by_uplink: Option<bool>) -> Check {
     let read = |which: &str| {
         let path = format!("/proc/sys/net/ipv4/conf/{which}/rp_filter");
         std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse::<u32>().ok())
@@ -86,8 +92,9 @@ pub fn rp_filter(device: &str, by_uplink: bool) -> Check {
         (Some(all), Some(own)) => {
             let (status, number, word) = match (all.max(own), by_uplink) {
                 (0, _) => (Status::Ok, 0, "off"),
-                (1, true) => (Status::Ok, 1, "strict: fine while the route to the clients is by the uplink"),
-                (1, false) => {
+                (1, None) => (Status::Ok, 1, "strict: fine while the route to the clients is by the uplink"),
+                (1, Some(true)) => (Status::Ok, 1, "strict, and the route to the clients is by the uplink"),
+                (1, Some(false)) => {
                     (Status::Fail, 1, "strict, and the route to clients is not by the uplink: dropped")
                 }
                 (other, _) => (Status::Ok, other, "loose"),

@@ -1,8 +1,8 @@
-//! By which device the kernel would send to an address: one question of rtnetlink(7).
+//! By which device the kernel would send from one address to another: one question of rtnetlink(7).
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 const AF_NETLINK: i32 = 16;
@@ -13,43 +13,54 @@ const NLM_F_REQUEST: u16 = 1;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 /// Lengths of `nlmsghdr`, of `rtmsg` and of an attribute's head.
 const HEADER: usize = 16;
 const ROUTE: usize = 12;
 const ATTRIBUTE: usize = 4;
 
-/// The number of the device by which packets to this address leave.
+/// Whether the host sends from an address. The kernel asks that of IPv4's alone, and has no error for it alone; to itself it
+/// has a way.
+pub(super) fn is_source(address: IpAddr) -> bool {
+    address.is_ipv6() || device_towards(Ipv4Addr::LOCALHOST.into(), address).is_ok()
+}
+
+/// The number of the device by which packets from `source`, one of this host's addresses ([`is_source`]) and of the same version
+/// of IP, leave for `address`: rules may route by it.
 ///
 /// # Errors
 /// `NetworkUnreachable` and the like if there is no route; those of the socket.
-pub(super) fn device_towards(address: IpAddr) -> io::Result<u32> {
+pub(super) fn device_towards(address: IpAddr, source: IpAddr) -> io::Result<u32> {
     let socket =
         Socket::new(Domain::from(AF_NETLINK), Type::RAW.cloexec(), Some(Protocol::from(NETLINK_ROUTE)))?;
     socket.set_read_timeout(Some(Duration::from_secs(3)))?;
-    socket.send(&question(address))?;
+    socket.send(&question(address, source))?;
     let mut answer = [0; 4096];
     let length = (&socket).read(&mut answer)?;
     device_in(answer.get(..length).unwrap_or_default())
 }
 
-fn question(address: IpAddr) -> Vec<u8> {
-    let (family, octets) = match address {
-        IpAddr::V4(v4) => (2u8, v4.octets().to_vec()),
-        IpAddr::V6(v6) => (10, v6.octets().to_vec()),
+fn question(address: IpAddr, source: IpAddr) -> Vec<u8> {
+    let octets = |address| match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     };
-    let short = |length: usize| u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes();
-    let length = HEADER + ROUTE + ATTRIBUTE + octets.len();
-    let mut message = u32::from(u16::from_ne_bytes(short(length))).to_ne_bytes().to_vec();
-    message.extend(RTM_GETROUTE.to_ne_bytes());
-    message.extend(NLM_F_REQUEST.to_ne_bytes());
-    message.extend([0; 8]);
-    let bits = u8::try_from(octets.len() * 8).unwrap_or(u8::MAX);
-    message.extend([family, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    message.extend(short(ATTRIBUTE + octets.len()));
-    message.extend(RTA_DST.to_ne_bytes());
-    message.extend(octets);
-    message
+    let (family, bits) = if address.is_ipv4() { (2, 32) } else { (10, 128) };
+    // struct rtmsg: family, lengths of destination and source.
+    let mut message = vec![family, bits, bits];
+    message.resize(ROUTE, 0);
+    for (kind, value) in [(RTA_DST, octets(address)), (RTA_SRC, octets(source))] {
+        message.extend(u16::try_from(ATTRIBUTE + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(value);
+    }
+    let length = u32::try_from(HEADER + message.len()).unwrap_or(u32::MAX);
+    let mut header = length.to_ne_bytes().to_vec();
+    header.extend(RTM_GETROUTE.to_ne_bytes());
+    header.extend(NLM_F_REQUEST.to_ne_bytes());
+    header.extend([0; 8]);
+    [header, message].concat()
 }
 
 fn device_in(answer: &[u8]) -> io::Result<u32> {
@@ -86,7 +97,9 @@ mod tests {
     fn the_way_to_ones_own_address_is_the_loopback_device() {
         let number: u32 =
             std::fs::read_to_string("/sys/class/net/lo/ifindex").unwrap().trim().parse().unwrap();
-        assert_eq!(device_towards("127.0.0.1".parse().unwrap()).unwrap(), number);
+        let own: IpAddr = "127.0.0.1".parse().unwrap();
+        assert_eq!(device_towards(own, own).unwrap(), number);
+        assert!(is_source(own) && !is_source("192.0.2.77".parse().unwrap()));
     }
 
     #[test]
