@@ -87,8 +87,8 @@ impl FlowState {
 
 /// [`FlowRecord::flags`]: both ends agreed on timestamps (RFC 7323).
 pub const FLAG_TIMESTAMPS: u32 = 1;
-/// [`FlowRecord::flags`], set by the agent: the server has acknowledged the whole request as fed. Tells a
-/// restarted agent which flows can go on without it.
+/// [`FlowRecord::flags`], set by the agent: the server has acknowledged the whole request as fed. From then on
+/// [`FlowRecord::ack_floor`] counts no more. Tells a restarted agent which flows can go on without it.
 pub const FLAG_FED: u32 = 2;
 /// [`FlowRecord::flags`], I: packets go to the target inside another IP header (`translate::Leg`).
 pub const FLAG_LEG_IPIP: u32 = 4;
@@ -195,8 +195,8 @@ pub struct FlowRecord {
     pub tsval_delta: u32,
     /// Added to the timestamp echo reply. While `Adopting`: the value at which the socket's own timestamps begin.
     pub tsecr_delta: u32,
-    /// T: acknowledgements (after translation, client space) before this are raised to it and the window is
-    /// reduced so that its right edge stays. I, tracked: what both ends agreed on (`NegotiatedOptions::to_word`), for the
+    /// T: until [`FLAG_FED`], acknowledgements (after translation, client space) before this are raised to it and the window
+    /// is reduced so that its right edge stays. I, tracked: what both ends agreed on (`NegotiatedOptions::to_word`), for the
     /// daemon alone, so that a restarted one can take the flow back.
     pub ack_floor: u32,
     /// I: the device through which the target is reached (`bpf_redirect_neigh`). T, adopted: the client's MSS, bytes, in the

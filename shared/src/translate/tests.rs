@@ -5,8 +5,8 @@ use super::{Action, Direction, Patch, judge_egress, judge_ingress, judge_unreada
 use crate::addr::{IpWords, PortWord};
 use crate::reason::PacketCounter;
 use crate::record::{
-    FLAG_LEG_IPIP, FLAG_TRACKED, FlowKey, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_FIN, NOTE_LISTENER,
-    NOTE_RST, NOTE_SYN_ACK,
+    FLAG_FED, FLAG_LEG_IPIP, FLAG_TRACKED, FlowKey, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_FIN,
+    NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
 };
 use crate::wire::{ACK, FIN, HeaderChecksum, OPTION_BUFFER, OptionPlaces, OptionValues, RST, SYN, Segment};
 use etherparse::{IpNumber, Ipv4Header, TcpHeader};
@@ -212,6 +212,17 @@ proptest! {
         prop_assert_eq!(patch.ack, base.wrapping_add(wire(given)));
         prop_assert_eq!(u64::from(patch.window), edge - given);
         prop_assert_eq!(patch.account.also != 0, acked < given);
+    }
+
+    /// However far the client's stream has got: 2 GiB behind the floor its numbers compare as before it.
+    #[test]
+    fn once_the_request_is_fed_no_acknowledgement_is_raised(floor in number(), ack in number(), delta in number(),
+                                                            window: u16) {
+        let record = FlowRecord { flags: FLAG_FED, ack_floor: floor, ack_delta: delta, ..FlowRecord::default() };
+        let segment = Segment { ack, window, flags: ACK, ..Segment::default() };
+        let mut patch = Patch::default();
+        translate(&record, &segment, Direction::ToClient, &mut patch);
+        prop_assert_eq!((patch.ack, patch.window), (ack.wrapping_add(delta), window));
     }
 
     #[test]

@@ -58,8 +58,9 @@ impl Engine {
             taken.ask_at_ns = now;
             taken.sampled = Sampled::taken_over(record.bytes);
             table.insert(slot, Box::new(taken));
-            // The responses before were not followed by this run, so nobody reads on.
-            self.shared.plane.slots().set_flags(slot, record.flags & !FLAG_TRACKED);
+            // The responses before were not followed by this run, so nobody reads on; and nobody feeds on.
+            let fed = if is_fed(&record) { FLAG_FED } else { 0 };
+            self.shared.plane.slots().set_flags(slot, record.flags & !FLAG_TRACKED | fed);
             let state = FlowState::from_raw(record.state);
             match state {
                 FlowState::Committed if is_fed(&record) => found.taken_over += 1,

@@ -8,7 +8,7 @@ use crate::{Case, Hook, Outcome};
 use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
 use baton_shared::record::{
-    FLAG_ADOPTED, FLAG_LEG_UDP, FLAG_OWN_SCALE, FLAG_TRACKED, FlowKey, FlowRecord, FlowState,
+    FLAG_ADOPTED, FLAG_FED, FLAG_LEG_UDP, FLAG_OWN_SCALE, FLAG_TRACKED, FlowKey, FlowRecord, FlowState,
 };
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -278,6 +278,11 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
     add("the floor takes the whole window", Egress, &[C::Translated, C::AckRaised], &|r, f| {
         r.ack_floor = 9000;
         f.tcp.acknowledgment_number = 1;
+        f.tcp.window_size = 10;
+    });
+    add("once the request is fed there is no floor", Egress, &[C::Translated], &|r, f| {
+        (r.flags, r.ack_floor) = (FLAG_FED, 9000);
+        f.tcp.acknowledgment_number = 9000 + (1 << 31) + 1;
         f.tcp.window_size = 10;
     });
     add("a reset's notes", Egress, &[C::Translated], &|_, f| f.tcp.rst = true);

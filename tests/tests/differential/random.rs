@@ -3,7 +3,7 @@
 use crate::cases::Version;
 use crate::packet::Frame;
 use crate::{Case, Hook, cases};
-use baton_shared::record::{FLAG_ADOPTED, FLAG_OWN_SCALE, FLAG_TRACKED, FlowRecord};
+use baton_shared::record::{FLAG_ADOPTED, FLAG_FED, FLAG_OWN_SCALE, FLAG_TRACKED, FlowRecord};
 
 /// xorshift64*: the same cases on every machine.
 pub(crate) struct Random(u64);
@@ -121,7 +121,7 @@ impl Random {
             flags: match hook {
                 Hook::Egress if self.chance(4) => FLAG_ADOPTED | FLAG_OWN_SCALE,
                 _ if self.chance(3) => FLAG_TRACKED,
-                _ => 0,
+                _ => self.pick(&[0, FLAG_FED]),
             },
             read_from: self.word(),
             leg_mtu: self.pick(&[0, 0, 100, 150, 0xffff_ffff]),
