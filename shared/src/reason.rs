@@ -188,6 +188,7 @@ reasons! {
         ClientSilent = 28, "client_silent", "The client of a listener of protocol tcp said nothing for the listener's silence_ms: the server may be the one that speaks first.";
         BadBody = 60, "bad_body", "The request's body breaks the rules of chunked coding: proxied, where it is answered 400.";
         BodyCounted = 70, "body_counted", "The request's body is chunked, and body_bytes limits its length: it is counted as it comes.";
+        FastOpen = 95, "fast_open", "The request was in the client's SYN (TCP Fast Open), and the client had not acknowledged the SYN-ACK yet.";
     }
 }
 

@@ -20,8 +20,9 @@ const OPT_SACK: u8 = 2;
 const OPT_WSCALE: u8 = 4;
 const OPT_ECN: u8 = 8;
 
-/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT`, `include/net/tcp_states.h`.
+/// `TCP_ESTABLISHED`, `TCP_SYN_RECV` and `TCP_CLOSE_WAIT`, `include/net/tcp_states.h`.
 const ESTABLISHED: u8 = 1;
+const SYN_RECV: u8 = 3;
 const CLOSE_WAIT: u8 = 8;
 
 /// How often a socket is read again because packets were still on their way to it.
@@ -272,6 +273,11 @@ pub(super) fn leave_repair(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Whether a connection in this state can be carried.
 fn check(fd: BorrowedFd<'_>, info: &TcpInfo) -> Result<(), CaptureError> {
+    // Accepted before its handshake has ended: that is Fast Open's alone (RFC 7413, section 4.2.2).
+    if info.state == SYN_RECV {
+        let detail = "the SYN-ACK is not acknowledged".to_owned();
+        return Err(CaptureError::new(ProxyReason::FastOpen, detail));
+    }
     if info.state != ESTABLISHED && info.state != CLOSE_WAIT {
         return Err(CaptureError::new(ProxyReason::ConnectionState, format!("TCP state {}", info.state)));
     }

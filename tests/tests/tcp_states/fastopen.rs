@@ -48,7 +48,7 @@ fn request_in_the_syn_is_proxied(place: &Place) {
     let mut peer = asked_in_the_syn(place);
     // Not acknowledged: such a connection is not established, and is answered all the same.
     peer.wait("the answer", |p| p.has_data());
-    place.expect_outcome(&peer, "proxied", Some("connection_state"));
+    place.expect_outcome(&peer, "proxied", Some("fast_open"));
     peer.ack = peer.watch().next_expected();
     peer.acknowledge();
     place.expect_file(&mut peer, "10k");
