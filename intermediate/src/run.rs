@@ -320,7 +320,7 @@ async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> 
         tracing::info!(vip = %l.vip, mode = l.mode.name(), keepalive = l.keepalive.name(), "listening");
     }
 
-    tokio::spawn(service::watchdog());
+    tokio::spawn(service::watchdog(workers.runtimes()));
     service::ready();
     let mut reloader = Reloader { path: path.to_owned(), started: config.clone(), front, workers, in_force };
     let mut sweep = tokio::time::interval(SWEEP_DEPARTED);

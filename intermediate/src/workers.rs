@@ -13,7 +13,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
 
 /// A socket to accept on, until the watch says `true`: then what waits is accepted, and the socket closed.
@@ -31,6 +31,8 @@ pub(crate) struct Workers {
     threads: Vec<JoinHandle<()>>,
     /// To each thread. One that is gone ends its thread.
     posts: Vec<mpsc::UnboundedSender<Post>>,
+    /// What those threads run.
+    runtimes: Vec<Handle>,
     /// What is listened on.
     vips: HashMap<SocketAddr, watch::Sender<bool>>,
 }
@@ -43,12 +45,12 @@ impl Workers {
             stop: control.stop(),
             threads: Vec::new(),
             posts: Vec::new(),
+            runtimes: Vec::new(),
             vips: HashMap::new(),
         };
-        let mut runtimes = Vec::new();
         for n in 0..beside {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            runtimes.push(runtime.handle().clone());
+            workers.runtimes.push(runtime.handle().clone());
             let (front, stop) = (Arc::clone(front), control.stop());
             let (post, mut posts) = mpsc::unbounded_channel();
             let thread = std::thread::Builder::new().name(format!("worker{}", n + 2)).spawn(move || {
@@ -61,7 +63,7 @@ impl Workers {
             workers.threads.push(thread);
             workers.posts.push(post);
         }
-        front.aside.set(runtimes);
+        front.aside.set(workers.runtimes.clone());
         Ok(workers)
     }
 
@@ -93,6 +95,11 @@ impl Workers {
                 leave.closed().await;
             }
         }
+    }
+
+    /// What the threads beside the main one run.
+    pub(crate) fn runtimes(&self) -> Vec<Handle> {
+        self.runtimes.clone()
     }
 
     /// The VIPs that are listened on.

@@ -30,6 +30,7 @@ struct Known {
 pub struct Manager {
     path: PathBuf,
     known: Arc<Mutex<Known>>,
+    watchdog: Option<Duration>,
 }
 
 impl Manager {
@@ -52,7 +53,13 @@ impl Manager {
                 }
             }
         });
-        Ok(Manager { path, known })
+        Ok(Manager { path, known, watchdog: None })
+    }
+
+    /// Asks its daemon to tell within every such time that it goes on, as `WatchdogSec=` does: `WATCHDOG=1`.
+    #[must_use]
+    pub fn watching(self, limit: Duration) -> Self {
+        Manager { watchdog: Some(limit), ..self }
     }
 
     /// How many listening sockets are kept.
@@ -75,6 +82,9 @@ impl Lab {
         let (fds, take) = handed(lock(&manager.known).store.iter().map(|(_, fd)| fd))?;
         self.launch_by(node, program, &take, |command| {
             command.env("NOTIFY_SOCKET", &manager.path).env("LISTEN_FDS", fds.len().to_string());
+            if let Some(limit) = manager.watchdog {
+                command.env("WATCHDOG_USEC", limit.as_micros().to_string());
+            }
             sys::leave_open(command, fds);
         })?;
         self.wait_started(node, program)

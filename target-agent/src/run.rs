@@ -182,7 +182,8 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
         "target agent {} ready", config.name.get_ref()
     );
     let ended = runtime.block_on(async {
-        tokio::spawn(service::watchdog());
+        // All that handoffs need runs here.
+        tokio::spawn(service::watchdog(Vec::new()));
         service::ready();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -8,6 +8,7 @@ pub mod exposition;
 pub mod fuzzing;
 pub mod gate_corpus;
 pub mod http2;
+pub mod hung;
 pub mod lab;
 pub mod load;
 pub mod mistakes;

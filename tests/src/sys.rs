@@ -55,3 +55,21 @@ pub(crate) fn packets_dropped(socket: &impl AsRawFd) -> io::Result<u32> {
     };
     if done == 0 { Ok(stats.tp_drops) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Stops one thread of a process, and no other of it, for the thread that calls this (ptrace(2)). It takes a moment.
+pub(crate) fn hold_thread(thread: libc::pid_t) -> io::Result<()> {
+    ptrace(libc::PTRACE_SEIZE, thread)?;
+    ptrace(libc::PTRACE_INTERRUPT, thread)
+}
+
+/// Has a thread go on that the thread that calls this has stopped.
+pub(crate) fn let_thread_go(thread: libc::pid_t) -> io::Result<()> {
+    ptrace(libc::PTRACE_DETACH, thread)
+}
+
+fn ptrace(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {
+    // SAFETY: none of these requests reads or writes this process' memory: both pointers are to be null.
+    let done =
+        unsafe { libc::ptrace(request, thread, std::ptr::null_mut::<u8>(), std::ptr::null_mut::<u8>()) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -4,10 +4,12 @@
 
 use baton_shared::record::{ABI_VERSION, former};
 use baton_tests::build;
+use baton_tests::hung::Hung;
 use baton_tests::lab::{self, TestLab};
 use baton_tests::load::{DOWNLOADS, Tally, under_load};
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{LabSpec, Manager, Program};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Two targets whose links are so slow that downloads are always under way.
@@ -152,10 +154,38 @@ fn without_a_manager_requests_fail_only_between_a_kill_and_the_next_start_and_no
     });
 }
 
+/// A manager with a watchdog that wants to hear of its daemon every 100 ms.
+fn watching(folder: &Path) -> Manager {
+    Manager::new(folder).unwrap().watching(Duration::from_millis(100))
+}
+
+/// That a daemon goes on its manager hears again and again, but not while this thread of it hangs, or the main one.
+fn who_hangs_is_not_heard_of(
+    t: &TestLab,
+    node: &str,
+    program: Program,
+    manager: &Manager,
+    thread: Option<&str>,
+) {
+    let heard = || manager.told("WATCHDOG=1");
+    let goes_on = || {
+        let before = heard();
+        t.eventually("the watchdog hears of it", Duration::from_secs(10), |_| heard() > before + 2);
+    };
+    goes_on();
+    let hung = Hung::of(t.pid(node, program), thread);
+    // What was said before may come after.
+    let before = heard() + 1;
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(heard() <= before, "{node}: {thread:?} hangs, and {} words came", heard() - before);
+    drop(hung);
+    goes_on();
+}
+
 #[test]
-fn a_reload_tells_the_manager_and_changes_what_it_keeps() {
-    let Some(t) = lab::up("managed", |s| s) else { return };
-    let manager = Manager::new(&plan::run_dir(&t.lab.spec().name)).unwrap();
+fn a_manager_keeps_what_reloads_leave_and_its_watchdog_hears_of_daemons_that_do_not_hang() {
+    let Some(t) = lab::up("managed", |s| s.intermediate_with("", "workers", 2)) else { return };
+    let manager = watching(&plan::run_dir(&t.lab.spec().name));
     t.lab.stop_intermediate().unwrap();
     t.lab.start_managed(INTERMEDIATE, Program::Balancer, &manager).unwrap();
     t.eventually("it is ready", Duration::from_secs(5), |_| manager.told("READY=1") == 1);
@@ -173,4 +203,12 @@ fn a_reload_tells_the_manager_and_changes_what_it_keeps() {
         manager.kept() == kept && manager.told("READY=1") == 3
     });
     assert_eq!(t.get("/1k").unwrap().status, 200);
+
+    who_hangs_is_not_heard_of(&t, INTERMEDIATE, Program::Balancer, &manager, None);
+    who_hangs_is_not_heard_of(&t, INTERMEDIATE, Program::Balancer, &manager, Some("worker2"));
+    t.lab.stop_agent("target1").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let manager = watching(folder.path());
+    t.lab.start_managed("target1", Program::Agent, &manager).unwrap();
+    who_hangs_is_not_heard_of(&t, "target1", Program::Agent, &manager, None);
 }

@@ -12,6 +12,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::MissedTickBehavior;
 
 /// The first descriptor that a manager hands over.
 const FIRST: RawFd = 3;
@@ -95,12 +97,18 @@ fn name(addr: SocketAddr) -> String {
     addr.to_string().replace(':', "_")
 }
 
-/// Tells the manager, for ever and as often as it asks for (`WatchdogSec=`), that the runtime this runs on still turns.
-pub async fn watchdog() {
+/// Tells the manager, for ever and as often as it asks for (`WatchdogSec=`), that the runtime this runs on still turns,
+/// and so do those beside it.
+pub async fn watchdog(beside: Vec<Handle>) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval((limit / 2).max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        for runtime in &beside {
+            // Never over where that thread hangs. An error: the daemon stops, and its runtimes are let go.
+            let _ = runtime.spawn(async {}).await;
+        }
         tell(&[NotifyState::Watchdog]);
     }
 }
