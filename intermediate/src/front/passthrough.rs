@@ -196,9 +196,11 @@ impl Relaying<'_> {
         let mut server = None;
         let limits = self.decision.limits;
         for (id, address) in tries(servers(&self.decision.pool, &facts, target), limits.connect_retries) {
+            let target = front.targets.get(id);
+            let under_way = target.as_ref().map(UnderWay::at);
             match relay::connect(address, limits.connect_timeout).await {
                 Ok(stream) => {
-                    server = Some((id, stream));
+                    server = Some((target, under_way, stream));
                     break;
                 }
                 Err(e) => {
@@ -207,14 +209,13 @@ impl Relaying<'_> {
                 }
             }
         }
-        let target = server.as_ref().and_then(|(id, _)| front.targets.get(*id));
-        let _under_way = target.as_ref().map(UnderWay::at);
+        let target = server.as_ref().and_then(|(target, ..)| target.as_ref());
         let name = target.map(|t| t.spec.name.clone()).unwrap_or_default();
         let subject = || peer.subject(name.clone(), self.known.label.clone());
         if !recorded {
             front.migration.history().record_proxied(subject(), reason, refusal);
         }
-        let Some((_, server)) = server else {
+        let Some((_, _under_way, server)) = server else {
             recorder.end(ProxiedEnd::Closed(CloseReason::NoTarget));
             front.metrics.on_closed(CloseReason::NoTarget);
             return front.migration.history().record_closed(subject(), CloseReason::NoTarget);

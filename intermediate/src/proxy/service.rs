@@ -166,9 +166,9 @@ impl Session {
         let pool = &decision.pool;
         let unreachable = |target| pool.report(target, Signal::Failed);
         let servers = servers(pool, &facts, last);
-        let connected = connect(upstreams, servers, tunnelled, &limits, unreachable).await;
+        let begin = |target| self.front.targets.get(target).map(|target| UnderWay::at(&target));
+        let connected = connect(upstreams, servers, tunnelled, &limits, begin, unreachable).await;
         let target = connected.as_ref().ok().map(|c| c.target);
-        let under_way = target.and_then(|id| self.front.targets.get(id)).map(|target| UnderWay::at(&target));
         let asked = Instant::now();
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
         if connected.is_ok() {
@@ -219,7 +219,7 @@ impl Session {
                 if let (true, Some(client_end)) = (switched, client_end) {
                     let server_end = hyper::upgrade::on(&mut response);
                     self.requests.on_switch(Switch::Tunnel);
-                    let held = (Arc::clone(&self.guards), under_way);
+                    let held = (Arc::clone(&self.guards), lease.under_way.take());
                     let listener = self.site.listeners.get(self.peer.listener);
                     let idle = listener.map_or(crate::relay::IDLE, |l| l.times.idle);
                     let (stop, metrics) = (self.stop.clone(), self.front.metrics.clone());
@@ -227,11 +227,8 @@ impl Session {
                     let tunnelling = Tunnelling { stop, held, recorder, idle, metrics };
                     tunnel::join(client_end, server_end, tunnelling);
                     recorder = Recorder::none();
-                } else {
-                    if tunnelled {
-                        self.requests.on_switch(Switch::Stayed);
-                    }
-                    lease.under_way = under_way;
+                } else if tunnelled {
+                    self.requests.on_switch(Switch::Stayed);
                 }
                 self.incoming(response, lease, switched, limit, recorder)
             }

@@ -3,7 +3,7 @@
 use super::bodies::{Progress, RequestBody};
 use super::pool::{Lease, Upstreams};
 use crate::pools::tries;
-use crate::targets::TargetId;
+use crate::targets::{TargetId, UnderWay};
 use baton_shared::http::{Framing, RequestHead};
 use baton_shared::reason::CloseReason;
 use baton_shared::route::RequestLimits;
@@ -53,21 +53,24 @@ pub(super) struct Answered {
 }
 
 /// Connects to the first of `servers` that can be reached: one that cannot has seen nothing of the request. Those that
-/// cannot are told to `unreachable`.
+/// cannot are told to `unreachable`. `begin` says that the request is under way at a target, before it connects: a drain
+/// waits for it.
 pub(super) async fn connect(
     upstreams: &Upstreams,
     servers: impl Iterator<Item = (TargetId, SocketAddr)>,
     alone: bool,
     limits: &RequestLimits,
+    begin: impl Fn(TargetId) -> Option<UnderWay>,
     unreachable: impl Fn(TargetId),
 ) -> Result<Connected, UpstreamError> {
     let limit = limits.connect_timeout;
     for (target, server) in tries(servers, limits.connect_retries) {
+        let under_way = begin(target);
         // What may become a tunnel takes its connection with it.
         let connected =
             if alone { upstreams.open(server, limit).await } else { upstreams.connect(server, limit).await };
         match connected {
-            Ok(lease) => return Ok(Connected { target, lease }),
+            Ok(lease) => return Ok(Connected { target, lease: Lease { under_way, ..lease } }),
             Err(e) => {
                 tracing::debug!(%server, "cannot reach the server: {e}");
                 unreachable(target);
@@ -115,10 +118,9 @@ impl Connected {
                 (None, Some(same)) if lease.reused && closed_unanswered(error.error()) => same,
                 _ => return Err(UpstreamError::Failed(error.into_error())),
             };
-            lease = upstreams
-                .open(lease.server, limits.connect_timeout)
-                .await
-                .map_err(|_| UpstreamError::NoTarget)?;
+            let opened = upstreams.open(lease.server, limits.connect_timeout).await;
+            let opened = opened.map_err(|_| UpstreamError::NoTarget)?;
+            lease = Lease { under_way: lease.under_way, ..opened };
         }
     }
 }
@@ -128,4 +130,44 @@ fn closed_unanswered(error: &hyper::Error) -> bool {
     use std::error::Error;
     let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
     error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_shared::pace::MinRate;
+    use std::cell::RefCell;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_request_is_under_way_at_a_target_before_it_connects() {
+        let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+        let servers = [(TargetId(1), gone), (TargetId(2), server.local_addr().expect("its address"))];
+        let steps = RefCell::new(Vec::new());
+        let second = Duration::from_secs(1);
+        let limits = RequestLimits {
+            body_bytes: 0,
+            body_rate: MinRate::NONE,
+            connect_timeout: second,
+            connect_retries: 1,
+            upstream_timeout: second,
+        };
+        let upstreams = Upstreams::default();
+        let connected = connect(
+            &upstreams,
+            servers.into_iter(),
+            false,
+            &limits,
+            |target| {
+                steps.borrow_mut().push(("begins", target));
+                None
+            },
+            |target| steps.borrow_mut().push(("is unreachable", target)),
+        );
+        assert_eq!(connected.await.expect("one is there").target, TargetId(2));
+        let expected = [("begins", TargetId(1)), ("is unreachable", TargetId(1)), ("begins", TargetId(2))];
+        assert_eq!(steps.into_inner(), expected);
+    }
 }
