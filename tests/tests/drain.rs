@@ -175,6 +175,29 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
         assert_eq!(ask(connection, &sum), "target2");
     }
     t.order("/v1/targets/target1/undrain");
+    // Where a request is to go is judged again when its connection has left its target: that may be long after.
+    let stayed = || t.metric(INTERMEDIATE, "baton_later_requests_total{outcome=\"stayed\"}");
+    for others in ["drain", "undrain"] {
+        t.order("/v1/targets/target2/undrain");
+        let before = stayed();
+        kept[0].0.get("/10m").unwrap();
+        t.eventually("its download has begun", Duration::from_secs(5), |_| stayed() > before);
+        t.order("/v1/targets/target2/drain");
+        kept[0].0.get("/10k").unwrap();
+        t.eventually("its next request is to go to the other target", Duration::from_secs(5), |t| {
+            let flows = t.admin(INTERMEDIATE, "/v1/flows?target=target2");
+            flows["flows"].as_array().unwrap().iter().any(|flow| flow["leaving"] == true)
+        });
+        let drained = t.order("/v1/targets/target1/drain?wait_ms=1000");
+        assert_eq!(drained["drained"], true, "nothing is on its way there: {drained}");
+        // Nobody else takes it, or the one that has it does.
+        t.order(&format!("/v1/targets/target2/{others}"));
+        assert_eq!(kept[0].0.response().unwrap().sha256, t.sha256("10m"));
+        let next = kept[0].0.response().unwrap();
+        assert_eq!((next.status, &next.sha256, next.served_by()), (200, &sum, "target2"));
+        t.order("/v1/targets/target1/undrain");
+    }
+    t.order("/v1/targets/target2/drain");
     // One that is on its way to a target is waited for there before it has arrived.
     t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
     kept[0].0.get("/10k").unwrap();

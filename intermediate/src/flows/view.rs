@@ -44,6 +44,8 @@ pub struct FlowView {
     pub released: u32,
     /// Requests given to the target since the last handoff, the handed-off one included; 0 if they are not read.
     pub requests: u32,
+    /// The next request is served elsewhere: the flow leaves its target when the response under way is through.
+    pub leaving: bool,
     /// How it ended, if it has.
     pub end: Option<EndView>,
 }
@@ -108,6 +110,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         diverted_at_commit: if entry.committed { record.drain_end.wrapping_sub(DRAIN_BYTES) } else { 0 },
         released: record.released,
         requests: entry.later.as_ref().map_or(0, |later| later.shown().0),
+        leaving: entry.turning,
         end: entry.end.as_ref().map(|end| EndView {
             reason: end.reason.name(),
             packets: end.packets,
@@ -139,6 +142,7 @@ mod tests {
             diverted_at_commit: 0,
             released: 0,
             requests: 0,
+            leaving: false,
             end: None,
         }
     }

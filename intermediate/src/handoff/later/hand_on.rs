@@ -9,7 +9,7 @@ use crate::handoff::resolve::Settled;
 use crate::handoff::{StageTimes, Subject};
 use crate::hold::HeldFlow;
 use crate::reset::Severed;
-use crate::targets::{NotSent, TargetId};
+use crate::targets::{NotSent, TargetId, UnderWay};
 use baton_shared::addr::PortWord;
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
@@ -39,7 +39,9 @@ impl Migrator {
         let (Some(target), Some(server)) = (target, server) else {
             return self.give_to_front(flow, hand, Some((ProxyReason::AddressFamily, None)), noted).await;
         };
-        // It may have begun to stop since the target was chosen.
+        // Until the flow is its: a drain waits for it.
+        let _under_way = UnderWay::at(&target);
+        // It may have begun to stop since it was chosen.
         if !target.takes_handoffs() {
             return self.give_to_front(flow, hand, Some((ProxyReason::NoAgent, None)), noted).await;
         }

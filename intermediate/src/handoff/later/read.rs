@@ -110,13 +110,7 @@ impl Migrator {
             // An agent that follows the responses must know of a HEAD before its response comes, and bytes that the client was
             // told of must be delivered by somebody who sends them again: both are what a handoff does.
             Next::Stay { noted } if (is_head && !state.bound) || state.later.owes() => {
-                let fed = bytes.get(head.start..head.head_len).unwrap_or_default().to_vec();
-                let plan = Plan::Move {
-                    target: state.target,
-                    head: Box::new(head.clone()),
-                    fed,
-                    noted: Box::new(noted),
-                };
+                let plan = Plan::again(state.target, head, bytes, noted);
                 // Only one of the two can do without.
                 let or_stay = !state.later.owes();
                 self.turn_to(flow, state, plan, or_stay);

@@ -3,14 +3,15 @@
 
 use super::state::{LaterFlow, Phase, State};
 use super::waits::Told;
-use super::{Migrator, Noted};
+use super::{Migrator, Next, Noted};
 use crate::access_log::{ClosedRecord, MigratedRecord, Placed};
 use crate::flows::Place;
 use crate::handoff::{FREEZE_MARGIN, StageTimes, Subject};
 use crate::hold::HeldFlow;
-use crate::targets::{NotSent, TargetId, UnderWay};
+use crate::targets::{NotSent, TargetId};
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer};
+use baton_shared::health::Admin;
 use baton_shared::http::{GateRule, RequestHead};
 use baton_shared::reason::{CloseReason, EndReason, Refusal};
 use baton_shared::state::heard::Heard;
@@ -47,6 +48,12 @@ pub(super) enum Plan {
 }
 
 impl Plan {
+    /// The request in front goes to the server that has the flow, by a handoff.
+    pub(super) fn again(target: TargetId, head: &RequestHead, bytes: &[u8], noted: Noted) -> Plan {
+        let fed = bytes.get(head.start..head.head_len).unwrap_or_default().to_vec();
+        Plan::Move { target, head: Box::new(head.clone()), fed, noted: Box::new(noted) }
+    }
+
     /// What is known of the request in front.
     fn noted(self) -> Noted {
         match self {
@@ -137,11 +144,6 @@ impl Migrator {
             client_ack: state.heard.ack,
         };
         let told = self.laters.waits.register(state.flow, state.target);
-        // From here on until the flow is its, so that a drain waits for it.
-        let under_way = match &plan {
-            Plan::Move { target, .. } => self.targets.get(*target).map(|target| UnderWay::at(&target)),
-            Plan::Return { .. } => None,
-        };
         // At once, since the task begins later.
         let asked = self.ask(state.target, request);
         let (migrator, flow, from) = (Arc::clone(self), Arc::clone(flow), state.target);
@@ -152,7 +154,6 @@ impl Migrator {
                 return migrator.stay_bound(&flow, request.flow);
             }
             migrator.after_recall(&flow, from, request.flow, action, plan).await;
-            drop(under_way);
         });
     }
 
@@ -214,6 +215,24 @@ impl Migrator {
         }
     }
 
+    /// A recall takes as long as the response under way: the target may not be one to begin anything on any more.
+    fn judge_again(&self, flow: &LaterFlow, plan: Plan) -> Plan {
+        let Plan::Move { target, ref head, .. } = plan else { return plan };
+        let state = flow.lock();
+        let ready = self.targets.get(target).is_some_and(|target| target.admin() == Admin::Ready);
+        let Some(router) = self.laters.router.get().filter(|_| !ready && target != state.target) else {
+            return plan;
+        };
+        let bytes = state.later.bytes();
+        match router.route(&flow.now(&state), head, bytes) {
+            Next::Stay { noted } => Plan::again(state.target, head, bytes, noted),
+            Next::Move { target, head: fed, noted, .. } => {
+                Plan::Move { target, head: head.clone(), fed, noted: Box::new(noted) }
+            }
+            Next::Return { .. } => Plan::Return { noted: Box::new(plan.noted()) },
+        }
+    }
+
     async fn after_recall(
         self: &Arc<Self>,
         flow: &Arc<LaterFlow>,
@@ -234,7 +253,7 @@ impl Migrator {
                     return self.hold.release(&held, &[]);
                 };
                 let hand = InHand { place, held, answer };
-                match plan {
+                match self.judge_again(flow, plan) {
                     Plan::Move { target, head, fed, noted } => {
                         self.hand_on(flow, hand, target, &head, (fed, *noted)).await;
                     }
