@@ -58,6 +58,8 @@ fn alike(place: &Place, ends: bool, answered: bool, make: impl Fn(&mut Peer) -> 
         heard.extend(peer.listen(Duration::from_millis(150)));
         answers.push(heard.iter().map(said).collect::<Vec<_>>());
         if ends {
+            // What came before that is noticed would be kept as the beginning of a request.
+            place.expect_ended(&peer);
             let probe = peer.data_segment(b"GET");
             peer.send(&probe);
             peer.wait("a reset: no such connection", |p| p.has(flag::RST));

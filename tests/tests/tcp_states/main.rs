@@ -28,6 +28,7 @@ mod refused;
 mod scripted;
 mod server;
 mod serving;
+mod spoofed;
 mod table;
 mod unread;
 mod urgent;
@@ -54,6 +55,7 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("recall", &[], recall::ALONE),
     ("after", after::ROWS, &[]),
     ("blind", blind::ROWS, &[]),
+    ("spoofed", spoofed::ROWS, &[]),
     ("unread", unread::ROWS, &[]),
     ("forged", forged::ROWS, &[]),
     ("fragments", fragments::ROWS, fragments::ALONE),
@@ -89,7 +91,7 @@ fn while_the_connection_changes_its_target() {
 
 #[test]
 fn in_use() {
-    play_in("tcpuse", |s| s, &["after", "blind", "forged", "fragments", "between"]);
+    play_in("tcpuse", |s| s.clients(2), &["after", "blind", "spoofed", "forged", "fragments", "between"]);
 }
 
 /// Where nobody reads what follows a first request: what the server's kernel makes of it.
