@@ -1,5 +1,9 @@
-//! Probes along the real path that are under way: ordered by the admin endpoint, asked by an agent of another host, and
-//! known by their token when their request comes to the front.
+//! Probes along the real path that are under way: ordered by the admin endpoint or by a pool's checks, asked by an agent of
+//! another host, and known by their token when their request comes to the front.
+
+mod ask;
+
+pub(crate) use ask::{Ask, CannotProbe, Probed};
 
 use crate::handoff::MigrationRecord;
 use crate::pools::random;

@@ -4,7 +4,7 @@ use crate::front::Front;
 use crate::pools::{Member, Pool};
 use baton_daemon::metrics::seconds;
 use baton_loader::monotonic_ns;
-use baton_shared::health::Standing;
+use baton_shared::health::{CheckResult, Standing};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -64,8 +64,7 @@ const SERIES: [Series; 5] = [
         kind: MetricType::Counter,
         time: false,
         values: |_, member| {
-            let (passed, failed, _) = member.check_counts();
-            vec![("result", "passed", passed), ("result", "failed", failed)]
+            CheckResult::ALL.iter().map(|result| ("result", result.name(), member.checks(*result))).collect()
         },
     },
     Series {
@@ -73,7 +72,7 @@ const SERIES: [Series; 5] = [
         help: "How long active checks took, together.",
         kind: MetricType::Counter,
         time: true,
-        values: |_, member| vec![("result", "any", member.check_counts().2)],
+        values: |_, member| vec![("result", "any", member.checks_us())],
     },
     Series {
         name: "baton_member_latency",

@@ -1,12 +1,18 @@
 //! `[pool.health]`.
 
 use super::limits::within;
+use super::pool::PoolEntry;
+use super::target::TargetEntry;
+use super::{Config, Listener, Protocol};
 use crate::health::{CheckKind, CheckSpec, HealthSpec};
 use baton_daemon::config::{Problems, Spanned};
 use baton_shared::health::{CheckThresholds, PassiveThresholds};
+use baton_shared::probe::{Host, choose_askers};
+use baton_shared::route::Mode;
 use http::{Method, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -18,6 +24,8 @@ pub enum Kind {
     Http,
     /// A connection.
     Tcp,
+    /// A request from another target's host through a listener, whose connection must migrate.
+    Migrate,
     /// No active checks; only what happens to requests counts.
     None,
 }
@@ -28,16 +36,18 @@ pub enum Kind {
 pub struct Health {
     /// What a check does.
     pub kind: Spanned<Kind>,
-    /// Path and query that are asked for; `/` by default.
+    /// Path and query that are asked for; `/` by default. Of `http` and `migrate`.
     pub path: Option<Spanned<String>>,
-    /// The `Host`; the server's address and port by default.
+    /// The `Host`; by default the server's address and port, with `migrate` the listener's. Of `http` and `migrate`.
     pub host: Option<Spanned<String>>,
-    /// `GET` (default) or `HEAD`.
+    /// `GET` (default) or `HEAD`. Of `http`.
     pub method: Option<Spanned<String>>,
-    /// Status codes that are right, `"204"` or `"200-299"`; 200 to 399 by default.
+    /// Status codes that are right, `"204"` or `"200-299"`; 200 to 399 by default. Of `http`.
     pub expect: Option<Vec<Spanned<String>>>,
-    /// Another port than the server's.
+    /// Another port than the server's. Of `http` and `tcp`.
     pub port: Option<Spanned<u16>>,
+    /// The listener that is asked, by its address; by default the first that can be. Of `migrate`.
+    pub vip: Option<Spanned<SocketAddr>>,
     /// From one check to the next; 2000 by default.
     pub interval_ms: Option<Spanned<u64>>,
     /// For a check; 1000 by default.
@@ -62,6 +72,7 @@ fn or<T: Copy>(value: Option<&Spanned<T>>, default: T) -> T {
 
 impl Health {
     pub(super) fn validate(&self, problems: &mut Problems<'_>) {
+        self.validate_kind(problems);
         self.validate_http(problems);
         if let Some(port) = &self.port {
             problems.require(port, *port.get_ref() != 0, "port must not be 0");
@@ -86,20 +97,28 @@ impl Health {
         count("eject_strained", &self.eject_strained, 0..=1000);
     }
 
-    fn validate_http(&self, problems: &mut Problems<'_>) {
-        if *self.kind.get_ref() != Kind::Http {
-            let keys = [
-                ("path", self.path.as_ref().map(Spanned::span)),
-                ("host", self.host.as_ref().map(Spanned::span)),
-                ("method", self.method.as_ref().map(Spanned::span)),
-                ("expect", self.expect.as_ref().and_then(|all| all.first()).map(Spanned::span)),
-            ];
-            for (key, span) in keys {
-                if let Some(span) = span {
-                    problems.at(span, format!("{key} has a meaning with kind = \"http\" only"));
-                }
+    /// Keys that say nothing to the kind there is.
+    fn validate_kind(&self, problems: &mut Problems<'_>) {
+        const ASKING: &str = "kind = \"http\" or \"migrate\"";
+        const HTTP: &str = "kind = \"http\"";
+        let (http, migrate) = (*self.kind.get_ref() == Kind::Http, *self.kind.get_ref() == Kind::Migrate);
+        let expect = self.expect.as_ref().and_then(|all| all.first());
+        let keys = [
+            ("path", self.path.as_ref().map(Spanned::span), http || migrate, ASKING),
+            ("host", self.host.as_ref().map(Spanned::span), http || migrate, ASKING),
+            ("method", self.method.as_ref().map(Spanned::span), http, HTTP),
+            ("expect", expect.map(Spanned::span), http, HTTP),
+            ("port", self.port.as_ref().map(Spanned::span), !migrate, "kind = \"http\" or \"tcp\""),
+            ("vip", self.vip.as_ref().map(Spanned::span), migrate, "kind = \"migrate\""),
+        ];
+        for (key, span, has_meaning, with) in keys {
+            if let Some(span) = span.filter(|_| !has_meaning) {
+                problems.at(span, format!("{key} has a meaning with {with} only"));
             }
         }
+    }
+
+    fn validate_http(&self, problems: &mut Problems<'_>) {
         if let Some(path) = &self.path {
             let right = path.get_ref().starts_with('/') && path.get_ref().parse::<Uri>().is_ok();
             problems.require(path, right, "path must begin with \"/\" and be a request target");
@@ -125,17 +144,22 @@ impl Health {
     /// Ready for use.
     pub fn spec(&self) -> HealthSpec {
         let defaults = HealthSpec::default();
+        let path = self.path.as_ref().map_or_else(|| "/".to_owned(), |path| path.get_ref().clone());
+        let host = self.host.as_ref().map(|host| host.get_ref().clone());
         let kind = match self.kind.get_ref() {
             Kind::None => None,
             Kind::Tcp => Some(CheckKind::Tcp),
+            Kind::Migrate => {
+                Some(CheckKind::Migrate { vip: self.vip.as_ref().map(|vip| *vip.get_ref()), path, host })
+            }
             Kind::Http => Some(CheckKind::Http {
                 method: if self.method.as_ref().is_some_and(|m| m.get_ref() == "HEAD") {
                     Method::HEAD
                 } else {
                     Method::GET
                 },
-                path: self.path.as_ref().map_or_else(|| "/".to_owned(), |path| path.get_ref().clone()),
-                host: self.host.as_ref().map(|host| host.get_ref().clone()),
+                path,
+                host,
                 expect: match &self.expect {
                     Some(all) => all.iter().filter_map(|entry| status_codes(entry.get_ref())).collect(),
                     None => vec![200..=399],
@@ -162,6 +186,53 @@ impl Health {
             },
             load: defaults.load,
             panic_percent: or(self.panic_percent.as_ref(), defaults.panic_percent),
+        }
+    }
+}
+
+impl Config {
+    /// Whether the probes of a pool can be made at all.
+    pub(super) fn validate_probes(&self, pool: &PoolEntry, problems: &mut Problems<'_>) {
+        let Some(health) = pool.health.as_ref().map(Spanned::get_ref) else { return };
+        if *health.kind.get_ref() != Kind::Migrate {
+            return;
+        }
+        let can_be_asked = |l: &&Listener| l.protocol() == Protocol::Http && l.mode() == Mode::Migrate;
+        if let Some(vip) = &health.vip {
+            let is = vip.get_ref();
+            match self.listener.iter().find(|l| l.vip.get_ref() == is) {
+                None => {
+                    return problems
+                        .with(vip, format!("no [[listener]] has the vip {is}; name one that has"));
+                }
+                Some(listener) if !can_be_asked(&listener) => {
+                    let text =
+                        format!("the listener at {is} must have protocol \"http\" and mode \"migrate\"");
+                    return problems.with(vip, text);
+                }
+                Some(_) => {}
+            }
+        } else if !self.listener.iter().any(|l| can_be_asked(&l)) {
+            let text = "kind = \"migrate\" needs a listener of protocol \"http\" and mode \"migrate\"; \
+                        without one check by \"http\" or \"tcp\"";
+            return problems.with(&health.kind, text);
+        }
+        let addresses = |target: &TargetEntry| {
+            let servers = target.servers().map(|server| server.get_ref().ip());
+            servers.chain([target.agent.get_ref().ip()]).collect::<Vec<_>>()
+        };
+        let host = |target: &TargetEntry| Host { addresses: addresses(target), up: true };
+        let hosts: Vec<Host> = self.target.iter().map(host).collect();
+        for member in &pool.targets {
+            let name = &member.get_ref().target;
+            let target = self.target.iter().find(|target| target.name.get_ref() == name);
+            if target.is_some_and(|target| choose_askers(&addresses(target), &hosts).is_err()) {
+                let text = format!(
+                    "kind = \"migrate\" needs a target on another host than {name:?}'s, whose agent asks; \
+                     without one check by \"http\" or \"tcp\""
+                );
+                problems.with(&health.kind, text);
+            }
         }
     }
 }
@@ -196,6 +267,9 @@ mod tests {
         assert_eq!((check.interval.as_millis(), check.timeout.as_millis()), (2_000, 1_000));
         assert!(matches!(check.kind, CheckKind::Http { ref path, .. } if path == "/"));
         assert_eq!((spec.passive.failures, spec.passive.strains, spec.panic_percent), (0, 3, 20));
+        let probed: Health = toml::from_str("kind = \"migrate\"\nhost = \"a.example\"").unwrap();
+        let kind = CheckKind::Migrate { vip: None, path: "/".to_owned(), host: Some("a.example".to_owned()) };
+        assert_eq!(probed.spec().check.unwrap().kind, kind);
         let none: Health = toml::from_str("kind = \"none\"").unwrap();
         assert_eq!(none.spec(), HealthSpec::default());
     }

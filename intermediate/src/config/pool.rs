@@ -138,6 +138,7 @@ impl Config {
             );
             self.validate_members(pool, problems);
             pool.validate_choice(problems);
+            self.validate_probes(pool, problems);
         }
     }
 

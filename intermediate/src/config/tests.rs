@@ -327,3 +327,21 @@ fn what_is_in_force_after_a_reload_has_the_start_s_static_keys_and_all_else_from
     assert_ne!(was["access_log"], is["access_log"]);
     assert_ne!((&was["name"], &was["plane"]), (&is["name"], &is["plane"]));
 }
+
+#[test]
+fn probes_as_checks_need_a_listener_that_migrates_and_another_host() {
+    let base = PROXY.replace("mode = \"proxy\"", "pool = \"p\"");
+    let second = |address: &str| {
+        format!("[[target]]\nname = \"t2\"\nserver = \"{address}:81\"\nagent = \"{address}:7400\"\n")
+    };
+    let pool = "[[pool]]\nname = \"p\"\ntargets = [\"t1\"]\nhealth = { kind = \"migrate\" }\n";
+    let about_probes = |text: &str| {
+        let all = problems(text);
+        all.into_iter().filter(|problem| problem.contains("kind = \"migrate\"")).collect::<Vec<_>>()
+    };
+    let alone = about_probes(&format!("{base}{pool}"));
+    assert!(alone.len() == 1 && alone[0].contains("on another host than \"t1\"'s"), "{alone:?}");
+    // One agent's host under two names is one host.
+    assert_eq!(about_probes(&format!("{base}{}{pool}", second("127.0.0.1"))).len(), 1);
+    assert_eq!(about_probes(&format!("{base}{}{pool}", second("127.0.0.2"))), [""; 0]);
+}

@@ -48,13 +48,9 @@ pub async fn check(server: SocketAddr, spec: &CheckSpec) -> Result<(), CheckFail
     let addr = SocketAddr::new(server.ip(), spec.port.unwrap_or(server.port()));
     let done = timeout(spec.timeout, async {
         let stream = TcpStream::connect(addr).await.map_err(CheckFailure::Connect)?;
-        match &spec.kind {
-            CheckKind::Tcp => Ok(()),
-            CheckKind::Http { method, path, host, expect } => {
-                let host = host.clone().unwrap_or_else(|| addr.to_string());
-                http(stream, method, path, &host, expect).await
-            }
-        }
+        let CheckKind::Http { method, path, host, expect } = &spec.kind else { return Ok(()) };
+        let host = host.clone().unwrap_or_else(|| addr.to_string());
+        http(stream, method, path, &host, expect).await
     });
     done.await.unwrap_or(Err(CheckFailure::Timeout))
 }

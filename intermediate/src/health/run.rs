@@ -1,11 +1,13 @@
 //! Looks after the members of all pools of the present site.
 
 use super::check::check;
-use super::spec::CheckSpec;
+use super::spec::{CheckKind, CheckSpec};
 use crate::front::{Front, Stop};
 use crate::pools::{CheckOutcome, Pool};
-use crate::targets::{Servers, TargetId};
+use crate::probe::Ask;
+use crate::targets::Target;
 use baton_loader::monotonic_ns;
+use baton_shared::health::{CheckResult, judge_probe};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
@@ -34,26 +36,44 @@ pub async fn run(front: Arc<Front>, mut stop: Stop) {
                 let Some(spec) = &pool.spec.choice.health.check else { continue };
                 let wanted = member.target.admin() != baton_shared::health::Admin::Down;
                 if wanted && member.begin_check(spec.interval, now) {
-                    let (pool, id) = (Arc::clone(pool), member.target.id);
-                    let (spec, servers) = (spec.clone(), member.target.spec.servers);
-                    checks.spawn(async move { check_member(&pool, id, servers, &spec).await });
+                    let (front, pool, target) =
+                        (Arc::clone(&front), Arc::clone(pool), Arc::clone(&member.target));
+                    let spec = spec.clone();
+                    checks.spawn(async move { check_member(&front, &pool, &target, &spec).await });
                 }
             }
         }
     }
 }
 
-/// A member passes if all of its server's addresses do.
-async fn check_member(pool: &Pool, id: TargetId, servers: Servers, spec: &CheckSpec) {
+async fn check_member(front: &Front, pool: &Pool, target: &Target, spec: &CheckSpec) {
     let begun = Instant::now();
-    let mut failure = None;
-    for server in servers.iter() {
+    let Some(member) = pool.member(target.id) else { return };
+    let (result, failure) = match &spec.kind {
+        CheckKind::Migrate { vip, path, host } => {
+            let timeout_ms = u32::try_from(spec.timeout.as_millis()).unwrap_or(u32::MAX);
+            let turn = CheckResult::ALL.iter().map(|result| member.checks(*result)).sum();
+            let ask = |vip| Ask { vip, host: host.as_deref(), path, timeout_ms, turn };
+            let probed = match front.vip_to_probe(target, *vip) {
+                Ok(vip) => front.probe(target, ask(vip)).await,
+                Err(why) => Err(why),
+            };
+            match probed {
+                Ok(probed) => judge_probe(probed.report.as_ref(), probed.noted()),
+                Err(why) => (CheckResult::Untold, Some(why.to_string())),
+            }
+        }
+        CheckKind::Http { .. } | CheckKind::Tcp => check_servers(target, spec).await,
+    };
+    member.on_check(pool, CheckOutcome { at: SystemTime::now(), took: begun.elapsed(), result, failure });
+}
+
+/// A member passes if all of its server's addresses do.
+async fn check_servers(target: &Target, spec: &CheckSpec) -> (CheckResult, Option<String>) {
+    for server in target.spec.servers.iter() {
         if let Err(e) = check(server, spec).await {
-            failure = Some(format!("{server}: {e}"));
-            break;
+            return (CheckResult::Failed, Some(format!("{server}: {e}")));
         }
     }
-    if let Some(member) = pool.member(id) {
-        member.on_check(pool, CheckOutcome { at: SystemTime::now(), took: begun.elapsed(), failure });
-    }
+    (CheckResult::Passed, None)
 }

@@ -2,6 +2,7 @@
 
 use baton_shared::health::{CheckThresholds, LoadThresholds, PassiveThresholds};
 use http::Method;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -49,6 +50,15 @@ pub struct CheckSpec {
 pub enum CheckKind {
     /// Connects.
     Tcp,
+    /// Has another target's host ask, along the path of a client's connection that migrates.
+    Migrate {
+        /// The listener that is asked; the first that can be, if none is named.
+        vip: Option<SocketAddr>,
+        /// For what: path and query.
+        path: String,
+        /// The `Host`; the listener's address if it is not given.
+        host: Option<String>,
+    },
     /// Asks, and looks at the status code.
     Http {
         /// How.

@@ -5,7 +5,9 @@ use crate::targets::Target;
 use baton_daemon::admin::events::{self, Kind};
 use baton_loader::monotonic_ns;
 use baton_shared::balance::{Candidate, Method, effective_weight};
-use baton_shared::health::{Change, CheckState, Checked, Passive, PassiveState, Serving, Signal, Standing};
+use baton_shared::health::{
+    Change, CheckResult, CheckState, Checked, Passive, PassiveState, Serving, Signal, Standing,
+};
 use serde_json::json;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -22,7 +24,9 @@ pub struct CheckOutcome {
     pub at: SystemTime,
     /// How long it took.
     pub took: Duration,
-    /// Why it failed, if it did.
+    /// What it found.
+    pub result: CheckResult,
+    /// Why it did not pass.
     pub failure: Option<String>,
 }
 
@@ -57,6 +61,7 @@ pub struct Member {
     proxied: AtomicU64,
     passed: AtomicU64,
     failed: AtomicU64,
+    untold: AtomicU64,
     checks_us: AtomicU64,
 }
 
@@ -74,6 +79,7 @@ impl Member {
             proxied: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            untold: AtomicU64::new(0),
             checks_us: AtomicU64::new(0),
         }
     }
@@ -96,6 +102,7 @@ impl Member {
             (&self.proxied, &old.proxied),
             (&self.passed, &old.passed),
             (&self.failed, &old.failed),
+            (&self.untold, &old.untold),
             (&self.checks_us, &old.checks_us),
         ] {
             new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -129,10 +136,22 @@ impl Member {
         self.state().last.clone()
     }
 
-    /// Checks passed, failed, and how long all of them took, microseconds.
-    pub fn check_counts(&self) -> (u64, u64, u64) {
-        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        (load(&self.passed), load(&self.failed), load(&self.checks_us))
+    /// How many checks found something.
+    pub fn checks(&self, result: CheckResult) -> u64 {
+        self.counted(result).load(Ordering::Relaxed)
+    }
+
+    fn counted(&self, result: CheckResult) -> &AtomicU64 {
+        match result {
+            CheckResult::Passed => &self.passed,
+            CheckResult::Failed => &self.failed,
+            CheckResult::Untold => &self.untold,
+        }
+    }
+
+    /// How long all of them took, microseconds.
+    pub fn checks_us(&self) -> u64 {
+        self.checks_us.load(Ordering::Relaxed)
     }
 
     /// Requests it was picked for: to migrate, and to proxy.
@@ -182,14 +201,13 @@ impl Member {
     /// A check is over.
     pub(crate) fn on_check(&self, pool: &Pool, outcome: CheckOutcome) {
         let Some(check) = &pool.spec.choice.health.check else { return };
-        let passed = outcome.failure.is_none();
-        let of = if passed { &self.passed } else { &self.failed };
-        of.fetch_add(1, Ordering::Relaxed);
+        let result = outcome.result;
+        self.counted(result).fetch_add(1, Ordering::Relaxed);
         self.checks_us.fetch_add(u64::try_from(outcome.took.as_micros()).unwrap_or(0), Ordering::Relaxed);
         let detail = outcome.failure.clone();
         let mut state = self.state();
         state.last = Some(outcome);
-        if let Some(change) = state.checked.on_result(passed, check.thresholds) {
+        if let Some(change) = state.checked.on_result(result, check.thresholds) {
             // The server came back after it had been seen down: what happened to requests before is no news.
             if matches!(change, Change { from: Checked::Down, to: Checked::Up }) {
                 state.passive.forget();

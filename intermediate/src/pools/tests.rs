@@ -1,7 +1,7 @@
 use super::*;
 use crate::targets::{AgentLink, NotSent, Servers, TargetSpec, Targets};
 use baton_shared::control::{Message, ServerLoad};
-use baton_shared::health::{Admin, AdminOrder, AgentEvent};
+use baton_shared::health::{Admin, AdminOrder, AgentEvent, CheckResult};
 use baton_shared::route::{HeaderLines, RequestFacts};
 use baton_shared::translate::Leg;
 use std::sync::Arc;
@@ -294,9 +294,9 @@ fn a_reload_does_not_make_a_dead_server_well() {
     };
     let health = HealthSpec { check: Some(check), ..HealthSpec::default() };
     let before = Pool::choosing("p", members, Choice { health: health.clone(), ..Choice::default() });
-    let failure = Some("refused".to_owned());
+    let (result, failure) = (CheckResult::Failed, Some("refused".to_owned()));
     before.members()[0]
-        .on_check(&before, CheckOutcome { at: SystemTime::now(), took: Duration::ZERO, failure });
+        .on_check(&before, CheckOutcome { at: SystemTime::now(), took: Duration::ZERO, result, failure });
     assert_eq!(before.members()[0].standing(), Standing::Failing);
     let turned = targets.into_iter().rev().map(|target| Member::new(target, 2)).collect();
     let after = Pool::choosing("p", turned, Choice { health, ..round_robin() });

@@ -3,6 +3,7 @@
 use super::{Member, Pool};
 use baton_loader::monotonic_ns;
 use baton_shared::balance::SCALE;
+use baton_shared::health::CheckResult;
 use serde::Serialize;
 use std::time::UNIX_EPOCH;
 
@@ -56,6 +57,8 @@ pub struct MemberView {
     pub checks_passed: u64,
     /// See there.
     pub checks_failed: u64,
+    /// Checks that could not be made, for reasons that do not lie with the member.
+    pub checks_untold: u64,
     /// The last check.
     pub last_check: Option<CheckView>,
 }
@@ -67,7 +70,9 @@ pub struct CheckView {
     pub at: u64,
     /// How long it took, microseconds.
     pub took_us: u64,
-    /// Why it failed, if it did.
+    /// What it found.
+    pub result: &'static str,
+    /// Why it did not pass.
     pub failure: Option<String>,
 }
 
@@ -89,7 +94,6 @@ impl Pool {
         let now = monotonic_ns();
         let (checked, passive) = member.aspects();
         let (picks_migrated, picks_proxied) = member.picks();
-        let (checks_passed, checks_failed, _) = member.check_counts();
         let weight = member.effective_weight(self.spec.choice.slow_start, now);
         MemberView {
             pool: self.name().to_owned(),
@@ -105,12 +109,14 @@ impl Pool {
             cookie: self.cookie_of(member.target.id).map(str::to_owned),
             picks_migrated,
             picks_proxied,
-            checks_passed,
-            checks_failed,
+            checks_passed: member.checks(CheckResult::Passed),
+            checks_failed: member.checks(CheckResult::Failed),
+            checks_untold: member.checks(CheckResult::Untold),
             last_check: member.last_check().map(|check| CheckView {
                 at: u64::try_from(check.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis())
                     .unwrap_or(u64::MAX),
                 took_us: u64::try_from(check.took.as_micros()).unwrap_or(u64::MAX),
+                result: check.result.name(),
                 failure: check.failure,
             }),
         }

@@ -297,6 +297,30 @@ pub(crate) const MISTAKES: &[Mistake] = &[
         &["did you mean `tcp`?"],
     ),
     (
+        "targets = [\"t1\"]",
+        "targets = [\"t1\"]\nhealth = { kind = \"tcp\", vip = \"127.0.0.1:1\" }",
+        "22:32",
+        &["vip has a meaning with kind = \"migrate\" only"],
+    ),
+    (
+        "targets = [\"t1\"]",
+        "targets = [\"t1\"]\nhealth = { kind = \"migrate\" }",
+        "22:19",
+        &["needs a listener of protocol \"http\" and mode \"migrate\"", "check by \"http\" or \"tcp\""],
+    ),
+    (
+        "targets = [\"t1\"]",
+        "targets = [\"t1\"]\nhealth = { kind = \"migrate\", vip = \"127.0.0.1:1\" }",
+        "22:36",
+        &["no [[listener]] has the vip 127.0.0.1:1"],
+    ),
+    (
+        "targets = [\"t1\"]",
+        "targets = [\"t1\"]\nhealth = { kind = \"migrate\", vip = \"VIP\" }",
+        "22:36",
+        &["must have protocol \"http\" and mode \"migrate\""],
+    ),
+    (
         "head_timeout_ms = 10000",
         "header_count = 0",
         "5:16",

@@ -154,8 +154,11 @@ pub(crate) async fn targets(nodes: &Nodes, as_json: bool, name: Option<&str>) ->
                 }
                 None => "-".to_owned(),
             };
-            let checks =
+            let mut checks =
                 format!("{} passed, {} failed", at(part, "/checks_passed"), at(part, "/checks_failed"));
+            if number(part, "/checks_untold") > 0 {
+                checks += &format!(", {} untold", at(part, "/checks_untold"));
+            }
             parts.row([
                 at(part, "/pool"),
                 at(part, "/standing"),

@@ -26,6 +26,32 @@ impl Checked {
     }
 }
 
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckResult {
+    /// All is well.
+    Passed,
+    /// It is not.
+    Failed,
+    /// It could not be made, for a reason that does not lie with the member: nothing is known that was not before.
+    Untold,
+}
+
+impl CheckResult {
+    /// All of them.
+    pub const ALL: [CheckResult; 3] = [CheckResult::Passed, CheckResult::Failed, CheckResult::Untold];
+
+    /// Its name in the admin API and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CheckResult::Passed => "passed",
+            CheckResult::Failed => "failed",
+            CheckResult::Untold => "untold",
+        }
+    }
+}
+
 /// How many results in a row it takes; 0 counts as 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckThresholds {
@@ -55,9 +81,12 @@ impl CheckState {
     }
 
     /// A check's result. The first one decides alone: nothing is known that it could be weighed against.
-    pub fn on_result(&mut self, passed: bool, thresholds: CheckThresholds) -> Option<Change<Checked>> {
-        let (to, needed) =
-            if passed { (Checked::Up, thresholds.rise) } else { (Checked::Down, thresholds.fall) };
+    pub fn on_result(&mut self, result: CheckResult, thresholds: CheckThresholds) -> Option<Change<Checked>> {
+        let (to, needed) = match result {
+            CheckResult::Passed => (Checked::Up, thresholds.rise),
+            CheckResult::Failed => (Checked::Down, thresholds.fall),
+            CheckResult::Untold => return None,
+        };
         let from = self.state;
         if from == to {
             self.against = 0;

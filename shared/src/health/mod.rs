@@ -15,11 +15,13 @@
 mod check;
 mod load;
 mod passive;
+mod probed;
 mod standing;
 
-pub use check::{CheckState, CheckThresholds, Checked};
+pub use check::{CheckResult, CheckState, CheckThresholds, Checked};
 pub use load::{LoadThresholds, Strain, judge_load};
 pub use passive::{Passive, PassiveState, PassiveThresholds, Signal};
+pub use probed::judge_probe;
 pub use standing::{Admin, AdminOrder, Agent, AgentEvent, Serving, Standing, in_panic};
 
 /// A change of state, to be logged and counted.

@@ -47,13 +47,12 @@ fn checks(text: &mut String) {
     let (mut known, mut next) = (vec![CheckState::default()], 0);
     while let Some(from) = known.get(next).copied() {
         next += 1;
-        for passed in [true, false] {
+        for result in CheckResult::ALL {
             let mut to = from;
-            let change = to.on_result(passed, CHECKS);
+            let change = to.on_result(result, CHECKS);
             assert_eq!(change.is_some(), from.state() != to.state());
             let show = |s: CheckState| format!("{} ({} against)", s.state().name(), s.against());
-            let event = if passed { "passed" } else { "failed" };
-            writeln!(text, "{} + {event} -> {}", show(from), show(to)).unwrap();
+            writeln!(text, "{} + {} -> {}", show(from), result.name(), show(to)).unwrap();
             if !known.contains(&to) {
                 known.push(to);
             }
@@ -186,7 +185,9 @@ proptest! {
     ) {
         let mut state = CheckState::default();
         for n in 0..results.len() {
-            let change = state.on_result(results[n], CheckThresholds { rise, fall });
+            let result = if results[n] { CheckResult::Passed } else { CheckResult::Failed };
+            let change = state.on_result(result, CheckThresholds { rise, fall });
+            prop_assert_eq!(state.on_result(CheckResult::Untold, CheckThresholds { rise, fall }), None);
             let row = results[..=n].iter().rev().take_while(|r| **r == results[n]).count();
             if let Some(change) = change {
                 prop_assert_eq!(change.to == Checked::Up, results[n]);

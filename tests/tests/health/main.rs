@@ -15,12 +15,25 @@ targets = ["target1", "target2"]
 balance = "round_robin"
 "#;
 
+const TARGETS: [&str; 2] = ["target1", "target2"];
+
 const CHECKS: &str = r#"
 [pool.health]
 kind = "http"
 path = "/1k"
 interval_ms = 200
 timeout_ms = 1000
+rise = 2
+fall = 3
+"#;
+
+/// A probe along the real path as the check.
+const PROBES: &str = r#"
+[pool.health]
+kind = "migrate"
+path = "/1k?check"
+interval_ms = 200
+timeout_ms = 2000
 rise = 2
 fall = 3
 "#;
@@ -327,10 +340,33 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
     t.expect_requests(10, 0);
 }
 
+/// How many of a member's checks had a result.
+fn checks(t: &TestLab, target: &str, result: &str) -> u64 {
+    let labels = member(target, &format!("result=\"{result}\""));
+    t.metric(INTERMEDIATE, &format!("baton_checks_total{{{labels}}}"))
+}
+
 #[test]
-fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well() {
-    let Some(t) = lab::up("probedead", |s| pool(s, "")) else { return };
+fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well_and_as_a_check_takes_only_the_server_out() {
+    let Some(t) = lab::up("probedead", |s| pool(s, PROBES)) else { return };
+    let limit = Duration::from_secs(15);
+    t.eventually("checks pass", limit, |t| {
+        TARGETS.iter().all(|target| checks(t, target, "passed") >= 2 && t.standing(target) == "up")
+    });
+    // They really migrated, each to the target checked, from the other's host.
+    for (target, other) in [("target1", "10.90.102.2 "), ("target2", "10.90.101.2 ")] {
+        let passed = checks(&t, target, "passed");
+        let lines = logged(&t, "/1k?check").into_iter().filter(|(at, _)| *at == target);
+        let of_other = lines.inspect(|(_, line)| assert!(line.starts_with(other), "{line}")).count();
+        assert!(of_other as u64 >= passed, "{of_other} {passed}");
+    }
+    assert_eq!((t.all_proxied(), TARGETS.map(|target| checks(&t, target, "failed"))), (0, [0, 0]));
+
     t.lab.kill("target1", Program::Server).unwrap();
+    t.eventually("its checks take it out", limit, |t| t.standing("target1") == "failing");
+    let last = t.admin(INTERMEDIATE, "/v1/targets/target1")["pools"][0]["last_check"].clone();
+    assert_eq!((&last["result"], &last["failure"]), (&"failed".into(), &"refused: server_refused".into()));
+    assert_eq!((t.standing("target2").as_str(), checks(&t, "target2", "failed")), ("up", 0));
     let answer = probe(&t, "target1", "path=/1k");
     assert_eq!((&answer["ok"], &answer["migrated"]), (&false.into(), &false.into()), "{answer}");
     assert_eq!(answer["verdict"], "not_migrated", "{answer}");
@@ -340,6 +376,7 @@ fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well() {
     t.eventually("it is well again", Duration::from_secs(5), |t| {
         probe(t, "target1", "path=/1k")["ok"] == true
     });
+    t.eventually("its checks bring it back", limit, |t| t.standing("target1") == "up");
 
     // The probed target's agent is gone: nothing migrates there. The asking one's: nobody asks.
     t.lab.kill_agent("target1").unwrap();
@@ -353,6 +390,14 @@ fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well() {
         status == 409 && text.contains("no agent of another target's host is connected"),
         "{status} {text}"
     );
+    // As checks these tell nothing: both stay as they stand.
+    let untold = TARGETS.map(|target| checks(&t, target, "untold"));
+    let failed = TARGETS.map(|target| checks(&t, target, "failed"));
+    t.eventually("more checks than it takes to fail", limit, |t| {
+        TARGETS.iter().zip(untold).all(|(target, before)| checks(t, target, "untold") > before + 4)
+    });
+    assert_eq!(TARGETS.map(|target| checks(&t, target, "failed")), failed);
+    assert_eq!(TARGETS.map(|target| t.standing(target)), ["up", "up"]);
 }
 
 #[test]

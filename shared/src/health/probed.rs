@@ -1,0 +1,75 @@
+//! What a probe along the real path says of its target. It goes through four hosts' hands, and only some of what can go
+//! wrong there speaks against the one that is probed.
+
+use super::CheckResult;
+use crate::control::ProbeReport;
+use crate::probe::{Noted, Verdict, judge};
+use crate::reason::{CloseReason, ProxyReason, Refusal};
+
+/// What the probe tells, and why it did not pass. It passes if its connection migrated and the answer was complete, 2xx or
+/// 3xx. It fails if the target's agent refused it, or lost it, or if what came back was no such answer. It tells nothing
+/// where it did not come as far as that: its request was not seen (the asking host or its way to the VIP), the agent of
+/// the target was not there (which is an [aspect of its own](super::Agent)), or this node did not let the connection go.
+pub fn judge_probe(report: Option<&ProbeReport>, noted: Option<Noted<'_>>) -> (CheckResult, Option<String>) {
+    let (verdict, why) = judge(report, noted);
+    let result = match verdict {
+        Verdict::Well => CheckResult::Passed,
+        Verdict::Status | Verdict::Begun | Verdict::Silent => CheckResult::Failed,
+        Verdict::NotMigrated if noted.is_some_and(speaks_against) => CheckResult::Failed,
+        Verdict::NotMigrated | Verdict::Unreported => CheckResult::Untold,
+    };
+    (result, why)
+}
+
+/// Whether what became of a request that did not migrate lies with the target.
+fn speaks_against(noted: Noted<'_>) -> bool {
+    let Some(reason) = noted.reason else { return false };
+    let refused = reason == ProxyReason::Refused.name() && noted.refusal != Some(Refusal::Draining.name());
+    refused || [CloseReason::Unresolved, CloseReason::RestoreFailed].iter().any(|lost| lost.name() == reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_came_to_the_target_speaks_against_it() {
+        let report = |status, error: Option<&str>| ProbeReport {
+            id: 1,
+            local: Some("10.0.0.2:999".parse().unwrap()),
+            status,
+            body_bytes: 0,
+            first_byte_us: 0,
+            total_us: 1,
+            error: error.map(str::to_owned),
+        };
+        let migrated = Some(Noted { migrated: true, reason: None, refusal: None });
+        let not = |reason, refusal| Some(Noted { migrated: false, reason: Some(reason), refusal });
+        let well = report(Some(200), None);
+        use CheckResult::{Failed, Passed, Untold};
+        for (report, noted, want) in [
+            (Some(well.clone()), migrated, Passed),
+            (Some(report(Some(302), None)), migrated, Passed),
+            (Some(report(Some(500), None)), migrated, Failed),
+            (Some(report(Some(200), Some("cut off"))), migrated, Failed),
+            (Some(report(None, Some("no complete answer"))), migrated, Failed),
+            // It was served all the same, by being proxied or by another target.
+            (Some(well.clone()), not("refused", Some("server_refused")), Failed),
+            (Some(well.clone()), not("refused", Some("adopt_unavailable")), Failed),
+            (Some(report(None, Some("reset"))), not("unresolved", None), Failed),
+            // The agent's own affair, or this node's.
+            (Some(well.clone()), not("refused", Some("draining")), Untold),
+            (Some(well.clone()), not("no_agent", None), Untold),
+            (Some(well.clone()), not("table_full", None), Untold),
+            (Some(report(Some(404), None)), not("no_route", None), Untold),
+            // The asking host's, or its way's.
+            (Some(report(None, Some("no route to host"))), None, Untold),
+            (Some(well), None, Untold),
+            (None, migrated, Untold),
+            (None, None, Untold),
+        ] {
+            let (told, why) = judge_probe(report.as_ref(), noted);
+            assert_eq!((told, why.is_none()), (want, want == Passed), "{report:?} {noted:?}: {why:?}");
+        }
+    }
+}
