@@ -3,8 +3,8 @@
 
 use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP};
-use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
+use netns_lab::{LabSpec, Program};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,25 +39,8 @@ fn write(t: &TestLab, change: impl FnOnce(String) -> String) {
 
 /// `POST /v1/reload`: status and body.
 fn reload(t: &TestLab) -> (u16, Value) {
-    let socket =
-        format!("{}/admin.sock", t.lab.config(INTERMEDIATE, Program::Balancer).parent().unwrap().display());
-    let words = [
-        "curl",
-        "-sS",
-        "-X",
-        "POST",
-        "-H",
-        "X-Baton-CSRF: 1",
-        "-w",
-        "\n%{http_code}",
-        "--unix-socket",
-        &socket,
-        "http://localhost/v1/reload",
-    ];
-    let output = t.lab.exec(INTERMEDIATE, &words).unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (body, status) = text.rsplit_once('\n').unwrap_or_else(|| panic!("{text} {:?}", output.stderr));
-    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}")))
+    let (status, body) = t.lab.admin_post(INTERMEDIATE, "/v1/reload").unwrap();
+    (status, serde_json::from_str(&body).unwrap_or_else(|e| panic!("{e}: {body}")))
 }
 
 fn served_by(response: &Response) -> &str {
@@ -167,17 +150,38 @@ fn get_changes_nothing_and_a_post_needs_the_header() {
 
 #[test]
 fn listeners_and_targets_come_and_go_and_connections_go_on() {
-    let Some(t) = site("reloadlisten") else { return };
-    let second = "10.90.1.100:81";
-    let at = |t: &TestLab, port: u16, path: &'static str| {
+    let other = SocketAddr::from(([10, 90, 1, 101], 80));
+    let allow =
+        format!("\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"{other}\"\nserver = \"ADDRESS:80\"\n");
+    let order = |s: LabSpec| {
+        s.intermediate_with("listener", "pool", "one").intermediate_also(POOLS).agents_also(&allow)
+    };
+    let Some(t) = lab::up("reloadlisten", order) else { return };
+    let ask = |t: &TestLab, vip: SocketAddr, path: &'static str| {
         t.client(move || {
-            let mut vip = VIP;
-            vip.set_port(port);
             let mut connection = Connection::open(vip)?;
             connection.get(path)?;
             connection.response().map(|response| (connection, response))
         })
     };
+    // Another address of the same family: connections to both migrate, on one target too, each under its own address.
+    t.lab.output(INTERMEDIATE, &["ip", "addr", "add", "10.90.1.101/32", "dev", "eth0"]).unwrap();
+    write(&t, |text| format!("{text}[[listener]]\nname = \"other\"\nvip = \"{other}\"\npool = \"one\"\n"));
+    let (status, said) = reload(&t);
+    assert_eq!((status, &said["listeners_added"]), (200, &serde_json::json!([other.to_string()])), "{said}");
+    let of_both = [VIP, other].map(|vip| ask(&t, vip, "/100k").unwrap());
+    for (_, response) in &of_both {
+        assert_eq!((served_by(response), &response.sha256), ("target1", &t.sha256("100k")));
+    }
+    t.expect_requests(2, 0);
+    let mut vips: Vec<String> =
+        t.flows("target1").iter().map(|flow| flow["vip"].as_str().unwrap().to_owned()).collect();
+    vips.sort();
+    assert_eq!(vips, [VIP.to_string(), other.to_string()]);
+    drop(of_both);
+
+    let second = "10.90.1.100:81";
+    let at = |t: &TestLab, port: u16, path: &'static str| ask(t, SocketAddr::new(VIP.ip(), port), path);
     assert!(at(&t, 81, "/1k").is_err());
     // A port below 1024, after capabilities were dropped.
     write(&t, |text| {

@@ -4,6 +4,7 @@ use crate::{LINGER, adopted, adopting, counted, sysctl};
 use baton_tests::client;
 use baton_tests::lab::{self, TestLab};
 use baton_tests::skip;
+use netns_lab::plan::INTERMEDIATE;
 use netns_lab::spec::Plane;
 use netns_lab::{Family, LabSpec, Program, Serve, command};
 use serde_json::Value;
@@ -124,7 +125,19 @@ fn an_mptcp_listener_is_named_and_its_connections_are_replayed_even_before_it_is
 
 #[test]
 fn the_vip_is_delivered_by_a_rule_of_the_agents_own_which_comes_back_by_itself_and_hides_it_from_nobody() {
-    let Some(t) = adopting("aroute", |s| s.targets(1).family(Family::Dual)) else { return };
+    // A second VIP of the same family, on the same host.
+    let second = SocketAddr::from(([10, 90, 1, 101], 80));
+    let allow = format!(
+        "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"{second}\"\nserver = \"ADDRESS:80\"\n"
+    );
+    let order = |s: LabSpec| s.targets(1).family(Family::Dual).agents_also(&allow);
+    let Some(t) = adopting("aroute", order) else { return };
+    t.lab.output(INTERMEDIATE, &["ip", "addr", "add", "10.90.1.101/32", "dev", "eth0"]).unwrap();
+    let path = t.lab.config(INTERMEDIATE, Program::Balancer);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}\n[[listener]]\nvip = \"{second}\"\n")).unwrap();
+    t.order("/v1/reload");
+    let second_rule = "to 10.90.1.101 iif eth0 lookup 66";
     for version in ["-4", "-6"] {
         let ip = |words: &str| {
             let words: Vec<_> = ["ip", version].into_iter().chain(words.split(' ')).collect();
@@ -145,14 +158,22 @@ fn the_vip_is_delivered_by_a_rule_of_the_agents_own_which_comes_back_by_itself_a
         // They reach the intermediate, as ever.
         let said = t.lab.output("target1", &["curl", "-gsS", "--max-time", "10", url]).unwrap();
         assert!(said.starts_with("target: target1"), "{said}");
+        assert_eq!(rule.contains(second_rule), version == "-4", "each VIP has its rule: {rule}");
         ip(&format!("rule del pref 66 to {vip} iif eth0 lookup 66"));
-        t.eventually("it comes back", Duration::from_secs(8), |_| ip("rule show") == rule);
+        // Among those of one preference it comes last.
+        let sorted = |rules: &str| {
+            let mut lines: Vec<String> = rules.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        t.eventually("it comes back", Duration::from_secs(8), |_| sorted(&ip("rule show")) == sorted(&rule));
     }
     assert_eq!(t.proxied("local_client"), 2);
-    for vip in t.lab.vips() {
+    for vip in t.lab.vips().into_iter().chain([second]) {
         assert_eq!(t.client(move || client::get(vip, "/1k")).unwrap().status, 200);
     }
-    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 2);
+    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 3);
+    assert_eq!(t.all_proxied(), 2);
 }
 
 #[test]
