@@ -13,7 +13,8 @@ use std::time::Duration;
 
 const VIP: &str = "10.90.1.100:443";
 
-/// Two pools behind one address: `a.lab.test` on target1, every other name of `lab.test` on target2.
+/// Two pools behind one address: `a.lab.test` on target1, and `alpn.lab.test` for clients that offer HTTP/2; every other
+/// name of `lab.test` on target2.
 fn site(spec: LabSpec) -> LabSpec {
     spec.intermediate_with("listener", "pool", "plain")
         .intermediate_also(
@@ -41,6 +42,12 @@ targets = ["tls1"]
 [[pool]]
 name = "rest"
 targets = ["tls2"]
+[[route]]
+name = "by protocol"
+listener = ["tls"]
+host = ["alpn.lab.test"]
+alpn = ["h2"]
+pool = "a"
 [[route]]
 name = "a"
 listener = ["tls"]
@@ -77,7 +84,14 @@ fn https_and_http2_run_end_to_end_on_the_target_the_name_leads_to() {
             assert!(answer.contains(&format!(":443\nrequest: GET /whoami {said}")), "{name}: {answer}");
         }
     }
-    t.expect_requests(6, 0);
+    // One name, two protocols, two targets.
+    for (version, target, said) in [("--http2", "target1", "HTTP/2.0"), ("--http1.1", "target2", "HTTP/1.1")]
+    {
+        let answer = curl(&t, "alpn.lab.test", "/whoami", &[version]);
+        assert!(answer.contains(&format!("target: {target}\nclient: 10.90.11.2:")), "{answer}");
+        assert!(answer.contains(&format!(":443\nrequest: GET /whoami {said}")), "{answer}");
+    }
+    t.expect_requests(8, 0);
     // Whose certificate is seen, with TLS 1.2 too.
     for version in ["-tls1_2", "-tls1_3"] {
         let ask = format!("openssl s_client -connect {VIP} -servername a.lab.test {version} </dev/null 2>&1");
