@@ -1,16 +1,18 @@
-//! How long a request's body may be, where connections migrate: told from the head for first and later requests alike, and
-//! counted by the proxy where the head does not say.
+//! How long a request's body may be and how slowly it may come, where connections migrate: told from the head for first and
+//! later requests alike, and counted by the proxy where the head does not say.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, VIP};
+use netns_lab::plan::INTERMEDIATE;
+use std::time::Duration;
 
 const ROUTES: &str = r#"
 [[route]]
 name = "small"
 path = "/upload"
 pool = "default"
-limits = { body_bytes = 1000 }
+limits = { body_bytes = 1000, body_min_rate = 2000, body_grace_ms = 500 }
 [[route]]
 name = "rest"
 pool = "default"
@@ -70,4 +72,31 @@ fn a_body_over_its_routes_limit_is_answered_413_and_reaches_no_target_whichever_
     assert_eq!(over, (false, 413));
     assert!(told(&ask(vec![chunked("/1k", 11)])[0]).0);
     assert_eq!(t.proxied("body_counted"), 2, "no limit, nothing to count");
+
+    // What is counted is also left if it drips. A body that its target's server reads is that server's to wait for: its client
+    // has no place here meanwhile.
+    let (mut drips, mut waits) = t.client(|| {
+        let mut drips = Connection::open(VIP).unwrap();
+        drips.send(b"POST /upload HTTP/1.1\r\nHost: lab\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        let mut waits = Connection::open(VIP).unwrap();
+        waits.send(b"PUT /upload/slow HTTP/1.1\r\nHost: lab\r\nContent-Length: 900\r\n\r\n").unwrap();
+        (drips, waits)
+    });
+    t.eventually("one is with its target", Duration::from_secs(5), |t| {
+        t.proxied("body_counted") == 3 && t.metric(INTERMEDIATE, "baton_connections") == 1
+    });
+    let mut sent = 0;
+    // Until it is told, or the connection broken off behind the answer.
+    while sent < 900 && t.closed("slow_body") == 0 && drips.send(b"1\r\nx\r\n").is_ok() {
+        waits.send(b"x").unwrap();
+        sent += 1;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(told(&drips.response().unwrap()), (false, 408));
+    t.eventually("its place is free", Duration::from_secs(5), |t| {
+        t.metric(INTERMEDIATE, "baton_connections") == 0
+    });
+    waits.send(&vec![b'x'; 900 - sent]).unwrap();
+    assert_eq!(told(&waits.response().unwrap()), (true, 201));
+    assert_eq!(t.closed("slow_body"), 1);
 }
