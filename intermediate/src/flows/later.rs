@@ -20,13 +20,6 @@ impl Flows {
         table.by_id.get(id)?.later.clone()
     }
 
-    /// Who reads the later requests of the live flows on a target.
-    pub(crate) fn laters_on(&self, target: TargetId) -> Vec<Arc<LaterFlow>> {
-        let table = self.table();
-        let live = |e: &&super::Entry| e.target == Some(target) && e.committed && e.end.is_none();
-        table.entries().filter(live).filter_map(|e| e.later.clone()).collect()
-    }
-
     /// Whether later requests of a live flow of this VIP's are read.
     pub(crate) fn is_read_of(&self, vip: SocketAddr) -> bool {
         let read = |e: &super::Entry| e.vip() == vip && e.later.is_some() && e.end.is_none();

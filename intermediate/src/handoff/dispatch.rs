@@ -54,10 +54,6 @@ impl Migrator {
                     self.targets.of_agent(id).iter().for_each(|target| target.load.forget_reports());
                 }
                 let targets = ids();
-                // What the first connection finds may be as this process left it, or not: a recall will tell.
-                if agent.note_connected() && !same_instance {
-                    self.bind_flows(&targets);
-                }
                 self.pending.tell_all(&targets, |_| HandoffEvent::ChannelUp { same_instance });
                 self.laters.waits.tell_all(&targets, RecallEvent::ChannelUp);
                 for target in targets {

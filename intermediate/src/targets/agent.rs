@@ -39,8 +39,6 @@ pub struct Agent {
     pub name: String,
     /// Without it the agent counts as not connected.
     link: RwLock<Option<Arc<dyn AgentLink>>>,
-    /// There was a connection to it.
-    known: AtomicBool,
     /// Gone for longer than `handoff.agent_lost_ms`.
     lost: AtomicBool,
     /// By what was seen on the channel. Whether it is connected now, the channel itself knows best.
@@ -54,7 +52,6 @@ impl Agent {
             addr,
             name: name.to_owned(),
             link: RwLock::default(),
-            known: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -115,11 +112,6 @@ impl Agent {
     /// Whether it is connected and is not stopping.
     pub fn takes_handoffs(&self) -> bool {
         self.state() == AgentState::Up
-    }
-
-    /// It is connected; whether it was so before.
-    pub(crate) fn note_connected(&self) -> bool {
-        self.known.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn set_lost(&self, lost: bool) {

@@ -86,6 +86,21 @@ impl ResponseStream {
         }
     }
 
+    /// Behind so many complete responses that another one followed. No HEAD is answered from here on.
+    pub fn behind(responses: u32) -> Self {
+        ResponseStream { responses, statuses: Statuses::behind(responses), ..Self::to(Asked::Any) }
+    }
+
+    /// How many final responses are complete, if [`ResponseStream::behind`] so many reads what follows alike.
+    pub fn left_at(&self) -> Option<u32> {
+        match self.standing() {
+            Standing::Between { responses } => (self.asked == Asked::Any
+                || (self.asked == Asked::HeadFirst && responses > 0))
+                .then_some(responses),
+            Standing::Within | Standing::UntilClose | Standing::Unknown(_) => None,
+        }
+    }
+
     /// Where it stands.
     pub fn standing(&self) -> Standing {
         match &self.state {

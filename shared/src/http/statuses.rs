@@ -18,6 +18,11 @@ impl Statuses {
     /// None.
     pub const NONE: Statuses = Statuses { seen: 0, last: [0; KEPT_STATUSES as usize] };
 
+    /// Behind so many responses that nobody noted.
+    pub const fn behind(seen: u32) -> Statuses {
+        Statuses { seen, ..Statuses::NONE }
+    }
+
     fn place(number: u32) -> usize {
         usize::try_from(number % KEPT_STATUSES).unwrap_or(0)
     }

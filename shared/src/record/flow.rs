@@ -235,8 +235,8 @@ pub struct FlowRecord {
     pub note_seq_end: u32,
     /// `NOTE_*`.
     pub note_flags: u32,
-    /// I, tracked: requests the target was given since the handoff, the handed-off one included. By the daemon and for it
-    /// alone, so that a restarted one can take the flow back.
+    /// Tracked, by the daemon and for it alone, so that a restarted one can go on. I: requests the target was given since the
+    /// handoff, the handed-off one included. T: `state::responses::Responses::mark`.
     pub requests: u32,
 
     // --- statistics, by the program ---

@@ -3,8 +3,8 @@
 
 use crate::http::{ResponseStream, Standing, Statuses};
 use crate::reason::Refusal;
-use crate::record::{NOTE_FIN, NOTE_RST};
-use crate::seq::{Client, Seq, Server};
+use crate::record::{FLAG_TRACKED, FlowRecord, NOTE_FIN, NOTE_RST};
+use crate::seq::{Client, Seq, Server, before};
 
 /// How far ahead of what was read the next byte to read may lie: numbers further apart cannot be compared.
 const STEP: u64 = 1 << 30;
@@ -30,6 +30,26 @@ impl Responses {
     /// The first response begins at `start`; it answers a HEAD request if `head`.
     pub const fn new(start: Seq<Server>, head: bool) -> Self {
         Responses { stream: ResponseStream::new(head), position: start, early: Vec::new(), copied: 0 }
+    }
+
+    /// What [`FlowRecord::requests`] is to say on the target beside [`Responses::read_from`]: one more than the final responses
+    /// that are complete before that, or 0 if another process could not go on from there.
+    pub fn mark(&self) -> u32 {
+        self.stream.left_at().and_then(|responses| responses.checked_add(1)).unwrap_or(0)
+    }
+
+    /// Goes on where another process stopped to follow, by a target's record: behind a response, none of whose successors has
+    /// begun to be sent. `None` if it was followed no further than into one, or not at all, or if the server has said
+    /// meanwhile what nobody read.
+    pub fn resume(record: &FlowRecord) -> Option<Self> {
+        let responses = record.requests.checked_sub(1)?;
+        let unread = before(record.read_from, record.note_seq_end);
+        (record.flags & FLAG_TRACKED != 0 && !unread).then(|| Responses {
+            stream: ResponseStream::behind(responses),
+            position: Seq::new(record.read_from),
+            early: Vec::new(),
+            copied: 0,
+        })
     }
 
     /// The number of the next byte that must be shown; with [`Responses::is_settled`] none must be.

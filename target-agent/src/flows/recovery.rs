@@ -11,6 +11,7 @@ use baton_shared::record::{FLAG_FED, FLAG_TRACKED, FlowRecord, FlowState};
 use baton_shared::seq::{Seq, before};
 use baton_shared::state::ending::judge_gone;
 use baton_shared::state::replay::Answer;
+use baton_shared::state::responses::Responses;
 use baton_shared::translate::adopt::is_adopted;
 
 /// How many flows of each kind were found.
@@ -57,11 +58,14 @@ impl Engine {
             taken.answer = Some(migrated(flow, &record));
             taken.ask_at_ns = now;
             taken.sampled = Sampled::taken_over(record.bytes);
-            table.insert(slot, Box::new(taken));
-            // The responses before were not followed by this run, so nobody reads on; and nobody feeds on.
-            let fed = if is_fed(&record) { FLAG_FED } else { 0 };
-            self.shared.plane.slots().set_flags(slot, record.flags & !FLAG_TRACKED | fed);
             let state = FlowState::from_raw(record.state);
+            taken.responses =
+                Responses::resume(&record).filter(|_| state == FlowState::Committed).map(Box::new);
+            // What was sent meanwhile was not followed, so nobody reads on; and nobody feeds on.
+            let tracked = if taken.responses.is_some() { FLAG_TRACKED } else { 0 };
+            let fed = if is_fed(&record) { FLAG_FED } else { 0 };
+            self.shared.plane.slots().set_flags(slot, record.flags & !FLAG_TRACKED | tracked | fed);
+            table.insert(slot, Box::new(taken));
             match state {
                 FlowState::Committed if is_fed(&record) => found.taken_over += 1,
                 FlowState::Ended => {

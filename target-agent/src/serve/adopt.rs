@@ -47,6 +47,7 @@ impl Engine {
             ..FlowRecord::default()
         };
         adopt.fill(&mut record);
+        record.requests = responses.as_ref().map_or(0, |responses| responses.mark());
         self.shared.plane.slots().write(slot, &record);
         if let Err(reason) = self.put(table, &arrival, slot, now) {
             self.shared.plane.slots().free(slot);

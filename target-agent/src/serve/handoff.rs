@@ -198,11 +198,12 @@ impl Engine {
             if replay.wants_request() {
                 replay.on_request(self.diag.is_half_open(ends.server(), ends.client()).unwrap_or(false));
             }
+            let head = replay.tracked().is_some_and(|request| request.head);
+            flow.responses = translation.read_from.map(|start| Box::new(Responses::new(start, head)));
+            record.requests = flow.responses.as_ref().map_or(0, |responses| responses.mark());
             record.state = FlowState::Committed as u32;
             slots.write(slot, &record);
             replay.on_record_in_force(now);
-            let head = replay.tracked().is_some_and(|request| request.head);
-            flow.responses = translation.read_from.map(|start| Box::new(Responses::new(start, head)));
         }
         self.drive(table, slot);
     }

@@ -36,7 +36,10 @@ impl Engine {
         responses.on_copy(seq, payload);
         self.may_rest &= responses.may_wait();
         let slots = self.shared.plane.slots();
+        // Between the two no other process could go on.
+        slots.set_requests(slot, 0);
         slots.set_read_from(slot, responses.read_from().raw());
+        slots.set_requests(slot, responses.mark());
         if responses.is_settled() {
             slots.set_flags(slot, slots.read(slot).flags & !FLAG_TRACKED);
         }

@@ -279,7 +279,7 @@ fn every_later_request_of_a_tracked_connection_has_a_line_that_says_who_got_it()
     // The last handoff brought one request.
     assert_eq!(lines.last().unwrap()["bytes"].as_u64(), Some(last));
 
-    // One that is lost because nobody can say where the response before it ends: its agent was restarted meanwhile.
+    // One that is lost because nobody can say where the response before it ends: its agent was not there then.
     let mut connection = l.t.client(|| {
         let mut connection = Connection::open(VIP).unwrap();
         connection.get("/1k?to=a&last").unwrap();
@@ -287,16 +287,21 @@ fn every_later_request_of_a_tracked_connection_has_a_line_that_says_who_got_it()
         connection
     });
     l.t.lab.kill_agent("target1").unwrap();
+    let mut connection = l.t.client(move || {
+        connection.get("/1k?to=a&unread").unwrap();
+        connection.response().unwrap();
+        connection
+    });
     l.t.lab.start_agent("target1").unwrap();
     l.t.client(move || {
         connection.get("/1k?to=b&lost").unwrap();
         let reset = connection.response().unwrap_err();
         assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
     });
-    let lines = l.lines(to.len() + 2);
+    let lines = l.lines(to.len() + 3);
     let lost =
         lines.iter().find(|line| line["path"] == "/1k?to=b&lost").unwrap_or_else(|| panic!("{lines:#?}"));
     let told = (&lost["outcome"], &lost["reason"], &lost["termination"], lost["request_no"].as_u64());
-    assert_eq!(told, (&"closed".into(), &"recall_refused".into(), &"RM".into(), Some(2)), "{lost}");
+    assert_eq!(told, (&"closed".into(), &"recall_refused".into(), &"RM".into(), Some(3)), "{lost}");
     assert!(lost["flow"].is_string() && lost["route"] == "to-b" && lost.get("status").is_none(), "{lost}");
 }

@@ -230,14 +230,6 @@ impl Migrator {
         self.read_on(flow, &mut state);
     }
 
-    /// The agent of these targets is another process now, which has not followed the responses to its flows' requests: it
-    /// cannot give them back.
-    pub(super) fn bind_flows(&self, targets: &[TargetId]) {
-        for flow in targets.iter().flat_map(|target| self.flows.laters_on(*target)) {
-            flow.lock().bound = true;
-        }
-    }
-
     /// Heads that stay incomplete: whoever sends them must be acknowledged to go on, and that is a socket's work. And gaps
     /// that nobody fills.
     pub(super) fn sweep_partial(self: &Arc<Self>) {

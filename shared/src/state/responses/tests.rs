@@ -109,6 +109,47 @@ proptest! {
     }
 
     #[test]
+    fn another_process_goes_on_only_behind_whole_responses_and_then_counts_alike(
+        all in proptest::collection::vec(response(), 1..5),
+        cuts in proptest::collection::vec(1usize..1500, 1..8),
+        at in 0usize..20_000,
+        unread in 0u32..3,
+        head in any::<bool>(),
+    ) {
+        let stream = all.concat();
+        let (seen, rest) = stream.split_at(at % stream.len());
+        let before = play(7, seen, &cuts, 0);
+        let sent_end = Seq::<Server>::new(7 + u32::try_from(seen.len()).unwrap());
+        let record = FlowRecord {
+            flags: FLAG_TRACKED,
+            read_from: before.read_from().raw(),
+            requests: before.mark(),
+            note_seq_end: sent_end.plus(unread).raw(),
+            ..FlowRecord::default()
+        };
+        let between = matches!(before.standing(), Standing::Between { .. });
+        let whole = between && !before.read_from().before(sent_end.plus(unread));
+        let after = Responses::resume(&record);
+        prop_assert_eq!(after.is_some(), whole);
+        if let Some(mut after) = after {
+            prop_assert_eq!(after.standing(), before.standing());
+            // What lies before is not shown again.
+            let skipped = usize::try_from(after.read_from().since(sent_end)).unwrap();
+            after.on_copy(after.read_from(), rest.get(skipped..).unwrap_or_default());
+            let end = Standing::Between { responses: u32::try_from(all.len()).unwrap() };
+            prop_assert_eq!(after.standing(), end);
+            prop_assert_eq!(after.statuses().of(1).is_some(), before.mark() == 1);
+        }
+        // Records of a version that did not say, and of flows that nobody followed to the end.
+        for not in [FlowRecord { requests: 0, ..record }, FlowRecord { flags: 0, ..record }] {
+            prop_assert!(Responses::resume(&not).is_none());
+        }
+        // The answer to a HEAD is another one's to read.
+        let none = Responses::new(Seq::new(7), head);
+        prop_assert_eq!(none.mark(), u32::from(!head));
+    }
+
+    #[test]
     fn order_and_repetition_of_copies_do_not_matter(
         body in proptest::collection::vec(1usize..300, 1..8),
         seed in any::<u64>(),
