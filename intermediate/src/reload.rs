@@ -255,7 +255,8 @@ impl Reloader {
 
     fn bind(&self, vip: SocketAddr, config: &Config) -> Result<Vec<TcpListener>, ReloadError> {
         let migrates = matches!(self.front.migration, Migration::On(_));
-        if migrates && self.started.plane.kind == PlaneKind::Userspace {
+        let is_new = !self.started.vips().contains(&vip);
+        if migrates && is_new && self.started.plane.kind == PlaneKind::Userspace {
             return Err(ReloadError::Addresses(vip));
         }
         let mtu = self.started.migration_needs().and_then(|needs| interface_mtu(needs.uplink).ok());

@@ -76,6 +76,38 @@ fn both_versions_of_ip_are_carried() {
 
 /// A server's packets that are of no migrated connection come back from the agent with the host's own address as source.
 #[test]
+fn a_reload_takes_no_listener_that_the_plane_does_not_know_and_all_else() {
+    let order = |s: netns_lab::LabSpec| {
+        s.plane(Plane::Userspace).family(Family::Dual).targets(1).serve(Serve::Translate)
+    };
+    let Some(t) = lab::up("us-reload", order) else { return };
+    let path = t.lab.config(INTERMEDIATE, Program::Balancer);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let reload = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let (status, answer) = t.lab.admin_post(INTERMEDIATE, "/v1/reload").unwrap();
+        (status, serde_json::from_str::<serde_json::Value>(&answer).unwrap())
+    };
+    let get = |vip| t.client(move || client::get(vip, "/1k")).map(|response| response.status);
+    let [four, six] = plan::vips(Family::Dual)[..] else { panic!("two") };
+    let changed = text.replacen("[[target]]", "[limits]\nheader_count = 7\n[[target]]", 1);
+    let added = format!("{changed}\n[[listener]]\nvip = \"10.90.1.100:81\"\n");
+    let (status, said) = reload(&added);
+    let why = "10.90.1.100:81 cannot be added without a restart: the plane in user space";
+    assert!(status == 409 && said["error"].as_str().unwrap().contains(why), "{status} {said}");
+    let limit = |t: &TestLab| t.admin(INTERMEDIATE, "/v1/config")["limits"]["header_count"].clone();
+    assert_ne!(limit(&t), 7, "nothing was changed");
+    assert!(get(SocketAddr::new(VIP.ip(), 81)).is_err());
+    assert_eq!((get(four).unwrap(), reload(&changed).0, limit(&t)), (200, 200, 7.into()));
+    // One that it knows may go and come again.
+    let without = changed.replacen(&format!("[[listener]]\nvip = \"{six}\"\n"), "", 1);
+    assert_ne!(without, changed);
+    assert_eq!((reload(&without).0, get(six).is_err()), (200, true));
+    assert_eq!((reload(&changed).0, get(six).unwrap(), get(four).unwrap()), (200, 200, 200));
+    t.expect_requests(3, 0);
+}
+
+#[test]
 fn connections_past_the_vip_and_proxied_ones_go_their_ordinary_way() {
     let order = |s: netns_lab::LabSpec| {
         s.targets(1)

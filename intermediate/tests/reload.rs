@@ -1,9 +1,11 @@
-//! The access log changes with a reload: each request has its one line, in the file that was in force; a file that
-//! cannot be opened changes nothing.
+//! What a reload changes, and what it does not. The access log: each request has its one line, in the file that was in
+//! force; a file that cannot be opened changes nothing. Keys that are read at the start alone: named.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 mod daemon;
 
+use baton_daemon::certs::{self, Node};
+use baton_shared::control::Role;
 use daemon::{Daemon, server};
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -130,4 +132,58 @@ fn each_request_has_one_line_in_the_file_that_was_in_force_and_a_wrong_path_chan
     ask(&daemon.vip, "/heard");
     daemon.eventually("the log is back", || read("b").contains("/heard"));
     assert_eq!((lines("b").len(), read("b").contains("/unheard")), (before + 1, false));
+}
+
+#[test]
+fn keys_that_are_read_at_the_start_alone_are_named_each_and_what_else_changed_is_served() {
+    let site = SITE.replace("SERVER", &server(serve));
+    let daemon = Daemon::start(&site);
+    let node = Node::new(Role::Intermediate, "lb", &[], 30);
+    certs::make(&daemon.path("certs"), &[node]).unwrap();
+    let files = ["ca.pem", "lb.pem", "lb.key"].map(|file| daemon.path("certs").join(file));
+    assert!(files.iter().all(|file| file.exists()), "{files:?}");
+    let tls = format!("[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n[admin]", files[0], files[1], files[2]);
+    let changes = [
+        ("name", "\"lb\"", "\"lb1\""),
+        ("uplink", "workers", "uplink = \"lo\"\nworkers"),
+        ("workers", "workers = 2", "workers = 1"),
+        ("leg_source", "workers", "leg_source = [\"127.0.0.2\"]\nworkers"),
+        ("[tls]", "[admin]", &tls),
+        ("[tracing]", "[admin]", "[tracing]\nendpoint = \"http://127.0.0.1:4318/v1/traces\"\n[admin]"),
+        ("[plane]", "[admin]", "[plane]\nkind = \"userspace\"\n[admin]"),
+        ("[admin]", "admin.sock\"", "admin.sock\"\nview = { uids = [1] }"),
+    ];
+    // The certificate is for one name.
+    let together = || changes.iter().filter(|(key, ..)| *key != "name");
+    let all = together().fold(site.clone(), |text, (_, from, to)| text.replacen(from, to, 1));
+    let moved = site.replacen("mode = \"proxy\"", "mode = \"proxy\"\nname = \"moved\"", 1);
+    let mut cases: Vec<(String, Vec<&str>)> = vec![(moved, vec![])];
+    cases.extend(changes.iter().map(|(key, from, to)| (site.replacen(from, to, 1), vec![*key])));
+    cases.push((all, together().map(|(key, ..)| *key).collect()));
+    cases.push((site.clone(), vec![]));
+    for (text, keys) in cases {
+        let routed = format!("{text}[[route]]\npath = \"/gone\"\npool = \"none\"\n");
+        assert_eq!(daemon.reload(&routed).0, 422, "{keys:?}: a wrong file names none");
+        let (status, said) = daemon.reload(&text);
+        assert_eq!((status, &said["needs_restart"]), (200, &serde_json::json!(keys)), "{said}");
+        ask(&daemon.vip, "/");
+    }
+    // Nothing migrated at the start.
+    let migrates = site.replacen("mode = \"proxy\"", "mode = \"migrate\"", 1);
+    let migrates = migrates.replacen("workers", "uplink = \"lo\"\nworkers", 1);
+    let (status, said) = daemon.reload(&migrates.replacen("[admin]", &tls, 1));
+    let keys: Vec<&str> =
+        said["needs_restart"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
+    assert_eq!(
+        (status, &keys[..3]),
+        (
+            200,
+            &[
+                "uplink",
+                "[tls]",
+                "mode = \"migrate\" (nothing migrated at the start, so there is no data plane)"
+            ][..]
+        )
+    );
+    ask(&daemon.vip, "/still-proxied");
 }
