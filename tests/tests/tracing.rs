@@ -3,10 +3,12 @@
 
 use baton_tests::client::{Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP};
+use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message;
 use std::collections::HashMap;
 use std::fs::File;
@@ -178,6 +180,13 @@ fn a_collector_gets_the_stages_of_a_migration_and_why_a_request_was_proxied() {
     t.eventually("the request after it", Duration::from_secs(10), |_| {
         got.lock().unwrap().len() == before + 2
     });
+
+    // What got no server's answer is told as well.
+    t.lab.stop("target1", Program::Server).unwrap();
+    assert_eq!(ask(&t, "/10k/gone", "").status, 503);
+    let spans = spans_of(&t, &got, "/10k/gone", 2);
+    assert_eq!(texts(&spans[0].attributes)["http.response.status_code"], "503");
+    assert_eq!(spans[0].status.as_ref().unwrap().code(), StatusCode::Error);
 
     let all = got.lock().unwrap();
     assert!(all.iter().all(|(resource, _)| resource["service.name"] == "baton-intermediate"));

@@ -1,8 +1,11 @@
-//! One proxied request's line in the access log: filled in on its way, written when it is over.
+//! One proxied request's line in the access log and its spans: filled in on its way, written when it is over, or its response
+//! has begun.
 
 use super::bodies::Progress;
 use super::paced::TooSlow;
 use crate::access_log::{AccessLog, Asked, Placed, ProxiedRecord};
+use crate::handoff::Subject;
+use crate::trace;
 use baton_shared::http::GateRule;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use baton_shared::termination::ProxiedEnd;
@@ -19,6 +22,14 @@ struct Open {
     too_slow: TooSlow,
 }
 
+/// What its spans are made of.
+#[derive(Debug)]
+struct Traced {
+    subject: Subject,
+    why: (ProxyReason, Option<Refusal>),
+    routed: std::time::Instant,
+}
+
 /// The record in the making; nothing if there is no log. Dropped without a word of how the request ended, the client
 /// was gone: whoever serves it was not let come to its end.
 #[derive(Debug)]
@@ -26,12 +37,13 @@ pub(crate) struct Recorder {
     open: Option<Box<Open>>,
     /// Since when, and where the duration goes.
     timer: Option<(Instant, Histogram)>,
+    traced: Option<Box<Traced>>,
 }
 
 impl Recorder {
     /// Of nothing.
     pub(crate) const fn none() -> Self {
-        Recorder { open: None, timer: None }
+        Recorder { open: None, timer: None, traced: None }
     }
 
     /// Of a request whose head is complete. `asked` is called only if there is a log.
@@ -61,13 +73,30 @@ impl Recorder {
             };
             Box::new(Open { log: log.clone(), record, began: Instant::now(), progress: None, too_slow })
         });
-        Recorder { open, timer: None }
+        Recorder { open, timer: None, traced: None }
     }
 
     /// The request's duration, from now to its end, goes there as well, be there a log or not.
     pub(super) fn timed(mut self, durations: Histogram) -> Self {
         self.timer = Some((Instant::now(), durations));
         self
+    }
+
+    /// It was routed then; its spans are wanted, whatever becomes of it.
+    pub(super) fn traced(
+        &mut self,
+        subject: Subject,
+        why: (ProxyReason, Option<Refusal>),
+        routed: std::time::Instant,
+    ) {
+        self.traced = Some(Box::new(Traced { subject, why, routed }));
+    }
+
+    /// The client gets this status; none if it got no answer.
+    fn tell(&mut self, status: Option<u16>) {
+        if let Some(traced) = self.traced.take() {
+            trace::proxied(&traced.subject, traced.why, status, traced.routed.elapsed());
+        }
     }
 
     /// It has become a tunnel, whose end says nothing of a request.
@@ -92,6 +121,7 @@ impl Recorder {
 
     /// The server's response has this status.
     pub(crate) fn on_head(&mut self, status: u16) {
+        self.tell(Some(status));
         if let Some(open) = &mut self.open {
             open.record.status = Some(status);
             open.record.first_byte = Some(open.began.elapsed());
@@ -115,6 +145,7 @@ impl Recorder {
 
     /// It is over; written.
     pub(crate) fn end(&mut self, end: ProxiedEnd) {
+        self.tell(None);
         if let Some((began, durations)) = self.timer.take() {
             durations.observe(began.elapsed().as_secs_f64());
         }
@@ -135,6 +166,7 @@ impl Recorder {
 
     /// The intermediate answers by itself.
     pub(crate) fn answered(mut self, status: u16, reason: CloseReason, rule: Option<GateRule>) {
+        self.tell(Some(status));
         if let Some(open) = &mut self.open {
             open.record.status = Some(status);
             open.record.rule = rule;

@@ -167,10 +167,15 @@ impl Session {
         let unreachable = |target| pool.report(target, Signal::Failed);
         let servers = servers(pool, &facts, last);
         let begin = |target| self.front.targets.get(target).map(|target| UnderWay::at(&target));
+        let routed = Instant::now();
         let connected = connect(upstreams, servers, tunnelled, &limits, begin, unreachable).await;
         let target = connected.as_ref().ok().map(|c| c.target);
         let asked = Instant::now();
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
+        if trace.is_some() {
+            let subject = self.peer.subject(self.target_name(target), gated.request_line.clone());
+            recorder.traced(Subject { trace, started: began, ..subject }, (reason, refusal), routed);
+        }
         if connected.is_ok() {
             recorder.on_connected(|| self.target_name(target));
         }
@@ -195,11 +200,6 @@ impl Session {
         };
         match sent {
             Ok(Answered { mut response, mut lease }) => {
-                if trace.is_some() {
-                    let subject = self.peer.subject(self.target_name(target), gated.request_line.clone());
-                    let subject = Subject { trace, started: began, ..subject };
-                    trace::proxied(&subject, reason, refusal, response.status().as_u16(), asked.elapsed());
-                }
                 if let Some(target) = target {
                     self.on_answer(pool, &facts, target, asked.elapsed(), &mut response);
                 }

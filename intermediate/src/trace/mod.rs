@@ -123,15 +123,14 @@ pub(crate) fn migrated(subject: &Subject, times: &StageTimes) {
     }
 }
 
-/// A proxied request's answer began after `waited`.
+/// A proxied request's answer began `waited` after it was routed, or it is known that there will be none.
 pub(crate) fn proxied(
     subject: &Subject,
-    reason: ProxyReason,
-    refusal: Option<Refusal>,
-    status: u16,
+    why: (ProxyReason, Option<Refusal>),
+    status: Option<u16>,
     waited: Duration,
 ) {
     if let Some(trace) = subject.trace {
-        send(|| span::of_proxied(trace, subject, (reason, refusal), status, waited));
+        send(|| span::of_proxied(trace, subject, why, status, waited));
     }
 }

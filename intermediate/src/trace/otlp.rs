@@ -50,7 +50,14 @@ async fn export(mut exporter: SpanExporter, resource: Resource, mut spans: mpsc:
     let mut batch = Vec::with_capacity(BATCH);
     while let Some(first) = spans.recv().await {
         batch.push(first);
-        let more = async { while batch.len() < BATCH && spans.recv_many(&mut batch, BATCH).await > 0 {} };
+        let more = async {
+            while batch.len() < BATCH {
+                let room = BATCH - batch.len();
+                if spans.recv_many(&mut batch, room).await == 0 {
+                    break;
+                }
+            }
+        };
         // What has come by then is enough.
         let _ = tokio::time::timeout(GATHER, more).await;
         let spans_sent = u64::try_from(batch.len()).unwrap_or(u64::MAX);
@@ -94,7 +101,7 @@ fn data(span: Span) -> SpanData {
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: SpanLinks::default(),
-        status: Status::Unset,
+        status: if span.failed { Status::error("") } else { Status::Unset },
         instrumentation_scope: InstrumentationScope::builder("baton").build(),
     }
 }

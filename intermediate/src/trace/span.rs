@@ -25,6 +25,8 @@ pub(crate) struct Span {
     pub(crate) parent_is_remote: bool,
     /// The request's own span.
     pub(crate) server: bool,
+    /// There was no answer, or one that says that the server failed.
+    pub(crate) failed: bool,
     pub(crate) start: SystemTime,
     pub(crate) end: SystemTime,
     pub(crate) attributes: Vec<(&'static str, AttributeValue)>,
@@ -67,6 +69,7 @@ impl Trace {
             parent: self.parent,
             parent_is_remote: self.parent.is_some(),
             server: true,
+            failed: false,
             start: subject.started,
             end: subject.started + lasted,
             attributes,
@@ -82,6 +85,7 @@ impl Trace {
             parent: Some(self.span),
             parent_is_remote: false,
             server: false,
+            failed: false,
             start,
             end: start + lasted,
             attributes: Vec::new(),
@@ -124,18 +128,23 @@ pub(super) fn of_migration(trace: Trace, subject: &Subject, times: &StageTimes) 
     spans
 }
 
-/// The request's span, which ends with the head of the server's answer; `proxy` in it is the part after routing.
+/// The request's span, which ends with the head of its answer, or when there will be none; `proxy` in it is the part after
+/// routing.
 pub(super) fn of_proxied(
     trace: Trace,
     subject: &Subject,
     (reason, refusal): (ProxyReason, Option<Refusal>),
-    status: u16,
+    status: Option<u16>,
     waited: Duration,
 ) -> Vec<Span> {
     let now = SystemTime::now();
     let lasted = now.duration_since(subject.started).unwrap_or_default().max(waited);
     let mut root = trace.root(subject, "proxied", lasted);
-    root.attributes.push(("http.response.status_code", AttributeValue::Number(status.into())));
+    if let Some(status) = status {
+        root.attributes.push(("http.response.status_code", AttributeValue::Number(status.into())));
+    }
+    // A server's span is no error for a status that blames the client.
+    root.failed = status.is_none_or(|status| status >= 500);
     root.attributes.push(("baton.reason", text(reason.name())));
     if let Some(refusal) = refusal {
         root.attributes.push(("baton.refusal", text(refusal.name())));
@@ -212,10 +221,14 @@ mod tests {
     #[test]
     fn a_proxied_request_says_why() {
         let why = (ProxyReason::Refused, Some(Refusal::Draining));
-        let spans = of_proxied(TRACE, &subject(), why, 200, Duration::from_millis(3));
+        let spans = of_proxied(TRACE, &subject(), why, Some(200), Duration::from_millis(3));
         let [root, proxy] = spans.as_slice() else { panic!("{spans:?}") };
         assert_eq!(attribute(root, "baton.reason"), Some(&text(ProxyReason::Refused.name())));
         assert_eq!(attribute(root, "http.response.status_code"), Some(&AttributeValue::Number(200)));
         assert_eq!((proxy.end, proxy.parent), (root.end, Some(root.id)));
+        for (status, failed) in [(Some(200), false), (Some(404), false), (Some(503), true), (None, true)] {
+            let spans = of_proxied(TRACE, &subject(), why, status, Duration::ZERO);
+            assert_eq!(spans.iter().map(|s| s.failed).collect::<Vec<_>>(), [failed, false], "{status:?}");
+        }
     }
 }
