@@ -10,19 +10,25 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/install.md");
 pub(crate) struct Steps {
     commands: RefCell<Vec<String>>,
     configuration: RefCell<Vec<String>>,
+    socket_unit: String,
 }
 
 impl Steps {
     pub(crate) fn read() -> Steps {
         let text = std::fs::read_to_string(FILE).unwrap();
         // What comes after the seventh step is no step.
-        let (text, _) = text.split_once("\n## When it changes\n").unwrap();
+        let (text, more) = text.split_once("\n## When it changes\n").unwrap();
+        let socket_unit = more.split("\n```ini\n").nth(1).unwrap().split("```").next().unwrap();
         let blocks = |kind: &str| -> Vec<String> {
             let begin = format!("\n```{kind}\n");
             text.split(&begin).skip(1).map(|rest| here(rest.split_once("```").unwrap().0)).collect()
         };
         let commands = blocks("sh").iter().flat_map(|block| block.lines()).map(str::to_owned).collect();
-        Steps { commands: RefCell::new(commands), configuration: RefCell::new(blocks("toml")) }
+        Steps {
+            commands: RefCell::new(commands),
+            configuration: RefCell::new(blocks("toml")),
+            socket_unit: here(socket_unit),
+        }
     }
 
     /// The command that begins so, without the comment behind it; of several the first. Each is given out once.
@@ -36,6 +42,12 @@ impl Steps {
     /// The first block of configuration that was not given out yet.
     pub(crate) fn configuration(&self) -> String {
         self.configuration.borrow_mut().remove(0)
+    }
+
+    /// The socket unit, which whoever wants to writes; and in which file, as its first line says.
+    pub(crate) fn socket_unit(&self) -> (&str, &str) {
+        let (file, _) = self.socket_unit.split_once('\n').unwrap();
+        (file.strip_prefix("# ").unwrap(), &self.socket_unit)
     }
 
     /// Nothing stands there that was not done.

@@ -285,6 +285,20 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
     assert!(front.read(config).contains("10.90.101.2"));
     assert_ne!(front.property(&unit, "InvocationID"), before);
     goes_on(&mut connection);
+
+    // With a socket unit the daemon need not run: who connects has it started.
+    let (file, text) = steps.socket_unit();
+    front.write(file, text);
+    front.says(&["systemctl", "stop", &unit.name]);
+    front.says(&["systemctl", "daemon-reload"]);
+    front.says(&["systemctl", "enable", "--now", file.rsplit('/').next().unwrap()]);
+    assert_eq!(front.property(&unit, "ActiveState"), "inactive");
+    goes_on(&mut connection);
+    assert_eq!(front.property(&unit, "ActiveState"), "active");
+    // The first is proxied if it is there before the agents.
+    t.eventually("what connects to such a socket is migrated", LIMIT, |t| {
+        t.get("/1k").unwrap().status == 200 && !front.shell(&status).contains("requests   0 migrated")
+    });
     documented(&front);
 }
 
