@@ -97,6 +97,13 @@ impl PacketCounter {
     pub const fn is_drop(self) -> bool {
         self.code() >= Self::FIRST_DROP
     }
+
+    /// Whether a person should look: drops, and what went on and tells of a smaller MTU on the way, or of a daemon that was
+    /// stopped or wanted memory.
+    pub const fn is_telling(self) -> bool {
+        use PacketCounter::{CopyFailed, FreezeExpired, IcmpTranslated, TooBig};
+        self.is_drop() || matches!(self, TooBig | IcmpTranslated | FreezeExpired | CopyFailed)
+    }
 }
 
 reasons! {
@@ -137,6 +144,11 @@ impl Refusal {
     /// reason lies with this target and not with what the client's connection uses.
     pub const fn another_may_take(self) -> bool {
         self.request_not_run() && !matches!(self, Refusal::OptionsMismatch | Refusal::Unsupported)
+    }
+
+    /// Whether a person should look: not where one ordered it.
+    pub const fn is_telling(self) -> bool {
+        !matches!(self, Refusal::Draining)
     }
 
     /// Whether it speaks against the server, not against its agent.
@@ -193,6 +205,12 @@ reasons! {
 }
 
 impl ProxyReason {
+    /// Whether a person should look: not where the configuration orders it, nor at what follows from another reason.
+    pub const fn is_telling(self) -> bool {
+        use ProxyReason::{Disabled, LaterRequest, TlsTerminated};
+        !matches!(self, Disabled | LaterRequest | TlsTerminated)
+    }
+
     /// Whether it is worth while to hand the connection to another target; `refusal` is the agent's own reason.
     pub fn another_may_take(self, refusal: Option<Refusal>) -> bool {
         match self {
@@ -235,6 +253,14 @@ reasons! {
         StreamLimit = 75, "stream_limit", "More HTTP/2 streams under way, over all connections, than limits.connections: the newest was refused with REFUSED_STREAM, after which a client may ask again.";
         Http2Flood = 76, "http2_flood", "An HTTP/2 client sent mostly frames that ask for nothing, reset most of its streams, or sent a head in too many pieces: the connection was closed.";
         Http2Error = 77, "http2_error", "An HTTP/2 client broke the protocol: the connection was closed with GOAWAY, whose code says what.";
+    }
+}
+
+impl CloseReason {
+    /// Whether a person should look: not at what the ordinary life of connections ends with.
+    pub const fn is_telling(self) -> bool {
+        use CloseReason::{ClientGone, IdleTimeout, RelayIdle, Shutdown};
+        !matches!(self, ClientGone | IdleTimeout | RelayIdle | Shutdown)
     }
 }
 
@@ -288,6 +314,20 @@ mod tests {
         check(ControlFault::ALL, ControlFault::code, ControlFault::name, ControlFault::from_code);
         check(HoldDrop::ALL, HoldDrop::code, HoldDrop::name, HoldDrop::from_code);
         assert!(PacketCounter::ALL.iter().all(|c| c.code() < PacketCounter::CAPACITY));
+    }
+
+    #[test]
+    fn what_is_ordered_or_ordinary_is_not_telling_and_drops_are() {
+        for counter in PacketCounter::ALL {
+            assert!(counter.is_telling() || !counter.is_drop(), "{counter}");
+        }
+        let packets = [PacketCounter::Translated, PacketCounter::AdoptAssigned, PacketCounter::TooBig];
+        assert_eq!(packets.map(PacketCounter::is_telling), [false, false, true]);
+        let proxied = [ProxyReason::Disabled, ProxyReason::LaterRequest, ProxyReason::TableFull];
+        assert_eq!(proxied.map(ProxyReason::is_telling), [false, false, true]);
+        let closed = [CloseReason::ClientGone, CloseReason::Shutdown, CloseReason::UpstreamFailed];
+        assert_eq!(closed.map(CloseReason::is_telling), [false, false, true]);
+        assert_eq!([Refusal::Draining, Refusal::ServerRefused].map(Refusal::is_telling), [false, true]);
     }
 
     #[test]

@@ -33,19 +33,31 @@ pub trait Reason: Copy + fmt::Debug + Send + Sync + 'static {
     fn explanation(self) -> &'static str {
         self.name()
     }
+    /// Whether a person should look at what was counted.
+    fn is_telling(self) -> bool;
 }
 
 macro_rules! shared_reasons {
-    ($($name:ident),+) => { $(
+    ($($name:ident: $telling:expr;)+) => { $(
         impl Reason for reason::$name {
             const ALL: &'static [Self] = reason::$name::ALL;
             fn code(self) -> u32 { self.code() }
             fn name(self) -> &'static str { self.name() }
             fn explanation(self) -> &'static str { self.explanation() }
+            fn is_telling(self) -> bool { $telling(self) }
         }
     )+ };
 }
-shared_reasons!(PacketCounter, Refusal, ProxyReason, CloseReason, EndReason, ControlFault, HoldDrop);
+shared_reasons! {
+    PacketCounter: Self::is_telling;
+    Refusal: Self::is_telling;
+    ProxyReason: Self::is_telling;
+    CloseReason: Self::is_telling;
+    // Ends of flows are told one by one, and a channel's faults as what is wrong with the target.
+    EndReason: |_| false;
+    ControlFault: |_| false;
+    HoldDrop: |_| true;
+}
 
 impl Reason for GateRule {
     const LABEL: &'static str = "rule";
@@ -58,6 +70,10 @@ impl Reason for GateRule {
     }
     fn explanation(self) -> &'static str {
         self.explanation()
+    }
+    /// What clients send is their own matter.
+    fn is_telling(self) -> bool {
+        false
     }
 }
 

@@ -9,9 +9,6 @@ use std::time::Duration;
 /// A reason is of the past if its count does not grow while this looks twice; one that grows is told louder.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// Packets that went on, and tell of a smaller MTU on the way, or of a daemon that was stopped.
-const TELLING: [&str; 4] = ["too_big", "icmp_translated", "freeze_expired", "copy_failed"];
-
 /// Looks twice at each daemon; one that does not answer is told of as such.
 pub(super) async fn look(reached: &[&Node]) -> Vec<Finding> {
     let mut before = Vec::new();
@@ -40,21 +37,13 @@ fn earlier(before: &Value, family: &str, name: Option<&str>) -> u64 {
     reasons.find(|reason| word(reason, "/name") == name).map_or(0, |reason| number(reason, "/count"))
 }
 
-/// Drops, refusals and reasons not to migrate that were counted, with how many since the answer before.
+/// Telling reasons that were counted, with how many since the answer before.
 fn grown(node: &str, before: &Value, now: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (family, reasons) in now.as_object().into_iter().flatten() {
         for reason in reasons.as_array().into_iter().flatten() {
             let (count, name) = (number(reason, "/count"), word(reason, "/name"));
-            let is_bad = match family.as_str() {
-                "packets" => {
-                    reason.get("drop") == Some(&Value::Bool(true))
-                        || name.is_some_and(|n| TELLING.contains(&n))
-                }
-                "refused" | "recalls_refused" | "proxied" | "closed" => true,
-                _ => false,
-            };
-            if !is_bad || count == 0 {
+            if reason.get("telling") != Some(&Value::Bool(true)) || count == 0 {
                 continue;
             }
             let more = count.saturating_sub(earlier(before, family, name));
@@ -88,9 +77,10 @@ mod tests {
     fn what_was_counted_is_told_with_what_was_counted_since() {
         let told = |refused: u64| {
             json!({ "proxied": [
-                { "name": "no_agent", "count": 3, "explanation": "none" },
-                { "name": "refused", "count": refused, "explanation": "it said no" },
-            ], "packets": [{ "name": "translated", "count": 9, "drop": false }] })
+                { "name": "no_agent", "count": 3, "telling": true, "explanation": "none" },
+                { "name": "refused", "count": refused, "telling": true, "explanation": "it said no" },
+                { "name": "disabled", "count": 5, "telling": false, "explanation": "as ordered" },
+            ], "packets": [{ "name": "translated", "count": 9, "telling": false }] })
         };
         let found = grown("front", &told(1), &told(5));
         let said: Vec<_> = found.iter().map(|f| (f.name.as_str(), f.found.as_str())).collect();

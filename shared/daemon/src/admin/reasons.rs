@@ -6,27 +6,20 @@ use serde_json::{Value, json};
 
 /// Each reason with its count.
 pub fn counted<R: Reason>(all: &[R], count: impl Fn(R) -> u64) -> Vec<Value> {
-    let one = |reason: &R| {
-        json!({
-            "name": reason.name(),
-            "code": reason.code(),
-            "count": count(*reason),
-            "explanation": reason.explanation(),
-        })
-    };
-    all.iter().map(one).collect()
+    all.iter().map(|reason| told(*reason, count(*reason))).collect()
 }
 
-/// What the data plane counted, each with whether such packets were dropped.
+/// What the data plane counted.
 pub fn packets(counters: &[(PacketCounter, u64)]) -> Vec<Value> {
-    let one = |(counter, count): &(PacketCounter, u64)| {
-        json!({
-            "name": counter.name(),
-            "code": counter.code(),
-            "count": count,
-            "drop": counter.is_drop(),
-            "explanation": counter.explanation(),
-        })
-    };
-    counters.iter().map(one).collect()
+    counters.iter().map(|(counter, count)| told(*counter, *count)).collect()
+}
+
+fn told(reason: impl Reason, count: u64) -> Value {
+    json!({
+        "name": reason.name(),
+        "code": reason.code(),
+        "count": count,
+        "telling": reason.is_telling(),
+        "explanation": reason.explanation(),
+    })
 }
