@@ -212,23 +212,25 @@ pub(super) fn as_noted(record: &FlowRecord, account: &mut Account) {
 #[inline(always)]
 fn note_client(record: &FlowRecord, segment: &Segment, account: &mut Account) {
     as_noted(record, account);
-    if segment.has(RST) {
+    let within = |bytes: u32| record.note_window == 0 || bytes <= record.note_window;
+    // Further than its largest window the client cannot have got, and no older segment of its is that old (RFC 5961,
+    // section 5.2): the notes follow no forger who does not know where the connection stands.
+    let ahead = within(segment.ack.wrapping_sub(record.note_ack));
+    let behind = within(record.note_ack.wrapping_sub(segment.ack));
+    if !segment.has(ACK) || segment.has(RST) || !(ahead || behind) {
         return;
     }
-    // Further than the client's largest window it cannot have got: the notes follow no forger.
-    let ahead = segment.ack.wrapping_sub(record.note_ack);
-    let reached = record.note_window == 0 || ahead <= record.note_window;
-    if segment.has(ACK) && before(record.note_ack, segment.ack) && reached {
+    let older = before(segment.ack, record.note_ack);
+    if ahead && !older {
         account.note_ack = segment.ack;
     }
     let end = segment.seq.wrapping_add(segment.sequence_length());
     // What an older segment says of the window is no news (RFC 9293, section 3.10.7.4).
-    let newest = !before(end, record.note_seq_end);
-    if newest {
+    if !before(end, record.note_seq_end) {
         account.note_seq_end = end;
-    }
-    if segment.has(ACK) && newest && reached && !before(segment.ack, record.note_ack) {
-        account.note_tsval = segment.window as u32;
+        if ahead && !older {
+            account.note_tsval = segment.window as u32;
+        }
     }
 }
 

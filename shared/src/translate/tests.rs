@@ -497,6 +497,28 @@ fn options_at_their_largest_fit_the_buffer() {
 }
 
 #[test]
+fn a_segment_that_acknowledges_what_the_client_cannot_moves_no_note_of_it() {
+    let record =
+        FlowRecord { note_ack: 1000, note_window: 65_535, note_seq_end: 50, ..at(FlowState::Committed) };
+    let noted = |flags, ack| {
+        let mut patch = Patch::default();
+        judge_ingress(&record, &Segment { seq: 60, ack, ..of(flags, 0) }, false, 0, &mut patch);
+        patch.account.note_seq_end
+    };
+    for ack in [1000, 1000 + 65_535, 999, 1000u32.wrapping_sub(65_535)] {
+        assert_eq!(noted(ACK, ack), 60, "{ack}");
+    }
+    for ack in [1000 + 65_536, 1000u32.wrapping_sub(65_536), 1 << 31] {
+        assert_eq!(noted(ACK, ack), 50, "{ack}");
+    }
+    assert_eq!(
+        [noted(SYN, 1000), noted(0, 1000), noted(RST | ACK, 1000)],
+        [50; 3],
+        "nothing is acknowledged"
+    );
+}
+
+#[test]
 fn a_clients_acknowledgement_is_noted_within_its_largest_window_only() {
     let record = FlowRecord { note_ack: 1000, note_window: 65_535, ..at(FlowState::Committed) };
     let noted = |ack| {
