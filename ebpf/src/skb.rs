@@ -256,6 +256,27 @@ impl SharedRecord {
         }
     }
 
+    /// Sets flags that are not set. Two CPUs that set different ones within the same few instructions may lose one: an atomic
+    /// OR came with Linux 5.12.
+    #[inline(always)]
+    pub(crate) fn add_note_flags(self, flags: u32) {
+        // SAFETY: inside the map's element, aligned; see the type.
+        unsafe {
+            let word = &raw mut (*self.0).note_flags;
+            let now = ptr::read_volatile(word);
+            if flags & !now != 0 {
+                ptr::write_volatile(word, now | flags);
+            }
+        }
+    }
+
+    /// The state as it stands now.
+    #[inline(always)]
+    pub(crate) fn state(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { ptr::read_volatile(&raw const (*self.0).state) }
+    }
+
     word_store!(store_state, state, u32);
     word_store!(store_last_seen, last_seen_ns, u64);
     word_store!(store_released, released, u32);
@@ -263,7 +284,6 @@ impl SharedRecord {
     word_store!(store_note_window, note_window, u32);
     word_store!(store_note_tsval, note_tsval, u32);
     word_store!(store_note_seq_end, note_seq_end, u32);
-    word_store!(store_note_flags, note_flags, u32);
     word_add!(add_diverted, diverted, u32);
     word_add!(add_released, released, u32);
     word_add!(add_packets, packets, u64);

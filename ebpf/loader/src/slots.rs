@@ -46,7 +46,10 @@ impl Slots {
 
     /// A slot for a new flow, its state `Free`; the one that was freed longest ago.
     pub fn allocate(&self) -> Option<u32> {
-        self.free_list().pop_front()
+        let slot = self.free_list().pop_front()?;
+        // A program that had the record in hand as it was freed may have written to it since.
+        self.mapped.write(slot, &FlowRecord::default(), true);
+        Some(slot)
     }
 
     /// Gives a slot back: its state becomes `Free` first. Remove its key from the plane before.
@@ -196,6 +199,22 @@ mod tests {
         for slot in 0..slots.capacity() {
             slots.write(slot, record);
         }
+    }
+
+    #[test]
+    fn what_a_program_writes_to_a_freed_record_is_not_the_next_flows() {
+        let slots = Slots::new(MappedSlots::anonymous(1).expect("memory"));
+        let slot = slots.allocate().expect("there is one");
+        slots.write(slot, &FlowRecord { state: FlowState::Ended as u32, ..FlowRecord::default() });
+        slots.free(slot);
+        // It saw the flow ended, and a SYN.
+        slots.set_state(slot, FlowState::Superseded);
+        slots.add_released(slot, 5);
+        assert_eq!(slots.allocate(), Some(slot));
+        let next =
+            FlowRecord { state: FlowState::Frozen as u32, diverted: 7, note_ack: 9, ..FlowRecord::default() };
+        slots.write(slot, &next);
+        assert_eq!(slots.read(slot), next);
     }
 
     /// While another thread does to the records what an attached program does.

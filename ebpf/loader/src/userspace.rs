@@ -144,16 +144,17 @@ struct Judging<'a> {
 
 impl Flows for Judging<'_> {
     fn find(&self, key: &FlowKey) -> Option<(u32, FlowRecord)> {
-        // The slot may be freed meanwhile, or be another flow's: as with the programs, its state says so.
         let slot = self.plane.lookup(key)?;
-        Some((slot, self.plane.slots.read(slot)))
+        let record = self.plane.slots.read(slot);
+        // As with the programs: the slot may be freed meanwhile, and be another flow's.
+        record.belongs_under(key).then_some((slot, record))
     }
 
     fn book(&self, slot: u32, handled: &Handled<'_>) {
         let memory = self.plane.slots.memory();
         let word = |offset| memory.field(slot, offset);
         let wide = |offset| memory.wide_field(slot, offset);
-        let account = handled.account;
+        let (account, copy) = (handled.account, handled.record);
         wide(offset_of!(FlowRecord, last_seen_ns)).store(handled.now_ns, Ordering::Relaxed);
         if account.diverted != 0 {
             word(offset_of!(FlowRecord, diverted)).fetch_add(account.diverted, Ordering::Relaxed);
@@ -162,18 +163,24 @@ impl Flows for Judging<'_> {
             word(offset_of!(FlowRecord, released)).fetch_add(account.released, Ordering::Relaxed);
         }
         if account.state != 0 {
-            word(offset_of!(FlowRecord, state)).store(account.state, Ordering::Release);
+            let (from, to) = (copy.state, account.state);
+            // Only while the daemon has not freed the slot meanwhile.
+            let state = word(offset_of!(FlowRecord, state));
+            let _ = state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         }
         if account.noted != 0 {
-            for (offset, value) in [
-                (offset_of!(FlowRecord, note_ack), account.note_ack),
-                (offset_of!(FlowRecord, note_window), account.note_window),
-                (offset_of!(FlowRecord, note_tsval), account.note_tsval),
-                (offset_of!(FlowRecord, note_seq_end), account.note_seq_end),
-                (offset_of!(FlowRecord, note_flags), handled.record.note_flags | account.note_flags),
+            // What is news, and nothing else: since the copy was made another thread may have noted more.
+            for (offset, value, before) in [
+                (offset_of!(FlowRecord, note_ack), account.note_ack, copy.note_ack),
+                (offset_of!(FlowRecord, note_window), account.note_window, copy.note_window),
+                (offset_of!(FlowRecord, note_tsval), account.note_tsval, copy.note_tsval),
+                (offset_of!(FlowRecord, note_seq_end), account.note_seq_end, copy.note_seq_end),
             ] {
-                word(offset).store(value, Ordering::Relaxed);
+                if value != before {
+                    word(offset).store(value, Ordering::Relaxed);
+                }
             }
+            word(offset_of!(FlowRecord, note_flags)).fetch_or(account.note_flags, Ordering::Relaxed);
         }
         if let Some(payload) = handled.translated {
             wide(offset_of!(FlowRecord, packets)).fetch_add(1, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use crate::maps::{FLOWS, SCRATCH, SETTINGS, SLOTS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
 use baton_shared::addr::IpWords;
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, Settings};
+use baton_shared::record::Settings;
 use baton_shared::translate::{
     Action, Direction, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked, translate,
 };
@@ -38,8 +38,7 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     if !load_key(skb, direction, tcp_at, scratch) {
         return if scratch.ip.hides_upper() { unwalked(direction) } else { NEXT };
     }
-    let Some(record) = find(&scratch.key) else { return NEXT };
-    record.copy_to(&mut scratch.record);
+    let Some(record) = find(scratch) else { return NEXT };
     let Some(settings) = SETTINGS.get(0) else { return NEXT };
     let now = skb::now_ns();
 
@@ -80,15 +79,17 @@ fn unwalked(direction: Direction) -> i32 {
     }
 }
 
-/// The record of a flow.
+/// The record of the flow under the key in hand, and a copy of it as it is now.
 #[inline(always)]
-pub(super) fn find(key: &FlowKey) -> Option<SharedRecord> {
-    // SAFETY: the daemon may remove the key while we read its value, which then is another flow's number or a
-    // freed one's: slots are given out again as late as possible, and a freed one's state says so.
-    let slot = unsafe { FLOWS.get(key) }?;
+pub(super) fn find(scratch: &mut Scratch) -> Option<SharedRecord> {
+    // SAFETY: the daemon may remove the key while we read its value, and give place and slot to another flow.
+    let slot = unsafe { FLOWS.get(&scratch.key) }?;
     let record = SLOTS.get_ptr_mut(*slot)?;
     // SAFETY: an element of SLOTS.
-    Some(unsafe { SharedRecord::new(record) })
+    let record = unsafe { SharedRecord::new(record) };
+    record.copy_to(&mut scratch.record);
+    // Then it is as if the key had been gone.
+    scratch.record.belongs_under(&scratch.key).then_some(record)
 }
 
 /// Books the verdict and carries it out.
@@ -162,15 +163,26 @@ fn book(record: SharedRecord, scratch: &Scratch, now: u64) {
     if account.released != 0 {
         record.add_released(account.released);
     }
-    if account.state != 0 {
+    let copy = &scratch.record;
+    // Only while the daemon has not freed the slot meanwhile.
+    if account.state != 0 && record.state() == copy.state {
         record.store_state(account.state);
     }
     if account.noted != 0 {
-        record.store_note_ack(account.note_ack);
-        record.store_note_window(account.note_window);
-        record.store_note_tsval(account.note_tsval);
-        record.store_note_seq_end(account.note_seq_end);
-        record.store_note_flags(scratch.record.note_flags | account.note_flags);
+        // What is news, and nothing else: since the copy was made another CPU may have noted more.
+        if account.note_ack != copy.note_ack {
+            record.store_note_ack(account.note_ack);
+        }
+        if account.note_window != copy.note_window {
+            record.store_note_window(account.note_window);
+        }
+        if account.note_tsval != copy.note_tsval {
+            record.store_note_tsval(account.note_tsval);
+        }
+        if account.note_seq_end != copy.note_seq_end {
+            record.store_note_seq_end(account.note_seq_end);
+        }
+        record.add_note_flags(account.note_flags);
     }
 }
 

@@ -115,7 +115,5 @@ fn is_of_a_flow(skb: Skb, ip_at: u32, scratch: &mut Scratch) -> bool {
     if !load_key(skb, Direction::FromClient, ip_at + scratch.ip.upper_at, scratch) {
         return false;
     }
-    let Some(record) = find(&scratch.key) else { return false };
-    record.copy_to(&mut scratch.record);
-    judge_inner(&scratch.record, &scratch.outer)
+    find(scratch).is_some() && judge_inner(&scratch.record, &scratch.outer)
 }

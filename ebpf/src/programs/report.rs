@@ -61,8 +61,9 @@ fn carry(
         return Err(NEXT);
     }
     let scratch = skb::opaque(scratch);
-    let Some(record) = find(&scratch.key) else { return Err(NEXT) };
-    record.copy_to(&mut scratch.record);
+    if find(scratch).is_none() {
+        return Err(NEXT);
+    }
     let verdict = judge(&scratch.record, &scratch.report, skb.len() - ETHERNET);
     let Some(counter) = verdict.counter else { return Err(NEXT) };
     if verdict.action != Action::Translate {

@@ -58,14 +58,13 @@ fn arrive(skb: Skb, marked: bool, scratch: &mut Scratch) -> i32 {
     if !load_key(skb, Direction::FromClient, tcp_at, scratch) {
         return NEXT;
     }
-    let Some(record) = find(&scratch.key) else {
+    let Some(record) = find(scratch) else {
         if is_stray(marked, scratch.tcp.flags()) {
             count(PacketCounter::DropAdoptEarly.code());
             return SHOT;
         }
         return NEXT;
     };
-    record.copy_to(&mut scratch.record);
     if !is_adopted(&scratch.record) {
         return NEXT;
     }
@@ -134,9 +133,7 @@ fn book(record: SharedRecord, scratch: &Scratch, now: u64) {
     if account.errno != 0 {
         record.store_released(account.errno);
     }
-    if account.note_flags != 0 {
-        record.store_note_flags(scratch.record.note_flags | account.note_flags);
-    }
+    record.add_note_flags(account.note_flags);
 }
 
 /// Writes another destination into the packet.

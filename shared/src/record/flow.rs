@@ -268,6 +268,7 @@ impl FlowRecord {
     }
 
     /// Whether `key` leads to this record rightly.
+    #[inline(always)]
     pub fn belongs_under(&self, key: &FlowKey) -> bool {
         self.key == *key || (self.flags & FLAG_ADOPTED != 0 && self.arrival_key() == *key)
     }

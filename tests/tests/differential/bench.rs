@@ -7,11 +7,16 @@ use aya::{Ebpf, EbpfLoader};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord, LegSettings, Settings};
 use std::error::Error;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 
 /// The TUN's number: never used, a test run does not redirect.
 const TUN: u32 = 1;
 /// The mark of reinjected packets.
 pub(crate) const MARK: u32 = 0x0ba7;
+
+/// The one slot in use.
+const SLOT: u32 = 2;
 
 type RawKey = [u32; size_of::<FlowKey>() / 4];
 type RawRecord = [u64; size_of::<FlowRecord>() / 8];
@@ -81,17 +86,27 @@ impl Bench {
 
     /// Runs the program of this name, whatever the case's hook.
     pub(crate) fn run_by(&mut self, name: &str, case: &Case) -> Outcome {
-        const SLOT: u32 = 2;
-        let key: RawKey = zerocopy::transmute!(case.record.key);
+        self.run_segments(name, case, 0)
+    }
+
+    /// As [`Bench::run_by`], the frame a super-packet of segments with so many bytes of payload.
+    pub(crate) fn run_segments(&mut self, name: &str, case: &Case, segment_bytes: u32) -> Outcome {
+        self.run_under(case.record.key, name, case, segment_bytes)
+    }
+
+    /// As [`Bench::run_segments`], the record being where this key leads.
+    pub(crate) fn run_under(&mut self, key: FlowKey, name: &str, case: &Case, segment_bytes: u32) -> Outcome {
+        let key: RawKey = zerocopy::transmute!(key);
         let record: RawRecord = zerocopy::transmute!(case.record);
         self.slots.set(SLOT, record, 0).unwrap();
         self.flows.insert(key, SLOT, 0).unwrap();
 
         let program: &SchedClassifier = self.object.program(name).unwrap().try_into().unwrap();
-        // struct __sk_buff: `mark` is the third word.
+        // struct __sk_buff: `mark` is the third word, `gso_size` the last.
         let mut context = [0u8; 192];
         let mark = if case.marked { MARK } else { 0 };
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
+        context[176..180].copy_from_slice(&segment_bytes.to_ne_bytes());
         let mut frame = vec![0u8; case.frame.len() + 64];
         let result = program
             .test_run(TestRunOptions {
@@ -108,6 +123,55 @@ impl Bench {
         record.last_seen_ns = u64::from(record.last_seen_ns != case.record.last_seen_ns);
         self.flows.remove(&key).unwrap();
         Outcome { verdict: result.return_value.cast_signed(), frame, counters: self.count(), record }
+    }
+
+    /// Runs the egress program on one packet over and over, on another CPU, and meanwhile, `rounds` times, on another one
+    /// here: the records after each.
+    pub(crate) fn run_beside(&mut self, often: &Case, once: &Case, rounds: u32) -> Vec<FlowRecord> {
+        assert_eq!(often.record, once.record);
+        let key: RawKey = zerocopy::transmute!(once.record.key);
+        self.flows.insert(key, SLOT, 0).unwrap();
+        let program: &SchedClassifier = self.object.program("target_egress").unwrap().try_into().unwrap();
+        let run = |case: &Case, repeat: u32| {
+            let mut frame = vec![0u8; case.frame.len() + 64];
+            let options = TestRunOptions {
+                data_in: Some(&case.frame),
+                data_out: Some(&mut frame),
+                repeat,
+                ..TestRunOptions::default()
+            };
+            program.test_run(options).unwrap();
+        };
+        let (turns, done) = (AtomicU32::new(0), AtomicBool::new(false));
+        let mut records = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    run(often, 20);
+                    turns.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            for _ in 0..rounds {
+                let record: RawRecord = zerocopy::transmute!(once.record);
+                self.slots.set(SLOT, record, 0).unwrap();
+                // What the other one copied before is booked.
+                let passed = |turns: &AtomicU32| {
+                    let begun = turns.load(Ordering::SeqCst);
+                    while turns.load(Ordering::SeqCst).wrapping_sub(begun) < 2 {
+                        thread::yield_now();
+                    }
+                };
+                passed(&turns);
+                run(once, 1);
+                passed(&turns);
+                let raw: RawRecord = self.slots.get(&SLOT, 0).unwrap();
+                records.push(zerocopy::transmute!(raw));
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        self.flows.remove(&key).unwrap();
+        self.count();
+        records
     }
 
     /// By how much each counter went up since the last call.

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test: the panic is the report")]
 
 mod bench;
+mod beside;
 mod cases;
 mod errors;
 mod host;

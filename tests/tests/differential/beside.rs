@@ -1,0 +1,79 @@
+//! What one packet at a time does not show: two CPUs with packets of one flow.
+
+use crate::cases::{Version, frame, record};
+use crate::{Case, Hook, with_bench};
+use baton_shared::addr::PortWord;
+use baton_shared::record::{FlowRecord, NOTE_FIN, NOTE_SYN_ACK};
+
+#[test]
+fn a_packet_with_no_news_undoes_no_note_of_another_cpu() {
+    with_bench(|bench| {
+        let given = record(Hook::Egress, Version::V4);
+        let mut often = frame(Hook::Egress, Version::V4);
+        often.payload.clear();
+        // The same addresses, so that what was translated is found again.
+        let given = FlowRecord {
+            new_addr: given.key.local,
+            new_port: given.key.local_port,
+            note_ack: often.tcp.acknowledgment_number,
+            note_window: often.tcp.window_size.into(),
+            note_seq_end: often.tcp.sequence_number,
+            note_flags: NOTE_SYN_ACK,
+            ..given
+        };
+        let mut once = often.clone();
+        once.tcp.sequence_number += 100;
+        once.tcp.acknowledgment_number += 10;
+        once.tcp.window_size += 1;
+        once.tcp.fin = true;
+        let case = |name: &str, frame: &crate::packet::Frame| Case {
+            name: name.to_owned(),
+            hook: Hook::Egress,
+            record: given,
+            marked: false,
+            frame: frame.bytes(),
+        };
+        for (round, record) in
+            bench.run_beside(&case("old", &often), &case("new", &once), 2000).iter().enumerate()
+        {
+            let noted = (record.note_ack, record.note_window, record.note_seq_end, record.note_flags);
+            let right = (
+                given.note_ack + 10,
+                given.note_window + 1,
+                given.note_seq_end + 101,
+                NOTE_SYN_ACK | NOTE_FIN,
+            );
+            assert_eq!(noted, right, "round {round}");
+            assert!(record.packets > 1);
+        }
+    });
+}
+
+/// As when the daemon gives a slot to another flow between a program's look at the key and its look at the record.
+#[test]
+fn a_packet_is_never_judged_by_another_flows_record() {
+    with_bench(|bench| {
+        for version in [Version::V4, Version::V6] {
+            for (program, hook) in [("intermediate_ingress", Hook::Ingress), ("target_egress", Hook::Egress)]
+            {
+                let own = record(hook, version);
+                let [mut port, mut address, mut local] = [own; 3];
+                port.key.remote_port = PortWord::new(9);
+                address.key.remote.0[3] ^= 1;
+                local.key.local.0[0] ^= 1;
+                for (name, record) in [("port", port), ("address", address), ("local", local)] {
+                    let bytes = frame(hook, version).bytes();
+                    let case = Case { name: name.to_owned(), hook, record, marked: false, frame: bytes };
+                    let outcome = bench.run_under(own.key, program, &case, 0);
+                    assert_eq!((outcome.verdict, &outcome.frame), (-1, &case.frame), "{program}, {name}");
+                    assert!(
+                        outcome.counters.iter().all(|n| *n == 0),
+                        "{program}, {name}: {:?}",
+                        outcome.counters
+                    );
+                    assert_eq!(outcome.record, record, "{program}, {name}");
+                }
+            }
+        }
+    });
+}
