@@ -98,7 +98,7 @@ pub(super) fn load_segment(skb: Skb, tcp_at: u32, scratch: &mut Scratch) -> Resu
     let largest = match skb.segment_bytes() {
         0 => total,
         // The last one of a super-packet may be the only one.
-        bytes => total.min(headers + bytes),
+        bytes => total.min(headers - scratch.ip.jumbo_bytes() + bytes),
     };
     scratch.segment.load(&scratch.ip, &scratch.tcp, total - headers, largest);
     scratch.segment.options.places = Default::default();

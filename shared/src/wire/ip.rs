@@ -119,6 +119,13 @@ impl IpFacts {
         matches!(self.fragment(), Fragment::First) && !self.source.is_v4()
     }
 
+    /// How many bytes of this header no segment of a super-packet will have: IPv6's jumbo option, which the kernel puts into
+    /// one over 64 kB and takes out of its segments (`ipv6_hopopt_jumbo_remove()`).
+    #[inline(always)]
+    pub const fn jumbo_bytes(&self) -> u32 {
+        if self.total == 0 && !self.source.is_v4() && self.upper_at == Ipv6Words::BYTES + 8 { 8 } else { 0 }
+    }
+
     /// Says whether this is a fragment.
     #[inline(always)]
     pub const fn set_fragment(&mut self, fragment: Fragment) {

@@ -1,8 +1,9 @@
-//! What one packet at a time does not show: two CPUs with packets of one flow.
+//! What one packet at a time does not show: two CPUs with packets of one flow, and super-packets.
 
 use crate::cases::{Version, frame, record};
 use crate::{Case, Hook, with_bench};
 use baton_shared::addr::PortWord;
+use baton_shared::reason::PacketCounter as C;
 use baton_shared::record::{FlowRecord, NOTE_FIN, NOTE_SYN_ACK};
 
 #[test]
@@ -45,6 +46,31 @@ fn a_packet_with_no_news_undoes_no_note_of_another_cpu() {
             );
             assert_eq!(noted, right, "round {round}");
             assert!(record.packets > 1);
+        }
+    });
+}
+
+/// The kernel puts a hop-by-hop header into an IPv6 super-packet over 64 kB, and takes it out of its segments.
+#[test]
+fn segments_of_an_ipv6_super_packet_over_64_kb_are_as_large_as_they_will_be_sent() {
+    with_bench(|bench| {
+        let mut large = frame(Hook::Ingress, Version::V6);
+        // Router alert in the jumbo option's place: of the same length, and the program reads neither.
+        large.extension(0, vec![0, 5, 2, 0, 0, 1, 0]);
+        let mut bytes = large.bytes();
+        // struct ipv6hdr: no payload length.
+        bytes[18..20].fill(0);
+        for (leg_mtu, counter) in [(40 + 20 + 50, C::Translated), (40 + 20 + 49, C::TooBig)] {
+            let record = FlowRecord { leg_mtu, ..record(Hook::Ingress, Version::V6) };
+            let case = Case {
+                name: format!("a leg of {leg_mtu}"),
+                hook: Hook::Ingress,
+                record,
+                marked: false,
+                frame: bytes.clone(),
+            };
+            let outcome = bench.run_segments("intermediate_ingress", &case, 50);
+            assert_eq!(outcome.counters[counter.code() as usize], 1, "{leg_mtu}: {:?}", outcome.counters);
         }
     });
 }
