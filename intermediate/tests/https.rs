@@ -290,17 +290,30 @@ async fn what_is_no_handshake_and_what_takes_too_long_is_closed_and_counted() {
 }
 
 #[tokio::test]
-async fn a_stop_lets_the_streams_under_way_end_and_opens_no_new_one() {
+async fn a_stop_and_a_drain_let_the_streams_under_way_end_and_open_no_new_one() {
     let (address, _) = server().await;
-    let https = https(patient(), &[address]);
-    let mut client = Http2::open(https.bed.vip).await;
-    let base = [(":method", "POST"), (":scheme", "https"), (":authority", "h"), (":path", "/echo")];
-    client.headers(1, &base, false).await;
-    client.data(1, b"ab", false).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let stopping = tokio::spawn(https.bed.control.stop_and_wait(Duration::from_secs(5)));
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    client.data(1, b"cd", true).await;
-    assert_eq!(client.outcome(1).await, Some((200, b"abcd".to_vec())));
-    assert!(stopping.await.unwrap());
+    for drain in [false, true] {
+        let https = https(patient(), &[address]);
+        let mut client = Http2::open(https.bed.vip).await;
+        let base = [(":method", "POST"), (":scheme", "https"), (":authority", "h"), (":path", "/echo")];
+        client.headers(1, &base, false).await;
+        client.data(1, b"ab", false).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let stopping = if drain {
+            assert!(https.bed.front.drains.drain_listener(https.bed.vip, true));
+            None
+        } else {
+            Some(tokio::spawn(https.bed.control.stop_and_wait(Duration::from_secs(5))))
+        };
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.data(1, b"cd", true).await;
+        assert_eq!(client.outcome(1).await, Some((200, b"abcd".to_vec())));
+        match stopping {
+            Some(stopping) => assert!(stopping.await.unwrap()),
+            None => {
+                let left = async { while client.settled().await {} };
+                tokio::time::timeout(Duration::from_secs(10), left).await.expect("it is closed");
+            }
+        }
+    }
 }

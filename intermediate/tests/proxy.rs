@@ -373,6 +373,29 @@ async fn a_stop_lets_the_request_under_way_end() {
 }
 
 #[tokio::test]
+async fn a_kept_connection_leaves_a_drained_listener_behind_its_next_whole_response() {
+    let (address, _) = server().await;
+    let bed = Bed::start(limits(), &[address]);
+    let request = b"GET /headers HTTP/1.1\r\nHost: h\r\n\r\n";
+    let (mut kept, mut busy) = (bed.client().await, bed.client().await);
+    kept.send(request).await;
+    let open = kept.until("127.0.0.1\n").await;
+    assert!(!open.contains("connection: close"), "{open}");
+    busy.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab").await;
+    busy.until("ab").await;
+    assert!(bed.front.drains.drain_listener(bed.vip, true));
+    // One response has begun before; it is whole, and the next one is the last.
+    busy.send(b"cd").await;
+    busy.until("cd").await;
+    for mut client in [kept, busy] {
+        client.send(request).await;
+        let last = client.rest().await;
+        assert!(last.starts_with("HTTP/1.1 200 ") && last.contains("connection: close\r\n"), "{last}");
+        assert!(last.ends_with("127.0.0.1\n"), "{last}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_reads_nothing_is_given_up_and_one_that_reads_slowly_is_not() {
     let (address, _) = server().await;
     let bed = Bed::start(limits(), &[address]);

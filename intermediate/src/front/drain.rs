@@ -100,6 +100,12 @@ impl Drains {
         state.listeners.get(&vip).copied().or(state.node.filter(|_| state.node_closed))
     }
 
+    /// Waits until a listener is drained.
+    pub(crate) async fn drained(&self, vip: SocketAddr) {
+        let mut changed = self.watch();
+        while self.listener(vip).is_none() && changed.changed().await.is_ok() {}
+    }
+
     /// Waits for the next change after `seen`.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

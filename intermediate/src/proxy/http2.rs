@@ -50,7 +50,7 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
     let ProxyJob { front, site, mut stop, peer, stream, entry, .. } = job;
     let limits = site.limits(peer.listener);
     limit_client(&stream, &limits, peer.client);
-    let (metrics, waiting) = (front.metrics.clone(), front.waiting.clone());
+    let (metrics, waiting, drained) = (front.metrics.clone(), front.waiting.clone(), Arc::clone(&front));
     // Nothing goes through this gate: each head is judged when hyper has it.
     let (_, requests) = gate(limits.head);
     let too_slow = requests.too_slow();
@@ -90,6 +90,12 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
     let paced = Paced::new(stream, limits.slow.response, too_slow.clone());
     let counted = Received::new(paced, streams.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(counted), service));
+    let mut leaves = pin!(async {
+        tokio::select! {
+            () = stop.wait() => {}
+            () = drained.drains.drained(peer.vip) => {}
+        }
+    });
     let mut tick = interval(TICK);
     let mut stopping = false;
     let closed = loop {
@@ -107,8 +113,9 @@ pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
                 reason.into_iter().for_each(|reason| metrics.on_closed(reason));
                 return;
             }
-            () = stop.wait(), if !stopping => {
-                // Streams under way may end; who has the last word waits for us. Times are looked at all the same.
+            () = &mut leaves, if !stopping => {
+                // Streams under way may end; who stops us, or drains the listener, waits for that. Times are looked at all the
+                // same.
                 connection.as_mut().graceful_shutdown();
                 stopping = true;
             }

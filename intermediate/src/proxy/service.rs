@@ -117,7 +117,15 @@ impl Session {
             // Every head hyper sees went through the gate; if it counts otherwise, nothing can be trusted.
             None => return Ok(self.refuse_head(GateRule::OutOfStep.into())),
         };
-        Ok(self.forward(request, gated).await)
+        let connect = gated.head.connect;
+        let mut response = self.forward(request, gated).await;
+        let status = response.status();
+        let is_tunnel = status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success());
+        if !is_tunnel && self.front.drains.listener(self.peer.vip).is_some() {
+            // It leaves the listener behind this response, as those do that targets have.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
 
     /// Sends a request that passed the gate to a server, and gives its answer.
