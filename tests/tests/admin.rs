@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
-use baton_tests::events;
+use baton_tests::events::{self, Events};
 use baton_tests::exposition;
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::openapi::faults;
+use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -15,16 +16,52 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// An answer to a query that is wrong: 400, in the words of the schema for errors.
-fn is_refused(t: &TestLab, node: &str, path: &str) {
+/// An answer that is no success, in the words of the schema that its route has for this status.
+fn is_refused(t: &TestLab, node: &str, method: &str, [route, path]: [&str; 2], wanted: u16) {
     let openapi = t.admin(node, "/v1/openapi.json");
-    let (status, text) = t.lab.admin_text(node, path).unwrap();
-    assert_eq!(status, 400, "{node} {path}: {text}");
-    let error = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}"));
-    let route = format!("/paths/{}/get", path.split('?').next().unwrap().replace('/', "~1"));
-    let schema = openapi.pointer(&format!("{route}/responses/400/content/application~1json/schema"));
-    let faults = faults(&openapi, schema.unwrap_or_else(|| panic!("{path}: 400 is not described")), &error);
+    let (status, text) = match method {
+        "get" => t.lab.admin_text(node, path).unwrap(),
+        _ => t.lab.admin_post(node, path).unwrap(),
+    };
+    assert_eq!(status, wanted, "{node} {method} {path}: {text}");
+    let error: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}"));
+    let schema = &openapi["paths"][route][method]["responses"][wanted.to_string()]["content"]["application/json"]
+        ["schema"];
+    assert!(schema.is_object(), "{node} {method} {route}: {wanted} is not described");
+    let faults = faults(&openapi, schema, &error);
     assert!(faults.is_empty(), "{node} {path}: {faults:#?}\n{error:#}");
+}
+
+/// What is asked for wrongly, or is not there, is refused in described words; a wrong configuration too, and it is told.
+fn refusals_are_as_described(t: &TestLab, target: &str, here: &Events) {
+    for node in [INTERMEDIATE, target] {
+        for (route, query) in [
+            ("/v1/flows", "limit=100001"),
+            ("/v1/flows", "colour=red"),
+            ("/v1/migrations", "colour=red"),
+            ("/v1/events", "kind=colour"),
+            ("/v1/capture", "client=nobody"),
+        ] {
+            is_refused(t, node, "get", [route, &format!("{route}?{query}")], 400);
+        }
+        is_refused(t, node, "get", ["/v1/flows/{id}", "/v1/flows/0123456789abcdef"], 404);
+    }
+    let order = |kind: &str, path: &str, status| {
+        is_refused(t, INTERMEDIATE, "post", [&format!("/v1/{kind}/{{order}}"), path], status);
+    };
+    order("targets/{name}", "/v1/targets/nobody/drain", 404);
+    order("targets/{name}", &format!("/v1/targets/{target}/drain?colour=red"), 400);
+    order("listeners/{name}", "/v1/listeners/nobody/drain", 404);
+    order("node", "/v1/node/explode", 404);
+    is_refused(t, INTERMEDIATE, "get", ["/v1/targets/{name}", "/v1/targets/nobody"], 404);
+
+    let file = t.lab.config(INTERMEDIATE, Program::Balancer);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("colour = 1\n{text}")).unwrap();
+    is_refused(t, INTERMEDIATE, "post", ["/v1/reload"; 2], 422);
+    std::fs::write(&file, text).unwrap();
+    let told = here.wait("reload", |reload| reload["applied"] == false);
+    assert!(told["error"].as_str().is_some_and(|error| error.contains(":1:1: ")), "{told:#}");
 }
 
 /// A capture on a node while `meanwhile` runs: each line is as described, the first and the last too.
@@ -172,12 +209,7 @@ fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_s
     t.order(&format!("/v1/targets/{target}/undrain"));
     let order = here.wait("order", |_| true);
     assert_eq!([&order["target"], &order["from"], &order["to"]], [target, "ready", "draining"]);
-    for node in [INTERMEDIATE, target] {
-        for query in ["flows?limit=100001", "flows?colour=red", "migrations?colour=red", "events?kind=colour"]
-        {
-            is_refused(&t, node, &format!("/v1/{query}"));
-        }
-    }
+    refusals_are_as_described(&t, target, &here);
     assert_eq!(t.admin(INTERMEDIATE, "/v1/flows?limit=0")["truncated"], true);
     let after = t.admin(INTERMEDIATE, &format!("/v1/flows?after={id}"));
     assert!(after["flows"].as_array().unwrap().iter().all(|other| other["id"].as_str().unwrap() > id));
