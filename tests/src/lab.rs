@@ -6,6 +6,7 @@ use netns_lab::{Lab, LabSpec, Program, command, plan};
 use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -216,6 +217,22 @@ impl TestLab {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// The intermediate's access log, of a lab that is [`logged`], once it has so many lines; more would be wrong.
+    ///
+    /// # Panics
+    /// If they do not come, or one is no JSON.
+    pub fn lines(&self, count: usize) -> Vec<Value> {
+        let path = log_of(&self.lab.node_dir(plan::INTERMEDIATE));
+        let read = || std::fs::read_to_string(&path).unwrap_or_default();
+        self.eventually("all lines of the access log", Duration::from_secs(10), |_| {
+            read().lines().count() >= count
+        });
+        let text = read();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), count, "{text}");
+        lines
+    }
+
     /// SHA-256 of a file the targets serve.
     ///
     /// # Panics
@@ -251,4 +268,15 @@ impl TestLab {
     pub fn flows(&self, node: &str) -> Vec<Value> {
         self.admin(node, "/v1/flows").get("flows").and_then(Value::as_array).cloned().unwrap_or_default()
     }
+}
+
+fn log_of(node_dir: &Path) -> PathBuf {
+    node_dir.join("access-lines.log")
+}
+
+/// The same with an access log of the intermediate's own.
+#[must_use]
+pub fn logged(spec: LabSpec) -> LabSpec {
+    let path = log_of(&plan::run_dir(&spec.name).join(plan::INTERMEDIATE));
+    spec.intermediate_with("access_log", "path", path.to_string_lossy().into_owned())
 }

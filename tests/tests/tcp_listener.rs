@@ -4,6 +4,7 @@
 use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab};
 use netns_lab::LabSpec;
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -64,9 +65,10 @@ fn serve(t: &TestLab, greeting: &'static str) {
 
 #[test]
 fn a_protocol_whose_client_speaks_first_is_migrated_and_both_ends_may_close_first() {
-    let Some(t) = lab::up("tcp", site) else { return };
+    let Some(t) = lab::up("tcp", |s| lab::logged(site(s))) else { return };
     serve(&t, "");
     let vip: SocketAddr = VIP.parse().unwrap();
+    let mut bytes = HashMap::new();
     for n in 0..20 {
         let (mine, said) = t.client(move || {
             let mut socket = std::net::TcpStream::connect(vip).unwrap();
@@ -86,9 +88,16 @@ fn a_protocol_whose_client_speaks_first_is_migrated_and_both_ends_may_close_firs
             [format!("{mine} said ").as_bytes(), &[0, 255, n], format!("{mine} said morebye\n").as_bytes()]
                 .concat();
         assert_eq!(said, expected, "the server saw the client's own address");
+        bytes.insert(mine.to_string(), said.len() as u64);
     }
     t.expect_requests(20, 0);
     assert_eq!(t.admin("intermediate", "/v1/migrations")["migrations"][0]["request"], "TCP");
+    for line in t.lines(20) {
+        let told = ["outcome", "listener", "pool", "target", "agent_half"].map(|key| line[key].clone());
+        assert_eq!(told, ["migrated", "tcp", "tcp", "tcp1", "joined"], "{line}");
+        let client = line["client"].as_str().unwrap();
+        assert_eq!(line["bytes"].as_u64(), bytes.remove(client), "of each connection one line: {line}");
+    }
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn curl(t: &TestLab, name: &str, path: &str, options: &[&str]) -> String {
 
 #[test]
 fn https_and_http2_run_end_to_end_on_the_target_the_name_leads_to() {
-    let Some(t) = lab::up("tls", site) else { return };
+    let Some(t) = lab::up("tls", |s| lab::logged(site(s))) else { return };
     for (name, target) in [("a.lab.test", "target1"), ("b.lab.test", "target2"), ("x.lab.test", "target2")] {
         for (version, said) in [("--http2", "HTTP/2.0"), ("--http1.1", "HTTP/1.1")] {
             let answer = curl(&t, name, "/whoami", &[version]);
@@ -92,6 +92,32 @@ fn https_and_http2_run_end_to_end_on_the_target_the_name_leads_to() {
         assert!(answer.contains(&format!(":443\nrequest: GET /whoami {said}")), "{answer}");
     }
     t.expect_requests(8, 0);
+    // Each connection has a line, with the name that was asked for.
+    let mut told: Vec<String> = t
+        .lines(8)
+        .iter()
+        .map(|line| {
+            let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            assert!(line["bytes"].as_u64() > Some(1000) && line.get("path").is_none(), "{line}");
+            let same = ["outcome", "agent_half", "end", "termination"].map(word).join(" ");
+            assert_eq!(same, "migrated joined finished --", "{line}");
+            ["host", "route", "pool", "target"].map(word).join(" ")
+        })
+        .collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "a.lab.test a a tls1",
+            "a.lab.test a a tls1",
+            "alpn.lab.test by protocol a tls1",
+            "alpn.lab.test rest rest tls2",
+            "b.lab.test rest rest tls2",
+            "b.lab.test rest rest tls2",
+            "x.lab.test rest rest tls2",
+            "x.lab.test rest rest tls2",
+        ]
+    );
     // Whose certificate is seen, with TLS 1.2 too.
     for version in ["-tls1_2", "-tls1_3"] {
         let ask = format!("openssl s_client -connect {VIP} -servername a.lab.test {version} </dev/null 2>&1");
@@ -191,7 +217,7 @@ fn a_client_hello_byte_by_byte_is_migrated_and_what_is_none_is_closed() {
 
 #[test]
 fn without_its_agent_a_tls_connection_is_relayed_with_its_reason() {
-    let Some(t) = lab::up("tlsrelay", site) else { return };
+    let Some(t) = lab::up("tlsrelay", |s| lab::logged(site(s))) else { return };
     t.lab.stop(plan::target(1).as_str(), Program::Agent).unwrap();
     t.eventually("the agent is gone", Duration::from_secs(5), |t| {
         let targets = t.admin("intermediate", "/v1/targets");
@@ -204,6 +230,11 @@ fn without_its_agent_a_tls_connection_is_relayed_with_its_reason() {
     let out = t.lab.output("client1", &["bash", "-o", "pipefail", "-c", fetch]).unwrap();
     assert_eq!(out.split_whitespace().next(), Some(t.sha256("10m").as_str()));
     assert_eq!((t.migrated(), t.proxied("no_agent")), (0, 2));
+    for (line, least) in t.lines(2).iter().zip([1000, 10 << 20]) {
+        let told = ["outcome", "reason", "host", "target", "termination"].map(|key| line[key].clone());
+        assert_eq!(told, ["proxied", "no_agent", "a.lab.test", "tls1", "--"], "{line}");
+        assert!(line["bytes"].as_u64() > Some(least) && line["request_bytes"].as_u64() > Some(100), "{line}");
+    }
 }
 
 /// Writes a certificate for a name, signed by itself.
