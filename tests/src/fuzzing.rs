@@ -7,11 +7,13 @@ mod daemons;
 mod front;
 mod meaning;
 mod responses;
+mod routing;
 
-pub use daemons::{daemon_packets, outer_packets};
+pub use daemons::{daemon_packets, outer_packets, too_big_answers};
 pub use front::{client_hello, http2_heads};
 pub use meaning::http_meaning;
 pub use responses::{probe_responses, responses};
+pub use routing::request_routing;
 
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{FrameReader, encode};
@@ -27,16 +29,18 @@ use std::net::IpAddr;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     ("http_requests", http_requests),
     ("control_frames", control_frames),
     ("tcp_options", tcp_options),
     ("packets", packets),
     ("daemon_packets", daemon_packets),
     ("outer_packets", outer_packets),
+    ("too_big_answers", too_big_answers),
     ("client_hello", client_hello),
     ("http2_heads", http2_heads),
     ("http_meaning", http_meaning),
+    ("request_routing", request_routing),
     ("responses", responses),
     ("probe_responses", probe_responses),
 ];

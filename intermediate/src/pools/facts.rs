@@ -1,7 +1,7 @@
 //! What a choice may depend on.
 
 use baton_shared::balance::{hash, source_key};
-use baton_shared::route::RequestFacts;
+use baton_shared::route::{RequestFacts, any_cookie};
 use std::net::SocketAddr;
 
 /// A request, and whose it is.
@@ -81,14 +81,9 @@ impl PickFacts<'_> {
     }
 
     fn any_cookie(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.request.headers.any("cookie", &mut |line| {
-            line.split(|b| *b == b';').any(|pair| {
-                let pair = pair.trim_ascii();
-                let Some(at) = pair.iter().position(|b| *b == b'=') else { return false };
-                let (found, value) = pair.split_at(at);
-                let value = value.get(1..).unwrap_or_default();
-                let bare = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
-                found == name.as_bytes() && test(bare)
+        any_cookie(self.request.headers, name, &mut |value| {
+            value.is_some_and(|value| {
+                test(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
             })
         })
     }

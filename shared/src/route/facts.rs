@@ -44,6 +44,21 @@ impl HeaderLines for HeadLines<'_> {
     }
 }
 
+/// Whether `test` holds for the value of any cookie of this name, as it came; `None` for one without an equals sign.
+pub fn any_cookie(
+    headers: &dyn HeaderLines,
+    name: &str,
+    test: &mut dyn FnMut(Option<&[u8]>) -> bool,
+) -> bool {
+    headers.any("cookie", &mut |line| {
+        line.split(|b| *b == b';').map(<[u8]>::trim_ascii).any(|pair| {
+            let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
+            let (found, value) = pair.split_at(at);
+            found == name.as_bytes() && test(value.get(1..))
+        })
+    })
+}
+
 /// A request, or a TLS connection before it says what it is for.
 #[derive(Clone, Copy)]
 pub struct RequestFacts<'a> {

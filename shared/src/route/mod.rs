@@ -36,7 +36,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use facts::{HeadLines, HeaderLines, NoHeaders, RequestFacts, host_name};
+pub use facts::{HeadLines, HeaderLines, NoHeaders, RequestFacts, any_cookie, host_name};
 pub use limits::{BodyVerdict, OwnLimits, RequestLimits};
 pub use rules::{HostRule, Mismatch, PathRule, RuleError, Rules, ValueRule};
 pub use table::{AmbiguousPath, KeepAlive, Mode, PoolId, Route, RouteTable, Tried};

@@ -1,6 +1,6 @@
 //! The conditions of a route.
 
-use super::facts::{HeaderLines, RequestFacts};
+use super::facts::{HeaderLines, RequestFacts, any_cookie};
 use super::path::{hex, plain};
 use crate::http::is_token_text;
 use regex::bytes::{Regex, RegexBuilder};
@@ -355,13 +355,7 @@ fn has_parameter(query: &str, rule: &ValueRule) -> bool {
 }
 
 fn has_cookie(headers: &dyn HeaderLines, rule: &ValueRule) -> bool {
-    headers.any("cookie", &mut |line| {
-        line.split(|b| *b == b';').map(<[u8]>::trim_ascii).any(|pair| {
-            let at = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
-            let (name, value) = pair.split_at(at);
-            name == rule.name.as_bytes() && rule.value_is(value.get(1..).unwrap_or_default())
-        })
-    })
+    any_cookie(headers, &rule.name, &mut |value| rule.value_is(value.unwrap_or_default()))
 }
 
 /// A name or value of a query (application/x-www-form-urlencoded).

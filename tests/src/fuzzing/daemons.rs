@@ -1,13 +1,15 @@
 //! Packets as the daemons read them: what was diverted to them is read as the data plane read it.
 
 use super::EveryFlow;
-use baton_shared::packet::{errors6, held, inside, reply, syn};
+use baton_shared::packet::{errors6, held, inside, reply, syn, too_big};
 use baton_shared::record::{FlowKey, FlowState};
 use baton_shared::translate::{Action, Direction, LEG_PORT};
 use baton_shared::wire::{OptionPlaces, OptionValues};
 use baton_userspace::carry;
+use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
 use std::cell::Cell;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The packet's flow, if the plane diverts it while its flow is in this state.
 fn diverted(packet: &[u8], direction: Direction, state: FlowState) -> Option<FlowKey> {
@@ -85,6 +87,41 @@ pub fn outer_packets(bytes: &[u8]) {
     let mut outer = Vec::new();
     builder.write(&mut outer, bytes).expect("a vector takes it");
     assert_eq!(inside::inside(&outer), Some(bytes));
+}
+
+/// The answer to a packet that is too large, from what a client sent; the first two bytes are the link's MTU.
+///
+/// # Panics
+/// When an answer is no ICMP error to the packet's sender with the packet's beginning in it, checksums right, or is longer than
+/// such a one may be.
+#[expect(clippy::expect_used, reason = "a fuzz target's panic is its report")]
+pub fn too_big_answers(bytes: &[u8]) {
+    let Some(([high, low], packet)) = bytes.split_first_chunk() else { return };
+    let mtu = u16::from_be_bytes([*high, *low]);
+    let Some((answer, to)) = too_big::answer(packet, mtu.into()) else { return };
+    let sliced = SlicedPacket::from_ip(&answer).expect("an answer is a packet");
+    match (sliced.net.expect("of IP"), sliced.transport.expect("with ICMP")) {
+        (NetSlice::Ipv4(ip), TransportSlice::Icmpv4(icmp)) => {
+            assert!(answer.len() <= 576 && packet.starts_with(icmp.payload()));
+            assert_eq!(
+                (ip.header().destination_addr().into(), Some(&ip.header().source()[..])),
+                (to, packet.get(16..20))
+            );
+            assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
+            let needed = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
+            assert_eq!(icmp.icmp_type(), Icmpv4Type::DestinationUnreachable(needed));
+            assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
+        }
+        (NetSlice::Ipv6(ip), TransportSlice::Icmpv6(icmp)) => {
+            assert!(answer.len() <= 1280 && packet.starts_with(icmp.payload()));
+            let (source, destination) = (ip.header().source(), ip.header().destination());
+            assert_eq!((IpAddr::from(destination), Some(&source[..])), (to, packet.get(24..40)));
+            assert_eq!(icmp.icmp_type(), Icmpv6Type::PacketTooBig { mtu: mtu.into() });
+            let checksum = icmp.icmp_type().calc_checksum(source, destination, icmp.payload());
+            assert_eq!(Ok(icmp.checksum()), checksum);
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 /// A SYN with these options, whole words.
