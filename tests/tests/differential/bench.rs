@@ -5,7 +5,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, FlowRecord, LegSettings, Settings};
+use baton_shared::record::{FLAG_ADOPTED, FlowKey, FlowRecord, LegSettings, Settings};
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -17,6 +17,8 @@ pub(crate) const MARK: u32 = 0x0ba7;
 
 /// The one slot in use.
 const SLOT: u32 = 2;
+/// Loaded by itself, where the kernel has what it calls.
+const ADOPT: &str = "target_adopt";
 
 type RawKey = [u32; size_of::<FlowKey>() / 4];
 type RawRecord = [u64; size_of::<FlowRecord>() / 8];
@@ -28,6 +30,7 @@ pub(crate) struct Bench {
     flows: HashMap<MapData, RawKey, u32>,
     slots: Array<MapData, RawRecord>,
     legs: Array<MapData, RawLegs>,
+    settings: Array<MapData, RawSettings>,
     counters: PerCpuArray<MapData, u64>,
     counted: Vec<u64>,
 }
@@ -35,16 +38,19 @@ pub(crate) struct Bench {
 impl Bench {
     /// Loads the programs; the error says why this machine cannot.
     pub(crate) fn open() -> Result<Self, String> {
-        Self::try_open().map_err(|e| format!("the eBPF programs cannot be loaded here: {e}"))
+        let cannot = |e| format!("the eBPF programs cannot be loaded here: {e}");
+        Self::of(baton_loader::OBJECT, |name| name != ADOPT).map_err(cannot)
     }
 
-    fn try_open() -> Result<Self, Box<dyn Error>> {
-        let mut object = EbpfLoader::new()
-            .map_max_entries("FLOWS", 4)
-            .map_max_entries("SLOTS", 4)
-            .load(baton_loader::OBJECT)?;
-        // `target_adopt` is loaded with the addresses of this kernel's functions, and has no case here.
-        for (_, program) in object.programs_mut().filter(|(name, _)| *name != "target_adopt") {
+    /// Loads the program that adopts, of an object with the addresses of this kernel's functions.
+    pub(crate) fn adopting(object: &[u8]) -> Result<Self, String> {
+        Self::of(object, |name| name == ADOPT).map_err(|e| format!("{ADOPT} cannot be loaded here: {e}"))
+    }
+
+    fn of(object: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Self, Box<dyn Error>> {
+        let mut object =
+            EbpfLoader::new().map_max_entries("FLOWS", 4).map_max_entries("SLOTS", 4).load(object)?;
+        for (_, program) in object.programs_mut().filter(|(name, _)| wanted(name)) {
             let program: &mut SchedClassifier = program.try_into()?;
             // Refused by the verifier is a failure, not a machine without BPF.
             program.load().map_err(|e| match &e {
@@ -57,17 +63,22 @@ impl Bench {
             })?;
         }
         let mut map = |name: &str| object.take_map(name).ok_or_else(|| format!("no map {name}"));
-        let mut settings: Array<MapData, RawSettings> = map("SETTINGS")?.try_into()?;
+        let settings = map("SETTINGS")?.try_into()?;
         let flows = map("FLOWS")?.try_into()?;
         let slots = map("SLOTS")?.try_into()?;
         let legs = map("LEGS")?.try_into()?;
         let counters = map("COUNTERS")?.try_into()?;
-        let ours =
-            Settings { tun_ifindex: TUN, uplink_ifindex: TUN, reinject_mark: MARK, ..Settings::default() };
-        let ours: RawSettings = zerocopy::transmute!(ours);
-        settings.set(0, ours, 0)?;
         let counted = vec![0; PacketCounter::CAPACITY as usize];
-        Ok(Bench { object, flows, slots, legs, counters, counted })
+        let mut bench = Bench { object, flows, slots, legs, settings, counters, counted };
+        let uplink = Settings { uplink_ifindex: TUN, ..Settings::default() };
+        bench.set(&Settings { tun_ifindex: TUN, reinject_mark: MARK, ..uplink });
+        Ok(bench)
+    }
+
+    /// The host's devices, from here on.
+    pub(crate) fn set(&mut self, settings: &Settings) {
+        let settings: RawSettings = zerocopy::transmute!(*settings);
+        self.settings.set(0, settings, 0).unwrap();
     }
 
     /// Addresses of outer headers, from here on.
@@ -96,10 +107,22 @@ impl Bench {
 
     /// As [`Bench::run_segments`], the record being where this key leads.
     pub(crate) fn run_under(&mut self, key: FlowKey, name: &str, case: &Case, segment_bytes: u32) -> Outcome {
-        let key: RawKey = zerocopy::transmute!(key);
+        self.run_found(&[key], name, case, segment_bytes).0
+    }
+
+    /// As [`Bench::run_by`], an adopted flow's record under both its keys; with the packet's mark afterwards.
+    pub(crate) fn run_marked(&mut self, name: &str, case: &Case) -> (Outcome, u32) {
+        let adopted = (case.record.flags & FLAG_ADOPTED != 0).then(|| case.record.arrival_key());
+        let keys: Vec<_> =
+            std::iter::once(case.record.key).chain(adopted.filter(|key| *key != case.record.key)).collect();
+        self.run_found(&keys, name, case, 0)
+    }
+
+    fn run_found(&mut self, keys: &[FlowKey], name: &str, case: &Case, segment_bytes: u32) -> (Outcome, u32) {
+        let keys: Vec<RawKey> = keys.iter().map(|key| zerocopy::transmute!(*key)).collect();
         let record: RawRecord = zerocopy::transmute!(case.record);
         self.slots.set(SLOT, record, 0).unwrap();
-        self.flows.insert(key, SLOT, 0).unwrap();
+        keys.iter().for_each(|key| self.flows.insert(key, SLOT, 0).unwrap());
 
         let program: &SchedClassifier = self.object.program(name).unwrap().try_into().unwrap();
         // struct __sk_buff: `mark` is the third word, `gso_size` the last.
@@ -107,12 +130,14 @@ impl Bench {
         let mark = if case.marked { MARK } else { 0 };
         context[8..12].copy_from_slice(&mark.to_ne_bytes());
         context[176..180].copy_from_slice(&segment_bytes.to_ne_bytes());
+        let mut context_after = context;
         let mut frame = vec![0u8; case.frame.len() + 64];
         let result = program
             .test_run(TestRunOptions {
                 data_in: Some(&case.frame),
                 data_out: Some(&mut frame),
                 ctx_in: Some(&context),
+                ctx_out: Some(&mut context_after),
                 ..TestRunOptions::default()
             })
             .unwrap_or_else(|e| panic!("{}: {} bytes: {e:?}", case.name, case.frame.len()));
@@ -121,8 +146,10 @@ impl Bench {
         let raw: RawRecord = self.slots.get(&SLOT, 0).unwrap();
         let mut record: FlowRecord = zerocopy::transmute!(raw);
         record.last_seen_ns = u64::from(record.last_seen_ns != case.record.last_seen_ns);
-        self.flows.remove(&key).unwrap();
-        Outcome { verdict: result.return_value.cast_signed(), frame, counters: self.count(), record }
+        keys.iter().for_each(|key| self.flows.remove(key).unwrap());
+        let verdict = result.return_value.cast_signed();
+        let [.., a, b, c, d] = context_after[..12] else { unreachable!("twelve bytes") };
+        (Outcome { verdict, frame, counters: self.count(), record }, u32::from_ne_bytes([a, b, c, d]))
     }
 
     /// Runs the egress program on one packet over and over, on another CPU, and meanwhile, `rounds` times, on another one

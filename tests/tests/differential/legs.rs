@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 90, 1, 2);
 const SOURCE6: Ipv6Addr = Ipv6Addr::new(0xfd90, 1, 0, 0, 0, 0, 0, 2);
 
-fn settings(leg: Leg) -> LegSettings {
+pub(crate) fn settings(leg: Leg) -> LegSettings {
     let (v4, v6) = (IpAddr::from(SOURCE).into(), IpAddr::from(SOURCE6).into());
     let mut legs = LegSettings { source_v4: v4, source_v6: v6, ..LegSettings::default() };
     legs.peers[1] = LegPeer { address: v4, flags: leg.flags() };
@@ -22,7 +22,7 @@ fn settings(leg: Leg) -> LegSettings {
 }
 
 /// A translated frame with the outer headers behind its Ethernet header.
-fn wrapped(bare: &[u8], leg: Leg, client: SocketAddr, server: SocketAddr) -> Vec<u8> {
+pub(crate) fn wrapped(bare: &[u8], leg: Leg, client: SocketAddr, server: SocketAddr) -> Vec<u8> {
     let inner = &bare[14..];
     let udp = if leg == Leg::Udp { 8 } else { 0 };
     let (mut frame, length) = match server.ip() {
@@ -67,7 +67,7 @@ fn wrapped(bare: &[u8], leg: Leg, client: SocketAddr, server: SocketAddr) -> Vec
     frame
 }
 
-fn counted(counters: &[C]) -> Vec<u64> {
+pub(crate) fn counted(counters: &[C]) -> Vec<u64> {
     let mut all = vec![0; C::CAPACITY as usize];
     counters.iter().for_each(|c| all[c.code() as usize] += 1);
     all
@@ -77,7 +77,7 @@ fn case(name: &str, hook: Hook, version: Version, frame: Vec<u8>) -> Case {
     Case { name: name.to_owned(), hook, record: record(hook, version), marked: false, frame }
 }
 
-fn frames(version: Version) -> Vec<(&'static str, Frame)> {
+pub(crate) fn frames(version: Version) -> Vec<(&'static str, Frame)> {
     let plain = frame(Hook::Ingress, version);
     let mut padded = plain.clone();
     padded.payload.clear();

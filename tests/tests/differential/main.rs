@@ -6,6 +6,7 @@
 //! The programs need root and BPF. Without them it says so and passes, unless `BATON_NO_SKIPS=1`.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test: the panic is the report")]
 
+mod arrivals;
 mod bench;
 mod beside;
 mod cases;
@@ -14,6 +15,7 @@ mod host;
 mod legs;
 mod packet;
 mod random;
+mod reinject;
 mod userspace;
 
 use baton_shared::record::FlowRecord;
