@@ -1,19 +1,21 @@
 //! Those who only begin: half-open connections and heads that never end are bounded, and others are served meanwhile.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
-use baton_tests::client::Connection;
+use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::weight;
 use etherparse::PacketBuilder;
-use netns_lab::Program;
-use netns_lab::plan::INTERMEDIATE;
+use netns_lab::plan::{self, INTERMEDIATE};
+use netns_lab::{Family, Program};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// One of each version of IP, in turns flooded and asked.
+const VIPS: [SocketAddr; 2] = [VIP, SocketAddr::V6(plan::VIP6)];
 /// `limits.connections` here.
 const CONNECTIONS: u64 = 200;
 /// How long a flood lasts.
@@ -21,12 +23,16 @@ const LASTS: Duration = Duration::from_secs(3);
 /// What the daemon's memory may grow by, kB.
 const GROWTH: u64 = 16_384;
 
-/// No flow of client2's network is in the kernel's map: whoever has not made a request has no entry.
+/// No flow but of client1's network is in the kernel's map: whoever has not made a request has no entry.
 fn no_entry_of_the_flooder(t: &TestLab) {
     for key in weight::keys(t, INTERMEDIATE, "intermediate") {
         let remote = key.remote.socket_addr(key.remote_port);
-        let IpAddr::V4(address) = remote.ip() else { panic!("{remote}") };
-        assert_ne!(address.octets()[2], 12, "an entry of {remote}");
+        let network = match remote.ip() {
+            IpAddr::V4(address) => address.octets()[2].into(),
+            IpAddr::V6(address) => address.segments()[1],
+        };
+        let client1 = if remote.is_ipv4() { 11 } else { 0x11 };
+        assert_eq!(network, client1, "an entry of {remote}");
     }
 }
 
@@ -44,7 +50,9 @@ fn served_during(t: &TestLab, flood: impl FnOnce(&AtomicBool) + Send + 'static) 
         let started = Instant::now();
         while started.elapsed() < LASTS {
             let asked = Instant::now();
-            let response = t.get("/1k").unwrap_or_else(|e| panic!("request {served}: {e}"));
+            let vip = VIPS[served % 2];
+            let response =
+                t.client(move || client::get(vip, "/1k")).unwrap_or_else(|e| panic!("request {served}: {e}"));
             assert_eq!((response.status, &response.sha256), (200, &want), "request {served}");
             slowest = slowest.max(asked.elapsed());
             served += 1;
@@ -65,14 +73,19 @@ fn served_during(t: &TestLab, flood: impl FnOnce(&AtomicBool) + Send + 'static) 
     assert!(after.memory < before.memory + GROWTH, "{before:?}, {after:?}");
 }
 
-/// A SYN as from anybody.
-fn syn(from: Ipv4Addr, port: u16, seq: u32) -> Vec<u8> {
-    let SocketAddr::V4(vip) = VIP else { panic!("{VIP}") };
-    let builder = PacketBuilder::ipv4(from.octets(), vip.ip().octets(), 64)
-        .tcp(port, vip.port(), seq, 64_240)
-        .syn()
-        .options_raw(&[2, 4, 5, 180, 4, 2, 1, 1])
-        .unwrap();
+/// A SYN as from anybody; nobody has these addresses, so that no reset comes to take a half-open connection away.
+fn syn(host: u8, vip: SocketAddr, port: u16, seq: u32) -> Vec<u8> {
+    let builder = match vip {
+        SocketAddr::V4(vip) => {
+            PacketBuilder::ipv4(Ipv4Addr::new(10, 90, 12, host).octets(), vip.ip().octets(), 64)
+        }
+        SocketAddr::V6(vip) => {
+            let from = Ipv6Addr::new(0xfd90, 0x12, 0, 0, 0, 0, 0, host.into());
+            PacketBuilder::ipv6(from.octets(), vip.ip().octets(), 64)
+        }
+    };
+    let builder =
+        builder.tcp(port, vip.port(), seq, 64_240).syn().options_raw(&[2, 4, 5, 180, 4, 2, 1, 1]).unwrap();
     let mut packet = Vec::with_capacity(builder.size(0));
     builder.write(&mut packet, &[]).unwrap();
     packet
@@ -80,21 +93,21 @@ fn syn(from: Ipv4Addr, port: u16, seq: u32) -> Vec<u8> {
 
 #[test]
 fn half_open_connections_of_many_addresses_cost_the_daemon_nothing() {
-    let Some(t) = lab::up("synflood", |s| s.clients(2)) else { return };
+    let Some(t) = lab::up("synflood", |s| s.clients(2).family(Family::Dual)) else { return };
     let sent = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&sent);
     served_during(&t, move |stop| {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
+        let raw = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
+        let sockets = [raw(Domain::IPV4), raw(Domain::IPV6)];
         let mut n = 0u32;
         while !stop.load(Ordering::Relaxed) {
-            for _ in 0..20 {
+            for turn in 0..20 {
                 n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let [a, b, c, _] = n.to_be_bytes();
-                // Nobody has these addresses: no reset comes to take a half-open connection away.
-                let from = Ipv4Addr::new(10, 90, 12, 10 + a % 200);
-                let packet = syn(from, 1024 | u16::from_be_bytes([b, c]), n);
-                // The device's queue may be full for a moment.
-                if socket.send_to(&packet, &VIP.into()).is_ok() {
+                let vip = VIPS[turn % 2];
+                let packet = syn(10 + a % 200, vip, 1024 | u16::from_be_bytes([b, c]), n);
+                // The port of a raw socket of IPv6 must be 0. The device's queue may be full for a moment.
+                if sockets[turn % 2].send_to(&packet, &SocketAddr::new(vip.ip(), 0).into()).is_ok() {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -106,8 +119,8 @@ fn half_open_connections_of_many_addresses_cost_the_daemon_nothing() {
 }
 
 /// One connection of a client that is never done with its head, as long as it is let.
-fn never_done(stop: &AtomicBool) -> io::Result<()> {
-    let mut connection = Connection::open(VIP)?;
+fn never_done(vip: SocketAddr, stop: &AtomicBool) -> io::Result<()> {
+    let mut connection = Connection::open(vip)?;
     connection.send(b"GET / HTTP/1.1\r\nHost: lab\r\nX-Long: ")?;
     while !stop.load(Ordering::Relaxed) {
         connection.send(b"a")?;
@@ -118,20 +131,22 @@ fn never_done(stop: &AtomicBool) -> io::Result<()> {
 
 #[test]
 fn heads_that_never_end_take_no_more_than_the_limit_and_make_way() {
-    let limit = |s: netns_lab::LabSpec| s.clients(2).intermediate_with("limits", "connections", CONNECTIONS);
+    let limit = |s: netns_lab::LabSpec| {
+        s.clients(2).family(Family::Dual).intermediate_with("limits", "connections", CONNECTIONS)
+    };
     let Some(t) = lab::up("slowheads", limit) else { return };
     let opened = Arc::new(Mutex::new(0u64));
     let count = Arc::clone(&opened);
     served_during(&t, move |stop| {
         std::thread::scope(|scope| {
             // More than the limit, each beginning anew when it was given up.
-            for _ in 0..300 {
+            for vip in VIPS.into_iter().cycle().take(300) {
                 let count = Arc::clone(&count);
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         *count.lock().unwrap() += 1;
                         // A reset or a close: it was given up.
-                        let _ = never_done(stop);
+                        let _ = never_done(vip, stop);
                         std::thread::sleep(Duration::from_millis(20));
                     }
                 });

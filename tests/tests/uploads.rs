@@ -4,12 +4,15 @@
 use baton_shared::record::DRAIN_BYTES;
 use baton_tests::client::Connection;
 use baton_tests::lab::{self, TestLab, VIP};
-use netns_lab::plan::INTERMEDIATE;
-use netns_lab::{Lab, Program};
+use netns_lab::plan::{self, INTERMEDIATE};
+use netns_lab::{Family, Lab, Program};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+/// One of each version of IP; tests take them in turns.
+const VIPS: [SocketAddr; 2] = [VIP, SocketAddr::V6(plan::VIP6)];
 /// What the daemon may have taken in before the freeze: the default of `limits.prefetch_bytes`.
 const PREFETCH: u64 = 262_144;
 /// What a flow's hold queue takes: the default of `limits.hold_bytes_per_flow`.
@@ -55,8 +58,8 @@ impl Body {
 }
 
 /// Head and body in one stream; the status of the answer.
-fn send(method: &str, path: &str, bytes: u64) -> (u16, usize) {
-    let mut connection = Connection::open(VIP).unwrap();
+fn send(vip: SocketAddr, method: &str, path: &str, bytes: u64) -> (u16, usize) {
+    let mut connection = Connection::open(vip).unwrap();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: lab\r\nContent-Length: {bytes}\r\n\r\n");
     let mut body = Body::new(bytes);
     // Together, so that body bytes are there before the freeze, during it and after it.
@@ -138,12 +141,15 @@ fn kept(lab: &Lab) -> String {
 
 #[test]
 fn a_gigabyte_is_posted_byte_for_byte_and_almost_none_of_it_enters_the_intermediates_user_space() {
-    let Some(t) = lab::up("gigabyte", |s| s.targets(1)) else { return };
-    for (method, path, bytes) in [("PUT", "/upload/put", 100_000_000), ("POST", "/kept", 1_000_000_000)] {
+    let Some(t) = lab::up("gigabyte", |s| s.targets(1).family(Family::Dual)) else { return };
+    let [v4, v6] = VIPS;
+    for (vip, method, path, bytes) in
+        [(v6, "PUT", "/upload/put", 100_000_000), (v4, "POST", "/kept", 1_000_000_000)]
+    {
         let (before, resent) = (read_by_intermediate(&t), tcp(&t, "RetransSegs"));
         let prefetched = t.metric(INTERMEDIATE, "baton_prefetched_bytes_total");
         let started = Instant::now();
-        let (status, sent) = t.client(move || send(method, path, bytes));
+        let (status, sent) = t.client(move || send(vip, method, path, bytes));
         let took = started.elapsed();
         assert!((200..300).contains(&status), "{method}: status {status}");
         let resent = tcp(&t, "RetransSegs") - resent;
@@ -178,11 +184,11 @@ fn a_gigabyte_is_posted_byte_for_byte_and_almost_none_of_it_enters_the_intermedi
 
 #[test]
 fn expect_100_continue_is_answered_by_the_server_and_the_body_follows() {
-    let Some(t) = lab::up("expect", |s| s.targets(1)) else { return };
+    let Some(t) = lab::up("expect", |s| s.targets(1).family(Family::Dual)) else { return };
     let file = t.lab.www_dir().join("10m");
-    for n in 0..5 {
+    for (n, vip) in (0..6).zip(VIPS.into_iter().cycle()) {
         let command = format!(
-            "curl -sSv --fail --expect100-timeout 20 -H 'Expect: 100-continue' -T {} http://10.90.1.100/upload/e{n} 2>&1",
+            "curl -sSv --fail --expect100-timeout 20 -H 'Expect: 100-continue' -g -T {} http://{vip}/upload/e{n} 2>&1",
             file.display()
         );
         let started = Instant::now();
@@ -194,17 +200,17 @@ fn expect_100_continue_is_answered_by_the_server_and_the_body_follows() {
     // The server's "100 Continue" may be there before the commit, so that the body's first bytes are held; none of it
     // is there before the freeze.
     let Seen { drained, held, queued } = through_user_space(&t);
-    println!("{drained} bytes of five heads, {held} bytes held of the last body, {queued} queued");
-    assert!(drained < 5 * 300, "{drained} bytes were read");
-    t.expect_requests(5, 0);
+    println!("{drained} bytes of six heads, {held} bytes held of the last body, {queued} queued");
+    assert!(drained < 6 * 300, "{drained} bytes were read");
+    t.expect_requests(6, 0);
 }
 
 #[test]
 fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransmission() {
-    let Some(t) = lab::up("frozen", |s| s.targets(1)) else { return };
+    let Some(t) = lab::up("frozen", |s| s.targets(1).family(Family::Dual)) else { return };
     no_tail_loss_probes(&t);
     let mut all_held = 0;
-    for n in 0..12 {
+    for (n, vip) in (0..12).zip(VIPS.into_iter().cycle()) {
         let (resent, held) = (tcp(&t, "RetransSegs"), t.metric(INTERMEDIATE, "baton_held_total"));
         t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
         let (sha, status) = std::thread::scope(|scope| {
@@ -212,7 +218,7 @@ fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransm
                 t.client(move || {
                     let pieces = 400usize;
                     let size = 300 + 7 * n;
-                    let mut connection = Connection::open(VIP).unwrap();
+                    let mut connection = Connection::open(vip).unwrap();
                     let mut hash = Sha256::new();
                     let head = format!(
                         "PUT /upload/f{n} HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n",
@@ -254,7 +260,7 @@ fn a_freeze_longer_than_the_clients_patience_costs_it_retransmissions_but_no_byt
     let bytes = 20_000_000;
     t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
     let (status, _) = std::thread::scope(|scope| {
-        let sender = scope.spawn(|| t.client(move || send("PUT", "/upload/long", bytes)));
+        let sender = scope.spawn(|| t.client(move || send(VIP, "PUT", "/upload/long", bytes)));
         std::thread::sleep(Duration::from_millis(1200));
         t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
         sender.join().unwrap()
