@@ -184,6 +184,22 @@ fn pool(s: LabSpec) -> LabSpec {
     s.intermediate_with("listener", "pool", "web").intermediate_also(pool).intermediate_also(checks)
 }
 
+/// Completions complete in bash, and the manual has its pages.
+fn completions_and_pages_can_be_used(t: &TestLab, scratch: &Path) {
+    let file = scratch.join("completions");
+    std::fs::write(&file, says(t, &["completions", "bash"])).unwrap();
+    let complete =
+        ". \"$0\"; COMP_WORDS=(baton mig) COMP_CWORD=1; _baton baton mig baton; echo \"${COMPREPLY[@]}\"";
+    let output = Command::new("bash").args(["-c", complete]).arg(&file).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "migrations\n", "{output:?}");
+    let pages = scratch.join("man");
+    says(t, &["man", pages.to_str().unwrap()]);
+    for page in ["baton", "baton-migrations", "baton-drain-target"] {
+        let page = std::fs::read_to_string(pages.join(format!("{page}.1"))).unwrap();
+        assert!([".TH ", ".SH NAME", ".SH SYNOPSIS"].iter().all(|part| page.contains(part)), "{page}");
+    }
+}
+
 #[test]
 fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
     let Some(t) = lab::up("tool", pool) else { return };
@@ -305,6 +321,7 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
     {
         assert!(dump.join(file).exists(), "{file}");
     }
+    completions_and_pages_can_be_used(&t, scratch.path());
     everything_is_also_json(&t, scratch.path(), target, listener);
     a_live_view_is_drawn_and_ends_with_q(&t);
     let (reached, text) = run(&t, &["--intermediate", "/nowhere.sock", "status"]);

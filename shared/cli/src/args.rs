@@ -11,7 +11,12 @@ use std::path::PathBuf;
 /// It asks the daemons' admin endpoints; those of other hosts are reached through a forwarded socket
 /// (`ssh -L /tmp/t1.sock:/run/baton/target-agent.sock host`).
 #[derive(Debug, Parser)]
-#[command(name = "baton", version, max_term_width = 100)]
+#[command(
+    name = "baton",
+    version,
+    max_term_width = 100,
+    after_help = "Where to begin, and what to do about each reason: /usr/share/doc/baton/docs/runbook.md"
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) at: At,
@@ -34,7 +39,7 @@ pub(crate) struct At {
         default_value = "/run/baton/intermediate.sock"
     )]
     intermediate: Endpoint,
-    /// A target agent's admin endpoint; may be repeated
+    /// A target agent's admin endpoint; may be repeated, in BATON_AGENT with commas between them
     #[arg(long, global = true, value_name = "[NAME=]ENDPOINT", env = "BATON_AGENT", value_delimiter = ',')]
     agent: Vec<String>,
 }
@@ -69,7 +74,7 @@ pub(crate) enum Command {
         /// One of them
         name: Option<String>,
     },
-    /// List why requests did not migrate and packets were dropped, with what to do about it
+    /// List why requests did not migrate and packets were dropped, and what each reason means
     Reasons {
         /// Those that were never counted, too
         #[arg(long)]
