@@ -17,10 +17,9 @@
 //! run left half done is completed, and what is of no use any more is taken away.
 
 mod left;
-mod netlink;
 
+use baton_userspace::netlink::{ACKNOWLEDGE, CREATE, Message, Netlink, bits, family};
 use left::Left;
-use netlink::{ACKNOWLEDGE, CREATE, EXCLUSIVE, HEADER_BYTES, ask, attribute, bits, family, octets};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -55,6 +54,10 @@ const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
 const FRA_TABLE: u16 = 15;
 const FRA_PROTOCOL: u16 = 21;
+/// Lengths of `rtmsg`, `fib_rule_hdr` and `ifaddrmsg`.
+const ROUTE: usize = 12;
+const RULE: usize = 12;
+const ADDRESS: usize = 8;
 /// Whose address, route and rule are (`proto 66`), in which table, and before which rules it comes.
 const OURS: u8 = 66;
 /// The loopback device has number 1 in every network namespace.
@@ -62,15 +65,14 @@ const LOOPBACK: u32 = 1;
 
 /// Has what arrives for an address by the uplink delivered here; fine if it is.
 pub(crate) fn add(address: IpAddr, uplink: &str) -> io::Result<()> {
-    let create = CREATE | EXCLUSIVE;
     if address.is_ipv4() {
-        let new = is_new(on_loopback(RTM_NEWADDR, create, address))?;
+        let new = is_new(on_loopback(RTM_NEWADDR, CREATE, address))?;
         if new || left::addresses()?.contains(&address) {
             gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, RTPROT_KERNEL, address))?;
         }
     }
-    is_new(route(RTM_NEWROUTE, create, OURS, OURS, address))?;
-    is_new(rule(RTM_NEWRULE, create, address, uplink))?;
+    is_new(route(RTM_NEWROUTE, CREATE, OURS, OURS, address))?;
+    is_new(rule(RTM_NEWRULE, CREATE, address, uplink))?;
     // Agents before this put it into `local`.
     gone(route(RTM_DELROUTE, 0, TABLE_LOCAL, OURS, address))
 }
@@ -129,11 +131,10 @@ pub(crate) fn is_delivered(address: IpAddr, uplink: &str, device: u32) -> io::Re
 /// Whether IPv4 sockets may send from an address (`__ip_dev_find()`).
 fn is_sent_from(address: IpAddr) -> io::Result<bool> {
     let to = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let mut message = vec![family(address), bits(to), bits(address)];
-    message.resize(12, 0);
-    attribute(&mut message, RTA_DST, &octets(to));
-    attribute(&mut message, RTA_SRC, &octets(address));
-    match ask(RTM_GETROUTE, 0, &message) {
+    let mut message = Message::new(&[family(address), bits(to), bits(address)], ROUTE);
+    message.address(RTA_DST, to);
+    message.address(RTA_SRC, address);
+    match Netlink::open()?.ask(RTM_GETROUTE, 0, &message) {
         // The kernel's word for it, as for all that is wrong with a source; to itself the host has a way.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH)) => Ok(false),
         other => other.map(|_| true),
@@ -142,16 +143,15 @@ fn is_sent_from(address: IpAddr) -> io::Result<bool> {
 
 fn is_local(address: IpAddr, arriving_by: Option<u32>) -> io::Result<bool> {
     let source = arriving_by.map(|_| stranger(address));
-    let mut message = vec![family(address), bits(address), source.map_or(0, bits)];
-    message.resize(12, 0);
-    attribute(&mut message, RTA_DST, &octets(address));
+    let mut message = Message::new(&[family(address), bits(address), source.map_or(0, bits)], ROUTE);
+    message.address(RTA_DST, address);
     if let (Some(device), Some(source)) = (arriving_by, source) {
-        attribute(&mut message, RTA_SRC, &octets(source));
-        attribute(&mut message, RTA_IIF, &device.to_ne_bytes());
+        message.address(RTA_SRC, source);
+        message.word(RTA_IIF, device);
     }
-    match ask(RTM_GETROUTE, 0, &message) {
+    match Netlink::open()?.ask(RTM_GETROUTE, 0, &message) {
         // struct rtmsg: family, lengths, tos, table, protocol, scope, type.
-        Ok(answer) => Ok(answer.get(HEADER_BYTES + 7) == Some(&RTN_LOCAL)),
+        Ok(answer) => Ok(answer.get(7) == Some(&RTN_LOCAL)),
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => Ok(false),
         Err(e) => Err(e),
     }
@@ -167,34 +167,38 @@ fn stranger(address: IpAddr) -> IpAddr {
 
 /// `struct rtmsg`.
 fn route(kind: u16, flags: u16, table: u8, protocol: u8, address: IpAddr) -> io::Result<()> {
-    let mut message = vec![family(address), bits(address), 0, 0, table, protocol, SCOPE_HOST, RTN_LOCAL];
-    message.extend([0; 4]);
-    attribute(&mut message, RTA_DST, &octets(address));
-    attribute(&mut message, RTA_OIF, &LOOPBACK.to_ne_bytes());
-    ask(kind, ACKNOWLEDGE | flags, &message).map(drop)
+    let structure = [family(address), bits(address), 0, 0, table, protocol, SCOPE_HOST, RTN_LOCAL];
+    let mut message = Message::new(&structure, ROUTE);
+    message.address(RTA_DST, address);
+    message.word(RTA_OIF, LOOPBACK);
+    order(kind, flags, &message)
 }
 
 /// `struct fib_rule_hdr`.
 fn rule(kind: u16, flags: u16, address: IpAddr, uplink: &str) -> io::Result<()> {
-    let mut message = vec![family(address), bits(address), 0, 0, OURS, 0, 0, FR_ACT_TO_TBL];
-    message.extend([0; 4]);
-    attribute(&mut message, FRA_DST, &octets(address));
-    attribute(&mut message, FRA_IIFNAME, &[uplink.as_bytes(), &[0]].concat());
-    attribute(&mut message, FRA_PRIORITY, &u32::from(OURS).to_ne_bytes());
-    attribute(&mut message, FRA_PROTOCOL, &[OURS]);
-    ask(kind, ACKNOWLEDGE | flags, &message).map(drop)
+    let mut message = Message::new(&[family(address), bits(address), 0, 0, OURS, 0, 0, FR_ACT_TO_TBL], RULE);
+    message.address(FRA_DST, address);
+    message.name(FRA_IIFNAME, uplink);
+    message.word(FRA_PRIORITY, u32::from(OURS));
+    message.attribute(FRA_PROTOCOL, &[OURS]);
+    order(kind, flags, &message)
 }
 
 /// `struct ifaddrmsg`.
 fn on_loopback(kind: u16, flags: u16, address: IpAddr) -> io::Result<()> {
-    let mut message = vec![family(address), bits(address), 0, SCOPE_HOST];
-    message.extend(LOOPBACK.to_ne_bytes());
-    attribute(&mut message, IFA_LOCAL, &octets(address));
-    attribute(&mut message, IFA_ADDRESS, &octets(address));
+    let [one, two, three, four] = LOOPBACK.to_ne_bytes();
+    let structure = [family(address), bits(address), 0, SCOPE_HOST, one, two, three, four];
+    let mut message = Message::new(&structure, ADDRESS);
+    message.address(IFA_LOCAL, address);
+    message.address(IFA_ADDRESS, address);
     if kind == RTM_NEWADDR {
-        attribute(&mut message, IFA_PROTO, &[OURS]);
+        message.attribute(IFA_PROTO, &[OURS]);
     }
-    ask(kind, ACKNOWLEDGE | flags, &message).map(drop)
+    order(kind, flags, &message)
+}
+
+fn order(kind: u16, flags: u16, message: &Message) -> io::Result<()> {
+    Netlink::open()?.ask(kind, ACKNOWLEDGE | flags, message).map(drop)
 }
 
 /// Whether something was added that was not there before.

@@ -7,6 +7,7 @@
 //! of a packet, and what this plane lacks.
 
 mod carrier;
+pub mod netlink;
 mod packet;
 mod report;
 mod steering;

@@ -1,10 +1,10 @@
 //! What earlier runs left of the agent's rules, routes and addresses: all that bear its protocol number.
 
-use super::netlink::{address, attributes, dump};
 use super::{
-    FRA_DST, FRA_IIFNAME, FRA_PROTOCOL, FRA_TABLE, IFA_LOCAL, IFA_PROTO, OURS, RTA_DST, RTA_TABLE,
-    RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE,
+    ADDRESS, FRA_DST, FRA_IIFNAME, FRA_PROTOCOL, FRA_TABLE, IFA_LOCAL, IFA_PROTO, OURS, ROUTE, RTA_DST,
+    RTA_TABLE, RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RULE,
 };
+use baton_userspace::netlink::{Message, Netlink, address, attributes, number};
 use std::io;
 use std::net::IpAddr;
 
@@ -23,8 +23,7 @@ impl Left {
     /// Looks.
     pub(super) fn find() -> io::Result<Self> {
         let mut left = Left { rules: rules()?, addresses: addresses()?, ..Left::default() };
-        // struct rtmsg of no family: those of all.
-        dump(RTM_GETROUTE, &[0; 12], |message| left.routes.extend(route(message)))?;
+        dump(RTM_GETROUTE, ROUTE, |message| left.routes.extend(route(message)))?;
         Ok(left)
     }
 }
@@ -32,25 +31,26 @@ impl Left {
 /// Those of our rules that lead to our table.
 pub(super) fn rules() -> io::Result<Vec<(IpAddr, String)>> {
     let mut rules = Vec::new();
-    dump(RTM_GETRULE, &[0; 12], |message| rules.extend(rule(message)))?;
+    dump(RTM_GETRULE, RULE, |message| rules.extend(rule(message)))?;
     Ok(rules)
 }
 
 /// Our addresses.
 pub(super) fn addresses() -> io::Result<Vec<IpAddr>> {
     let mut addresses = Vec::new();
-    dump(RTM_GETADDR, &[0; 8], |message| addresses.extend(own_address(message)))?;
+    dump(RTM_GETADDR, ADDRESS, |message| addresses.extend(own_address(message)))?;
     Ok(addresses)
 }
 
-fn number(value: &[u8]) -> Option<u32> {
-    value.try_into().ok().map(u32::from_ne_bytes)
+/// All of a kind and of both families; `length`: of the structure that tells of one.
+fn dump(kind: u16, length: usize, each: impl FnMut(&[u8])) -> io::Result<()> {
+    Netlink::open()?.dump(kind, &Message::new(&[], length), each)
 }
 
 /// `struct fib_rule_hdr`.
 fn rule(message: &[u8]) -> Option<(IpAddr, String)> {
     let (mut to, mut uplink, mut ours, mut table) = (None, None, false, u32::from(*message.get(4)?));
-    for (kind, value) in attributes(message.get(12..)?) {
+    for (kind, value) in attributes(message.get(RULE..)?) {
         match kind {
             FRA_DST => to = address(value),
             FRA_IIFNAME => {
@@ -69,7 +69,7 @@ fn rule(message: &[u8]) -> Option<(IpAddr, String)> {
 fn route(message: &[u8]) -> Option<(IpAddr, u8)> {
     let (mut table, ours) = (u32::from(*message.get(4)?), *message.get(5)? == OURS);
     let mut to = None;
-    for (kind, value) in attributes(message.get(12..)?) {
+    for (kind, value) in attributes(message.get(ROUTE..)?) {
         match kind {
             RTA_DST => to = address(value),
             RTA_TABLE => table = number(value)?,
@@ -82,7 +82,7 @@ fn route(message: &[u8]) -> Option<(IpAddr, u8)> {
 /// `struct ifaddrmsg`.
 fn own_address(message: &[u8]) -> Option<IpAddr> {
     let (mut local, mut ours) = (None, false);
-    for (kind, value) in attributes(message.get(8..)?) {
+    for (kind, value) in attributes(message.get(ADDRESS..)?) {
         match kind {
             IFA_LOCAL => local = address(value),
             IFA_PROTO => ours = value == [OURS],

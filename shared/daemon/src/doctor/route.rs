@@ -1,24 +1,16 @@
 //! By which device the kernel would send from one address to another: one question of rtnetlink(7).
 
-use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, Read};
+use baton_userspace::netlink::{Message, Netlink, attributes, bits, family, number};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
-const AF_NETLINK: i32 = 16;
-const NETLINK_ROUTE: i32 = 0;
-/// `linux/netlink.h`, `linux/rtnetlink.h`.
-const NLMSG_ERROR: u16 = 2;
-const NLM_F_REQUEST: u16 = 1;
-const RTM_NEWROUTE: u16 = 24;
+/// `linux/rtnetlink.h`.
 const RTM_GETROUTE: u16 = 26;
 const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
-/// Lengths of `nlmsghdr`, of `rtmsg` and of an attribute's head.
-const HEADER: usize = 16;
+/// The length of a `struct rtmsg`.
 const ROUTE: usize = 12;
-const ATTRIBUTE: usize = 4;
 
 /// Whether the host sends from an address. The kernel asks that of IPv4's alone, and has no error for it alone; to itself it
 /// has a way.
@@ -32,61 +24,14 @@ pub(super) fn is_source(address: IpAddr) -> bool {
 /// # Errors
 /// `NetworkUnreachable` and the like if there is no route; those of the socket.
 pub(super) fn device_towards(address: IpAddr, source: IpAddr) -> io::Result<u32> {
-    let socket =
-        Socket::new(Domain::from(AF_NETLINK), Type::RAW.cloexec(), Some(Protocol::from(NETLINK_ROUTE)))?;
-    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
-    socket.send(&question(address, source))?;
-    let mut answer = [0; 4096];
-    let length = (&socket).read(&mut answer)?;
-    device_in(answer.get(..length).unwrap_or_default())
-}
-
-fn question(address: IpAddr, source: IpAddr) -> Vec<u8> {
-    let octets = |address| match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
-    let (family, bits) = if address.is_ipv4() { (2, 32) } else { (10, 128) };
-    // struct rtmsg: family, lengths of destination and source.
-    let mut message = vec![family, bits, bits];
-    message.resize(ROUTE, 0);
-    for (kind, value) in [(RTA_DST, octets(address)), (RTA_SRC, octets(source))] {
-        message.extend(u16::try_from(ATTRIBUTE + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(value);
-    }
-    let length = u32::try_from(HEADER + message.len()).unwrap_or(u32::MAX);
-    let mut header = length.to_ne_bytes().to_vec();
-    header.extend(RTM_GETROUTE.to_ne_bytes());
-    header.extend(NLM_F_REQUEST.to_ne_bytes());
-    header.extend([0; 8]);
-    [header, message].concat()
-}
-
-fn device_in(answer: &[u8]) -> io::Result<u32> {
-    let odd = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer cannot be read");
-    let short = |bytes: &[u8], at: usize| {
-        Some(u16::from_ne_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
-    };
-    let long = |bytes: &[u8]| Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?));
-    match short(answer, 4) {
-        Some(NLMSG_ERROR) => {
-            let code = answer.get(HEADER..).and_then(long).ok_or_else(odd)?;
-            Err(io::Error::from_raw_os_error(code.cast_signed().wrapping_neg()))
-        }
-        Some(RTM_NEWROUTE) => {
-            let mut rest = answer.get(HEADER + ROUTE..).unwrap_or_default();
-            while let (Some(length), Some(kind)) = (short(rest, 0), short(rest, 2)) {
-                let length = usize::from(length).max(ATTRIBUTE);
-                if kind == RTA_OIF {
-                    return rest.get(ATTRIBUTE..).and_then(long).ok_or_else(odd);
-                }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-            }
-            Err(io::Error::new(io::ErrorKind::NetworkUnreachable, "the route has no device (blackhole)"))
-        }
-        _ => Err(odd()),
-    }
+    let mut question = Message::new(&[family(address), bits(address), bits(source)], ROUTE);
+    question.address(RTA_DST, address);
+    question.address(RTA_SRC, source);
+    let answer = Netlink::open()?.ask(RTM_GETROUTE, 0, &question)?;
+    let device = attributes(answer.get(ROUTE..).unwrap_or_default()).find(|(kind, _)| *kind == RTA_OIF);
+    device.and_then(|(_, value)| number(value)).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NetworkUnreachable, "the route has no device (blackhole)")
+    })
 }
 
 #[cfg(test)]
@@ -100,20 +45,5 @@ mod tests {
         let own: IpAddr = "127.0.0.1".parse().unwrap();
         assert_eq!(device_towards(own, own).unwrap(), number);
         assert!(is_source(own) && !is_source("192.0.2.77".parse().unwrap()));
-    }
-
-    #[test]
-    fn no_way_is_an_error_and_nothing_the_kernel_says_panics() {
-        let mut answer = vec![0; HEADER];
-        answer[4..6].copy_from_slice(&NLMSG_ERROR.to_ne_bytes());
-        answer.extend((-101i32).to_ne_bytes());
-        assert_eq!(device_in(&answer).unwrap_err().kind(), io::ErrorKind::NetworkUnreachable);
-        for length in 0..answer.len() {
-            device_in(&answer[..length]).unwrap_err();
-        }
-        answer[4..6].copy_from_slice(&RTM_NEWROUTE.to_ne_bytes());
-        answer.resize(HEADER + ROUTE, 0);
-        answer.extend([0xff; 9]);
-        device_in(&answer).unwrap_err();
     }
 }

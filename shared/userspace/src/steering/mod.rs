@@ -10,11 +10,11 @@
 //! If the daemon dies, the TUN and with it the route vanish; a rule that leads to an empty table leads nowhere, and
 //! the packets go the ordinary way.
 
-mod netlink;
+mod routing;
 
 use baton_shared::translate::Direction;
 use baton_shared::wire::{PROTOCOL_ICMP, PROTOCOL_TCP};
-use netlink::{Family, Netlink, Rule, Then};
+use routing::{Family, Routing, Rule, Then};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ pub enum SteeringError {
 /// The rules and settings in force. Dropping it puts back what was there before.
 #[derive(Debug)]
 pub struct Steering {
-    netlink: Netlink,
+    routing: Routing,
     rules: Vec<Rule>,
     /// IP versions whose rule for the `local` table was moved.
     moved: Vec<Family>,
@@ -87,8 +87,8 @@ pub struct Steering {
 impl Steering {
     /// Begins to lead packets. The TUN is there and up. Needs CAP_NET_ADMIN in the network namespace.
     pub fn begin(lead: &Lead) -> Result<Self, SteeringError> {
-        let netlink = Netlink::open().map_err(routing("opening a socket"))?;
-        let mut steering = Steering { netlink, rules: Vec::new(), moved: Vec::new(), settings: Vec::new() };
+        let routing = Routing::open().map_err(refused("opening a socket"))?;
+        let mut steering = Steering { routing, rules: Vec::new(), moved: Vec::new(), settings: Vec::new() };
         let has = |family| lead.addresses.iter().any(|a| Family::of(a.ip()) == family);
         if has(Family::V4) {
             steering.prepare_v4(lead)?;
@@ -110,9 +110,9 @@ impl Steering {
         // What comes back may have an address of this host's as its source: a server's when nothing was translated, the
         // VIP on errors that were.
         self.set(&format!("ipv4/conf/{tun}/accept_local"), "1")?;
-        self.netlink
+        self.routing
             .add_address(TUN_ADDRESS, lead.tun_ifindex)
-            .map_err(routing("adding the TUN's address"))?;
+            .map_err(refused("adding the TUN's address"))?;
         match lead.direction {
             Direction::FromClient => {
                 self.set(&format!("ipv4/conf/{uplink}/forwarding"), "1")?;
@@ -158,13 +158,13 @@ impl Steering {
     }
 
     fn lead(&mut self, lead: &Lead, family: Family) -> Result<(), SteeringError> {
-        self.netlink
+        self.routing
             .add_default_route(family, TABLE, lead.tun_ifindex)
-            .map_err(routing("adding a default route by the TUN"))?;
+            .map_err(refused("adding a default route by the TUN"))?;
         for address in lead.addresses.iter().filter(|a| Family::of(a.ip()) == family) {
             for rule in rules(lead, family, *address) {
                 if !self.rules.contains(&rule) {
-                    self.netlink.add_rule(&rule).map_err(routing("adding a rule"))?;
+                    self.routing.add_rule(&rule).map_err(refused("adding a rule"))?;
                     self.rules.push(rule);
                 }
             }
@@ -172,9 +172,9 @@ impl Steering {
         if lead.direction == Direction::FromClient {
             let [first, behind] =
                 [LOCAL_FIRST, LOCAL_BEHIND].map(|p| Rule::all(family, p, Then::Table(LOCAL_TABLE)));
-            self.netlink.add_rule(&behind).map_err(routing("adding the rule of the local table"))?;
+            self.routing.add_rule(&behind).map_err(refused("adding the rule of the local table"))?;
             self.moved.push(family);
-            self.netlink.remove_rule(&first).map_err(routing("removing the rule of the local table"))?;
+            self.routing.remove_rule(&first).map_err(refused("removing the rule of the local table"))?;
         }
         Ok(())
     }
@@ -195,7 +195,7 @@ impl Steering {
 /// Sets how many packets a device holds for its driver, here the TUN's reader. By rtnetlink, which asks for
 /// CAP_NET_ADMIN in the device's network namespace; the ioctl for the same asks for it in the machine's first one.
 pub fn set_queue_length(ifindex: u32, packets: u32) -> io::Result<()> {
-    Netlink::open()?.set_queue_length(ifindex, packets)
+    Routing::open()?.set_queue_length(ifindex, packets)
 }
 
 /// The rules for one VIP or one server.
@@ -236,7 +236,7 @@ fn rules(lead: &Lead, family: Family, address: SocketAddr) -> Vec<Rule> {
 /// Where a network namespace's settings are.
 const SETTINGS: &str = "/proc/sys/net";
 
-fn routing(what: &'static str) -> impl FnOnce(io::Error) -> SteeringError {
+fn refused(what: &'static str) -> impl FnOnce(io::Error) -> SteeringError {
     move |source| SteeringError::Routing { what, source }
 }
 
@@ -250,11 +250,11 @@ impl Drop for Steering {
         for family in self.moved.drain(..) {
             let [first, behind] =
                 [LOCAL_FIRST, LOCAL_BEHIND].map(|p| Rule::all(family, p, Then::Table(LOCAL_TABLE)));
-            report("the rule of the local table", self.netlink.add_rule(&first));
-            report("the rule of the local table", self.netlink.remove_rule(&behind));
+            report("the rule of the local table", self.routing.add_rule(&first));
+            report("the rule of the local table", self.routing.remove_rule(&behind));
         }
         for rule in self.rules.drain(..) {
-            report("a rule", self.netlink.remove_rule(&rule));
+            report("a rule", self.routing.remove_rule(&rule));
         }
         for (path, before) in self.settings.drain(..).rev() {
             match std::fs::write(&path, before) {

@@ -1,17 +1,9 @@
-//! The few requests of rtnetlink(7) that steering needs: one message, one acknowledgement.
+//! The few orders of rtnetlink(7) that steering needs.
 
-use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, Read};
+use crate::netlink::{ACKNOWLEDGE, CREATE, Message, Netlink, bits, family};
+use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
-const AF_NETLINK: i32 = 16;
-const NETLINK_ROUTE: i32 = 0;
-/// `linux/netlink.h`.
-const NLMSG_ERROR: u16 = 2;
-const REQUEST_AND_ACK: u16 = 1 | 4;
-const EXCLUSIVE: u16 = 0x200;
-const CREATE: u16 = 0x400;
 /// `linux/rtnetlink.h`.
 const RTM_NEWLINK: u16 = 16;
 const IFLA_TXQLEN: u16 = 13;
@@ -38,6 +30,12 @@ const FRA_SPORT_RANGE: u16 = 23;
 const FR_ACT_TO_TBL: u8 = 1;
 const FR_ACT_GOTO: u8 = 2;
 const FR_ACT_NOP: u8 = 3;
+
+/// Lengths of `fib_rule_hdr`, `rtmsg`, `ifinfomsg` and `ifaddrmsg`.
+const RULE: usize = 12;
+const ROUTE: usize = 12;
+const LINK: usize = 16;
+const ADDRESS: usize = 8;
 
 /// The kernel's number of an IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,15 +84,14 @@ impl Rule {
     }
 
     fn message(&self) -> Message {
-        let length = |address: &Option<IpAddr>| address.map_or(0, |a| if a.is_ipv4() { 32 } else { 128 });
+        let length = |address: &Option<IpAddr>| address.map_or(0, bits);
         let action = match self.then {
             Then::Table(_) => FR_ACT_TO_TBL,
             Then::Goto(_) => FR_ACT_GOTO,
             Then::Nop => FR_ACT_NOP,
         };
-        let mut message = Message::default();
-        message.0.extend([self.family as u8, length(&self.to), length(&self.from), 0, 0, 0, 0, action]);
-        message.0.extend([0; 4]);
+        let structure = [self.family as u8, length(&self.to), length(&self.from), 0, 0, 0, 0, action];
+        let mut message = Message::new(&structure, RULE);
         message.word(FRA_PRIORITY, self.priority);
         match self.then {
             Then::Table(table) => message.word(FRA_TABLE, table),
@@ -108,9 +105,7 @@ impl Rule {
             message.address(FRA_SRC, from);
         }
         if let Some(iif) = &self.iif {
-            let mut name = iif.clone().into_bytes();
-            name.push(0);
-            message.attribute(FRA_IIFNAME, &name);
+            message.name(FRA_IIFNAME, iif);
         }
         if let Some(protocol) = self.protocol {
             message.attribute(FRA_IP_PROTO, &[protocol]);
@@ -123,105 +118,54 @@ impl Rule {
     }
 }
 
-/// What follows a `struct nlmsghdr`.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.0.extend(length.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    fn word(&mut self, kind: u16, value: u32) {
-        self.attribute(kind, &value.to_ne_bytes());
-    }
-
-    fn address(&mut self, kind: u16, address: IpAddr) {
-        match address {
-            IpAddr::V4(v4) => self.attribute(kind, &v4.octets()),
-            IpAddr::V6(v6) => self.attribute(kind, &v6.octets()),
-        }
-    }
-}
-
-/// A socket to the kernel's routing, of the network namespace it was opened in.
+/// The orders.
 #[derive(Debug)]
-pub(super) struct Netlink(Socket);
+pub(super) struct Routing(Netlink);
 
-impl Netlink {
+impl Routing {
+    /// Of this thread's network namespace, whoever calls later.
     pub(super) fn open() -> io::Result<Self> {
-        let kind = Type::RAW.cloexec();
-        let socket = Socket::new(Domain::from(AF_NETLINK), kind, Some(Protocol::from(NETLINK_ROUTE)))?;
-        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        Ok(Netlink(socket))
+        Netlink::open().map(Routing)
     }
 
-    fn ask(&self, kind: u16, flags: u16, message: &Message) -> io::Result<()> {
-        let length = u32::try_from(16 + message.0.len()).map_err(io::Error::other)?;
-        let mut bytes = length.to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend((REQUEST_AND_ACK | flags).to_ne_bytes());
-        // One question at a time: no sequence number is needed to tell answers apart.
-        bytes.extend([0; 8]);
-        bytes.extend(&message.0);
-        self.0.send(&bytes)?;
-        let mut answer = [0; 1024];
-        let length = (&self.0).read(&mut answer)?;
-        let answer = answer.get(..length).unwrap_or_default();
-        let error = answer.get(16..20).and_then(|b| b.try_into().ok()).map(i32::from_ne_bytes);
-        match (answer.get(4..6), error) {
-            (Some(kind), Some(0)) if kind == NLMSG_ERROR.to_ne_bytes() => Ok(()),
-            (Some(kind), Some(code)) if kind == NLMSG_ERROR.to_ne_bytes() => {
-                Err(io::Error::from_raw_os_error(code.wrapping_neg()))
-            }
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not an acknowledgement")),
-        }
+    fn order(&self, kind: u16, flags: u16, message: &Message) -> io::Result<()> {
+        self.0.ask(kind, ACKNOWLEDGE | flags, message).map(drop)
     }
 
     /// Adds a rule; fine if it is there.
     pub(super) fn add_rule(&self, rule: &Rule) -> io::Result<()> {
-        unless(io::ErrorKind::AlreadyExists, self.ask(RTM_NEWRULE, CREATE | EXCLUSIVE, &rule.message()))
+        unless(io::ErrorKind::AlreadyExists, self.order(RTM_NEWRULE, CREATE, &rule.message()))
     }
 
     /// Removes a rule; fine if there is none.
     pub(super) fn remove_rule(&self, rule: &Rule) -> io::Result<()> {
-        unless(io::ErrorKind::NotFound, self.ask(RTM_DELRULE, 0, &rule.message()))
+        unless(io::ErrorKind::NotFound, self.order(RTM_DELRULE, 0, &rule.message()))
     }
 
     /// All of a table's packets go out of a device. The route goes with the device.
     pub(super) fn add_default_route(&self, family: Family, table: u32, device: u32) -> io::Result<()> {
-        let mut message = Message::default();
-        message.0.extend([family as u8, 0, 0, 0, 0, RTPROT_STATIC, SCOPE_LINK, RTN_UNICAST]);
-        message.0.extend([0; 4]);
+        let structure = [family as u8, 0, 0, 0, 0, RTPROT_STATIC, SCOPE_LINK, RTN_UNICAST];
+        let mut message = Message::new(&structure, ROUTE);
         message.word(RTA_TABLE, table);
         message.word(RTA_OIF, device);
-        unless(io::ErrorKind::AlreadyExists, self.ask(RTM_NEWROUTE, CREATE | EXCLUSIVE, &message))
+        unless(io::ErrorKind::AlreadyExists, self.order(RTM_NEWROUTE, CREATE, &message))
     }
 
     /// Sets how many packets a device holds for its driver.
     pub(super) fn set_queue_length(&self, device: u32, packets: u32) -> io::Result<()> {
-        let mut message = Message::default();
         // struct ifinfomsg: family, type, index, flags, which of them.
-        message.0.extend([0; 4]);
-        message.0.extend(device.to_ne_bytes());
-        message.0.extend([0; 8]);
+        let mut message = Message::new(&[[0; 4], device.to_ne_bytes()].concat(), LINK);
         message.word(IFLA_TXQLEN, packets);
-        self.ask(RTM_NEWLINK, 0, &message)
+        self.order(RTM_NEWLINK, 0, &message)
     }
 
     /// Gives a device an address of its own, with no others in its subnet.
     pub(super) fn add_address(&self, address: IpAddr, device: u32) -> io::Result<()> {
-        let mut message = Message::default();
-        let length = if address.is_ipv4() { 32 } else { 128 };
-        message.0.extend([Family::of(address) as u8, length, 0, SCOPE_LINK]);
-        message.0.extend(device.to_ne_bytes());
+        let structure = [[family(address), bits(address), 0, SCOPE_LINK], device.to_ne_bytes()].concat();
+        let mut message = Message::new(&structure, ADDRESS);
         message.address(IFA_LOCAL, address);
         message.address(IFA_ADDRESS, address);
-        unless(io::ErrorKind::AlreadyExists, self.ask(RTM_NEWADDR, CREATE | EXCLUSIVE, &message))
+        unless(io::ErrorKind::AlreadyExists, self.order(RTM_NEWADDR, CREATE, &message))
     }
 }
 
@@ -258,7 +202,7 @@ mod tests {
             expected.extend(value);
             expected.resize(expected.len().next_multiple_of(4), 0);
         }
-        assert_eq!(rule.message().0, expected);
+        assert_eq!(rule.message().bytes(), expected);
     }
 
     #[test]
