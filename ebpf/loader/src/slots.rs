@@ -54,6 +54,9 @@ impl Slots {
 
     /// Gives a slot back: its state becomes `Free` first. Remove its key from the plane before.
     pub fn free(&self, slot: u32) {
+        self.set_state(slot, FlowState::Free);
+        // Not before the state.
+        std::sync::atomic::fence(Ordering::SeqCst);
         self.mapped.write(slot, &FlowRecord::default(), true);
         self.free_list().push_back(slot);
     }
@@ -215,6 +218,23 @@ mod tests {
             FlowRecord { state: FlowState::Frozen as u32, diverted: 7, note_ack: 9, ..FlowRecord::default() };
         slots.write(slot, &next);
         assert_eq!(slots.read(slot), next);
+    }
+
+    #[test]
+    fn a_freed_record_is_free_before_anything_of_it_is_gone() {
+        let slots = Slots::new(MappedSlots::anonymous(20_000).expect("memory"));
+        let state = FlowState::Committed as u32;
+        all(&slots, &FlowRecord { state, flow_id: 1, ..FlowRecord::default() });
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..slots.capacity()).for_each(|slot| slots.free(slot)));
+            for slot in 0..slots.capacity() {
+                let flow_id = slots.mapped.wide_field(slot, offset_of!(FlowRecord, flow_id));
+                while flow_id.load(Ordering::Acquire) != 0 {
+                    std::hint::spin_loop();
+                }
+                assert_eq!(slots.state(slot), FlowState::Free, "slot {slot}");
+            }
+        });
     }
 
     /// While another thread does to the records what an attached program does.
