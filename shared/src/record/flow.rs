@@ -267,6 +267,13 @@ impl FlowRecord {
         if self.flags & FLAG_ADOPTED != 0 { self.new_addr } else { self.key.local }
     }
 
+    /// On I: whether the target's kernel made the server's socket as the client's connection is, so that no number is
+    /// translated (`control::MigratedAnswer::is_adopted`).
+    #[inline(always)]
+    pub const fn leads_to_adopted(&self) -> bool {
+        self.ack_delta == 0 && self.tsecr_delta == 0
+    }
+
     /// Whether `key` leads to this record rightly.
     #[inline(always)]
     pub fn belongs_under(&self, key: &FlowKey) -> bool {

@@ -115,12 +115,11 @@ fn is_draining(record: &FlowRecord) -> bool {
 }
 
 /// Whether a segment is larger than the way to the target takes. Where routers cut it into fragments it is not: but never
-/// inside an outer header, which they must not cut.
+/// inside an outer header, which they must not cut, nor on its way to an adopted socket, to which no fragments are led.
 #[inline(always)]
 pub const fn exceeds_leg(record: &FlowRecord, segment: &Segment) -> bool {
-    record.leg_mtu != 0
-        && segment.packet > record.leg_mtu
-        && (segment.may_fragment == 0 || record.flags & (FLAG_LEG_IPIP | FLAG_LEG_UDP) != 0)
+    let whole = record.flags & (FLAG_LEG_IPIP | FLAG_LEG_UDP) != 0 || record.leads_to_adopted();
+    record.leg_mtu != 0 && segment.packet > record.leg_mtu && (segment.may_fragment == 0 || whole)
 }
 
 /// Whether data of a tracked flow reaches beyond the request under way, or a FIN behind such data does. A FIN that follows

@@ -436,9 +436,12 @@ fn what_exceeds_the_leg_goes_to_the_daemon_and_ends_when_it_comes_back() {
     let any = FlowRecord { leg_mtu: 0, ..record };
     assert_eq!(judge(&any, sized(65_535), false, &mut patch).0, Action::Translate);
     let cut = Segment { may_fragment: 1, ..sized(1401) };
-    assert_eq!(judge(&record, cut, false, &mut patch).0, Action::Translate);
-    let wrapped = FlowRecord { flags: FLAG_LEG_IPIP, ..record };
-    assert_eq!(judge(&wrapped, cut, false, &mut patch).1, C::TooBig);
+    assert_eq!(judge(&record, cut, false, &mut patch).1, C::TooBig, "an adopted socket gets no fragments");
+    for translated in [FlowRecord { ack_delta: 1, ..record }, FlowRecord { tsecr_delta: 1, ..record }] {
+        assert_eq!(judge(&translated, cut, false, &mut patch).0, Action::Translate);
+        let wrapped = FlowRecord { flags: FLAG_LEG_IPIP, ..translated };
+        assert_eq!(judge(&wrapped, cut, false, &mut patch).1, C::TooBig);
+    }
 }
 
 #[test]

@@ -238,11 +238,15 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
     });
     if version == Version::V4 {
         add("what routers may cut is not too big", Ingress, &[C::Translated], &|r, f| {
-            r.leg_mtu = 100;
+            (r.leg_mtu, r.ack_delta) = (100, 1);
             f.may_fragment();
         });
         add("but in an outer header it is", Ingress, &[C::TooBig], &|r, f| {
-            (r.leg_mtu, r.flags) = (100, FLAG_LEG_UDP);
+            (r.leg_mtu, r.ack_delta, r.flags) = (100, 1, FLAG_LEG_UDP);
+            f.may_fragment();
+        });
+        add("and on its way to an adopted socket", Ingress, &[C::TooBig], &|r, f| {
+            r.leg_mtu = 100;
             f.may_fragment();
         });
     }
