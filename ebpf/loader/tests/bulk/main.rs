@@ -9,7 +9,9 @@ mod sys;
 
 use baton_loader::{Plane, PlaneConfig, Side};
 use baton_shared::addr::PortWord;
-use baton_shared::record::{DRAIN_BYTES, FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_SYN_ACK};
+use baton_shared::record::{
+    DRAIN_BYTES, FLAG_FED, FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_SYN_ACK,
+};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -126,7 +128,7 @@ fn install(plane: &Plane, client: SocketAddr, local: SocketAddr, new: SocketAddr
         new_addr: new.ip().into(),
         new_port: PortWord::new(new.port()),
         state: FlowState::Committed as u32,
-        flags: FLAG_TIMESTAMPS,
+        flags: FLAG_TIMESTAMPS | FLAG_FED,
         note_flags: NOTE_SYN_ACK,
         deadline_ns: u64::MAX,
         ..record
@@ -255,7 +257,8 @@ fn carry(net: Net, bytes: usize, whole: bool, freezes: Freezes) {
             tsecr_delta: ts_in.wrapping_neg(),
             window_shift_in: 7,
             window_shift_out: 9,
-            ack_floor: client_seq,
+            // As of an upload that is 8 MiB short of where numbers compare the other way round.
+            ack_floor: client_seq.wrapping_sub((1 << 31) - (8 << 20)),
             ..FlowRecord::default()
         },
     );
