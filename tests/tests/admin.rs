@@ -16,6 +16,25 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What a configuration has that nobody else may know.
+const SECRETS: &str = r#"
+[[pool]]
+name = "all"
+targets = ["target1"]
+[pool.sticky]
+cookie = "at"
+first = "migrate"
+secret = "/hush hush hush hush hush hush hush"
+[[route]]
+name = "inside"
+path = "/inside"
+cookie = { preview = "hush" }
+pool = "all"
+[route.request_headers]
+set = { Authorization = "Basic hush" }
+add = { Cookie = "inside=hush" }
+"#;
+
 /// An answer that is no success, in the words of the schema that its route has for this status.
 fn is_refused(t: &TestLab, node: &str, method: &str, [route, path]: [&str; 2], wanted: u16) {
     let openapi = t.admin(node, "/v1/openapi.json");
@@ -166,7 +185,9 @@ fn metrics_are_as_documented(t: &TestLab, target: &str) {
 
 #[test]
 fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_sides() {
-    let Some(t) = lab::up("adminapi", |s| s) else { return };
+    let order =
+        |s: netns_lab::LabSpec| s.intermediate_with("listener", "pool", "all").intermediate_also(SECRETS);
+    let Some(t) = lab::up("adminapi", order) else { return };
     let here = events::of(&t, INTERMEDIATE, "?kind=handoff,end,order,reload");
     let mut connection = t.client(|| {
         let mut connection = Connection::open(VIP).unwrap();
@@ -213,7 +234,10 @@ fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_s
     assert_eq!(t.admin(INTERMEDIATE, "/v1/flows?limit=0")["truncated"], true);
     let after = t.admin(INTERMEDIATE, &format!("/v1/flows?after={id}"));
     assert!(after["flows"].as_array().unwrap().iter().all(|other| other["id"].as_str().unwrap() > id));
-    assert_eq!(t.admin(INTERMEDIATE, "/v1/config")["name"], INTERMEDIATE);
+    let config = t.admin(INTERMEDIATE, "/v1/config");
+    assert_eq!(config["name"], INTERMEDIATE);
+    let shown = config.to_string();
+    assert!(!shown.contains("hush") && shown.matches("(redacted)").count() == 4, "{config:#}");
 
     for node in [INTERMEDIATE, target] {
         lines_are_as_described(&t, node, flow["client"].as_str().unwrap(), || {

@@ -26,37 +26,23 @@ pub(super) async fn config(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-/// Takes out what stands under a secret's name. Paths of key files are none: they say where, not what.
-fn redact(value: &mut Value, path: &str) {
+/// Takes out what stands under a secret's name, in the table of this name. A key's path is none: it says where, not what.
+fn redact(value: &mut Value, table: &str) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
-                // A header to set or to look for is a table with its name in it, or a pair of name and value.
-                let is_path = field.as_str().is_some_and(|text| text.starts_with('/'));
-                // `sticky.cookie` is a name.
-                if is_secret(name) && field.is_string() && !is_path && path != "sticky" {
+                let is_path = name == "key" && field.as_str().is_some_and(|text| text.starts_with('/'));
+                let is_name = (table, name.as_str()) == ("sticky", "cookie");
+                // A cookie's value is one, whatever the cookie is called.
+                let is_secret = is_secret(name) || table == "cookie";
+                if is_secret && field.is_string() && !is_path && !is_name {
                     *field = Value::from(REDACTED);
                 } else {
                     redact(field, name);
                 }
             }
         }
-        Value::Array(items) => {
-            let named =
-                matches!(items.as_slice(), [Value::String(name), Value::String(_)] if is_secret(name));
-            if let (true, Some(last)) = (named, items.last_mut()) {
-                *last = Value::from(REDACTED);
-            }
-            for item in items {
-                redact(item, path);
-            }
-        }
-        // `Name: value`, as some keys write headers.
-        Value::String(text) => {
-            if let Some((name, _)) = text.split_once(':').filter(|(name, _)| is_secret(name.trim())) {
-                *text = format!("{name}: {REDACTED}");
-            }
-        }
+        Value::Array(items) => items.iter_mut().for_each(|item| redact(item, table)),
         _ => {}
     }
 }
@@ -70,20 +56,23 @@ mod tests {
     fn secrets_are_taken_out_wherever_they_stand_and_nothing_else() {
         let mut config = json!({
             "tls": { "key": "/etc/baton/node.key", "cert": "/etc/baton/node.pem" },
-            "route": [{ "name": "a", "request_headers": {
-                "set": { "Authorization": "Basic c2VjcmV0", "X-Part": "b" },
-                "add": [["Cookie", "s=1"], ["X", "y"]],
-                "lines": ["X-Api-Key: 12345", "Host: a.test"],
-            } }],
-            "pool": [{ "health": { "password": "hush", "path": "/health" } }],
+            "route": [{ "name": "a", "cookie": { "preview": "hush" }, "header": { "X-Token": "hush", "X": "y" },
+                "request_headers": {
+                    "set": { "Authorization": "Basic hush", "X-Part": "b" },
+                    "add": { "Cookie": "s=hush" },
+                } }],
+            "pool": [{ "hash": "cookie:session", "sticky": { "cookie": "at", "secret": "/hush" } }],
         });
         redact(&mut config, "");
-        let set = &config["route"][0]["request_headers"];
-        assert_eq!(set["set"], json!({ "Authorization": REDACTED, "X-Part": "b" }));
-        assert_eq!(set["add"], json!([["Cookie", REDACTED], ["X", "y"]]));
-        assert_eq!(set["lines"], json!(["X-Api-Key: (redacted)", "Host: a.test"]));
-        assert_eq!(config["tls"]["key"], "/etc/baton/node.key");
-        assert_eq!(config["pool"][0]["health"], json!({ "password": REDACTED, "path": "/health" }));
-        assert!(!config.to_string().contains("c2VjcmV0"));
+        let expected = json!({
+            "tls": { "key": "/etc/baton/node.key", "cert": "/etc/baton/node.pem" },
+            "route": [{ "name": "a", "cookie": { "preview": REDACTED }, "header": { "X-Token": REDACTED, "X": "y" },
+                "request_headers": {
+                    "set": { "Authorization": REDACTED, "X-Part": "b" },
+                    "add": { "Cookie": REDACTED },
+                } }],
+            "pool": [{ "hash": "cookie:session", "sticky": { "cookie": "at", "secret": REDACTED } }],
+        });
+        assert_eq!(config, expected);
     }
 }
