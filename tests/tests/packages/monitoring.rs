@@ -78,6 +78,16 @@ fn prometheus_understands_every_expression_of_dashboard_and_alerts() {
     command::run("promtool", &["check", "rules", &file.path().to_string_lossy()]).unwrap();
 }
 
+#[test]
+fn the_runbook_has_a_row_for_each_alert_and_none_for_another() {
+    let runbook = include_str!("../../../docs/runbook.md");
+    let alerts = std::fs::read_to_string(ALERTS).unwrap();
+    let alerts: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let row = |line: &'static str| line.strip_prefix("| **").and_then(|rest| rest.split("**").next());
+    let rows: Vec<&str> = runbook.lines().filter_map(row).collect();
+    assert_eq!(rows, alerts, "in the order of the file");
+}
+
 /// Holds the expressions against what the daemons show.
 pub(crate) fn check(shown: &[String]) {
     let shown = shown.join("\n");
