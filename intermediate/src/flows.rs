@@ -102,12 +102,22 @@ pub(crate) struct Entry {
 impl Entry {
     /// The client's address and port.
     pub(crate) fn client(&self) -> SocketAddr {
-        self.key.remote.socket_addr(self.key.remote_port)
+        self.key.remote_addr()
     }
 
     /// Those it connected to.
     pub(crate) fn vip(&self) -> SocketAddr {
-        self.key.local.socket_addr(self.key.local_port)
+        self.key.local_addr()
+    }
+
+    /// A target has it, and its end has not been told.
+    fn is_at_target(&self) -> bool {
+        self.committed && self.end.is_none()
+    }
+
+    /// The same, or it is between two targets: a drain waits for it.
+    fn is_live(&self) -> bool {
+        (self.committed || self.later.is_some()) && self.end.is_none()
     }
 }
 
@@ -309,7 +319,7 @@ impl Flows {
         if table.by_key.get(&entry.key) == Some(&flow_id) {
             table.by_key.remove(&entry.key);
         }
-        if entry.committed && entry.end.is_none() {
+        if entry.is_at_target() {
             self.access_log().unreported(flow_id, EndReason::AgentLost);
             self.count_ended(entry.target);
         }
@@ -409,7 +419,7 @@ impl Flows {
     /// The live flows on a target.
     pub fn live_on(&self, target: TargetId) -> Vec<FlowRef> {
         let table = self.table();
-        let live = |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none();
+        let live = |e: &&Entry| e.target == Some(target) && e.is_at_target();
         table.entries().filter(live).map(|e| e.flow).collect()
     }
 

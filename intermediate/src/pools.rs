@@ -12,13 +12,13 @@ pub use view::{MemberView, PoolView};
 
 use crate::health::HealthSpec;
 use crate::targets::TargetId;
+use baton_daemon::random::random;
 use baton_loader::monotonic_ns;
 use baton_shared::balance::{
     Candidate, DEFAULT_LOAD_PERCENT, DEFAULT_TABLE_SIZE, Method, Picker, StickyKey, cookie_value,
 };
 use baton_shared::health::{Signal, Standing, in_panic};
 use baton_shared::reason::ProxyReason;
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -322,11 +322,6 @@ pub fn servers<'a>(
 /// The first of these servers, and so many further ones as are tried if one cannot be reached.
 pub(crate) fn tries<T>(servers: impl Iterator<Item = T>, retries: u32) -> impl Iterator<Item = T> {
     servers.take(usize::try_from(retries).unwrap_or(usize::MAX).saturating_add(1))
-}
-
-/// A number nobody can foresee.
-pub(crate) fn random() -> u64 {
-    RandomState::new().hash_one(0u8)
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ mod ask;
 pub(crate) use ask::{Ask, CannotProbe, Probed};
 
 use crate::handoff::MigrationRecord;
-use crate::pools::random;
 use crate::targets::{AgentId, TargetId};
+use baton_daemon::random::random;
 use baton_shared::control::ProbeReport;
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -16,8 +16,9 @@ use crate::workers::Workers;
 use arc_swap::ArcSwap;
 use baton_daemon::admin::AdminError;
 use baton_daemon::config::PlaneKind;
-use baton_daemon::control::{ControlError, random_instance};
+use baton_daemon::control::ControlError;
 use baton_daemon::privileges::{Capability, PrivilegeError};
+use baton_daemon::random::random;
 use baton_daemon::service;
 use baton_daemon::tls::TlsFiles;
 use baton_daemon::tun::{Tun, interface_index, interface_mtu};
@@ -400,7 +401,7 @@ pub(crate) fn hello(config: &Config) -> Hello {
         protocol: PROTOCOL_VERSION,
         role: Role::Intermediate,
         name: config.name.get_ref().clone(),
-        instance: random_instance(),
+        instance: random(),
         software: concat!("baton intermediate ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }

@@ -11,7 +11,8 @@ use crate::serve::ways::{Way, Ways};
 use crate::sock_diag::SockDiag;
 use anyhow::Context;
 use baton_daemon::config::PlaneKind;
-use baton_daemon::control::{Server, ServerSpec, random_instance};
+use baton_daemon::control::{Server, ServerSpec};
+use baton_daemon::random::random;
 use baton_daemon::service;
 use baton_daemon::tun::Tun;
 use baton_loader::{Plane, PlaneConfig, PlaneError, Side, UserspaceConfig, monotonic_ns};
@@ -75,7 +76,7 @@ fn bind(config: &Config, policy: &Policy, engine: &LateEngine) -> anyhow::Result
             protocol: PROTOCOL_VERSION,
             role: Role::Agent,
             name: config.name.get_ref().clone(),
-            instance: random_instance(),
+            instance: random(),
             software: concat!("target-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
         },
         allowed: policy.peers().to_vec(),
@@ -125,7 +126,7 @@ fn settle_vips(config: &Config, plane: &Plane) -> Vec<IpAddr> {
     let allowed = config.allow.iter().map(|allow| allow.vip.get_ref().ip());
     let is_wanted = config.serve.local_vip && *config.serve.way.get_ref() != Way::Translate;
     let of_flows = plane.recovered().into_iter().filter(|(_, record)| is_adopted(record));
-    let of_flows = of_flows.map(|(_, record)| record.key.local.socket_addr(record.key.local_port).ip());
+    let of_flows = of_flows.map(|(_, record)| record.key.local_addr().ip());
     // Each once, however many flows there are under it.
     let wanted: Vec<_> =
         of_flows.chain(allowed.filter(|_| is_wanted)).collect::<BTreeSet<_>>().into_iter().collect();

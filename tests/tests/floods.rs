@@ -26,7 +26,7 @@ const GROWTH: u64 = 16_384;
 /// No flow but of client1's network is in the kernel's map: whoever has not made a request has no entry.
 fn no_entry_of_the_flooder(t: &TestLab) {
     for key in weight::keys(t, INTERMEDIATE, "intermediate") {
-        let remote = key.remote.socket_addr(key.remote_port);
+        let remote = key.remote_addr();
         let network = match remote.ip() {
             IpAddr::V4(address) => address.octets()[2].into(),
             IpAddr::V6(address) => address.segments()[1],

@@ -13,7 +13,6 @@ use baton_daemon::admin::events::{self, Kind};
 use baton_shared::health::AdminOrder;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -80,7 +79,7 @@ pub(super) async fn listener(
     }
     let drains = &admin.front.drains;
     wait_until(&wait, || {
-        !drain || left_of(&admin, Some(listener.vip)) == 0 || drains.listener(listener.vip).is_none()
+        !drain || live(&admin).of_vip(listener.vip) == 0 || drains.listener(listener.vip).is_none()
     })
     .await;
     Json(of_listener(&admin, listener, &live(&admin))).into_response()
@@ -155,18 +154,10 @@ pub(super) fn live(admin: &Admin) -> LiveCounts {
     admin.front.migration.migrator().map(|migrator| migrator.flows().live_counts()).unwrap_or_default()
 }
 
-/// Live flows that came by a VIP, or by any.
-fn left_of(admin: &Admin, vip: Option<SocketAddr>) -> usize {
-    admin.front.migration.migrator().map_or(0, |migrator| migrator.flows().live_of(vip))
-}
-
 fn is_drained(admin: &Admin) -> bool {
     let front = &admin.front;
     let closed = front.site.load().listeners.iter().all(|l| front.drains.listener(l.vip).is_some());
-    front.drains.node().is_some()
-        && closed
-        && front.metrics.open_connections() == 0
-        && left_of(admin, None) == 0
+    front.drains.node().is_some() && closed && front.metrics.open_connections() == 0 && live(admin).all == 0
 }
 
 fn millis(at: SystemTime) -> u64 {

@@ -1,6 +1,6 @@
 //! How many flows are live, counted in one walk over the table: whoever asks holds up handoffs meanwhile.
 
-use super::{Entry, Flows};
+use super::Flows;
 use crate::targets::TargetId;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -34,27 +34,15 @@ impl LiveCounts {
     }
 }
 
-/// Also one that is between two targets, which nobody has: a drain waits for it.
-fn is_live(entry: &Entry) -> bool {
-    (entry.committed || entry.later.is_some()) && entry.end.is_none()
-}
-
 impl Flows {
     /// By VIP and target.
     pub fn live_counts(&self) -> LiveCounts {
         let table = self.table();
         let mut counts = LiveCounts::default();
-        for entry in table.entries().filter(|entry| is_live(entry)) {
+        for entry in table.entries().filter(|entry| entry.is_live()) {
             counts.count(entry.vip(), entry.target, entry.later.is_some());
         }
         counts
-    }
-
-    /// How many live flows came by a VIP, or by any.
-    pub fn live_of(&self, vip: Option<SocketAddr>) -> usize {
-        let table = self.table();
-        let of_it = |e: &&Entry| vip.is_none_or(|vip| e.vip() == vip) && is_live(e);
-        table.entries().filter(of_it).count()
     }
 }
 

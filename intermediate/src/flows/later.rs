@@ -37,7 +37,7 @@ impl Flows {
     /// Notes that a flow is being taken back, or no more; whether it is there and has not ended.
     pub(crate) fn set_turning(&self, flow: FlowRef, turning: bool) -> bool {
         let mut table = self.table();
-        let live = |e: &&mut super::Entry| e.flow == flow && e.committed && e.end.is_none();
+        let live = |e: &&mut super::Entry| e.flow == flow && e.is_at_target();
         match table.by_id.get_mut(&flow.flow_id).map(Box::as_mut).filter(live) {
             Some(entry) => {
                 entry.turning = turning;
@@ -74,7 +74,7 @@ impl Flows {
     pub(crate) fn refreeze(&self, flow: FlowRef, deadline: Duration) -> Option<Place> {
         let mut table = self.table();
         let entry = table.by_id.get_mut(&flow.flow_id)?;
-        if entry.flow != flow || !entry.committed || entry.end.is_some() {
+        if entry.flow != flow || !entry.is_at_target() {
             return None;
         }
         let slots = self.plane.slots();
@@ -99,9 +99,8 @@ impl Flows {
     /// The live flows of an earlier run with bytes that only that run could have delivered, and their targets.
     pub(crate) fn owed(&self) -> Vec<(TargetId, FlowRef)> {
         let table = self.table();
-        let owed = |e: &&super::Entry| {
-            e.committed && e.end.is_none() && self.plane.slots().read(e.slot).flags & FLAG_OWED != 0
-        };
+        let owed =
+            |e: &&super::Entry| e.is_at_target() && self.plane.slots().read(e.slot).flags & FLAG_OWED != 0;
         table.entries().filter(owed).filter_map(|e| Some((e.target?, e.flow))).collect()
     }
 

@@ -31,7 +31,7 @@ impl Flows {
     /// The live flows on a target, and how far their clients are.
     pub fn marks_on(&self, target: TargetId) -> Vec<(FlowRef, ClientMarks)> {
         let table = self.table();
-        let live = |e: &&Entry| e.target == Some(target) && e.committed && e.end.is_none();
+        let live = |e: &&Entry| e.target == Some(target) && e.is_at_target();
         let look = |e: &Entry| (e.flow, marks(&self.plane.slots().read(e.slot)));
         table.entries().filter(live).map(look).collect()
     }
@@ -47,7 +47,7 @@ impl Flows {
     pub fn take_from_target(&self, flow: FlowRef, deadline: Duration) -> Option<Taken> {
         let table = self.table();
         let entry = table.by_id.get(&flow.flow_id)?;
-        if entry.flow != flow || !entry.committed || entry.end.is_some() {
+        if entry.flow != flow || !entry.is_at_target() {
             return None;
         }
         let slots = self.plane.slots();

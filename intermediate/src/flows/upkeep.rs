@@ -40,7 +40,7 @@ impl Flows {
     }
 
     fn take_over(&self, slot: u32, record: &FlowRecord) {
-        let server = record.new_addr.socket_addr(record.new_port);
+        let server = record.rewritten_addr();
         let target = self.targets.by_server(server);
         let ended = FlowState::from_raw(record.state) == FlowState::Ended;
         // How far a body had been read nobody knows any more: the rest of the connection is its server's, which was told
@@ -146,9 +146,7 @@ impl Flows {
         let oldest = monotonic_ns().saturating_sub(nanos(self.idle));
         let mut table = self.table();
         let idle = |e: &&Entry| {
-            e.committed
-                && e.end.is_none()
-                && self.plane.slots().read(e.slot).last_seen_ns.max(e.began_ns) < oldest
+            e.is_at_target() && self.plane.slots().read(e.slot).last_seen_ns.max(e.began_ns) < oldest
         };
         let idle: Vec<FlowRef> = table.entries().filter(idle).map(|e| e.flow).collect();
         self.watch_tracked(&mut table);

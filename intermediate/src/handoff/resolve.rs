@@ -209,7 +209,7 @@ impl Migrator {
         let Some(captured) = flight.captured.take() else { return };
         let connection = Severed::from(&captured.connection);
         captured.release();
-        let server = flight.place.record.new_addr.socket_addr(flight.place.record.new_port);
+        let server = flight.place.record.rewritten_addr();
         self.reset_unresolved(&mut flight.place, &flight.held, target, server, connection).await;
     }
 

@@ -2,17 +2,16 @@
 //!
 //! One for the process, as with events: while nobody asked for traces a request costs one load.
 
-mod ids;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod span;
 
-pub(crate) use ids::trace_ids;
 pub(crate) use span::Span;
 
 use crate::config::Tracing;
 use crate::handoff::{StageTimes, Subject};
 use crate::metrics::OutcomeLabel;
+use baton_daemon::random::random;
 use baton_shared::http::{TraceIds, TraceParent, is_sampled};
 use baton_shared::reason::{ProxyReason, Refusal};
 use baton_shared::route::HeaderLines;
@@ -93,13 +92,18 @@ pub(crate) fn begin(lines: &dyn HeaderLines) -> Option<Trace> {
     let tracer = TRACER.get()?;
     match TraceParent::of(lines) {
         Some(TraceParent { trace, parent, sampled }) => {
-            sampled.then(|| Trace { trace, span: ids::random(), parent: Some(parent) })
+            sampled.then(|| Trace { trace, span: random(), parent: Some(parent) })
         }
         None => {
             let TraceIds { trace, parent: span } = trace_ids();
             is_sampled(trace, tracer.per_million).then_some(Trace { trace, span, parent: None })
         }
     }
+}
+
+/// Numbers for a trace that begins here.
+pub(crate) fn trace_ids() -> TraceIds {
+    TraceIds { trace: u128::from(random()) << 64 | u128::from(random()), parent: random() }
 }
 
 /// The numbers for a `traceparent` where the request has none: its server's spans are our span's children.

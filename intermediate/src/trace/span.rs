@@ -1,7 +1,8 @@
 //! The spans of a request, made when it is known how it went: a migration's stages are measured anyway.
 
-use super::{Trace, ids};
+use super::Trace;
 use crate::handoff::{StageTimes, Subject};
+use baton_daemon::random::random;
 use baton_shared::control::flow_id_text;
 use baton_shared::reason::{ProxyReason, Refusal};
 use std::net::SocketAddr;
@@ -81,7 +82,7 @@ impl Trace {
         Span {
             name: name.to_owned(),
             trace: self.trace,
-            id: ids::random(),
+            id: random(),
             parent: Some(self.span),
             parent_is_remote: false,
             server: false,

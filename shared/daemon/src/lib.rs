@@ -14,6 +14,7 @@ pub mod logging;
 pub mod metrics;
 pub mod own;
 pub mod privileges;
+pub mod random;
 pub mod service;
 pub mod tls;
 pub mod tun;

@@ -60,11 +60,7 @@ pub struct KeyReport {
 impl KeyReport {
     /// Of a key under which the map has this slot.
     pub fn new(key: &FlowKey, slot: Option<u32>) -> Self {
-        KeyReport {
-            remote: key.remote.socket_addr(key.remote_port),
-            local: key.local.socket_addr(key.local_port),
-            slot,
-        }
+        KeyReport { remote: key.remote_addr(), local: key.local_addr(), slot }
     }
 }
 
@@ -128,7 +124,7 @@ impl RecordReport {
             flow_id: flow_id_text(record.flow_id),
             generation: record.generation,
             flags: record.flags,
-            new: record.new_addr.socket_addr(record.new_port),
+            new: record.rewritten_addr(),
             seq_delta: record.seq_delta,
             ack_delta: record.ack_delta,
             tsval_delta: record.tsval_delta,

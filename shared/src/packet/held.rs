@@ -38,8 +38,7 @@ pub fn is_intact(packet: &[u8]) -> bool {
         let (key, segment, tcp_at) = headers::read(packet, Direction::FromClient)?;
         let payload = headers::payload(packet, &segment, tcp_at)?;
         let tcp = TcpHeaderSlice::from_slice(packet.get(tcp_at..)?).ok()?;
-        let (remote, local) =
-            (key.remote.socket_addr(key.remote_port), key.local.socket_addr(key.local_port));
+        let (remote, local) = (key.remote_addr(), key.local_addr());
         let right = match (remote.ip(), local.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 tcp.calc_checksum_ipv4_raw(from.octets(), to.octets(), payload).ok()?

@@ -26,6 +26,19 @@ pub struct FlowKey {
 
 const _: () = assert!(size_of::<FlowKey>() == 36);
 
+#[cfg(feature = "std")]
+impl FlowKey {
+    /// The client's address and port.
+    pub fn remote_addr(&self) -> core::net::SocketAddr {
+        self.remote.socket_addr(self.remote_port)
+    }
+
+    /// Those of the VIP or the server.
+    pub fn local_addr(&self) -> core::net::SocketAddr {
+        self.local.socket_addr(self.local_port)
+    }
+}
+
 /// Where a flow stands, as the programs see it. Stored as `u32` in [`FlowRecord::state`].
 ///
 /// `I` is the intermediate's ingress program, `T` the target's egress program.
@@ -249,6 +262,12 @@ pub struct FlowRecord {
 }
 
 impl FlowRecord {
+    /// [`FlowRecord::new_addr`] and [`FlowRecord::new_port`].
+    #[cfg(feature = "std")]
+    pub fn rewritten_addr(&self) -> core::net::SocketAddr {
+        self.new_addr.socket_addr(self.new_port)
+    }
+
     /// The second key of an adopted flow on T, under which the client's packets are found as they arrive: they are
     /// addressed to the server.
     #[inline(always)]

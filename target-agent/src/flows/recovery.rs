@@ -38,14 +38,14 @@ impl Engine {
                 self.shared.plane.slots().write(slot, &record);
             }
             let ours = matches!(self.shared.plane.lookup(&record.key), Ok(Some(s)) if s == slot);
-            let local = record.key.local.socket_addr(record.key.local_port);
-            let client = record.key.remote.socket_addr(record.key.remote_port);
+            let local = record.key.local_addr();
+            let client = record.key.remote_addr();
             let Some(ends) = Ends::new(client, local).filter(|_| ours) else {
                 self.shared.plane.slots().free(slot);
                 found.stray += 1;
                 continue;
             };
-            let other = record.new_addr.socket_addr(record.new_port);
+            let other = record.rewritten_addr();
             let adopted = is_adopted(&record);
             let (vip, server) = if adopted { (local, other) } else { (other, local) };
             // Only one intermediate should use a VIP and server; it finds its flows again by their numbers.

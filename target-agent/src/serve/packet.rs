@@ -119,7 +119,7 @@ pub(crate) struct FromServer<'a> {
 /// Reads what the server's kernel sent to a client. `None` if it is not a whole TCP segment.
 pub(crate) fn parse(packet: &[u8]) -> Option<FromServer<'_>> {
     let (key, reply, payload) = reply::read(packet)?;
-    let (client, server) = (key.remote.socket_addr(key.remote_port), key.local.socket_addr(key.local_port));
+    let (client, server) = (key.remote_addr(), key.local_addr());
     Some(FromServer { ends: Ends::new(client, server)?, reply, payload })
 }
 

@@ -5,7 +5,8 @@ pub(crate) mod wire;
 
 use baton_daemon::certs::{Node, make};
 use baton_daemon::config::TlsFiles;
-use baton_daemon::control::{ChannelEvent, Client, ClientSpec, random_instance};
+use baton_daemon::control::{ChannelEvent, Client, ClientSpec};
+use baton_daemon::random::random;
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions, WindowScales};
 use baton_shared::control::{FlowRef, Handoff, Hello, Message, PROTOCOL_VERSION, Role};
 use baton_shared::seq::Seq;
@@ -313,7 +314,7 @@ impl World {
                 protocol: PROTOCOL_VERSION,
                 role: Role::Intermediate,
                 name: "intermediate".to_owned(),
-                instance: random_instance(),
+                instance: random(),
                 software: "test".to_owned(),
             },
         };

@@ -3,7 +3,8 @@
 
 mod invalid;
 
-use baton_daemon::control::{Server, ServerSpec, random_instance};
+use baton_daemon::control::{Server, ServerSpec};
+use baton_daemon::random::random;
 use baton_daemon::tls::TlsFiles;
 use baton_shared::control::{Hello, PROTOCOL_VERSION, Role};
 use baton_tests::client::Connection;
@@ -195,7 +196,7 @@ fn newer(t: &TestLab, certs: &Path, node: &'static str) -> (tokio::runtime::Runt
             protocol: PROTOCOL_VERSION + 1,
             role: Role::Agent,
             name: node.to_owned(),
-            instance: random_instance(),
+            instance: random(),
             software: "of tomorrow".to_owned(),
         };
         let addr = "10.90.102.2:7400".parse().unwrap();

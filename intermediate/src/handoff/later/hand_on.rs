@@ -171,16 +171,12 @@ impl Migrator {
         state.phase = Phase::Following;
         let end = state.later.end();
         self.pass_to(flow, state, end);
+        self.read_on(flow, state);
         for (packet, offload) in self.hold.take(held) {
             if let Some(facts) = baton_shared::packet::held::facts(&packet) {
-                if facts.rst {
-                    // It goes on at once, so what came before it must go first: a FIN takes a number.
-                    self.read_on(flow, state);
-                }
-                self.take_in(flow, state, &packet, offload, &facts);
+                self.on_packet(flow, state, &packet, offload, &facts);
             }
         }
-        self.read_on(flow, state);
     }
 }
 

@@ -33,6 +33,7 @@ use baton_shared::http::{HeadLimits, RequestHead};
 use baton_shared::packet::held::HeldFacts;
 use baton_shared::reason::Refusal;
 use etherparse::NetSlice;
+use state::State;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -213,21 +214,22 @@ impl Migrator {
     pub fn on_hold_packet(self: &Arc<Self>, packet: &[u8], offload: Offload) {
         let Offered::NotHeld(facts) = self.hold.offer(packet, offload) else { return };
         match self.flows.later(&facts.key) {
-            Some(flow) => self.on_later_packet(&flow, packet, offload, &facts),
+            Some(flow) => self.on_packet(&flow, &mut flow.lock(), packet, offload, &facts),
             None => self.hold.write_back(packet, offload),
         }
     }
 
-    fn on_later_packet(
+    /// A packet of a flow's.
+    fn on_packet(
         self: &Arc<Self>,
         flow: &Arc<LaterFlow>,
+        state: &mut State,
         packet: &[u8],
         offload: Offload,
         facts: &HeldFacts<'_>,
     ) {
-        let mut state = flow.lock();
-        self.take_in(flow, &mut state, packet, offload, facts);
-        self.read_on(flow, &mut state);
+        self.take_in(flow, state, packet, offload, facts);
+        self.read_on(flow, state);
     }
 
     /// Heads that stay incomplete: whoever sends them must be acknowledged to go on, and that is a socket's work. And gaps

@@ -162,12 +162,12 @@ impl LaterFlow {
 
     /// The client's address and port.
     pub(super) fn client(&self) -> SocketAddr {
-        self.key.remote.socket_addr(self.key.remote_port)
+        self.key.remote_addr()
     }
 
     /// Those it connected to.
     pub(super) fn vip(&self) -> SocketAddr {
-        self.key.local.socket_addr(self.key.local_port)
+        self.key.local_addr()
     }
 
     pub(in crate::handoff) fn lock(&self) -> MutexGuard<'_, State> {

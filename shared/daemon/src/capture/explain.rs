@@ -90,7 +90,7 @@ fn rewrite(record: &FlowRecord) -> String {
     let signed = |delta: u32| format!("{:+}", delta.cast_signed());
     format!(
         "address {}, seq {}, ack {}, timestamp {} echo {}",
-        record.new_addr.socket_addr(record.new_port),
+        record.rewritten_addr(),
         signed(record.seq_delta),
         signed(record.ack_delta),
         signed(record.tsval_delta),
@@ -179,7 +179,7 @@ fn left(records: &Known<impl Records>, packet: &[u8], from: SocketAddr, to: Sock
         };
         return vec![after(format!("target: {}, adopted: sent by its socket, {how}", flow(&record)))];
     }
-    if from != record.new_addr.socket_addr(record.new_port) {
+    if from != record.rewritten_addr() {
         return vec![after(format!("target: {}, sent without a rewrite from {from}", flow(&record)))];
     }
     let told = after(format!("target: {}: rewritten: {}", flow(&record), rewrite(&record)));
@@ -190,7 +190,7 @@ fn left(records: &Known<impl Records>, packet: &[u8], from: SocketAddr, to: Sock
     if carry(&noting, Direction::ToClient, &mut before, false, now) != Action::Translate {
         return vec![told];
     }
-    let server = record.key.local.socket_addr(record.key.local_port);
+    let server = record.key.local_addr();
     let comment = format!("target: {}: as server {server} had sent it, made again", flow(&record));
     vec![Explained { moment: Moment::Reconstructed, packet: before, comment }, told]
 }
@@ -240,7 +240,7 @@ mod tests {
         }
 
         fn slots_of(&self, ip: IpAddr) -> HashMap<SocketAddr, u32> {
-            let client = self.0.key.remote.socket_addr(self.0.key.remote_port);
+            let client = self.0.key.remote_addr();
             HashMap::from_iter((client.ip() == ip).then_some((client, 7)))
         }
 

@@ -37,7 +37,7 @@ impl Client {
 /// Source and destination of a TCP packet.
 pub(super) fn ends(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     let (key, ..) = read(packet, Direction::FromClient)?;
-    Some((key.remote.socket_addr(key.remote_port), key.local.socket_addr(key.local_port)))
+    Some((key.remote_addr(), key.local_addr()))
 }
 
 /// Has the kernel keep back, unseen, packets that [`Client::has`] would refuse: a busy device has many. What is in doubt

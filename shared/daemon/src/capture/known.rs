@@ -49,7 +49,7 @@ impl<R: Records> Known<R> {
         let right = |slot: &u32| {
             let record = self.records.read(*slot);
             let is_free = FlowState::from_raw(record.state) == FlowState::Free;
-            (!is_free && record.key.remote.socket_addr(record.key.remote_port) == client).then_some(record)
+            (!is_free && record.key.remote_addr() == client).then_some(record)
         };
         let mut walk = self.walk.borrow_mut();
         let known = walk.slots.get(&client).and_then(right);

@@ -108,10 +108,3 @@ pub type ServerEvents = Arc<dyn Fn(ServerEvent) + Send + Sync>;
 
 /// The [`Hello::instance`] of one who only asks whether the channel would come up: answered, then let go.
 pub const PROBE_INSTANCE: u64 = 0;
-
-/// A random number for [`Hello::instance`], never [`PROBE_INSTANCE`].
-pub fn random_instance() -> u64 {
-    // The standard library seeds each hasher from the system's random source.
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish().max(1)
-}

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::certs::{self, Node};
+use crate::random::random;
 use crate::tls::{CertificateFacts, TlsFiles};
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::{FrameReader, Handoff, PROTOCOL_VERSION, RefusedAnswer, Role};
@@ -17,13 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 const LONG: Duration = Duration::from_secs(10);
 
 fn hello(role: Role, name: &str) -> Hello {
-    Hello {
-        protocol: PROTOCOL_VERSION,
-        role,
-        name: name.into(),
-        instance: random_instance(),
-        software: "test".into(),
-    }
+    Hello { protocol: PROTOCOL_VERSION, role, name: name.into(), instance: random(), software: "test".into() }
 }
 
 /// A directory with an authority, the intermediate "front" and the agent "target1".
