@@ -241,6 +241,18 @@ impl TestLab {
         netns_lab::content::sha256_of_file(&self.lab.www_dir().join(file)).unwrap()
     }
 
+    /// SHA-256 of what was PUT to `/upload/NAME`, on whichever target it is.
+    ///
+    /// # Panics
+    /// If it is on none, or on two.
+    pub fn uploaded(&self, name: &str) -> String {
+        let places =
+            self.lab.targets().into_iter().map(|(target, _)| self.lab.upload_dir(&target).join(name));
+        let places: Vec<_> = places.filter(|place| place.exists()).collect();
+        let [place] = &places[..] else { panic!("{name} is at {places:?}") };
+        netns_lab::content::sha256_of_file(place).unwrap()
+    }
+
     /// Waits until `done` says so.
     ///
     /// # Panics

@@ -96,17 +96,8 @@ fn transfers(seed: u64, vip: SocketAddr, files: &Files) -> Result<(), String> {
     let download = || expect_file("download", client::get(vip, "/1m"), 1 << 20, &files.m1);
     let upload = |n: u64| {
         let body = body(seed, n);
-        let put = || {
-            let mut connection = Connection::open(vip)?;
-            let head = format!(
-                "PUT /upload/s{seed}-{n} HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n",
-                body.len()
-            );
-            connection.send(head.as_bytes())?;
-            connection.send(&body)?;
-            connection.response()
-        };
-        let response = put().map_err(|e| format!("upload {n}: {e}"))?;
+        let put = client::upload(vip, &format!("s{seed}-{n}"), &body);
+        let response = put.map_err(|e| format!("upload {n}: {e}"))?;
         if response.status == 201 { Ok(()) } else { Err(format!("upload {n}: {}", response.head)) }
     };
     let kept = || {

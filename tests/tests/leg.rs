@@ -72,8 +72,7 @@ fn narrows(leg: &str, family: Family, plane: Plane) {
         t.lab.output("client1", &["bash", "-c", &command]).unwrap();
         let took = begun.elapsed();
         let dropped = count("drop_too_big") - before;
-        let arrived = t.lab.upload_dir("target1").join(format!("narrow{n}"));
-        assert_eq!(netns_lab::content::sha256_of_file(&arrived).unwrap(), want);
+        assert_eq!(t.uploaded(&format!("narrow{n}")), want);
         println!("{name}: 10 MB up in {took:?}, {dropped} packets were too big");
         // Once told, the client knows.
         assert_eq!(n == 0, dropped > 0, "upload {n}: {dropped} packets were too big");
@@ -157,8 +156,7 @@ fn moves(leg: &str, family: Family) {
     let begun = Instant::now();
     t.lab.output("client1", &["bash", "-c", &command]).unwrap();
     let up = begun.elapsed();
-    let arrived = netns_lab::content::sha256_of_file(&t.lab.upload_dir("target1").join("leg")).unwrap();
-    assert_eq!(arrived, want);
+    assert_eq!(t.uploaded("leg"), want);
     t.expect_requests(3, 0);
     let stripped = t.packets("target1", "leg_stripped");
     let sent = t.packets(plan::INTERMEDIATE, "translated");

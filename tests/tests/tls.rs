@@ -150,8 +150,7 @@ fn a_hundred_megabytes_through_tls_are_byte_exact_and_bypass_the_intermediate() 
     let file = t.lab.www_dir().join("10m");
     let put = curl(&t, "a.lab.test", "/upload/up", &["-T", &file.to_string_lossy(), "-w", "%{http_code}"]);
     assert_eq!(put, "201");
-    let there = netns_lab::content::sha256_of_file(&t.lab.upload_dir("target1").join("up")).unwrap();
-    assert_eq!(there, t.sha256("10m"));
+    assert_eq!(t.uploaded("up"), t.sha256("10m"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Spans as a collector gets them: OTLP over HTTP, read with the protocol's own messages.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
-use baton_tests::client::{Connection, Response};
+use baton_tests::client::{Connection, Response, hex};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
@@ -90,10 +90,6 @@ fn texts(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue]) -> Has
         text(a.value.as_ref().unwrap().value.as_ref().unwrap())
     };
     attributes.iter().map(|a| (a.key.clone(), value(a))).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn ask(t: &TestLab, path: &str, more: &str) -> Response {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_shared::record::DRAIN_BYTES;
-use baton_tests::client::Connection;
+use baton_tests::client::{Connection, hex};
 use baton_tests::lab::{self, TestLab, VIP};
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{Family, Lab, Program};
@@ -50,7 +50,7 @@ impl Body {
         let (mut body, mut hash) = (Body::new(bytes), Sha256::new());
         loop {
             match body.next() {
-                [] => return hash.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+                [] => return hex(&hash.finalize()),
                 block => hash.update(block),
             }
         }
@@ -127,10 +127,6 @@ fn no_tail_loss_probes(t: &TestLab) {
     t.client(|| std::fs::write("/proc/sys/net/ipv4/tcp_early_retrans", "0").unwrap());
 }
 
-fn arrived(lab: &Lab, name: &str) -> String {
-    netns_lab::content::sha256_of_file(&lab.upload_dir("target1").join(name)).unwrap()
-}
-
 /// The only body that was POSTed to be kept.
 fn kept(lab: &Lab) -> String {
     let dir = lab.upload_dir("target1").with_file_name(".body");
@@ -178,7 +174,7 @@ fn a_gigabyte_is_posted_byte_for_byte_and_almost_none_of_it_enters_the_intermedi
         });
     }
     let want = std::thread::spawn(|| [Body::sha256(100_000_000), Body::sha256(1_000_000_000)]);
-    assert_eq!([arrived(&t.lab, "put"), kept(&t.lab)], want.join().unwrap());
+    assert_eq!([t.uploaded("put"), kept(&t.lab)], want.join().unwrap());
     t.expect_requests(2, 0);
 }
 
@@ -195,7 +191,7 @@ fn expect_100_continue_is_answered_by_the_server_and_the_body_follows() {
         let said = t.lab.output("client1", &["bash", "-c", &command]).unwrap();
         assert!(said.contains("HTTP/1.1 100 Continue"), "{said}");
         assert!(started.elapsed() < Duration::from_secs(5), "curl waited in vain: {said}");
-        assert_eq!(arrived(&t.lab, &format!("e{n}")), t.sha256("10m"));
+        assert_eq!(t.uploaded(&format!("e{n}")), t.sha256("10m"));
     }
     // The server's "100 Continue" may be there before the commit, so that the body's first bytes are held; none of it
     // is there before the freeze.
@@ -233,7 +229,7 @@ fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransm
                         // Some come before the end of the freeze, some in the moment of it, some after it.
                         std::thread::sleep(Duration::from_micros(500));
                     }
-                    let sha: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+                    let sha = hex(&hash.finalize());
                     (sha, connection.response().unwrap().status)
                 })
             });
@@ -243,7 +239,7 @@ fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransm
             sender.join().unwrap()
         });
         assert!((200..300).contains(&status), "round {n}: status {status}");
-        assert_eq!(arrived(&t.lab, &format!("f{n}")), sha, "round {n}");
+        assert_eq!(t.uploaded(&format!("f{n}")), sha, "round {n}");
         assert_eq!(tcp(&t, "RetransSegs") - resent, 0, "round {n}: segments resent");
         all_held += t.metric(INTERMEDIATE, "baton_held_total") - held;
     }
@@ -266,7 +262,7 @@ fn a_freeze_longer_than_the_clients_patience_costs_it_retransmissions_but_no_byt
         sender.join().unwrap()
     });
     assert!((200..300).contains(&status), "status {status}");
-    assert_eq!(arrived(&t.lab, "long"), Body::sha256(bytes));
+    assert_eq!(t.uploaded("long"), Body::sha256(bytes));
     t.expect_requests(1, 0);
     assert!(t.metric(INTERMEDIATE, "baton_held_total") > 0);
     assert_eq!(t.metric(INTERMEDIATE, "baton_hold_dropped_total"), 0);
