@@ -101,7 +101,7 @@ impl FlowState {
 /// [`FlowRecord::flags`]: both ends agreed on timestamps (RFC 7323).
 pub const FLAG_TIMESTAMPS: u32 = 1;
 /// [`FlowRecord::flags`], set by the agent: the server has acknowledged the whole request as fed. From then on
-/// [`FlowRecord::ack_floor`] counts no more. Tells a restarted agent which flows can go on without it.
+/// [`FlowRecord::ack_floor`] counts until [`NOTE_CAUGHT_UP`]. Tells a restarted agent which flows can go on without it.
 pub const FLAG_FED: u32 = 2;
 /// [`FlowRecord::flags`], I: packets go to the target inside another IP header (`translate::Leg`).
 pub const FLAG_LEG_IPIP: u32 = 4;
@@ -148,6 +148,9 @@ pub const NOTE_LISTENER: u32 = 8;
 /// accord (`tcp_send_active_reset`). One without answers a segment that no socket wanted (`tcp_v4_send_reset`): the
 /// connection was over before, by whose doing it does not tell.
 pub const NOTE_ACTIVE_RST: u32 = 16;
+/// [`FlowRecord::note_flags`], of a flow whose request is fed: the server's acknowledgements have reached
+/// [`FlowRecord::ack_floor`]. With the request the client may have been told that more was received, which comes behind it.
+pub const NOTE_CAUGHT_UP: u32 = 32;
 
 /// Bytes of one flow that go through the hold queue after its commit, at most, and what other CPUs have in hand at that
 /// moment. The queue of a sender that is as fast as the daemon need not run empty by itself. Behind the limit new data
@@ -208,7 +211,7 @@ pub struct FlowRecord {
     pub tsval_delta: u32,
     /// Added to the timestamp echo reply. While `Adopting`: the value at which the socket's own timestamps begin.
     pub tsecr_delta: u32,
-    /// T: until [`FLAG_FED`], acknowledgements (after translation, client space) before this are raised to it and the window
+    /// T: until [`NOTE_CAUGHT_UP`], acknowledgements (after translation, client space) before this are raised to it and the window
     /// is reduced so that its right edge stays. I, tracked: what both ends agreed on (`NegotiatedOptions::to_word`), for the
     /// daemon alone, so that a restarted one can take the flow back.
     pub ack_floor: u32,

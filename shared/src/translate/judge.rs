@@ -3,8 +3,8 @@
 use super::{Account, Direction, Patch, adopt};
 use crate::reason::PacketCounter;
 use crate::record::{
-    FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TRACKED, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_FIN,
-    NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
+    FLAG_FED, FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TRACKED, FlowRecord, FlowState, NOTE_ACTIVE_RST,
+    NOTE_CAUGHT_UP, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
 };
 use crate::seq::before;
 use crate::wire::{ACK, FIN, RST, SYN, Segment};
@@ -244,6 +244,11 @@ pub(super) fn note(record: &FlowRecord, segment: &Segment, account: &mut Account
         let shift = if segment.has(SYN) { 0 } else { record.window_shift_in & 15 };
         account.note_ack = segment.ack;
         account.note_window = (segment.window as u32) << shift;
+        if record.flags & FLAG_FED != 0
+            && !before(segment.ack.wrapping_add(record.ack_delta), record.ack_floor)
+        {
+            account.note_flags |= NOTE_CAUGHT_UP;
+        }
     }
     if segment.options.places.timestamps != 0 {
         // As the client sees it; what was noted during the replay knew no delta yet.

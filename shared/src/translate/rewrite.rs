@@ -2,7 +2,7 @@
 
 use super::{Patch, adopt};
 use crate::reason::PacketCounter;
-use crate::record::{FLAG_FED, FlowRecord};
+use crate::record::{FLAG_FED, FlowRecord, NOTE_CAUGHT_UP};
 use crate::seq::before;
 use crate::wire::{ACK, SYN, Segment, Sum};
 
@@ -34,10 +34,10 @@ pub fn translate(record: &FlowRecord, segment: &Segment, direction: Direction, p
     let mut raised = 0u32;
     if segment.has(ACK) {
         ack = ack.wrapping_add(record.ack_delta);
-        // The server is behind what the client knows only until it has the request. From then on the floor stays where it
-        // was, and 2 GiB later it would compare as ahead.
-        let feeding = matches!(direction, Direction::ToClient) && record.flags & FLAG_FED == 0;
-        if feeding && before(ack, record.ack_floor) {
+        // The server is behind what the client knows only until it has the request, and what the client sent with it. From then on
+        // the floor stays where it was, and 2 GiB later it would compare as ahead.
+        let fed = record.flags & FLAG_FED != 0 && record.note_flags & NOTE_CAUGHT_UP != 0;
+        if matches!(direction, Direction::ToClient) && !fed && before(ack, record.ack_floor) {
             raised = record.ack_floor.wrapping_sub(ack);
             ack = record.ack_floor;
             patch.account.also = PacketCounter::AckRaised.code();

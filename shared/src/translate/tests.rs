@@ -5,8 +5,8 @@ use super::{Action, Direction, Patch, judge_egress, judge_ingress, judge_unreada
 use crate::addr::{IpWords, PortWord};
 use crate::reason::PacketCounter;
 use crate::record::{
-    FLAG_FED, FLAG_LEG_IPIP, FLAG_TRACKED, FlowKey, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_FIN,
-    NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
+    FLAG_FED, FLAG_LEG_IPIP, FLAG_TRACKED, FlowKey, FlowRecord, FlowState, NOTE_ACTIVE_RST, NOTE_CAUGHT_UP,
+    NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
 };
 use crate::wire::{ACK, FIN, HeaderChecksum, OPTION_BUFFER, OptionPlaces, OptionValues, RST, SYN, Segment};
 use etherparse::{IpNumber, Ipv4Header, TcpHeader};
@@ -216,9 +216,11 @@ proptest! {
 
     /// However far the client's stream has got: 2 GiB behind the floor its numbers compare as before it.
     #[test]
-    fn once_the_request_is_fed_no_acknowledgement_is_raised(floor in number(), ack in number(), delta in number(),
+    fn once_the_server_has_caught_up_no_acknowledgement_is_raised(floor in number(), ack in number(), delta in number(),
                                                             window: u16) {
-        let record = FlowRecord { flags: FLAG_FED, ack_floor: floor, ack_delta: delta, ..FlowRecord::default() };
+        let (flags, note_flags) = (FLAG_FED, NOTE_CAUGHT_UP);
+        let record =
+            FlowRecord { flags, note_flags, ack_floor: floor, ack_delta: delta, ..FlowRecord::default() };
         let segment = Segment { ack, window, flags: ACK, ..Segment::default() };
         let mut patch = Patch::default();
         translate(&record, &segment, Direction::ToClient, &mut patch);
@@ -487,6 +489,22 @@ fn the_notes_of_a_flow() {
     );
     // A socket's own reset acknowledges; the kernel's answer to a segment that no socket wanted does not.
     assert_eq!(see(&mut record, server(7, 150, 0, RST | ACK, 0)).3 & NOTE_ACTIVE_RST, NOTE_ACTIVE_RST);
+    // The request is fed, and the client was told of 30 bytes more.
+    (record.flags, record.ack_floor) = (FLAG_FED, 180);
+    assert_eq!(see(&mut record, server(1001, 179, 400, ACK, 0)).3 & NOTE_CAUGHT_UP, 0);
+    assert_eq!(see(&mut record, server(1001, 180, 400, ACK, 0)).3 & NOTE_CAUGHT_UP, NOTE_CAUGHT_UP);
+}
+
+#[test]
+fn the_floor_holds_beyond_the_request_until_the_server_has_caught_up() {
+    let floor =
+        |note_flags| FlowRecord { flags: FLAG_FED, note_flags, ack_floor: 180, ..at(FlowState::Committed) };
+    let sent = Segment { ack: 150, ..of(ACK, 0) };
+    let mut patch = Patch::default();
+    translate(&floor(0), &sent, Direction::ToClient, &mut patch);
+    assert_eq!(patch.ack, 180);
+    translate(&floor(NOTE_CAUGHT_UP), &sent, Direction::ToClient, &mut patch);
+    assert_eq!(patch.ack, 150);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
 use baton_shared::record::{
     FLAG_ADOPTED, FLAG_FED, FLAG_LEG_UDP, FLAG_OWN_SCALE, FLAG_TRACKED, FlowKey, FlowRecord, FlowState,
+    NOTE_CAUGHT_UP,
 };
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -284,8 +285,21 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
         f.tcp.acknowledgment_number = 1;
         f.tcp.window_size = 10;
     });
-    add("once the request is fed there is no floor", Egress, &[C::Translated], &|r, f| {
+    add(
+        "fed, and the server behind what the client was told",
+        Egress,
+        &[C::Translated, C::AckRaised],
+        &|r, f| {
+            (r.flags, r.ack_floor) = (FLAG_FED, 9000);
+            f.tcp.acknowledgment_number = 8999;
+        },
+    );
+    add("fed, and the server catches up", Egress, &[C::Translated], &|r, f| {
         (r.flags, r.ack_floor) = (FLAG_FED, 9000);
+        f.tcp.acknowledgment_number = 9000;
+    });
+    add("once the server has caught up there is no floor", Egress, &[C::Translated], &|r, f| {
+        (r.flags, r.note_flags, r.ack_floor) = (FLAG_FED, NOTE_CAUGHT_UP, 9000);
         f.tcp.acknowledgment_number = 9000 + (1 << 31) + 1;
         f.tcp.window_size = 10;
     });

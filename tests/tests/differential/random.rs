@@ -131,7 +131,7 @@ impl Random {
             note_window: self.word(),
             note_tsval: self.word(),
             note_seq_end: self.word(),
-            note_flags: self.byte_below(8).into(),
+            note_flags: self.byte_below(64).into(),
             packets: self.below(2),
             bytes: self.word().into(),
             ..cases::record(hook, version)
