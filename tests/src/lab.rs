@@ -177,7 +177,7 @@ impl TestLab {
     /// If the counts are others.
     pub fn expect_requests(&self, migrated: u64, proxied: u64) {
         let started = Instant::now();
-        while (self.migrated(), self.all_proxied()) != (migrated, proxied) && started.elapsed().as_secs() < 3
+        while (self.migrated(), self.all_proxied()) != (migrated, proxied) && started.elapsed().as_secs() < 10
         {
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -58,8 +58,10 @@ fn an_agent_killed_between_handoff_and_answer_never_makes_a_request_run_twice() 
     t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
     let waiting = std::thread::scope(|scope| {
         let asked = scope.spawn(|| t.get("/1k?killed"));
-        // The handoff lies in the stopped agent's socket.
-        std::thread::sleep(Duration::from_millis(500));
+        let is_frozen = |t: &TestLab| t.flows(INTERMEDIATE).iter().any(|flow| flow["state"] == "frozen");
+        t.eventually("it is frozen", Duration::from_secs(5), |t| is_frozen(t) || asked.is_finished());
+        // Soon after that the handoff lies in the stopped agent's socket.
+        std::thread::sleep(Duration::from_millis(200));
         t.lab.kill_agent("target1").unwrap();
         asked.join().unwrap()
     });
@@ -89,6 +91,8 @@ fn a_slow_agents_requests_are_answered_once() {
         });
         let response = response.unwrap_or_else(|e| panic!("stalled for {stall} ms: {e}"));
         assert_eq!((response.status, response.sha256), (200, t.sha256("1k")));
+        t.eventually("it is logged", Duration::from_secs(5), |t| times_run(t, &path) > 0);
+        // Time for one too many.
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(times_run(&t, &path), 1, "{path}");
     }

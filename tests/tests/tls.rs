@@ -305,9 +305,10 @@ key = "DIR/b.key"
     assert!(get("a", "a.lab.test", "/whoami", &[]).is_ok());
     // A download runs on over the change.
     let slow = words("a", "a.lab.test", "/10m").join(" ") + " --http2 --limit-rate 5M | sha256sum";
+    let before = t.proxied("tls_terminated");
     let mut download = t.lab.command("client1", "bash").unwrap();
     let download = download.args(["-o", "pipefail", "-c", &slow]).stdout(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    t.eventually("it has begun", Duration::from_secs(10), |t| t.proxied("tls_terminated") > before);
     std::fs::copy(dir.path().join("a.pem"), dir.path().join("old.pem")).unwrap();
     certificate(dir.path(), "a", "a.lab.test");
     let (status, text) = reload();
