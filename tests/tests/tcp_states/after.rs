@@ -3,6 +3,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
+use crate::scripted::put;
 use baton_tests::peer::{Options, Packet, Peer, Segment, Start, flag, request};
 use std::time::Duration;
 
@@ -92,12 +93,12 @@ fn body_out_of_order(place: &Place) {
     let mut peer = migrated(place, &Start::default());
     let name = format!("order{}", u8::from(place.vip().is_ipv6()));
     let body: Vec<u8> = (0..700u32).map(|n| (n % 251) as u8).collect();
-    peer.data(format!("PUT /upload/{name} HTTP/1.1\r\nHost: lab\r\nContent-Length: 700\r\n\r\n").as_bytes());
+    peer.data(&put(&format!("/upload/{name}"), body.len()));
     peer.wait_acknowledged();
     let pieces: Vec<_> = body.chunks(100).map(|piece| peer.data_segment(piece)).collect();
     expect_block(&mut peer, &pieces);
     assert!((200..300).contains(&peer.response().0));
-    assert_eq!(std::fs::read(place.t.lab.upload_dir("target1").join(name)).unwrap(), body);
+    place.expect_uploaded(&name, &body);
     place.close(&mut peer);
 }
 

@@ -3,6 +3,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
+use crate::scripted::put;
 use baton_tests::peer::{PATIENCE, Peer, Start, request};
 use netns_lab::plan::INTERMEDIATE;
 
@@ -89,15 +90,15 @@ fn body_behind_options(place: &Place) {
     let body = piece.repeat(kinds().len() + 1);
     let name = format!("between{}", u8::from(place.vip().is_ipv6()));
     let mut peer = place.open(&Start::default());
-    let head = format!("PUT /upload/{name} HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
-    peer.data(&[head.as_bytes(), &piece].concat());
+    let head = put(&format!("/upload/{name}"), body.len());
+    peer.data(&[&head[..], &piece].concat());
     place.expect_migrated(&peer);
     for between in kinds() {
         send(&mut peer, &piece, &between);
         peer.wait_acknowledged();
     }
     assert_eq!(peer.response().0, 201);
-    assert!(std::fs::read(place.t.lab.upload_dir("target1").join(name)).unwrap() == body);
+    place.expect_uploaded(&name, &body);
     place.close(&mut peer);
 }
 

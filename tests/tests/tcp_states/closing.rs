@@ -2,6 +2,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
+use crate::scripted::put;
 use crate::server::head;
 use baton_tests::peer::{PATIENCE, Peer, Start, flag};
 use std::net::Shutdown;
@@ -111,7 +112,7 @@ fn both_close_at_once(place: &Place) {
 fn server_closes_its_direction_only(place: &Place) {
     let more = vec![9; 20_000];
     let mut peer = place.open(&Start::default());
-    peer.data(format!("PUT /any HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", more.len()).as_bytes());
+    peer.data(&put("/any", more.len()));
     let mut server = place.server().accept(&peer);
     server.request();
     // Before it has any of the body.
@@ -255,7 +256,7 @@ fn client_resets_behind_its_fin(place: &Place) {
 
 fn client_resets_in_mid_upload(place: &Place) {
     let (mut peer, mut server) = answered(place);
-    peer.data(b"PUT /any HTTP/1.1\r\nHost: lab\r\nContent-Length: 30000\r\n\r\n");
+    peer.data(&put("/any", 30_000));
     assert!(server.request().starts_with("PUT /any "));
     peer.watch_mut().allow_overtaking();
     peer.upload(&[5; 20_000]);

@@ -3,6 +3,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
+use crate::scripted::put;
 use baton_tests::peer::{PATIENCE, Peer, Segment, Start, request};
 use netns_lab::plan::INTERMEDIATE;
 use std::time::Duration;
@@ -75,8 +76,8 @@ fn body_in_fragments(place: &Place) {
     let body: Vec<u8> = (0..4000u32).map(|n| (n % 251) as u8).collect();
     let name = format!("fragments{}", u8::from(place.vip().is_ipv6()));
     let mut peer = place.open(&Start::default());
-    let head = format!("PUT /upload/{name} HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
-    peer.data(&[head.as_bytes(), &body[..1000]].concat());
+    let head = put(&format!("/upload/{name}"), body.len());
+    peer.data(&[&head[..], &body[..1000]].concat());
     place.expect_migrated(&peer);
     for piece in body[1000..].chunks(1000) {
         let segment = peer.data_segment(piece);
@@ -85,7 +86,7 @@ fn body_in_fragments(place: &Place) {
         peer.wait_acknowledged();
     }
     assert_eq!(peer.response().0, 201);
-    assert_eq!(std::fs::read(place.t.lab.upload_dir("target1").join(name)).unwrap(), body);
+    place.expect_uploaded(&name, &body);
     place.close(&mut peer);
 }
 

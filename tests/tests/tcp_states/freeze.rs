@@ -3,6 +3,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
+use crate::scripted::put;
 use baton_tests::peer::{Peer, Start, flag, request};
 use std::time::Duration;
 
@@ -100,17 +101,16 @@ fn sequence_wraps_in_a_body_over_the_freezes_end(place: &Place) {
     }
 }
 
-fn upload_head() -> String {
-    format!("PUT /upload/frozen HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", 60_000)
+fn upload_head() -> Vec<u8> {
+    put("/upload/frozen", 60_000)
 }
 
 fn body_over_the_freeze(place: &Place, isn: u32) {
     let body = body(60_000);
     let mut peer = place.open(&Start { isn, ..Start::default() });
     let stall = place.stall();
-    let head = upload_head();
     // Some of the body before the freeze, most in it, the rest after it.
-    peer.data(&[head.as_bytes(), &body[..500]].concat());
+    peer.data(&[&upload_head(), &body[..500]].concat());
     place.expect_state(&peer, "frozen");
     for piece in body[500..50_000].chunks(1400) {
         peer.data(piece);
@@ -122,10 +122,7 @@ fn body_over_the_freeze(place: &Place, isn: u32) {
     }
     let (status, _) = peer.response();
     assert_eq!(status, 201);
-    let file = place.t.lab.upload_dir("target1").join("frozen");
-    let arrived = std::fs::read(&file).unwrap();
-    std::fs::remove_file(&file).unwrap();
-    assert!(arrived == body, "{} bytes arrived", arrived.len());
+    place.expect_uploaded("frozen", &body);
     place.expect_migrated(&peer);
     place.close(&mut peer);
 }

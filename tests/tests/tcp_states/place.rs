@@ -255,6 +255,15 @@ impl Place {
 }
 
 impl Place {
+    /// That what was PUT to `/upload/NAME` arrived as it was sent. It is taken away, so that the name may be used again.
+    pub(crate) fn expect_uploaded(&self, name: &str, sent: &[u8]) {
+        let places = ["target1", "target2"].map(|target| self.t.lab.upload_dir(target).join(name));
+        let place = places.iter().find(|place| place.exists()).unwrap();
+        let arrived = std::fs::read(place).unwrap();
+        std::fs::remove_file(place).unwrap();
+        assert!(arrived == sent, "{name}: {} bytes arrived of {}", arrived.len(), sent.len());
+    }
+
     /// Waits until this client's flow has ended on both hosts.
     pub(crate) fn expect_ended(&self, peer: &Peer) {
         let client = peer.from().to_string();

@@ -4,6 +4,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
+use crate::scripted::put;
 use baton_tests::peer::{Peer, Start, flag};
 use baton_tests::two_pools::served_by;
 use netns_lab::Program;
@@ -124,9 +125,8 @@ fn requests_during_the_recall(place: &Place) {
 
 fn body_during_the_recall(place: &Place) {
     let body: Vec<u8> = (0..30_000u32).map(|n| (n * 7 + n / 251) as u8).collect();
-    let head =
-        format!("PUT /upload/recalled?to=b HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n", body.len());
-    let next = |peer: &mut Peer| peer.data(&[head.as_bytes(), &body[..500]].concat());
+    let head = put("/upload/recalled?to=b", body.len());
+    let next = |peer: &mut Peer| peer.data(&[&head, &body[..500]].concat());
     let meanwhile = |peer: &mut Peer| {
         body[500..20_000].chunks(1300).for_each(|piece| peer.data(piece));
         peer.watch_mut().allow_overtaking();
@@ -134,9 +134,7 @@ fn body_during_the_recall(place: &Place) {
     at_both(place, next, meanwhile, |mut peer| {
         body[20_000..].chunks(1000).for_each(|piece| peer.data(piece));
         assert_eq!(peer.response().0, 201);
-        let file = place.t.lab.upload_dir("target2").join("recalled");
-        assert!(std::fs::read(&file).unwrap() == body);
-        std::fs::remove_file(&file).unwrap();
+        place.expect_uploaded("recalled", &body);
         place.close(&mut peer);
     });
 }

@@ -35,8 +35,8 @@ pub(crate) fn head(length: usize) -> Vec<u8> {
 }
 
 /// The head of a PUT.
-pub(crate) fn put(length: usize) -> Vec<u8> {
-    format!("PUT /any HTTP/1.1\r\nHost: lab\r\nContent-Length: {length}\r\n\r\n").into_bytes()
+pub(crate) fn put(path: &str, length: usize) -> Vec<u8> {
+    format!("PUT {path} HTTP/1.1\r\nHost: lab\r\nContent-Length: {length}\r\n\r\n").into_bytes()
 }
 
 /// A client that has sent this, and the server that got the handoff's SYN and has not answered it.
@@ -127,9 +127,9 @@ impl Place {
 pub(crate) fn exchange(place: &Place, client: &Start, server: &Start) {
     let body = bytes(9000);
     let (at_once, later) = body.split_at(600);
-    let (client, called) = called_with(place, client, &[&put(body.len()), at_once].concat());
+    let (client, called) = called_with(place, client, &[&put("/any", body.len()), at_once].concat());
     let mut both = Both::accept(place, client, called, server);
-    assert_eq!(both.server.head().into_bytes(), put(body.len()));
+    assert_eq!(both.server.head().into_bytes(), put("/any", body.len()));
     assert_eq!(both.server.body(at_once.len()), at_once);
     place.expect_migrated(&both.client);
     // The client's maximum is the VIP's.

@@ -34,8 +34,8 @@ fn answered(place: &Place) -> Both {
 
 /// A second request that announces this body: the server has its head.
 fn upload(both: &mut Both, body: &[u8]) {
-    both.client.data(&put(body.len()));
-    assert_eq!(both.server.head().into_bytes(), put(body.len()));
+    both.client.data(&put("/any", body.len()));
+    assert_eq!(both.server.head().into_bytes(), put("/any", body.len()));
     both.client.wait_acknowledged();
 }
 
@@ -298,9 +298,9 @@ fn both_fins_cross(place: &Place) {
 }
 
 fn client_goes_on_after_the_servers_fin(place: &Place) {
-    let (client, called) = called_with(place, &Start::default(), &put(5000));
+    let (client, called) = called_with(place, &Start::default(), &put("/any", 5000));
     let mut both = Both::accept(place, client, called, &server());
-    assert_eq!(both.server.head().into_bytes(), put(5000));
+    assert_eq!(both.server.head().into_bytes(), put("/any", 5000));
     // Before it has any of the body.
     both.answer(b"early");
     place.expect_migrated(&both.client);

@@ -3,6 +3,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
+use crate::scripted::put;
 use baton_tests::peer::{Options, Peer, Start};
 use std::time::Duration;
 
@@ -21,10 +22,6 @@ fn body(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n * 13 + n / 255) as u8).collect()
 }
 
-fn put(length: usize) -> String {
-    format!("PUT /any HTTP/1.1\r\nHost: lab\r\nContent-Length: {length}\r\n\r\n")
-}
-
 /// An upload within the windows promised, byte-exact, and a download back, with these buffers at the two kernels.
 fn with_buffers(place: &Place, intermediate: &str, target: &str) {
     let _restore = [
@@ -34,7 +31,7 @@ fn with_buffers(place: &Place, intermediate: &str, target: &str) {
     for options in [Start::default().options, Options { window_scale: None, ..Start::default().options }] {
         let mut peer = place.open(&Start { options, ..Start::default() });
         let bytes = body(300_000);
-        peer.data(put(bytes.len()).as_bytes());
+        peer.data(&put("/any", bytes.len()));
         let mut server = place.server().accept(&peer);
         server.request();
         let read = std::thread::spawn(move || {
@@ -42,7 +39,6 @@ fn with_buffers(place: &Place, intermediate: &str, target: &str) {
             server.answer(&got);
             (server, got)
         });
-        peer.watch_mut().allow_overtaking();
         peer.watch_mut().allow_overtaking();
         peer.upload(&bytes);
         let (status, back) = peer.response();
@@ -82,7 +78,7 @@ fn server_with_a_tiny_buffer(place: &Place) {
     // Less than the intermediate promised: the edge moves back, and the client must see it.
     peer.watch_mut().allow_shrinking();
     let bytes = body(100_000);
-    peer.data(put(bytes.len()).as_bytes());
+    peer.data(&put("/any", bytes.len()));
     let mut server = place.server().accept(&peer);
     server.request();
     place.expect_migrated(&peer);
@@ -148,7 +144,7 @@ fn fill(peer: &mut Peer, bytes: &[u8]) -> usize {
 fn server_does_not_read(place: &Place) {
     let mut peer = place.open(&Start::default());
     let bytes = body(3_000_000);
-    peer.data(put(bytes.len()).as_bytes());
+    peer.data(&put("/any", bytes.len()));
     let mut server = place.server().accept(&peer);
     server.request();
     place.expect_migrated(&peer);
@@ -186,7 +182,7 @@ fn server_does_not_read(place: &Place) {
 fn server_reads_slowly(place: &Place) {
     let mut peer = place.open(&Start::default());
     let bytes = body(400_000);
-    peer.data(put(bytes.len()).as_bytes());
+    peer.data(&put("/any", bytes.len()));
     let mut server = place.server().accept(&peer);
     server.request();
     let read = std::thread::spawn(move || {
