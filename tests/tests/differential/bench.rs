@@ -181,16 +181,16 @@ impl Bench {
             for _ in 0..rounds {
                 let record: RawRecord = zerocopy::transmute!(once.record);
                 self.slots.set(SLOT, record, 0).unwrap();
-                // What the other one copied before is booked.
-                let passed = |turns: &AtomicU32| {
+                // What the other one had copied by then is booked when its turn ends.
+                let turn_ends = || {
                     let begun = turns.load(Ordering::SeqCst);
-                    while turns.load(Ordering::SeqCst).wrapping_sub(begun) < 2 {
+                    while turns.load(Ordering::SeqCst) == begun {
                         thread::yield_now();
                     }
                 };
-                passed(&turns);
+                turn_ends();
                 run(once, 1);
-                passed(&turns);
+                turn_ends();
                 let raw: RawRecord = self.slots.get(&SLOT, 0).unwrap();
                 records.push(zerocopy::transmute!(raw));
             }
