@@ -173,7 +173,8 @@ fn fin_again(place: &Place, client_first: bool) {
         again.seq = again.seq.wrapping_sub(1);
         again.flags |= flag::FIN;
         peer.send(&again);
-        let heard = peer.listen(Duration::from_millis(200));
+        let mut heard = vec![peer.wait("an answer", |_| true)];
+        heard.extend(peer.listen(Duration::from_millis(200)));
         let said =
             |p: &baton_tests::peer::Packet| (p.segment.flags, p.segment.seq.wrapping_sub(isn), p.segment.ack);
         answers.push(heard.iter().map(said).collect::<Vec<_>>());

@@ -5,7 +5,7 @@
 use crate::place::{Place, Row};
 use crate::rows;
 use crate::scripted::put;
-use baton_tests::peer::{Peer, Start, flag};
+use baton_tests::peer::{PATIENCE, Peer, Start, flag};
 use baton_tests::two_pools::served_by;
 use netns_lab::Program;
 use serde_json::Value;
@@ -293,8 +293,10 @@ fn server_closes_during_the_recall(place: &Place) {
     expect_held(place, &peer);
     // It closes connections without a request, and ends.
     place.t.lab.signal("target1", Program::Server, libc::SIGQUIT).unwrap();
-    peer.wait("the server's FIN", |p| p.has(flag::FIN));
+    place.t.eventually("the server to end", PATIENCE, |t| !t.lab.is_running("target1", Program::Server));
+    // The plane in user space stands still with its agent.
     drop(stall);
+    peer.wait("the server's FIN", |p| p.has(flag::FIN));
     peer.ack = peer.watch().next_expected();
     peer.fin(b"");
     expect_ended(place, &mut peer);
