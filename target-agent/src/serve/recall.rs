@@ -139,6 +139,14 @@ impl Engine {
             RecallVerdict::Refuse(reason) => {
                 if let Some(flow) = table.get_mut(slot) {
                     flow.recall = None;
+                    if let Some(responses) =
+                        flow.responses.as_mut().filter(|_| reason != Refusal::ServerClosed)
+                    {
+                        responses.give_up();
+                        let slots = self.shared.plane.slots();
+                        slots.set_requests(slot, 0);
+                        slots.set_flags(slot, slots.read(slot).flags & !FLAG_TRACKED);
+                    }
                 }
                 self.refuse_recall(session, request.flow, reason);
             }
