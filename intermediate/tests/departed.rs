@@ -100,6 +100,7 @@ async fn a_connection_of_a_listener_that_left_stays_with_its_target_though_that_
         target: TargetId(target),
         request_no: 2,
         bound: false,
+        owes: false,
     };
     let stays = |target| matches!(router.route(&now(target), &head, REQUEST), Next::Stay { .. });
     assert!(stays(0) && stays(1));

@@ -195,7 +195,7 @@ impl Front {
                 let tracked = behind.is_watched().then(|| TrackedCandidate {
                     head_bytes: request.len(),
                     framing: head.framing,
-                    head: bytes.get(head.method.clone()) == Some(b"HEAD"),
+                    head: head.is_head(&bytes),
                     last: behind == Behind::Nothing,
                 });
                 request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());

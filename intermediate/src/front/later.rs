@@ -10,6 +10,7 @@ use crate::site::Decision;
 use baton_shared::balance::{HolderFacts, NextFacts, Place, Stay, judge_next, judge_stay};
 use baton_shared::http::{HeadLimits, RequestHead, Tunnel};
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
+use baton_shared::state::later::is_followed;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
@@ -72,11 +73,14 @@ impl Router for LaterRouter {
         let asked = PickFacts { client: flow.client, vip: flow.vip, request };
         let unchanged = decision.headers.is_empty() && decision.tunnel == Tunnel::Unasked;
         let facts = NextFacts {
-            migrates: decision.migration(head).is_ok()
+            migrates: is_followed(head)
+                && decision.migration(head).is_ok()
                 && decision.mode == Mode::Migrate
                 && decision.keepalive == KeepAlive::Tracked,
             stay: front.stay(flow, &decision, &asked),
             as_it_is: unchanged && matches!(bytes.get(head.target.start), Some(b'/' | b'*')),
+            head: head.is_head(bytes),
+            owes: flow.owes,
             bound: flow.bound,
             drained: front.drains.listener(flow.vip).is_some(),
         };

@@ -53,13 +53,17 @@ pub fn judge_stay(facts: &HolderFacts) -> Stay {
 /// What is known of a further request of a connection that a target has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextFacts {
-    /// Its route lets it migrate, and has its connection followed.
+    /// Its end is known, its route lets it migrate, and has its connection followed.
     pub migrates: bool,
     /// What [`judge_stay`] says.
     pub stay: Stay,
     /// Its server is to get its head as it came.
     pub as_it_is: bool,
-    /// The connection's agent has said that it cannot give it back.
+    /// Its method is HEAD: an agent that follows the responses must know of it before its response comes.
+    pub head: bool,
+    /// The client was told that bytes of it arrived which no server has: somebody must deliver them who sends them again.
+    pub owes: bool,
+    /// The connection's agent has said that it cannot give it back, and follows no responses.
     pub bound: bool,
     /// Its listener takes no new connections.
     pub drained: bool,
@@ -71,6 +75,16 @@ impl NextFacts {
     pub const fn is_last(&self) -> bool {
         self.drained && !self.bound
     }
+
+    /// Whether the member that has the connection can serve it without a handoff, as it came.
+    const fn can_stay(&self) -> bool {
+        self.as_it_is && !self.owes
+    }
+
+    /// The same, and a handoff would be of no use.
+    const fn is_best_left(&self) -> bool {
+        self.can_stay() && !self.is_last() && (!self.head || self.bound)
+    }
 }
 
 /// Where a further request goes. `or_stay`: if the agent cannot give the connection back, it may as well go on as it came to the
@@ -79,7 +93,7 @@ impl NextFacts {
 pub enum Place<T> {
     /// On, as it came, to the member that has the connection.
     Here,
-    /// To the same member, by a handoff: its head is made anew, and so has other numbers.
+    /// To the same member, by a handoff: its head is made anew and so has other numbers, or somebody must know of it.
     Again {
         /// See above.
         or_stay: bool,
@@ -105,16 +119,12 @@ pub fn judge_next<T>(facts: &NextFacts, pick: impl FnOnce() -> Result<T, ProxyRe
         return Place::Front { or_stay: false };
     }
     let here = || {
-        if facts.as_it_is && !facts.is_last() {
-            Place::Here
-        } else {
-            Place::Again { or_stay: facts.as_it_is }
-        }
+        if facts.is_best_left() { Place::Here } else { Place::Again { or_stay: facts.can_stay() } }
     };
     if facts.stay == Stay::Stays {
         return here();
     }
-    let or_stay = facts.as_it_is && facts.stay != Stay::Strange;
+    let or_stay = facts.can_stay() && facts.stay != Stay::Strange;
     match (pick(), facts.stay) {
         (Ok(to), _) => Place::Other { to, or_stay },
         // Its response is to bring a new cookie.
@@ -129,8 +139,15 @@ pub fn judge_next<T>(facts: &NextFacts, pick: impl FnOnce() -> Result<T, ProxyRe
 mod tests {
     use super::*;
 
-    const PLAIN: NextFacts =
-        NextFacts { migrates: true, stay: Stay::Stays, as_it_is: true, bound: false, drained: false };
+    const PLAIN: NextFacts = NextFacts {
+        migrates: true,
+        stay: Stay::Stays,
+        as_it_is: true,
+        head: false,
+        owes: false,
+        bound: false,
+        drained: false,
+    };
 
     fn next(facts: NextFacts, picked: Result<u8, ProxyReason>) -> Place<u8> {
         judge_next(&facts, || picked)
@@ -145,6 +162,13 @@ mod tests {
         let last = NextFacts { drained: true, ..PLAIN };
         assert_eq!(judge_next(&last, asked), Place::Again { or_stay: true });
         assert_eq!(judge_next(&NextFacts { bound: true, ..last }, asked), Place::Here, "it cannot be had");
+        let head = NextFacts { head: true, ..PLAIN };
+        assert_eq!(judge_next(&head, asked), Place::Again { or_stay: true });
+        assert_eq!(judge_next(&NextFacts { bound: true, ..head }, asked), Place::Here, "nobody follows it");
+        let owed = NextFacts { owes: true, ..PLAIN };
+        for owed in [owed, NextFacts { bound: true, ..owed }, NextFacts { head: true, ..owed }] {
+            assert_eq!(judge_next(&owed, asked), Place::Again { or_stay: false });
+        }
         let proxied = NextFacts { migrates: false, ..PLAIN };
         assert_eq!(judge_next(&proxied, asked), Place::Front { or_stay: false });
     }

@@ -68,6 +68,12 @@ impl RequestHead {
         String::from_utf8_lossy(line).into_owned()
     }
 
+    /// Whether its response has no body, whatever its head says (RFC 9110, section 9.3.2). `bytes` are those the head was parsed
+    /// from.
+    pub fn is_head(&self, bytes: &[u8]) -> bool {
+        bytes.get(self.method.clone()) == Some(b"HEAD")
+    }
+
     /// Whether the connection is one to migrate, or why it is not. CONNECT is not, nor HTTP/1.0 with keep-alive, whose
     /// answer may be one that only the connection's end delimits. An upgrade is told from `Tunnels`.
     pub fn migration(&self) -> Result<(), ProxyReason> {

@@ -283,6 +283,12 @@ pub fn request_length(head: &RequestHead) -> Option<u64> {
     u64::try_from(head.head_len).ok()?.checked_add(body_length(head)?)
 }
 
+/// Whether what comes behind a request can be told from it, and is a request: a body whose end is not known, and whatever may become
+/// another protocol, is not followed.
+pub fn is_followed(head: &RequestHead) -> bool {
+    request_length(head).is_some() && head.migration().is_ok()
+}
+
 /// Bytes of a request's body, with the same limits.
 pub fn body_length(head: &RequestHead) -> Option<u64> {
     match head.framing {

@@ -134,7 +134,7 @@ impl Migrator {
     ) -> Option<(Subject, HandoffMessage)> {
         let mut state = flow.lock();
         let request_line = head.request_line(state.later.bytes());
-        let is_head = state.later.bytes().get(head.method.clone()) == Some(b"HEAD");
+        let is_head = head.is_head(state.later.bytes());
         let told = state.later.acknowledged();
         self.hear_record(flow, &mut state);
         let mut connection = Self::connection(flow, &state, &hand.answer);

@@ -59,6 +59,8 @@ pub struct FlowNow {
     pub request_no: u32,
     /// Its agent has said that it cannot give it back.
     pub bound: bool,
+    /// The client was told that bytes of the request arrived which no server has.
+    pub owes: bool,
 }
 
 /// For the access log, if there is one; its target is filled in.

@@ -4,7 +4,7 @@ use super::state::{LaterFlow, Phase, State};
 use super::turn::Plan;
 use super::{GAP, Migrator, Next};
 use baton_shared::http::RequestHead;
-use baton_shared::state::later::{Later, request_length};
+use baton_shared::state::later::Later;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -102,19 +102,7 @@ impl Migrator {
         let Some(router) = self.laters.router.get() else { return };
         let bytes = state.later.bytes();
         let now = flow.now(state);
-        // A body whose end is not known, and whatever may become another protocol, is not followed.
-        let followed = request_length(head).is_some() && head.migration().is_ok();
-        let next = if followed { router.route(&now, head, bytes) } else { Next::RETURN };
-        let is_head = bytes.get(head.method.clone()) == Some(b"HEAD");
-        match next {
-            // An agent that follows the responses must know of a HEAD before its response comes, and bytes that the client was
-            // told of must be delivered by somebody who sends them again: both are what a handoff does.
-            Next::Stay { noted } if (is_head && !state.bound) || state.later.owes() => {
-                let plan = Plan::again(state.target, head, bytes, noted);
-                // Only one of the two can do without.
-                let or_stay = !state.later.owes();
-                self.turn_to(flow, state, plan, or_stay);
-            }
+        match router.route(&now, head, bytes) {
             Next::Stay { noted } => {
                 let Some(end) = state.later.pass(head) else {
                     return self.turn_back(flow, state, Some(head), false);

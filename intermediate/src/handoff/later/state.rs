@@ -184,7 +184,7 @@ impl LaterFlow {
     pub(super) fn now(&self, state: &State) -> FlowNow {
         let request_no = state.all_requests.saturating_add(1);
         let (client, vip, target) = (self.client(), self.vip(), state.target);
-        FlowNow { client, vip, target, request_no, bound: state.bound }
+        FlowNow { client, vip, target, request_no, bound: state.bound, owes: state.later.owes() }
     }
 
     /// Requests since the last handoff, and how many packets are held, of which none is lost.

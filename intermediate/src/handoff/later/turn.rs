@@ -48,12 +48,6 @@ pub(super) enum Plan {
 }
 
 impl Plan {
-    /// The request in front goes to the server that has the flow, by a handoff.
-    pub(super) fn again(target: TargetId, head: &RequestHead, bytes: &[u8], noted: Noted) -> Plan {
-        let fed = bytes.get(head.start..head.head_len).unwrap_or_default().to_vec();
-        Plan::Move { target, head: Box::new(head.clone()), fed, noted: Box::new(noted) }
-    }
-
     /// What is known of the request in front.
     fn noted(self) -> Noted {
         match self {
@@ -225,7 +219,10 @@ impl Migrator {
         };
         let bytes = state.later.bytes();
         match router.route(&flow.now(&state), head, bytes) {
-            Next::Stay { noted } => Plan::again(state.target, head, bytes, noted),
+            Next::Stay { noted } => {
+                let fed = bytes.get(head.start..head.head_len).unwrap_or_default().to_vec();
+                Plan::Move { target: state.target, head: head.clone(), fed, noted: Box::new(noted) }
+            }
             Next::Move { target, head: fed, noted, .. } => {
                 Plan::Move { target, head: head.clone(), fed, noted: Box::new(noted) }
             }
