@@ -8,6 +8,8 @@
 #   ./package.sh --static ...                     of programs without libraries (musl), for any distribution and for
 #                                                 containers; they are in target/ARCH-unknown-linux-musl/release
 set -euo pipefail
+# The directories that are named are the caller's.
+caller=$PWD
 cd "$(dirname "$0")"
 # shellcheck source=netns-lab/setup.sh
 source netns-lab/setup.sh
@@ -15,8 +17,10 @@ source netns-lab/setup.sh
 out='' binaries='' static='' how=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --out) out=$2; shift 2 ;;
-        --binaries) binaries=$2; shift 2 ;;
+        --out | --binaries)
+            [ -n "${2:-}" ] || { echo "package.sh: $1 needs a directory" >&2; exit 2; }
+            declare "${1#--}=$(cd "$caller" && realpath -m -- "$2")"
+            shift 2 ;;
         --static) static=$(uname -m)-unknown-linux-musl; shift ;;
         --fast) how+=(--fast -Zgz --compress-system); shift ;;
         *) echo "package.sh: unknown option $1; its first lines say which there are" >&2; exit 2 ;;
