@@ -1,18 +1,32 @@
 //! Agents, servers and daemons that stop, stall or die: every request has one answer or an error, never a mixed one.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
-use baton_tests::client::Connection;
+use baton_tests::client::{self, Connection, Response};
 use baton_tests::events;
 use baton_tests::lab::{self, TestLab, VIP};
-use netns_lab::Program;
-use netns_lab::plan::INTERMEDIATE;
+use netns_lab::plan::{self, INTERMEDIATE};
+use netns_lab::{Family, LabSpec, Program};
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+/// One of each version of IP: requests take them in turns.
+const VIPS: [SocketAddr; 2] = [VIP, SocketAddr::V6(plan::VIP6)];
+
+fn up(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<TestLab> {
+    lab::up(name, |s| order(s.family(Family::Dual)))
+}
+
+fn get(t: &TestLab, turn: usize, path: &str) -> io::Result<Response> {
+    let (vip, path) = (VIPS[turn % 2], path.to_owned());
+    t.client(move || client::get(vip, &path))
+}
 
 /// Requests to /1k on new connections; all must be right.
 fn all_right(t: &TestLab, requests: usize) {
     let want = t.sha256("1k");
     for n in 0..requests {
-        let response = t.get("/1k").unwrap_or_else(|e| panic!("request {n}: {e}"));
+        let response = get(t, n, "/1k").unwrap_or_else(|e| panic!("request {n}: {e}"));
         assert_eq!((response.status, &response.sha256), (200, &want), "request {n}");
     }
 }
@@ -24,7 +38,7 @@ fn times_run(t: &TestLab, path: &str) -> usize {
 
 #[test]
 fn with_one_agent_stopped_no_request_fails() {
-    let Some(t) = lab::up("oneagent", |s| s) else { return };
+    let Some(t) = up("oneagent", |s| s) else { return };
     let told = events::of(&t, INTERMEDIATE, "?kind=channel");
     all_right(&t, 10);
     t.lab.stop_agent("target1").unwrap();
@@ -40,7 +54,7 @@ fn with_one_agent_stopped_no_request_fails() {
 
 #[test]
 fn without_any_agent_requests_are_proxied_and_counted() {
-    let Some(t) = lab::up("noagent", |s| s) else { return };
+    let Some(t) = up("noagent", |s| s) else { return };
     t.lab.stop_agent("target1").unwrap();
     t.lab.kill_agent("target2").unwrap();
     t.eventually("the intermediate has noticed", Duration::from_secs(6), |t| {
@@ -54,10 +68,10 @@ fn without_any_agent_requests_are_proxied_and_counted() {
 
 #[test]
 fn an_agent_killed_between_handoff_and_answer_never_makes_a_request_run_twice() {
-    let Some(t) = lab::up("killed", |s| s.targets(1)) else { return };
+    let Some(t) = up("killed", |s| s.targets(1)) else { return };
     t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
     let waiting = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| t.get("/1k?killed"));
+        let asked = scope.spawn(|| get(&t, 1, "/1k?killed"));
         let is_frozen = |t: &TestLab| t.flows(INTERMEDIATE).iter().any(|flow| flow["state"] == "frozen");
         t.eventually("it is frozen", Duration::from_secs(5), |t| is_frozen(t) || asked.is_finished());
         // Soon after that the handoff lies in the stopped agent's socket.
@@ -79,12 +93,12 @@ fn an_agent_killed_between_handoff_and_answer_never_makes_a_request_run_twice() 
 
 #[test]
 fn a_slow_agents_requests_are_answered_once() {
-    let Some(t) = lab::up("slow", |s| s.targets(1)) else { return };
-    for stall in [300, 1000, 2600] {
+    let Some(t) = up("slow", |s| s.targets(1)) else { return };
+    for (n, stall) in [300, 1000, 2600].into_iter().enumerate() {
         t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
         let path = format!("/1k?stall={stall}");
         let response = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| t.get(&path));
+            let asked = scope.spawn(|| get(&t, n + 1, &path));
             std::thread::sleep(Duration::from_millis(stall));
             t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
             asked.join().unwrap()
@@ -98,20 +112,28 @@ fn a_slow_agents_requests_are_answered_once() {
     }
 }
 
-/// A download of 100 MB at 400 Mbit/s takes two seconds: time enough for `fault` in its middle.
+/// Two downloads of 100 MB, one over each version of IP, take two seconds at 800 Mbit/s: time enough for `fault` in their
+/// middle.
 fn download_survives(name: &str, fault: impl FnOnce(&TestLab)) {
-    let limited =
-        |s: netns_lab::LabSpec| netns_lab::LabSpec { rate_target: "400mbit".parse().ok(), ..s.targets(1) };
-    let Some(t) = lab::up(name, limited) else { return };
-    let response = std::thread::scope(|scope| {
-        let asked = scope.spawn(|| t.get("/100m"));
-        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+    let limited = |s: LabSpec| LabSpec { rate_target: "800mbit".parse().ok(), ..s.targets(1) };
+    let Some(t) = up(name, limited) else { return };
+    let responses = std::thread::scope(|scope| {
+        let asked = [0, 1].map(|turn| {
+            scope.spawn({
+                let t = &t;
+                move || get(t, turn, "/100m")
+            })
+        });
+        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 2);
         std::thread::sleep(Duration::from_millis(300));
         fault(&t);
-        asked.join().unwrap()
+        asked.map(|one| one.join().unwrap())
     });
-    let response = response.unwrap();
-    assert_eq!((response.body_bytes, response.sha256), (100 << 20, t.sha256("100m")));
+    let want = t.sha256("100m");
+    for response in responses {
+        let response = response.unwrap();
+        assert_eq!((response.body_bytes, &response.sha256), (100 << 20, &want));
+    }
     t.eventually("migrations go on", Duration::from_secs(8), |t| {
         let before = t.migrated();
         t.get("/1k").is_ok_and(|r| r.status == 200) && t.migrated() > before
@@ -127,7 +149,7 @@ fn a_download_outlives_its_agent_and_the_new_agent_takes_the_flow_over() {
         t.lab.kill_agent("target1").unwrap();
         std::thread::sleep(Duration::from_millis(300));
         t.lab.start_agent("target1").unwrap();
-        assert_eq!(t.flows("target1").len(), 1, "the flow was found again");
+        assert_eq!(t.flows("target1").len(), 2, "the flows were found again");
     });
 }
 
@@ -137,26 +159,29 @@ fn a_download_outlives_the_intermediate_and_the_new_one_takes_the_flow_over() {
         t.lab.kill_intermediate().unwrap();
         std::thread::sleep(Duration::from_millis(300));
         t.lab.start_intermediate().unwrap();
-        assert_eq!(t.flows(INTERMEDIATE).len(), 1, "the flow was found again");
+        assert_eq!(t.flows(INTERMEDIATE).len(), 2, "the flows were found again");
     });
 }
 
 #[test]
 fn a_target_without_its_server_refuses_and_the_request_goes_elsewhere_or_fails_clearly() {
-    let Some(t) = lab::up("noserver", |s| s) else { return };
+    let Some(t) = up("noserver", |s| s) else { return };
     t.lab.stop("target1", Program::Server).unwrap();
     all_right(&t, 10);
     assert!(t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"server_refused\"}") > 0);
     t.lab.stop("target2", Program::Server).unwrap();
-    let response = t.get("/1k").unwrap();
-    assert!(matches!(response.status, 502 | 503), "status {}", response.status);
+    for turn in 0..2 {
+        let response = get(&t, turn, "/1k").unwrap();
+        assert!(matches!(response.status, 502 | 503), "status {}", response.status);
+    }
 }
 
 /// Ten connections open at the same time, each with a request to /1k; all must be right.
 fn ten_at_once_all_right(t: &TestLab) {
     let want = t.sha256("1k");
     t.client(move || {
-        let mut kept: Vec<Connection> = (0..10).map(|_| Connection::open(VIP).unwrap()).collect();
+        let vips = VIPS.into_iter().cycle();
+        let mut kept: Vec<_> = vips.take(10).map(|vip| Connection::open(vip).unwrap()).collect();
         for connection in &mut kept {
             connection.get("/1k").unwrap();
             assert_eq!(connection.response().unwrap().sha256, want);
@@ -166,7 +191,7 @@ fn ten_at_once_all_right(t: &TestLab) {
 
 #[test]
 fn a_full_flow_table_means_proxying() {
-    let Some(t) = lab::up("full", |s| s.intermediate_with("plane", "flows", 4)) else { return };
+    let Some(t) = up("full", |s| s.intermediate_with("plane", "flows", 4)) else { return };
     ten_at_once_all_right(&t);
     t.expect_requests(4, 6);
     assert_eq!(t.proxied("table_full"), 6);
@@ -174,7 +199,7 @@ fn a_full_flow_table_means_proxying() {
 
 #[test]
 fn a_full_table_at_the_agent_means_proxying() {
-    let Some(t) = lab::up("fullt", |s| s.targets(1).agents_with("plane", "flows", 4)) else { return };
+    let Some(t) = up("fullt", |s| s.targets(1).agents_with("plane", "flows", 4)) else { return };
     ten_at_once_all_right(&t);
     t.expect_requests(4, 6);
     assert_eq!(t.proxied("refused"), 6);
@@ -187,7 +212,8 @@ fn an_agent_takes_only_what_its_configuration_names() {
         return;
     };
     let told = [INTERMEDIATE, "target1"].map(|node| events::of(&t, node, "?kind=refusal"));
-    all_right(&t, 10);
+    // A lab of IPv4: one after the other, each the first.
+    (0..10).for_each(|_| all_right(&t, 1));
     for events in told {
         events.wait("refusal", |refused| refused["refusal"] == "not_allowed");
     }
