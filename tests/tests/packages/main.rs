@@ -300,6 +300,14 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
         t.get("/1k").unwrap().status == 200 && !front.shell(&status).contains("requests   0 migrated")
     });
     documented(&front);
+
+    // A package that is removed ends its daemon, and leaves what was written.
+    front.says(&["systemctl", "disable", "--now", file.rsplit('/').next().unwrap()]);
+    assert_eq!(front.property(&unit, "ActiveState"), "active");
+    front.says(&["dpkg", "--no-triggers", "--remove", "baton-intermediate"]);
+    assert_eq!(front.property(&unit, "ActiveState"), "inactive");
+    assert!(!front.run(&["test", "-e", "/usr/bin/intermediate"]).0);
+    assert!(front.read(config).contains("10.90.101.2"));
 }
 
 #[test]
