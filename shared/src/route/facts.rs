@@ -112,8 +112,8 @@ impl<'a> RequestFacts<'a> {
         };
         let mut facts = RequestFacts::new(listener, method, target, lines);
         if facts.path.is_empty() && !head.connect {
-            // `http://host?query` asks for the root.
-            facts.path = "/";
+            // `http://host?query` asks for the root; an OPTIONS of the host alone for `*` (RFC 9112, section 3.2.4).
+            facts.path = if target.is_empty() && method == "OPTIONS" { "*" } else { "/" };
         }
         facts.authority = authority.filter(|authority| !authority.is_empty());
         facts.host = authority.map(host_name).filter(|name| !name.is_empty());

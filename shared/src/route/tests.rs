@@ -379,3 +379,16 @@ proptest! {
         let _ = RouteTable::new(vec![Route::new("r", PoolId(0), rules)]).find(&facts);
     }
 }
+
+#[test]
+fn options_of_a_host_alone_asks_for_what_a_star_asks_for() {
+    let path = |request: &str| {
+        let head = head(request);
+        let lines = HeadLines::new(request.as_bytes(), &head);
+        RequestFacts::of_head(0, &head, request.as_bytes(), &lines).path.to_owned()
+    };
+    assert_eq!(path("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n"), "*");
+    assert_eq!(path("OPTIONS http://h HTTP/1.1\r\nHost: h\r\n\r\n"), "*");
+    assert_eq!(path("OPTIONS http://h? HTTP/1.1\r\nHost: h\r\n\r\n"), "/");
+    assert_eq!(path("GET http://h HTTP/1.1\r\nHost: h\r\n\r\n"), "/");
+}
