@@ -3,6 +3,7 @@
 
 use super::engine::Engine;
 use super::packet::Ends;
+use super::recall::note_followed;
 use super::ways::Choice;
 use crate::flows::table::{Flow, PeerId, Recent, Table, Who};
 use baton_loader::{InsertError, monotonic_ns};
@@ -200,7 +201,10 @@ impl Engine {
             }
             let head = replay.tracked().is_some_and(|request| request.head);
             flow.responses = translation.read_from.map(|start| Box::new(Responses::new(start, head)));
-            record.requests = flow.responses.as_ref().map_or(0, |responses| responses.mark());
+            if let Some(responses) = &flow.responses {
+                // Not by the write below, which leaves what lies behind the accounts as it is.
+                note_followed(slots, slot, responses);
+            }
             record.state = FlowState::Committed as u32;
             slots.write(slot, &record);
             replay.on_record_in_force(now);

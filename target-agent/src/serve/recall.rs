@@ -4,13 +4,13 @@
 use super::engine::Engine;
 use crate::flows::table::{PeerId, Table};
 use baton_daemon::admin::events::{self, Kind};
-use baton_loader::monotonic_ns;
+use baton_loader::{Slots, monotonic_ns};
 use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer, RefusedAnswer, flow_id_text};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::{FLAG_TRACKED, FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
 use baton_shared::seq::{Client, Seq, Server};
 use baton_shared::state::ending::SocketState;
-use baton_shared::state::responses::{RecallFacts, RecallVerdict, judge_recall};
+use baton_shared::state::responses::{RecallFacts, RecallVerdict, Responses, judge_recall};
 use serde_json::json;
 
 /// The time between the first two looks at a recall that waits, ns; doubled each time.
@@ -35,14 +35,7 @@ impl Engine {
         let Some(responses) = flow.responses.as_mut() else { return };
         responses.on_copy(seq, payload);
         self.may_rest &= responses.may_wait();
-        let slots = self.shared.plane.slots();
-        // Between the two no other process could go on.
-        slots.set_requests(slot, 0);
-        slots.set_read_from(slot, responses.read_from().raw());
-        slots.set_requests(slot, responses.mark());
-        if responses.is_settled() {
-            slots.set_flags(slot, slots.read(slot).flags & !FLAG_TRACKED);
-        }
+        note_followed(self.shared.plane.slots(), slot, responses);
         if flow.recall.is_some() {
             self.see_to_recall(table, slot);
         }
@@ -143,9 +136,7 @@ impl Engine {
                         flow.responses.as_mut().filter(|_| reason != Refusal::ServerClosed)
                     {
                         responses.give_up();
-                        let slots = self.shared.plane.slots();
-                        slots.set_requests(slot, 0);
-                        slots.set_flags(slot, slots.read(slot).flags & !FLAG_TRACKED);
+                        note_followed(self.shared.plane.slots(), slot, responses);
                     }
                 }
                 self.refuse_recall(session, request.flow, reason);
@@ -213,6 +204,17 @@ impl Engine {
         // Told as well, and again until it is noted: an intermediate that was restarted meanwhile must not wait for
         // a server that is gone.
         self.end(table, slot, EndReason::Recalled, now);
+    }
+}
+
+/// Says in a flow's record how far its responses were followed: to the program, and to a process that is to go on from there.
+pub(super) fn note_followed(slots: &Slots, slot: u32, responses: &Responses) {
+    // Between the two no other process could go on.
+    slots.set_requests(slot, 0);
+    slots.set_read_from(slot, responses.read_from().raw());
+    slots.set_requests(slot, responses.mark());
+    if responses.is_settled() {
+        slots.set_flags(slot, slots.read(slot).flags & !FLAG_TRACKED);
     }
 }
 

@@ -84,6 +84,29 @@ fn a_flow_goes_back_in_silence_and_may_come_again() {
 }
 
 #[test]
+fn an_agent_that_is_killed_before_the_response_begins_still_gives_the_flow_back() {
+    let test = "recall::an_agent_that_is_killed_before_the_response_begins_still_gives_the_flow_back";
+    let Some(mut world) = inside(test) else { return };
+    let wire = Wire::open();
+    world.pause_server();
+    let h = tracked(1, 40_400, "/kept/whole");
+    let m = migrate(&world, &h);
+    let until = Instant::now() + LIMIT;
+    while world.admin("/v1/flows")["flows"][0]["handoff"] == "feeding" {
+        assert!(Instant::now() < until, "it is not fed");
+    }
+    world.kill_agent();
+    world.start_agent("");
+    world.resume_server();
+    let got = wire.receive_up_to(&h, &m, WHOLE, LIMIT);
+    assert!(got.bytes.ends_with(b"whole") && !got.fin, "{got:?}");
+    world.send(recall(&h, WHOLE));
+    let answer = recalled(&world, &h);
+    assert_eq!(answer.snd_nxt, h.connection.snd_nxt.plus(u32::try_from(WHOLE).unwrap()));
+    nothing_is_on_the_wire(&wire, &h, &m);
+}
+
+#[test]
 fn a_server_that_rests_in_mid_response_keeps_the_flow_until_it_is_done() {
     let test = "recall::a_server_that_rests_in_mid_response_keeps_the_flow_until_it_is_done";
     let Some(world) = inside(test) else { return };

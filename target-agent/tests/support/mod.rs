@@ -235,6 +235,12 @@ impl World {
         must("kill", &["-STOP", &pid.to_string()]);
     }
 
+    /// After [`World::pause_server`].
+    pub(crate) fn resume_server(&self) {
+        let pid = self.server.as_ref().unwrap().0.id();
+        must("kill", &["-CONT", &pid.to_string()]);
+    }
+
     pub(crate) fn stop_server(&mut self) {
         self.server = None;
     }
