@@ -165,9 +165,11 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, leg_mtu)).store(bytes, Ordering::Relaxed);
     }
 
-    /// Stores `FLAG_*`.
-    pub fn set_flags(&self, slot: u32, flags: u32) {
-        self.mapped.field(slot, offset_of!(FlowRecord, flags)).store(flags, Ordering::Release);
+    /// Clears some `FLAG_*` and then sets some (release).
+    pub fn change_flags(&self, slot: u32, clear: u32, set: u32) {
+        let flags = self.mapped.field(slot, offset_of!(FlowRecord, flags));
+        // Never an error: there is always a next value.
+        let _ = flags.fetch_update(Ordering::Release, Ordering::Relaxed, |flags| Some(flags & !clear | set));
     }
 
     /// Stores [`FlowRecord::read_from`] (release): what was done by the number before is done.
@@ -218,6 +220,18 @@ mod tests {
             FlowRecord { state: FlowState::Frozen as u32, diverted: 7, note_ack: 9, ..FlowRecord::default() };
         slots.write(slot, &next);
         assert_eq!(slots.read(slot), next);
+    }
+
+    #[test]
+    fn a_change_of_flags_leaves_all_others_and_the_rest_of_the_record_as_they_are() {
+        let slots = Slots::new(MappedSlots::anonymous(1).expect("memory"));
+        let record =
+            FlowRecord { state: 2, flags: 0b1011, read_from: 5, requests: 7, ..FlowRecord::default() };
+        slots.write(0, &record);
+        slots.change_flags(0, 0b0001, 0b0100);
+        assert_eq!(slots.read(0), FlowRecord { flags: 0b1110, ..record });
+        slots.change_flags(0, 0b1000, 0b1000);
+        assert_eq!(slots.read(0).flags, 0b1110, "set is what is both cleared and set");
     }
 
     #[test]

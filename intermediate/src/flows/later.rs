@@ -61,8 +61,7 @@ impl Flows {
 
     /// The end of the request under way is known, and no other may follow it.
     pub(crate) fn set_last(&self, slot: u32) {
-        let slots = self.plane.slots();
-        slots.set_flags(slot, (slots.read(slot).flags | FLAG_LAST) & !FLAG_WITHIN_BODY);
+        self.plane.slots().change_flags(slot, FLAG_WITHIN_BODY, FLAG_LAST);
     }
 
     /// Payload bytes that were diverted and will not come back.

@@ -47,7 +47,7 @@ impl Flows {
         // to close.
         let lost_track = record.flags & FLAG_WITHIN_BODY != 0;
         if lost_track {
-            self.plane.slots().set_flags(slot, record.flags & !(FLAG_TRACKED | FLAG_WITHIN_BODY));
+            self.plane.slots().change_flags(slot, FLAG_TRACKED | FLAG_WITHIN_BODY, 0);
         }
         let entry = Entry {
             flow: FlowRef { flow_id: record.flow_id, generation: record.generation },

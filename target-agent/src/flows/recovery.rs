@@ -64,7 +64,7 @@ impl Engine {
             // What was sent meanwhile was not followed, so nobody reads on; and nobody feeds on.
             let tracked = if taken.responses.is_some() { FLAG_TRACKED } else { 0 };
             let fed = if is_fed(&record) { FLAG_FED } else { 0 };
-            self.shared.plane.slots().set_flags(slot, record.flags & !FLAG_TRACKED | tracked | fed);
+            self.shared.plane.slots().change_flags(slot, FLAG_TRACKED, tracked | fed);
             table.insert(slot, Box::new(taken));
             match state {
                 FlowState::Committed if is_fed(&record) => found.taken_over += 1,

@@ -114,7 +114,7 @@ impl Engine {
             Phase::Unadopted(cause) => self.on_unadopted(table, slot, cause, *adopt),
             Phase::Refused(_) => self.dispose(table, slot),
             Phase::Taken(Feeding::Fed | Feeding::Stopped) => {
-                plane.slots().set_flags(slot, plane.slots().read(slot).flags | FLAG_FED);
+                plane.slots().change_flags(slot, 0, FLAG_FED);
                 self.active.retain(|s| *s != slot);
                 self.shared.ways.on_adopted();
             }

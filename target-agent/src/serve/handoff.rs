@@ -281,8 +281,7 @@ impl Engine {
             Phase::Refused(_) => self.dispose(table, slot),
             Phase::Fed | Phase::Stopped => {
                 // A reset ends the feeding as well: nothing is lost with a restart of the agent.
-                let slots = self.shared.plane.slots();
-                slots.set_flags(slot, slots.read(slot).flags | FLAG_FED);
+                self.shared.plane.slots().change_flags(slot, 0, FLAG_FED);
                 if self.active.last() == Some(&slot) {
                     self.active.pop();
                 }

@@ -214,7 +214,7 @@ pub(super) fn note_followed(slots: &Slots, slot: u32, responses: &Responses) {
     slots.set_read_from(slot, responses.read_from().raw());
     slots.set_requests(slot, responses.mark());
     if responses.is_settled() {
-        slots.set_flags(slot, slots.read(slot).flags & !FLAG_TRACKED);
+        slots.change_flags(slot, FLAG_TRACKED, 0);
     }
 }
 

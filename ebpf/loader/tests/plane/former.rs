@@ -142,7 +142,7 @@ fn a_takeover_that_was_cut_short_is_repeated() {
         }
         let plane = Plane::open_by(&config, hook).unwrap();
         let slot_of = |flow_id| plane.recovered().into_iter().find(|(_, r)| r.flow_id == flow_id).unwrap().0;
-        plane.slots().set_flags(slot_of(100), 1);
+        plane.slots().change_flags(slot_of(100), 0, 1);
         // As if this start had been cut short after its program had taken the packets over, and one had come.
         let (slot, mut seen) = (slot_of(102), flow(102));
         (seen.state, seen.last_seen_ns, seen.packets) = (FlowState::Ended as u32, 9, 4);
