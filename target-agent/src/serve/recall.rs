@@ -117,17 +117,16 @@ impl Engine {
             return;
         }
         let record = self.shared.plane.slots().read(slot);
-        let verdict = |engine: &mut Self, record: &FlowRecord, acknowledged: bool| {
+        let verdict = |record: &FlowRecord, acknowledged: bool| {
             let facts = facts(&request, record, acknowledged, monotonic_ns());
-            let _ = engine;
             judge_recall(table.get(slot).and_then(|flow| flow.responses.as_deref()), &facts)
         };
         // The kernel is asked only if all the rest is right.
-        let acknowledged = match verdict(self, &record, true) {
+        let acknowledged = match verdict(&record, true) {
             RecallVerdict::Wait => return,
             _ => self.is_acknowledged(flow.ends, &request, &record),
         };
-        match verdict(self, &record, acknowledged) {
+        match verdict(&record, acknowledged) {
             RecallVerdict::Wait => {}
             RecallVerdict::Refuse(reason) => {
                 if let Some(flow) = table.get_mut(slot) {
@@ -145,7 +144,7 @@ impl Engine {
                 self.shared.plane.slots().set_state(slot, FlowState::Fenced);
                 // A packet that was past the fence has been noted by now, or will be refused below.
                 let fenced = self.shared.plane.slots().read(slot);
-                if verdict(self, &fenced, acknowledged) == RecallVerdict::Take {
+                if verdict(&fenced, acknowledged) == RecallVerdict::Take {
                     self.give_back(table, slot, session, &request);
                 } else {
                     // What was dropped meanwhile is sent again by the server's kernel.
