@@ -151,6 +151,12 @@ impl Refusal {
         !matches!(self, Refusal::Draining)
     }
 
+    /// Whether a recall with this answer came too late: the connection ends, and the client sees it. Any other binds the flow
+    /// to its server.
+    pub const fn is_end_of_flow(self) -> bool {
+        matches!(self, Refusal::ServerClosed | Refusal::FlowGone)
+    }
+
     /// Whether it speaks against the server, not against its agent.
     pub const fn blames_server(self) -> bool {
         matches!(self, Refusal::ServerRefused | Refusal::ServerSilent)

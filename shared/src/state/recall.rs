@@ -91,7 +91,8 @@ impl Recall {
         }
         let (to, action) = match event {
             RecallEvent::Recalled => (RecallState::Recalled, RecallAction::Proceed),
-            RecallEvent::Refused(Refusal::ServerClosed | Refusal::FlowGone) | RecallEvent::FlowGone => {
+            RecallEvent::FlowGone => (RecallState::Closed, RecallAction::Drop),
+            RecallEvent::Refused(reason) if reason.is_end_of_flow() => {
                 (RecallState::Closed, RecallAction::Drop)
             }
             RecallEvent::Refused(reason) => (RecallState::Refused, RecallAction::Reset(reason)),

@@ -78,11 +78,13 @@ impl Responses {
         self.stream.statuses()
     }
 
-    /// It was said that the flow cannot be given back: from there on its requests go by without a word, HEAD too, so nothing
-    /// that is read can be trusted.
-    pub fn give_up(&mut self) {
-        self.stream.lose("the flow was refused to its intermediate before");
-        self.early = Vec::new();
+    /// A recall was refused. If that binds the flow to its server, its requests go by without a word from there on, HEAD too,
+    /// so nothing that is read can be trusted.
+    pub fn on_refused(&mut self, reason: Refusal) {
+        if !reason.is_end_of_flow() {
+            self.stream.lose("the flow was refused to its intermediate before");
+            self.early = Vec::new();
+        }
     }
 
     /// A packet of the server was copied: again, or out of order, as it may be.

@@ -131,10 +131,8 @@ impl Engine {
             RecallVerdict::Refuse(reason) => {
                 if let Some(flow) = table.get_mut(slot) {
                     flow.recall = None;
-                    if let Some(responses) =
-                        flow.responses.as_mut().filter(|_| reason != Refusal::ServerClosed)
-                    {
-                        responses.give_up();
+                    if let Some(responses) = flow.responses.as_mut() {
+                        responses.on_refused(reason);
                         note_followed(self.shared.plane.slots(), slot, responses);
                     }
                 }

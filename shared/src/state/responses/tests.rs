@@ -278,7 +278,11 @@ fn a_recall_is_granted_only_if_nothing_at_all_is_open() {
     let silent = RecallFacts { silent_ns: SILENCE_NS, ..good };
     // What was refused once is so for ever, whatever is counted later.
     let mut refused = responses.clone();
-    refused.give_up();
+    for end in [Refusal::ServerClosed, Refusal::FlowGone] {
+        refused.on_refused(end);
+        assert_eq!((refused.mark(), judge_recall(Some(&refused), &good)), (2, RecallVerdict::Take));
+    }
+    refused.on_refused(Refusal::FramingUnknown);
     assert_eq!((refused.mark(), judge_recall(Some(&refused), &good)), (0, RecallVerdict::Wait));
     assert_eq!(judge_recall(Some(&refused), &silent), RecallVerdict::Refuse(Refusal::FramingUnknown));
     let too_many = RecallFacts { requests: 0, ..silent };
