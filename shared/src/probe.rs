@@ -136,13 +136,20 @@ impl ResponseReader {
 
 /// What the intermediate noted of a probe's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Noted<'a> {
+pub enum Noted<'a> {
+    /// None of it was seen.
+    Unseen,
+    /// It was given to the target's agent, of which nothing has been heard since.
+    Unanswered,
     /// It went to a target with its connection.
-    pub migrated: bool,
-    /// Why not.
-    pub reason: Option<&'a str>,
-    /// The agent's own reason, if it refused.
-    pub refusal: Option<&'a str>,
+    Migrated,
+    /// It did not.
+    Stayed {
+        /// Why not.
+        reason: Option<&'a str>,
+        /// The agent's own reason, if it refused.
+        refusal: Option<&'a str>,
+    },
 }
 
 /// What a probe shows of the path.
@@ -154,6 +161,8 @@ pub enum Verdict {
     Status,
     /// The connection did not migrate to the target, whatever the answer was.
     NotMigrated,
+    /// The connection was given to the target's agent, which did not say in time whether it has it.
+    Unanswered,
     /// The connection migrated, and the answer began and did not end well.
     Begun,
     /// The connection migrated, and nothing of an answer came.
@@ -164,10 +173,11 @@ pub enum Verdict {
 
 impl Verdict {
     /// All of them.
-    pub const ALL: [Verdict; 6] = [
+    pub const ALL: [Verdict; 7] = [
         Verdict::Well,
         Verdict::Status,
         Verdict::NotMigrated,
+        Verdict::Unanswered,
         Verdict::Begun,
         Verdict::Silent,
         Verdict::Unreported,
@@ -179,6 +189,7 @@ impl Verdict {
             Verdict::Well => "well",
             Verdict::Status => "status",
             Verdict::NotMigrated => "not_migrated",
+            Verdict::Unanswered => "unanswered",
             Verdict::Begun => "begun",
             Verdict::Silent => "silent",
             Verdict::Unreported => "unreported",
@@ -197,24 +208,28 @@ impl Verdict {
 }
 
 /// What a probe shows, and why if it is not [`Verdict::Well`]. Without `report` the host that was to ask did not say anything
-/// in time, without `noted` no request of it was seen.
-pub fn judge(report: Option<&ProbeReport>, noted: Option<Noted<'_>>) -> (Verdict, Option<String>) {
+/// in time.
+pub fn judge(report: Option<&ProbeReport>, noted: Noted<'_>) -> (Verdict, Option<String>) {
     let Some(report) = report else {
         return (Verdict::Unreported, Some("the asking agent did not report in time".to_owned()));
     };
     match noted {
         // What the way there ended with tells more.
-        None => {
+        Noted::Unseen => {
             let from = report.local.map(|local| format!(" (it came from {local})")).unwrap_or_default();
             let unknown = || format!("the request was not known as the probe's{from}");
             (Verdict::NotMigrated, Some(report.error.clone().unwrap_or_else(unknown)))
         }
-        Some(Noted { migrated: false, reason, refusal }) => {
+        Noted::Unanswered => {
+            let why = "the target's agent did not answer in time whether it has the connection";
+            (Verdict::Unanswered, Some(why.to_owned()))
+        }
+        Noted::Stayed { reason, refusal } => {
             let reason = reason.unwrap_or("not_migrated");
             let why = refusal.map_or_else(|| reason.to_owned(), |refusal| format!("{reason}: {refusal}"));
             (Verdict::NotMigrated, Some(why))
         }
-        Some(Noted { migrated: true, .. }) => judge_answer(report),
+        Noted::Migrated => judge_answer(report),
     }
 }
 
@@ -339,9 +354,8 @@ mod tests {
             total_us: 0,
             error: error.map(str::to_owned),
         };
-        let migrated = Some(Noted { migrated: true, reason: None, refusal: None });
-        let refused =
-            Some(Noted { migrated: false, reason: Some("refused"), refusal: Some("server_refused") });
+        let migrated = Noted::Migrated;
+        let refused = Noted::Stayed { reason: Some("refused"), refusal: Some("server_refused") };
         let case = |report: ProbeReport, noted, verdict: Verdict, why: &str| {
             assert_eq!(judge(Some(&report), noted), (verdict, (!why.is_empty()).then(|| why.to_owned())));
         };
@@ -352,10 +366,12 @@ mod tests {
         case(report(None, Some("late")), migrated, Verdict::Silent, "late");
         case(report(None, None), migrated, Verdict::Silent, "there was no answer");
         case(report(Some(200), None), refused, Verdict::NotMigrated, "refused: server_refused");
-        case(report(None, Some("no route")), None, Verdict::NotMigrated, "no route");
+        case(report(None, Some("no route")), Noted::Unseen, Verdict::NotMigrated, "no route");
         let unknown = "the request was not known as the probe's (it came from 10.0.0.2:999)";
-        case(report(Some(200), None), None, Verdict::NotMigrated, unknown);
-        for noted in [None, migrated, refused] {
+        case(report(Some(200), None), Noted::Unseen, Verdict::NotMigrated, unknown);
+        let unanswered = "the target's agent did not answer in time whether it has the connection";
+        case(report(None, Some("late")), Noted::Unanswered, Verdict::Unanswered, unanswered);
+        for noted in [Noted::Unseen, Noted::Unanswered, migrated, refused] {
             let (verdict, why) = judge(None, noted);
             assert!(verdict == Verdict::Unreported && why.unwrap().contains("in time"));
         }

@@ -110,7 +110,7 @@ impl ProbeAnswer {
     fn new(target: &Target, vip: SocketAddr, probed: Probed) -> Self {
         let migrated = probed.has_migrated();
         let (verdict, reason) = judge(probed.report.as_ref(), probed.noted());
-        let Probed { asker, report, record } = probed;
+        let Probed { asker, report, record, .. } = probed;
         let report = report.as_ref();
         ProbeAnswer {
             ok: verdict == Verdict::Well,

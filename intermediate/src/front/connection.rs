@@ -181,7 +181,16 @@ impl Front {
         let chosen = chosen.and_then(|chosen| if cut { Err(ProxyReason::Pipelined) } else { Ok(chosen) });
         let site = Arc::clone(&accepted.site);
         let (stream, bytes, entry) = match chosen {
-            Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
+            Err(reason) => {
+                let mut entry = Entry::decided_by_front(reason);
+                if probed.is_some() {
+                    // Not once a server is found: a probe of which nothing is recorded is taken for one that an agent has.
+                    let subject = subject(&accepted, head.request_line(&bytes));
+                    self.migration.history().record_proxied(subject, reason, None);
+                    entry.recorded = true;
+                }
+                (accepted.stream, bytes, entry)
+            }
             Ok((migrator, target)) => {
                 let label = head.request_line(&bytes);
                 let noted = self.access_log.is_on().then(|| {

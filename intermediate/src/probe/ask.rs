@@ -59,6 +59,8 @@ pub(crate) struct Probed {
     pub(crate) report: Option<ProbeReport>,
     /// How the request went here.
     pub(crate) record: Option<MigrationRecord>,
+    /// It came here, and how it went is not known: the target's agent has it.
+    pub(crate) unanswered: bool,
 }
 
 impl Probed {
@@ -68,9 +70,13 @@ impl Probed {
     }
 
     /// What was noted here.
-    pub(crate) fn noted(&self) -> Option<Noted<'_>> {
-        let migrated = self.has_migrated();
-        self.record.as_ref().map(|record| Noted { migrated, reason: record.reason, refusal: record.refusal })
+    pub(crate) fn noted(&self) -> Noted<'_> {
+        match &self.record {
+            None if self.unanswered => Noted::Unanswered,
+            None => Noted::Unseen,
+            Some(_) if self.has_migrated() => Noted::Migrated,
+            Some(record) => Noted::Stayed { reason: record.reason, refusal: record.refusal },
+        }
     }
 }
 
@@ -98,12 +104,16 @@ impl Front {
                 cannot.push(format!("{}: its channel is gone or full", asker.name));
                 continue;
             }
-            let (report, record) = outcome(pending, Duration::from_millis(ask.timeout_ms.into())).await;
-            if let Some(not_begun) = report.as_ref().filter(|report| !was_begun(report)) {
-                cannot.push(format!("{}: {}", asker.name, not_begun.error.as_deref().unwrap_or_default()));
+            let probed = outcome(asker, pending, Duration::from_millis(ask.timeout_ms.into())).await;
+            if let Some(not_begun) = probed.report.as_ref().filter(|report| !was_begun(report)) {
+                cannot.push(format!(
+                    "{}: {}",
+                    probed.asker.name,
+                    not_begun.error.as_deref().unwrap_or_default()
+                ));
                 continue;
             }
-            return Ok(Probed { asker, report, record });
+            return Ok(probed);
         }
         Err(CannotProbe::Now(format!("no agent of another target's host can ask: {}", cannot.join("; "))))
     }
@@ -176,10 +186,12 @@ impl Front {
 type Asker = (Arc<Agent>, Vec<IpAddr>);
 
 /// What both ends say.
-async fn outcome(mut pending: Pending, limit: Duration) -> (Option<ProbeReport>, Option<MigrationRecord>) {
+async fn outcome(asker: Arc<Agent>, mut pending: Pending, limit: Duration) -> Probed {
     let report = timeout(limit + LATE, &mut pending.report).await.ok().and_then(Result::ok);
     // A request that comes only now is nobody's.
     pending.forget();
-    let record = timeout(LATE, &mut pending.record).await.ok().and_then(Result::ok);
-    (report, record)
+    let record = timeout(LATE, &mut pending.record).await;
+    // A request that did not come can have no record, which is known at once.
+    let unanswered = record.is_err();
+    Probed { asker, report, record: record.ok().and_then(Result::ok), unanswered }
 }

@@ -363,6 +363,13 @@ fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well_and_as_a_check_take
     // A probe that was made before the agents were connected was proxied, and told nothing.
     assert_eq!(TARGETS.map(|target| checks(&t, target, "failed")), [0, 0]);
 
+    // Nothing is heard of a stopped agent for longer than a probe waits, and its handoff is still under way then.
+    t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
+    let stopped = probe(&t, "target1", "path=/1k&timeout_ms=1000");
+    t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+    let words = ["ok", "verdict", "migrated"].map(|key| &stopped[key]);
+    assert_eq!(serde_json::json!(words), serde_json::json!([false, "unanswered", false]), "{stopped}");
+
     t.lab.kill("target1", Program::Server).unwrap();
     t.eventually("its checks take it out", limit, |t| t.standing("target1") == "failing");
     t.eventually("the last one says why", limit, |t| {

@@ -136,6 +136,11 @@ fn lost(target: &str, answer: &Value, small: bool) -> Finding {
              (uRPF), a filter of sources, or the target's route: sysctl net.ipv4.conf.all.rp_filter=2 on the router \
              (docs/deployment.md)",
         ),
+        Some(Verdict::Unanswered) => (
+            reason,
+            "look at the target: its agent hangs or waits for its server, whose accept queue is full, or a firewall or rp_filter \
+             there drops what the agent sends to it",
+        ),
         Some(Verdict::Unreported) => {
             (reason, "look at the agent that was to ask: its log, its control channel, its clock")
         }
@@ -156,7 +161,7 @@ mod tests {
         let answer = |verdict: &str, reason: &str| json!({ "verdict": verdict, "reason": reason, "from": "t2", "status": 404 });
         let whole = answer("status", "the answer's status is 404");
         assert!(is_good(&whole) && arrived("t1", &whole).status == "ok");
-        for verdict in ["not_migrated", "begun", "silent", "unreported", "of tomorrow"] {
+        for verdict in ["not_migrated", "unanswered", "begun", "silent", "unreported", "of tomorrow"] {
             assert!(!is_good(&answer(verdict, late)), "{verdict}");
         }
         for (lost, word) in [
@@ -164,6 +169,7 @@ mod tests {
             (lost("t1", &answer("begun", late), false), "began and did not end"),
             (lost("t1", &answer("silent", late), true), "small answers arrive"),
             (lost("t1", &answer("not_migrated", "no_agent"), true), "no_agent"),
+            (lost("t1", &answer("unanswered", "did not answer"), true), "did not answer"),
             (lost("t1", &answer("unreported", "did not report"), true), "did not report"),
         ] {
             assert!(
