@@ -141,6 +141,18 @@ impl Connection {
         }
     }
 
+    /// Reads as many bytes of a body, and keeps none of them.
+    pub fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let here = self.rest.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
+        self.rest.drain(..here);
+        let left = bytes - u64::try_from(here).unwrap_or(0);
+        let read = io::copy(&mut (&self.socket).take(left), &mut io::sink())?;
+        if read < left {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed within the body"));
+        }
+        Ok(())
+    }
+
     /// What the peer does next without being asked: `Ok(0)` is its close.
     pub fn read_some(&mut self) -> io::Result<usize> {
         self.more()

@@ -94,6 +94,30 @@ fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
 }
 
 #[test]
+fn a_client_is_known_behind_a_response_of_more_than_two_gigabytes() {
+    const BIG: u64 = (1 << 31) + (64 << 20);
+    let Some(t) = lab::up("gigabytes", two_pools) else { return };
+    std::fs::File::create(t.lab.www_dir().join("big")).unwrap().set_len(BIG).unwrap();
+    let want = t.sha256("1k");
+    t.client(move || {
+        let mut connection = Connection::open(VIP).unwrap();
+        // The next request is held meanwhile, or comes when nothing is.
+        for (held, to) in [(false, 'a'), (true, 'b')] {
+            connection.get("/big?to=a").unwrap();
+            if held {
+                connection.get(&format!("/1k?to={to}")).unwrap();
+            }
+            assert!(connection.head().unwrap().contains(&BIG.to_string()));
+            connection.skip(BIG).unwrap();
+            let response =
+                if held { connection.response().unwrap() } else { ask(&mut connection, "/1k", to) };
+            assert_eq!((response.sha256.as_str(), response.served_by()), (want.as_str(), served_by(to)));
+        }
+    });
+    no_request_on_the_wrong_target(&t);
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
     let Some(t) = lab::up("pipelined", two_pools) else { return };
     let (small, large) = (t.sha256("1k"), t.sha256("1m"));

@@ -44,7 +44,7 @@ pub struct FlowView {
     pub released: u32,
     /// Requests given to the target since the last handoff, the handed-off one included; 0 if they are not read.
     pub requests: u32,
-    /// The next request is served elsewhere: the flow leaves its target when the response under way is through.
+    /// It is being taken back for its next request: it leaves its target when the response under way is through.
     pub leaving: bool,
     /// How it ended, if it has.
     pub end: Option<EndView>,

@@ -2,7 +2,7 @@
 //! is balanced anew: a connection leaves a member only that is to get no more requests, or for another one that the
 //! request names.
 
-use crate::health::Standing;
+use crate::health::{Admin, Standing};
 use crate::reason::ProxyReason;
 
 /// What is known of the member that has the connection, and of its next request.
@@ -135,6 +135,12 @@ pub fn judge_next<T>(facts: &NextFacts, pick: impl FnOnce() -> Result<T, ProxyRe
     }
 }
 
+/// Whether a connection goes where its request was planned for, `again` to the member that had it, now that it can: that may be
+/// long after. One that fails meanwhile refuses it, and then it is proxied; one that is drained would not.
+pub const fn plan_holds(again: bool, ordered: Admin) -> bool {
+    again || matches!(ordered, Admin::Ready)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +205,14 @@ mod tests {
                 Place::Again { or_stay } | Place::Other { or_stay, .. } | Place::Front { or_stay } => or_stay,
             };
             assert!(!changed, "{stay:?} {picked:?}: it cannot stay as it came");
+        }
+    }
+
+    #[test]
+    fn a_member_that_is_drained_meanwhile_gets_no_connection_that_it_did_not_have() {
+        for ordered in [Admin::Ready, Admin::Draining, Admin::Down] {
+            assert_eq!(plan_holds(false, ordered), ordered == Admin::Ready);
+            assert!(plan_holds(true, ordered));
         }
     }
 

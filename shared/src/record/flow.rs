@@ -244,8 +244,8 @@ pub struct FlowRecord {
     pub note_ack: u32,
     /// The window that came with it, in bytes. I: the largest that the client can offer; `note_ack` takes no longer step.
     pub note_window: u32,
-    /// Newest timestamp value, as translated: what the client has seen. I: the window field, unscaled, of the segment that
-    /// `note_seq_end` is the end of.
+    /// Newest timestamp value, as translated: what the client has seen. I: the window field, unscaled, of the
+    /// newest segment whose acknowledgement was not older than another's.
     pub note_tsval: u32,
     /// Highest sequence number sent plus segment length (FIN counts one).
     pub note_seq_end: u32,

@@ -6,7 +6,6 @@ use super::held::{Held, divide};
 use super::state::{LaterFlow, Phase, State};
 use baton_daemon::tun::Offload;
 use baton_shared::packet::held::{HeldFacts, is_intact};
-use baton_shared::seq::before;
 use baton_shared::state::acceptable::{KnownClient, is_acceptable};
 use baton_shared::state::later::NotKept;
 
@@ -30,7 +29,14 @@ impl Migrator {
         }
         let held = Held::new(packet, offload, facts);
         let end = state.later.end();
-        let believed = !facts.rst && self.believes(flow, state, facts);
+        let record = self.flows.record(flow.slot);
+        state.catch_up(&record, flow.options.as_ref());
+        let known = KnownClient {
+            acked: state.heard.ack.raw(),
+            reach: record.note_window,
+            tsval: state.in_order_tsval,
+        };
+        let believed = !facts.rst && is_acceptable(facts, &known);
         if !facts.rst && end.before(held.end()) && !believed {
             return self.disbelieve(flow, &held);
         }
@@ -56,15 +62,6 @@ impl Migrator {
             }
             None => self.drop_held(flow, &held),
         }
-    }
-
-    /// Whether a segment is the client's, by all that is known here. In the middle of a turn the record is still that of the
-    /// flow's time with the target before.
-    fn believes(&self, flow: &LaterFlow, state: &State, facts: &HeldFacts<'_>) -> bool {
-        let record = self.flows.record(flow.slot);
-        let heard = state.heard.ack;
-        let acked = if before(record.note_ack, heard.raw()) { heard.raw() } else { record.note_ack };
-        is_acceptable(facts, &KnownClient { acked, reach: record.note_window, tsval: state.in_order_tsval })
     }
 
     /// Its header alone goes to the server, whose kernel answers it as it answers any that it does not take.

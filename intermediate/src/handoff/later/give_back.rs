@@ -26,7 +26,7 @@ impl Migrator {
         let seat = router.and_then(|router| Some((router.seat(flow.vip())?, router)));
         let (connection, bytes) = {
             let mut state = flow.lock();
-            self.hear_record(flow, &mut state);
+            self.catch_up(flow, &mut state);
             let mut connection = Self::connection(flow, &state, &hand.answer);
             let owed = state.later.acknowledged().since(connection.rcv_nxt);
             let received = usize::try_from(owed).unwrap_or(0).min(state.later.bytes().len());

@@ -136,7 +136,7 @@ impl Migrator {
         let request_line = head.request_line(state.later.bytes());
         let is_head = head.is_head(state.later.bytes());
         let told = state.later.acknowledged();
-        self.hear_record(flow, &mut state);
+        self.catch_up(flow, &mut state);
         let mut connection = Self::connection(flow, &state, &hand.answer);
         // Its end was known when this was planned, and nothing in front has changed.
         let taken = state.later.take(head)?;

@@ -200,6 +200,13 @@ impl State {
         self.max_window = self.max_window.max(self.heard.window);
     }
 
+    /// What the program has heard of the client by now; `record` is the flow's.
+    pub(super) fn catch_up(&mut self, record: &FlowRecord, options: Option<&NegotiatedOptions>) {
+        let held = self.packets.len() != 0;
+        self.heard.catch_up(Heard::of_record(record, options), record.note_window, held);
+        self.max_window = self.max_window.max(self.heard.window);
+    }
+
     /// What the client says of itself counts if it is newer.
     pub(super) fn note(&mut self, facts: &HeldFacts<'_>, options: Option<&NegotiatedOptions>) {
         if let Some(said) = Heard::of_segment(facts, options) {

@@ -9,12 +9,11 @@ use crate::flows::Place;
 use crate::handoff::{FREEZE_MARGIN, StageTimes, Subject};
 use crate::hold::HeldFlow;
 use crate::targets::{NotSent, TargetId};
+use baton_shared::balance::plan_holds;
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer};
-use baton_shared::health::Admin;
 use baton_shared::http::{GateRule, RequestHead};
 use baton_shared::reason::{CloseReason, EndReason, Refusal};
-use baton_shared::state::heard::Heard;
 use baton_shared::state::recall::{Recall, RecallAction, RecallEvent};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -130,7 +129,7 @@ impl Migrator {
             tokio::spawn(Arc::clone(self).cut(state.target, state.flow, EndReason::RecallRefused));
             return;
         }
-        self.hear_record(flow, state);
+        self.catch_up(flow, state);
         let request = RecallRequest {
             flow: state.flow,
             requests: state.requests,
@@ -142,7 +141,7 @@ impl Migrator {
         let asked = self.ask(state.target, request);
         let (migrator, flow, from) = (Arc::clone(self), Arc::clone(flow), state.target);
         tokio::spawn(async move {
-            let action = migrator.await_recall(from, request, asked, told).await;
+            let action = migrator.await_recall(&flow, from, request, asked, told).await;
             migrator.laters.waits.forget(request.flow);
             if or_stay && matches!(action, Err(RecallAction::Reset(_))) {
                 return migrator.stay_bound(&flow, request.flow);
@@ -172,8 +171,8 @@ impl Migrator {
     }
 
     /// What the client said in packets that went on by themselves.
-    pub(super) fn hear_record(&self, flow: &LaterFlow, state: &mut State) {
-        state.hear(Heard::of_record(&self.flows.record(flow.slot), flow.options.as_ref()));
+    pub(super) fn catch_up(&self, flow: &LaterFlow, state: &mut State) {
+        state.catch_up(&self.flows.record(flow.slot), flow.options.as_ref());
     }
 
     fn ask(&self, target: TargetId, request: RecallRequest) -> Result<(), NotSent> {
@@ -183,6 +182,7 @@ impl Migrator {
     /// Until it is known whose the flow is.
     async fn await_recall(
         &self,
+        flow: &LaterFlow,
         target: TargetId,
         request: RecallRequest,
         mut asked: Result<(), NotSent>,
@@ -198,7 +198,11 @@ impl Migrator {
                 Ok(None) => (RecallEvent::FlowGone, None),
                 Err(_) if !self.flows.is_committed(request.flow) => (RecallEvent::FlowGone, None),
                 Err(_) if asked.is_err() => (RecallEvent::ChannelUp, None),
-                Err(_) => continue,
+                Err(_) => {
+                    // Before so much has gone by that nobody can tell who is ahead.
+                    self.catch_up(flow, &mut flow.lock());
+                    continue;
+                }
             };
             match (machine.on(event), answer) {
                 (RecallAction::Wait, _) => {}
@@ -213,10 +217,9 @@ impl Migrator {
     fn judge_again(&self, flow: &LaterFlow, plan: Plan) -> Plan {
         let Plan::Move { target, ref head, .. } = plan else { return plan };
         let state = flow.lock();
-        let ready = self.targets.get(target).is_some_and(|target| target.admin() == Admin::Ready);
-        let Some(router) = self.laters.router.get().filter(|_| !ready && target != state.target) else {
-            return plan;
-        };
+        let ordered = self.targets.get(target).map(|target| target.admin()).unwrap_or_default();
+        let holds = plan_holds(target == state.target, ordered);
+        let Some(router) = self.laters.router.get().filter(|_| !holds) else { return plan };
         let bytes = state.later.bytes();
         match router.route(&flow.now(&state), head, bytes) {
             Next::Stay { noted } => {
