@@ -74,20 +74,11 @@ pub(super) async fn probe(
     let Some(target) = front.targets.by_name(&name) else {
         return not_found("no target of this name is configured");
     };
-    let vip = match front.migration.migrator() {
-        Some(_) => front.vip_to_probe(&target, query.vip),
-        None => Err(CannotProbe::Now("no listener migrates".to_owned())),
-    };
-    let vip = match vip {
-        Ok(vip) => vip,
-        Err(why) => return refused(&why),
-    };
     let path = query.path.as_deref().unwrap_or("/");
-    let probed =
-        front.probe(&target, Ask { vip, host: query.host.as_deref(), path, timeout_ms, turn: 0 }).await;
-    match probed {
+    let ask = Ask { vip: query.vip, host: query.host.as_deref(), path, timeout_ms, turn: 0 };
+    match front.probe(&target, ask).await {
         Ok(probed) => {
-            let answer = ProbeAnswer::new(&target, vip, probed);
+            let answer = ProbeAnswer::new(&target, probed);
             front.metrics.on_probe(answer.ok);
             let reason = answer.reason.as_deref().unwrap_or("ok");
             tracing::info!(target = name, from = answer.from, "probe along the real path: {reason}");
@@ -107,10 +98,10 @@ fn refused(why: &CannotProbe) -> Response {
 }
 
 impl ProbeAnswer {
-    fn new(target: &Target, vip: SocketAddr, probed: Probed) -> Self {
+    fn new(target: &Target, probed: Probed) -> Self {
         let migrated = probed.has_migrated();
         let (verdict, reason) = judge(probed.report.as_ref(), probed.noted());
-        let Probed { asker, report, record, .. } = probed;
+        let Probed { asker, vip, report, record, .. } = probed;
         let report = report.as_ref();
         ProbeAnswer {
             ok: verdict == Verdict::Well,

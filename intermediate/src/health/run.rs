@@ -53,12 +53,8 @@ async fn check_member(front: &Front, pool: &Pool, target: &Target, spec: &CheckS
         CheckKind::Migrate { vip, path, host } => {
             let timeout_ms = u32::try_from(spec.timeout.as_millis()).unwrap_or(u32::MAX);
             let turn = CheckResult::ALL.iter().map(|result| member.checks(*result)).sum();
-            let ask = |vip| Ask { vip, host: host.as_deref(), path, timeout_ms, turn };
-            let probed = match front.vip_to_probe(target, *vip) {
-                Ok(vip) => front.probe(target, ask(vip)).await,
-                Err(why) => Err(why),
-            };
-            match probed {
+            let ask = Ask { vip: *vip, host: host.as_deref(), path, timeout_ms, turn };
+            match front.probe(target, ask).await {
                 Ok(probed) => judge_probe(probed.report.as_ref(), probed.noted()),
                 Err(why) => (CheckResult::Untold, Some(why.to_string())),
             }

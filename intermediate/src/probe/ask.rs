@@ -23,9 +23,9 @@ const LATE: Duration = Duration::from_secs(1);
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
-    /// The listener to ask.
-    pub(crate) vip: SocketAddr,
-    /// The `Host`; the listener's address if it is not given.
+    /// The listener to ask; the first that can be if it is not given.
+    pub(crate) vip: Option<SocketAddr>,
+    /// The `Host`; that listener's address if it is not given.
     pub(crate) host: Option<&'a str>,
     /// Path and query.
     pub(crate) path: &'a str,
@@ -55,6 +55,8 @@ pub(crate) enum CannotProbe {
 pub(crate) struct Probed {
     /// The agent that asked.
     pub(crate) asker: Arc<Agent>,
+    /// Which listener.
+    pub(crate) vip: SocketAddr,
     /// What it said.
     pub(crate) report: Option<ProbeReport>,
     /// How the request went here.
@@ -85,6 +87,7 @@ impl Front {
     pub(crate) async fn probe(&self, target: &Target, ask: Ask<'_>) -> Result<Probed, CannotProbe> {
         let migrator = self.migration.migrator();
         let migrator = migrator.ok_or_else(|| CannotProbe::Now("no listener migrates".to_owned()))?;
+        let vip = self.vip_to_probe(target, ask.vip)?;
         let mut askers = self.askers(target).map_err(|why| CannotProbe::Now(why.to_owned()))?;
         let first = usize::try_from(ask.turn).unwrap_or(0).checked_rem(askers.len()).unwrap_or(0);
         askers.rotate_left(first);
@@ -93,8 +96,8 @@ impl Front {
             let pending = migrator.probes().begin(target.id, asker.id, from);
             let order = ProbeOrder {
                 id: pending.id,
-                vip: ask.vip,
-                host: ask.host.map_or_else(|| ask.vip.to_string(), str::to_owned),
+                vip,
+                host: ask.host.map_or_else(|| vip.to_string(), str::to_owned),
                 path: ask.path.to_owned(),
                 token: pending.token.clone(),
                 timeout_ms: ask.timeout_ms,
@@ -104,7 +107,7 @@ impl Front {
                 cannot.push(format!("{}: its channel is gone or full", asker.name));
                 continue;
             }
-            let probed = outcome(asker, pending, Duration::from_millis(ask.timeout_ms.into())).await;
+            let probed = outcome(asker, vip, pending, Duration::from_millis(ask.timeout_ms.into())).await;
             if let Some(not_begun) = probed.report.as_ref().filter(|report| !was_begun(report)) {
                 cannot.push(format!(
                     "{}: {}",
@@ -119,11 +122,7 @@ impl Front {
     }
 
     /// Where a client could come to the target: the listener that is asked for, or else the first.
-    pub(crate) fn vip_to_probe(
-        &self,
-        target: &Target,
-        asked: Option<SocketAddr>,
-    ) -> Result<SocketAddr, CannotProbe> {
+    fn vip_to_probe(&self, target: &Target, asked: Option<SocketAddr>) -> Result<SocketAddr, CannotProbe> {
         let site = self.site.load_full();
         let unusable = |listener: &SiteListener| {
             if listener.protocol != Protocol::Http {
@@ -186,12 +185,12 @@ impl Front {
 type Asker = (Arc<Agent>, Vec<IpAddr>);
 
 /// What both ends say.
-async fn outcome(asker: Arc<Agent>, mut pending: Pending, limit: Duration) -> Probed {
+async fn outcome(asker: Arc<Agent>, vip: SocketAddr, mut pending: Pending, limit: Duration) -> Probed {
     let report = timeout(limit + LATE, &mut pending.report).await.ok().and_then(Result::ok);
     // A request that comes only now is nobody's.
     pending.forget();
     let record = timeout(LATE, &mut pending.record).await;
     // A request that did not come can have no record, which is known at once.
     let unanswered = record.is_err();
-    Probed { asker, report, record: record.ok().and_then(Result::ok), unanswered }
+    Probed { asker, vip, report, record: record.ok().and_then(Result::ok), unanswered }
 }
