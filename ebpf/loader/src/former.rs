@@ -3,7 +3,9 @@
 //!
 //! Its programs go on until that moment. A start that is cut short is repeated by the next one, as long as the former's
 //! `FLOWS` is pinned. Of each flow the record that saw the last packet is the true one: the former's as long as its program is
-//! attached, this version's from then on.
+//! attached, this version's from then on. If a start is cut short after this one's is attached, what the
+//! former's wrote between the copy and that is lost for flows of which this one's has seen a packet since, but for
+//! [`former::told_by_overtaken`].
 
 use crate::open::{self, LEG_LINK, LINK};
 use crate::slots::Slots;
@@ -136,7 +138,11 @@ impl Former {
                 lost += 1;
                 continue;
             };
-            if known.is_none() || !former::is_overtaken(&found.copied, &slots.read(slot)) {
+            if known.is_some() && former::is_overtaken(&found.copied, &slots.read(slot)) {
+                slots.catch_up(slot, &former::told_by_overtaken(&found.copied));
+            } else {
+                // If an earlier start came as far as to attach this version's program, the flow's first packet since may come
+                // now, and what is written of it be lost.
                 slots.overwrite(slot, &found.copied);
             }
             for key in &found.keys {

@@ -79,7 +79,8 @@ impl Slots {
         self.mapped.write(slot, record, fresh);
     }
 
-    /// Stores a whole record, what the programs write included: for one that no attached program uses yet.
+    /// Stores a whole record, what the programs write included: for one that no attached program has written to. It undoes what
+    /// one writes at the same time.
     pub(crate) fn overwrite(&self, slot: u32, record: &FlowRecord) {
         self.mapped.write(slot, record, true);
     }

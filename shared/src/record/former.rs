@@ -29,9 +29,15 @@ pub const fn is_overtaken(formers: &FlowRecord, here: &FlowRecord) -> bool {
         && formers.last_seen_ns < here.last_seen_ns
 }
 
+/// What an overtaken record tells all the same: an end that the former's program saw between the copy and this version's first
+/// packet. Its accounts and statistics are lost, for how much of them was copied is not known any more.
+pub fn told_by_overtaken(formers: &FlowRecord) -> Missed {
+    Missed { note_flags: formers.note_flags, ..Missed::default() }
+}
+
 /// What a former's programs wrote to a record after it was copied. This version's programs write to the copy at the same
 /// time, so each of it is a change that undoes none of theirs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Missed {
     /// The state that was copied and the one to follow it, where they differ. One that this version's programs changed stands.
     pub state: Option<(FlowState, FlowState)>,
@@ -183,6 +189,9 @@ mod tests {
         assert!(is_overtaken(&formers, &later));
         assert!(!is_overtaken(&later, &formers));
         assert!(!is_overtaken(&formers, &formers), "this version's program has seen nothing");
+        let ended = FlowRecord { note_flags: NOTE_FIN, packets: 9, ..formers };
+        let told = caught_up(&later, &told_by_overtaken(&ended));
+        assert_eq!(told, FlowRecord { note_flags: NOTE_FIN, ..later }, "an end is one whoever saw it");
         assert!(!is_overtaken(&formers, &FlowRecord { flow_id: 6, ..later }));
         assert!(!is_overtaken(&formers, &FlowRecord { generation: 1, ..later }));
     }
