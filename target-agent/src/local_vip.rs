@@ -18,46 +18,17 @@
 
 mod left;
 
+use baton_userspace::netlink::numbers::{
+    ADDRESS, FR_ACT_TO_TBL, FRA_DST, FRA_IIFNAME, FRA_PRIORITY, FRA_PROTOCOL, IFA_ADDRESS, IFA_LOCAL,
+    IFA_PROTO, ROUTE, RTA_DST, RTA_IIF, RTA_OIF, RTA_SRC, RTM_DELADDR, RTM_DELROUTE, RTM_DELRULE,
+    RTM_GETROUTE, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWRULE, RTN_LOCAL, RTPROT_KERNEL, RULE, SCOPE_HOST,
+    TABLE_LOCAL,
+};
 use baton_userspace::netlink::{ACKNOWLEDGE, CREATE, Message, Netlink, bits, family};
 use left::Left;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// `linux/rtnetlink.h`.
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
-const RTM_GETRULE: u16 = 34;
-const TABLE_LOCAL: u8 = 255;
-const SCOPE_HOST: u8 = 254;
-const RTN_LOCAL: u8 = 2;
-const RTA_DST: u16 = 1;
-const RTA_SRC: u16 = 2;
-const RTA_IIF: u16 = 3;
-const RTA_OIF: u16 = 4;
-const RTA_TABLE: u16 = 15;
-/// Of the routes that the kernel makes of addresses.
-const RTPROT_KERNEL: u8 = 2;
-/// `linux/if_addr.h`.
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_PROTO: u16 = 11;
-/// `linux/fib_rules.h`.
-const FR_ACT_TO_TBL: u8 = 1;
-const FRA_DST: u16 = 1;
-const FRA_IIFNAME: u16 = 3;
-const FRA_PRIORITY: u16 = 6;
-const FRA_TABLE: u16 = 15;
-const FRA_PROTOCOL: u16 = 21;
-/// Lengths of `rtmsg`, `fib_rule_hdr` and `ifaddrmsg`.
-const ROUTE: usize = 12;
-const RULE: usize = 12;
-const ADDRESS: usize = 8;
 /// Whose address, route and rule are (`proto 66`), in which table, and before which rules it comes.
 const OURS: u8 = 66;
 /// The loopback device has number 1 in every network namespace.

@@ -1,5 +1,7 @@
 //! The kernel's routing, asked by rtnetlink(7): messages, one answer or all there are.
 
+pub mod numbers;
+
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -20,9 +22,25 @@ pub const ACKNOWLEDGE: u16 = 4;
 /// A flag: make what is not there; what is there already is an error.
 pub const CREATE: u16 = 0x400 | 0x200;
 
-/// The kernel's number of an address's IP version.
+/// The kernel's number of an IP version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `AF_INET`.
+    V4 = 2,
+    /// `AF_INET6`.
+    V6 = 10,
+}
+
+impl Family {
+    /// An address's.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// An address's [`Family`].
 pub fn family(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 2 } else { 10 }
+    Family::of(address) as u8
 }
 
 /// The length of the prefix that an address alone is in.
@@ -182,6 +200,7 @@ fn cut_short() -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::numbers::{IFLA_IFNAME, LINK, RTM_GETLINK};
     use super::*;
 
     #[test]
@@ -220,12 +239,14 @@ mod tests {
     #[test]
     fn the_kernel_tells_of_its_loopback_device() {
         let netlink = Netlink::open().unwrap();
-        // RTM_GETLINK: a struct ifinfomsg with the number 1; IFLA_IFNAME.
-        let message = Message::new(&[[0; 4], 1i32.to_ne_bytes()].concat(), 16);
-        let named = |body: &[u8]| attributes(&body[16..]).any(|found| found == (3, b"lo\0"));
-        assert!(named(&netlink.ask(18, 0, &message).unwrap()));
+        // Its number is 1.
+        let message = Message::new(&[[0; 4], 1i32.to_ne_bytes()].concat(), LINK);
+        let named = |body: &[u8]| attributes(&body[LINK..]).any(|found| found == (IFLA_IFNAME, b"lo\0"));
+        assert!(named(&netlink.ask(RTM_GETLINK, 0, &message).unwrap()));
         let mut count = 0;
-        netlink.dump(18, &Message::new(&[], 16), |body| count += usize::from(named(body))).unwrap();
+        netlink
+            .dump(RTM_GETLINK, &Message::new(&[], LINK), |body| count += usize::from(named(body)))
+            .unwrap();
         assert_eq!(count, 1);
     }
 }

@@ -1,8 +1,9 @@
 //! What earlier runs left of the agent's rules, routes and addresses: all that bear its protocol number.
 
-use super::{
-    ADDRESS, FRA_DST, FRA_IIFNAME, FRA_PROTOCOL, FRA_TABLE, IFA_LOCAL, IFA_PROTO, OURS, ROUTE, RTA_DST,
-    RTA_TABLE, RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RULE,
+use super::OURS;
+use baton_userspace::netlink::numbers::{
+    ADDRESS, FRA_DST, FRA_IIFNAME, FRA_PROTOCOL, FRA_TABLE, IFA_LOCAL, IFA_PROTO, ROUTE, RTA_DST, RTA_TABLE,
+    RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RULE,
 };
 use baton_userspace::netlink::{Message, Netlink, address, attributes, number};
 use std::io;

@@ -1,16 +1,9 @@
 //! By which device the kernel would send from one address to another: one question of rtnetlink(7).
 
+use baton_userspace::netlink::numbers::{ROUTE, RTA_DST, RTA_OIF, RTA_SRC, RTM_GETROUTE};
 use baton_userspace::netlink::{Message, Netlink, attributes, bits, family, number};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-
-/// `linux/rtnetlink.h`.
-const RTM_GETROUTE: u16 = 26;
-const RTA_DST: u16 = 1;
-const RTA_SRC: u16 = 2;
-const RTA_OIF: u16 = 4;
-/// The length of a `struct rtmsg`.
-const ROUTE: usize = 12;
 
 /// Whether the host sends from an address. The kernel asks that of IPv4's alone, and has no error for it alone; to itself it
 /// has a way.

@@ -12,9 +12,10 @@
 
 mod routing;
 
+use crate::netlink::Family;
 use baton_shared::translate::Direction;
 use baton_shared::wire::{PROTOCOL_ICMP, PROTOCOL_TCP};
-use routing::{Family, Routing, Rule, Then};
+use routing::{Routing, Rule, Then};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

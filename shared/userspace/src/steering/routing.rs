@@ -1,54 +1,14 @@
 //! The few orders of rtnetlink(7) that steering needs.
 
-use crate::netlink::{ACKNOWLEDGE, CREATE, Message, Netlink, bits, family};
+use crate::netlink::numbers::{
+    ADDRESS, FR_ACT_GOTO, FR_ACT_NOP, FR_ACT_TO_TBL, FRA_DST, FRA_GOTO, FRA_IIFNAME, FRA_IP_PROTO,
+    FRA_PRIORITY, FRA_SPORT_RANGE, FRA_SRC, FRA_TABLE, IFA_ADDRESS, IFA_LOCAL, IFLA_TXQLEN, LINK, ROUTE,
+    RTA_OIF, RTA_TABLE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE, RTN_UNICAST,
+    RTPROT_STATIC, RULE, SCOPE_LINK,
+};
+use crate::netlink::{ACKNOWLEDGE, CREATE, Family, Message, Netlink, bits, family};
 use std::io;
 use std::net::IpAddr;
-
-/// `linux/rtnetlink.h`.
-const RTM_NEWLINK: u16 = 16;
-const IFLA_TXQLEN: u16 = 13;
-const RTM_NEWADDR: u16 = 20;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
-const SCOPE_LINK: u8 = 253;
-const RTN_UNICAST: u8 = 1;
-const RTPROT_STATIC: u8 = 4;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const RTA_OIF: u16 = 4;
-const RTA_TABLE: u16 = 15;
-/// `linux/fib_rules.h`.
-const FRA_DST: u16 = 1;
-const FRA_SRC: u16 = 2;
-const FRA_IIFNAME: u16 = 3;
-const FRA_GOTO: u16 = 4;
-const FRA_PRIORITY: u16 = 6;
-const FRA_TABLE: u16 = 15;
-const FRA_IP_PROTO: u16 = 22;
-const FRA_SPORT_RANGE: u16 = 23;
-const FR_ACT_TO_TBL: u8 = 1;
-const FR_ACT_GOTO: u8 = 2;
-const FR_ACT_NOP: u8 = 3;
-
-/// Lengths of `fib_rule_hdr`, `rtmsg`, `ifinfomsg` and `ifaddrmsg`.
-const RULE: usize = 12;
-const ROUTE: usize = 12;
-const LINK: usize = 16;
-const ADDRESS: usize = 8;
-
-/// The kernel's number of an IP version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    V4 = 2,
-    V6 = 10,
-}
-
-impl Family {
-    pub(super) fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-}
 
 /// What a rule does with packets that match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
