@@ -19,7 +19,7 @@ use crate::targets::{TargetId, UnderWay};
 use crate::trace;
 use baton_loader::monotonic_ns;
 use baton_shared::health::Signal;
-use baton_shared::http::{Edits, Framing, GateRule, Origin, RequestHead, Switch, Tunnel, Verdict};
+use baton_shared::http::{Edits, Framing, GateRule, Origin, RequestHead, Switch, Tunnel, Verdict, is_switch};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{HeadLines, RequestFacts};
 use http::header::{self, HeaderValue};
@@ -119,7 +119,9 @@ impl Session {
         };
         let connect = gated.head.connect;
         let mut response = self.forward(request, gated).await;
-        if !is_switch(response.status(), connect) && self.front.drains.listener(self.peer.vip).is_some() {
+        if !is_switch(response.status().as_u16(), connect)
+            && self.front.drains.listener(self.peer.vip).is_some()
+        {
             // It leaves the listener behind this response, as those do that targets have.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -209,7 +211,7 @@ impl Session {
                 if let Some(target) = target {
                     self.on_answer(pool, &facts, target, asked.elapsed(), &mut response);
                 }
-                let switched = tunnelled && is_switch(response.status(), gated.head.connect);
+                let switched = tunnelled && is_switch(response.status().as_u16(), gated.head.connect);
                 if !switched && response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     recorder.answered(502, CloseReason::UpstreamFailed, None);
                     return self.fail(
@@ -455,14 +457,6 @@ impl Session {
     }
 }
 
-/// Whether the connection is a tunnel behind this response. `connect`: of the request.
-fn is_switch(status: StatusCode, connect: bool) -> bool {
-    match status {
-        StatusCode::SWITCHING_PROTOCOLS => !connect,
-        status => connect && status.is_success(),
-    }
-}
-
 /// An answer of our own, after which the connection closes.
 pub(super) fn answer(status: u16, detail: &str) -> Response<AnswerBody> {
     let body = Full::new(Bytes::from(text(status, detail)));
@@ -481,24 +475,4 @@ fn same(request: &Request<RequestBody>, progress: &Progress) -> Request<RequestB
     *again.headers_mut() = request.headers().clone();
     *again.extensions_mut() = request.extensions().clone();
     again
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connection_is_a_tunnel_behind_101_and_behind_success_of_connect() {
-        for (status, connect, want) in [
-            (101, false, true),
-            (101, true, false),
-            (200, true, true),
-            (204, true, true),
-            (200, false, false),
-            (302, true, false),
-            (502, true, false),
-        ] {
-            assert_eq!(is_switch(StatusCode::from_u16(status).unwrap(), connect), want, "{status} {connect}");
-        }
-    }
 }

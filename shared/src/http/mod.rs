@@ -37,7 +37,7 @@ pub use scan::HeadScanner;
 pub use statuses::{KEPT_STATUSES, Statuses};
 pub use stream::{RequestStream, Step, Switch};
 pub use traceparent::{TraceParent, is_sampled};
-pub use tunnels::{Tunnel, Tunnels, UPGRADE_LINES, check_upgrade};
+pub use tunnels::{Tunnel, Tunnels, UPGRADE_LINES, check_upgrade, is_switch};
 
 use scan::is_token;
 

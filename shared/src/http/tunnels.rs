@@ -74,6 +74,11 @@ impl Tunnels {
     }
 }
 
+/// Whether the connection is a tunnel behind a response with this status. `connect`: to CONNECT, with which 101 means nothing.
+pub const fn is_switch(status: u16, connect: bool) -> bool {
+    matches!((status, connect), (101, false) | (200..=299, true))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a test's panic is its report")]
 mod tests {
@@ -91,6 +96,21 @@ mod tests {
     fn judged(tunnels: &Tunnels, lines: &str) -> Tunnel {
         let text = format!("GET /x HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
         tunnels.judge(&head(&text), text.as_bytes())
+    }
+
+    #[test]
+    fn a_connection_is_a_tunnel_behind_101_and_behind_success_of_connect() {
+        for (status, connect, want) in [
+            (101, false, true),
+            (101, true, false),
+            (200, true, true),
+            (299, true, true),
+            (200, false, false),
+            (302, true, false),
+            (502, true, false),
+        ] {
+            assert_eq!(is_switch(status, connect), want, "{status} {connect}");
+        }
     }
 
     #[test]
