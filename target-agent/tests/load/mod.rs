@@ -38,7 +38,8 @@ fn reports_follow_flows_responses_and_ends() {
     let slow = handoff(2, 40_002, &get("/slow"), options());
     let answer = migrate(&world, &slow);
     assert!(wire.receive(&slow, &answer, LIMIT).fin);
-    let load = report(&world, "the response", |l| l.responses == 1);
+    // Its end is told before the load that counts it, so what comes next is the answer to the next handoff.
+    let load = report(&world, "the response and the end", |l| l.responses == 1 && l.ended == 1);
     assert!((700_000..900_000).contains(&load.response_us), "{load:?}");
     let quick = handoff(3, 40_003, &get("/hello"), options());
     let answer = migrate(&world, &quick);
