@@ -78,7 +78,7 @@ impl Router for LaterRouter {
                 && decision.mode == Mode::Migrate
                 && decision.keepalive == KeepAlive::Tracked,
             stay: front.stay(flow, &decision, &asked),
-            as_it_is: unchanged && matches!(bytes.get(head.target.start), Some(b'/' | b'*')),
+            as_it_is: unchanged && head.is_in_origin_form(bytes),
             head: head.is_head(bytes),
             owes: flow.owes,
             bound: flow.bound,

@@ -74,6 +74,12 @@ impl RequestHead {
         bytes.get(self.method.clone()) == Some(b"HEAD")
     }
 
+    /// Whether its target is in origin form or `*`: as a server expects it (RFC 9112, sections 3.2.1 and 3.2.4). `bytes` are those
+    /// the head was parsed from.
+    pub fn is_in_origin_form(&self, bytes: &[u8]) -> bool {
+        matches!(bytes.get(self.target.start), Some(b'/' | b'*'))
+    }
+
     /// Whether the connection is one to migrate, or why it is not. CONNECT is not, nor HTTP/1.0 with keep-alive, whose
     /// answer may be one that only the connection's end delimits. An upgrade is told from `Tunnels`.
     pub fn migration(&self) -> Result<(), ProxyReason> {
