@@ -58,8 +58,9 @@ pub struct Watch {
     /// Right edge of the window given, and the newest acknowledgement.
     given: u32,
     told: u32,
-    /// Newest acknowledgement received.
+    /// Newest acknowledgement received, and the newest echo that came with it.
     acked: u32,
+    echoed: Option<u32>,
     /// Farthest right edge of the windows promised by the other end, and the newest.
     farthest_edge: u32,
     promised: u32,
@@ -100,6 +101,7 @@ impl Watch {
             given: 0,
             told: 0,
             acked: syn.seq,
+            echoed: None,
             farthest_edge: syn.seq,
             promised: syn.seq,
             may_shrink: false,
@@ -321,7 +323,10 @@ impl Watch {
         if packet.lacks(flag::ACK) {
             return Err(format!("no acknowledgement: {packet:?}"));
         }
-        if before(segment.ack, self.acked) && self.may_overtake {
+        let echo = segment.options.timestamps.map(|(_, echo)| echo);
+        // It was sent before the newest one, and another CPU's was quicker.
+        let overtaken = self.echoed.zip(echo).is_some_and(|(newest, echo)| before(echo, newest));
+        if before(segment.ack, self.acked) && (self.may_overtake || overtaken) {
             return Ok(());
         }
         if before(segment.ack, self.acked) {
@@ -331,6 +336,7 @@ impl Watch {
             return Err(format!("acknowledges what was not sent (up to {}): {packet:?}", self.sent_end));
         }
         self.acked = segment.ack;
+        self.echoed = echo.map(|echo| self.echoed.map_or(echo, |newest| later(newest, echo)));
         if Some(segment.ack) == self.fin_end {
             // There is nothing left to send; TIME_WAIT says some old window.
             return Ok(());

@@ -31,7 +31,19 @@ impl Server {
         listeners.clear();
         for ip in [IpAddr::from(plan::target_addr(1)), plan::target_addr6(1).into()] {
             let address = SocketAddr::new(ip, 80);
-            let listener = t.lab.inside("target1", move || TcpListener::bind(address)).unwrap().unwrap();
+            let bind = move || {
+                let until = Instant::now() + PATIENCE;
+                loop {
+                    match TcpListener::bind(address) {
+                        // A program that another thread has just forked holds the former's descriptor until it executes.
+                        Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                        bound => return bound,
+                    }
+                }
+            };
+            let listener = t.lab.inside("target1", bind).unwrap().unwrap();
             if let Some(bytes) = buffer {
                 socket2::SockRef::from(&listener).set_recv_buffer_size(bytes).unwrap();
             }

@@ -169,6 +169,24 @@ fn what_a_pure_acknowledgement_overtook_may_be_a_little_older_and_nothing_else()
     refused(&mut watch, &with(1, b"bc", MS - OVERTAKEN_MS), "timestamp before");
 }
 
+#[test]
+fn an_acknowledgement_goes_back_only_if_an_older_echo_shows_that_it_was_overtaken() {
+    let mut watch = connection();
+    for value in [9, 10] {
+        watch.sent(&Segment {
+            seq: 111,
+            flags: flag::ACK,
+            options: options(Some((value, MS))),
+            ..Segment::default()
+        });
+    }
+    let with = |ack, echo| packet(Segment { ack, options: options(Some((MS, echo))), ..data(0, b"") });
+    watch.received_packet(&with(111, 9)).unwrap();
+    watch.received_packet(&with(110, 8)).unwrap();
+    refused(&mut watch, &with(110, 9), "acknowledgement before");
+    refused(&mut watch, &with(110, 10), "acknowledgement before");
+}
+
 /// A server's side: the client's SYN had the number before 0, the server's 200, with a window of 300 at scale 1.
 fn called() -> Watch {
     let (ours, theirs) = ends();
