@@ -286,6 +286,13 @@ fn every_later_request_of_a_tracked_connection_has_a_line_that_says_who_got_it()
         connection.response().unwrap();
         connection
     });
+    // The response may be here before the agent's word that the request was served, without which nobody may go on.
+    let client = connection.socket().local_addr().unwrap().to_string();
+    l.t.eventually("it is known to be given away", Duration::from_secs(5), |t| {
+        t.flows("intermediate")
+            .iter()
+            .any(|flow| flow["client"] == client.as_str() && flow["state"] == "committed")
+    });
     l.t.lab.kill_agent("target1").unwrap();
     let mut connection = l.t.client(move || {
         connection.get("/1k?to=a&unread").unwrap();
