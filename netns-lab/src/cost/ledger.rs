@@ -6,9 +6,10 @@ use std::fmt::Write;
 
 /// Calls by which a thread waits or wakes another: how many there are is the scheduler's choice.
 const WAITING: [&str; 6] = ["all", "epoll_pwait", "epoll_wait", "futex", "sched_yield", "other"];
-/// Calls that may be one more or one less: threads wake each other by writing to a descriptor, and what comes in two
-/// pieces for one reader comes in one for another.
-const BATCHED: [&str; 6] = ["read", "readv", "recvfrom", "recvmsg", "sendmmsg", "write"];
+/// Calls that may be one more or one less: threads wake each other by writing to a descriptor, what comes in two pieces for
+/// one reader comes in one for another, and the client's acknowledgement of the response goes through the hold queue if it
+/// comes before the commit and by itself if it comes behind it.
+const BATCHED: [&str; 7] = ["read", "readv", "recvfrom", "recvmsg", "sendmmsg", "write", "writev"];
 /// By how many bytes the control channel may differ: numbers are written in as many bytes as they need.
 const BYTES: u64 = 12;
 
