@@ -276,3 +276,6 @@ pub(super) fn note(record: &FlowRecord, segment: &Segment, account: &mut Account
         account.note_flags |= NOTE_SYN_ACK;
     }
 }
+
+#[cfg(test)]
+mod tests;
