@@ -247,7 +247,7 @@ fn judge_answer(report: &ProbeReport) -> (Verdict, Option<String>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -343,9 +343,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_probe_is_well_only_if_it_migrated_and_was_answered_well() {
-        let report = |status, error: Option<&str>| ProbeReport {
+    /// What the asking host tells of a probe.
+    pub(crate) fn report(status: Option<u16>, error: Option<&str>) -> ProbeReport {
+        ProbeReport {
             id: 1,
             local: Some("10.0.0.2:999".parse().unwrap()),
             status,
@@ -353,7 +353,11 @@ mod tests {
             first_byte_us: 0,
             total_us: 0,
             error: error.map(str::to_owned),
-        };
+        }
+    }
+
+    #[test]
+    fn a_probe_is_well_only_if_it_migrated_and_was_answered_well() {
         let migrated = Noted::Migrated;
         let refused = Noted::Stayed { reason: Some("refused"), refusal: Some("server_refused") };
         let case = |report: ProbeReport, noted, verdict: Verdict, why: &str| {

@@ -31,18 +31,10 @@ fn speaks_against(noted: Noted<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::tests::report;
 
     #[test]
     fn only_what_came_to_the_target_speaks_against_it() {
-        let report = |status, error: Option<&str>| ProbeReport {
-            id: 1,
-            local: Some("10.0.0.2:999".parse().unwrap()),
-            status,
-            body_bytes: 0,
-            first_byte_us: 0,
-            total_us: 1,
-            error: error.map(str::to_owned),
-        };
         use Noted::{Migrated, Unanswered, Unseen};
         let not = |reason, refusal| Noted::Stayed { reason: Some(reason), refusal };
         let well = report(Some(200), None);

@@ -238,6 +238,13 @@ fn client_resets_right_after_the_commit(place: &Place) {
     assert!(server.is_reset());
 }
 
+/// The server has seen its client's reset: nothing is left of the connection.
+fn is_let_go(place: &Place, peer: &Peer, server: crate::server::Accepted) {
+    drop(server);
+    place.expect_end_on_target(peer, "socket_gone");
+    place.expect_ended(peer);
+}
+
 fn client_resets_behind_its_fin(place: &Place) {
     let mut peer = place.open(&Start::default());
     peer.get("/any");
@@ -250,9 +257,7 @@ fn client_resets_behind_its_fin(place: &Place) {
     assert_eq!(server.read_to_end(), b"");
     peer.reset();
     assert!(server.is_broken());
-    drop(server);
-    place.expect_end_on_target(&peer, "socket_gone");
-    place.expect_ended(&peer);
+    is_let_go(place, &peer, server);
 }
 
 fn client_resets_in_mid_upload(place: &Place) {
@@ -265,9 +270,7 @@ fn client_resets_in_mid_upload(place: &Place) {
     peer.wait_acknowledged();
     peer.reset();
     assert!(server.is_reset());
-    drop(server);
-    place.expect_end_on_target(&peer, "socket_gone");
-    place.expect_ended(&peer);
+    is_let_go(place, &peer, server);
 }
 
 /// What was held for the handoff may come behind a reset that was not. The server's kernel answers it with a reset of
