@@ -134,6 +134,36 @@ impl ResponseReader {
     }
 }
 
+/// What is looked at of a listener that a probe of a target may be asked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerFacts {
+    /// It speaks HTTP in the clear.
+    pub http: bool,
+    /// Its connections may migrate.
+    pub migrates: bool,
+    /// The target has an address of its family.
+    pub family: bool,
+    /// It takes no new connections.
+    pub drained: bool,
+}
+
+impl ListenerFacts {
+    /// Why no probe can come to the target by it.
+    pub const fn unfit(&self) -> Option<&'static str> {
+        if !self.http {
+            Some("does not speak http")
+        } else if !self.migrates {
+            Some("does not migrate")
+        } else if !self.family {
+            Some("has an address of another family than the target's")
+        } else if self.drained {
+            Some("is drained")
+        } else {
+            None
+        }
+    }
+}
+
 /// What the intermediate noted of a probe's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Noted<'a> {
@@ -340,6 +370,20 @@ pub(crate) mod tests {
         fn no_response_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 1usize..40) {
             let after_head = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice(), &bytes].concat();
             let _ = (read(&bytes, cut).fault_at_end(), read(&after_head, cut).fault_at_end());
+        }
+    }
+
+    #[test]
+    fn a_listener_is_fit_for_a_probe_if_its_connections_can_go_to_the_target() {
+        let fit = ListenerFacts { http: true, migrates: true, family: true, drained: false };
+        assert_eq!(fit.unfit(), None);
+        for (facts, word) in [
+            (ListenerFacts { http: false, drained: true, ..fit }, "speak"),
+            (ListenerFacts { migrates: false, ..fit }, "migrate"),
+            (ListenerFacts { family: false, ..fit }, "family"),
+            (ListenerFacts { drained: true, ..fit }, "drained"),
+        ] {
+            assert!(facts.unfit().unwrap().contains(word), "{facts:?}");
         }
     }
 

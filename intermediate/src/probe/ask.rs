@@ -8,7 +8,7 @@ use crate::site::SiteListener;
 use crate::targets::{Agent, Target};
 use baton_shared::control::{Message, ProbeOrder, ProbeReport};
 use baton_shared::health;
-use baton_shared::probe::{Host, Noted, choose_askers, request, was_begun};
+use baton_shared::probe::{Host, ListenerFacts, Noted, choose_askers, request, was_begun};
 use baton_shared::route::Mode;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -61,8 +61,8 @@ pub(crate) struct Probed {
     pub(crate) report: Option<ProbeReport>,
     /// How the request went here.
     pub(crate) record: Option<MigrationRecord>,
-    /// It came here, and how it went is not known: the target's agent has it.
-    pub(crate) unanswered: bool,
+    /// It came here; without a record the target's agent has it, and how it went is not known.
+    pub(crate) came: bool,
 }
 
 impl Probed {
@@ -74,7 +74,7 @@ impl Probed {
     /// What was noted here.
     pub(crate) fn noted(&self) -> Noted<'_> {
         match &self.record {
-            None if self.unanswered => Noted::Unanswered,
+            None if self.came => Noted::Unanswered,
             None => Noted::Unseen,
             Some(_) if self.has_migrated() => Noted::Migrated,
             Some(record) => Noted::Stayed { reason: record.reason, refusal: record.refusal },
@@ -124,23 +124,19 @@ impl Front {
     /// Where a client could come to the target: the listener that is asked for, or else the first.
     fn vip_to_probe(&self, target: &Target, asked: Option<SocketAddr>) -> Result<SocketAddr, CannotProbe> {
         let site = self.site.load_full();
-        let unusable = |listener: &SiteListener| {
-            if listener.protocol != Protocol::Http {
-                Some("does not speak http")
-            } else if listener.mode != Mode::Migrate {
-                Some("does not migrate")
-            } else if target.spec.servers.for_vip(listener.vip).is_none() {
-                Some("has an address of another family than the target's")
-            } else if self.drains.listener(listener.vip).is_some() {
-                Some("is drained")
-            } else {
-                None
-            }
+        let unfit = |listener: &SiteListener| {
+            let facts = ListenerFacts {
+                http: listener.protocol == Protocol::Http,
+                migrates: listener.mode == Mode::Migrate,
+                family: target.spec.servers.for_vip(listener.vip).is_some(),
+                drained: self.drains.listener(listener.vip).is_some(),
+            };
+            facts.unfit()
         };
         let Some(asked) = asked else {
             let text =
                 "no listener that is open speaks http, migrates and has an address of the target's family";
-            let usable = site.listeners.iter().find(|listener| unusable(listener).is_none());
+            let usable = site.listeners.iter().find(|listener| unfit(listener).is_none());
             return usable.map(|listener| listener.vip).ok_or_else(|| CannotProbe::Now(text.to_owned()));
         };
         let Some(listener) = site.listeners.iter().find(|listener| listener.vip == asked) else {
@@ -148,7 +144,7 @@ impl Front {
             let text = format!("no listener has {asked}: there are {}", vips.join(", "));
             return Err(CannotProbe::NoSuchListener(text));
         };
-        match unusable(listener) {
+        match unfit(listener) {
             None => Ok(asked),
             Some(why) => Err(CannotProbe::Now(format!("the listener at {asked} {why}"))),
         }
@@ -191,6 +187,6 @@ async fn outcome(asker: Arc<Agent>, vip: SocketAddr, mut pending: Pending, limit
     pending.forget();
     let record = timeout(LATE, &mut pending.record).await;
     // A request that did not come can have no record, which is known at once.
-    let unanswered = record.is_err();
-    Probed { asker, vip, report, record: record.ok().and_then(Result::ok), unanswered }
+    let came = !matches!(record, Ok(Err(_)));
+    Probed { asker, vip, report, record: record.ok().and_then(Result::ok), came }
 }
