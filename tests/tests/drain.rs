@@ -38,7 +38,13 @@ fn held_download(t: &TestLab) -> Connection {
         if on.unwrap() == "target1" {
             return connection;
         }
+        drop(connection);
+        t.eventually("the one on another target has gone", Duration::from_secs(10), |t| flows(t) == Some(0));
     }
+}
+
+fn flows(t: &TestLab) -> Option<u64> {
+    t.admin(INTERMEDIATE, "/v1/listeners")["listeners"][0]["flows"].as_u64()
 }
 
 #[test]
@@ -295,7 +301,6 @@ fn a_drained_listener_and_a_drained_node_take_no_connections_and_come_back() {
     let mut kept = t.client(|| Connection::open(VIP).unwrap());
     let sum = t.sha256("10k");
     ask(&mut kept, &sum);
-    let flows = |t: &TestLab| t.admin(INTERMEDIATE, "/v1/listeners")["listeners"][0]["flows"].as_u64();
     t.eventually("both are given away", Duration::from_secs(5), |t| flows(t) == Some(2));
     let answer = t.order("/v1/listeners/10.90.1.100:80/drain");
     assert_eq!((&answer["state"], &answer["flows"]), (&"draining".into(), &2.into()), "{answer}");
