@@ -21,11 +21,21 @@ find_root_words() {
     root_words=(sudo env "PATH=$PATH" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}")
     local variable
     for variable in RUST_LOG RUST_BACKTRACE BATON_NO_SKIPS BATON_BIN_DIR BATON_SEEDS BATON_SERVE BATON_PLANE BATON_ROW \
-        BATON_HANDOFFS BATON_SCREENSHOT; do
+        BATON_HANDOFFS BATON_SCREENSHOT BATON_UPGRADE_TO; do
         [ -z "${!variable:-}" ] || root_words+=("$variable=${!variable}")
     done
 }
 find_root_words
+
+# Labs need root, and so do the tests that load programs into the kernel. Only the tests run as root from here on, not cargo:
+# what it builds stays the user's.
+tests_as_root() {
+    find_root_words
+    [ ${#root_words[@]} -gt 0 ] || return 0
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    export "CARGO_TARGET_${host}_RUNNER=${root_words[*]}"
+}
 
 as_root() {
     ${root_words[@]+"${root_words[@]}"} "$@"
