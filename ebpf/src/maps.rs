@@ -2,10 +2,11 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord, LegSettings, Settings};
 use baton_shared::translate::adopt::Attributes;
+use baton_shared::translate::fragments::{FragmentKey, PACKETS_MAX};
 use baton_shared::translate::{Patch, ReportPatch};
 use baton_shared::wire::{IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, Report, Segment, TcpWords};
 
@@ -29,6 +30,10 @@ pub(crate) static LEGS: Array<LegSettings> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(PacketCounter::CAPACITY, 0);
 
+/// When a packet's first fragment was dropped, CLOCK_MONOTONIC ns. Written and read here alone.
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(PACKETS_MAX, 0);
+
 /// The packet in hand. Programs do not interrupt each other on one CPU.
 #[map]
 pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -43,6 +48,7 @@ pub(crate) struct Scratch {
     pub(crate) ipv6: Ipv6Words,
     pub(crate) extension: [u32; 2],
     pub(crate) ip: IpFacts,
+    pub(crate) fragment: FragmentKey,
     pub(crate) tcp: TcpWords,
     pub(crate) segment: Segment,
     pub(crate) patch: Patch,

@@ -71,7 +71,7 @@ reasons! {
         WindowRescaled = 23, "window_rescaled", "Beside adopted_sent: the window in it was put into the scale that the intermediate had promised; the server's buffer is too small for that scale.";
         DropTtlExpired = 32, "drop_ttl_expired", "The packet's TTL or hop limit was used up on the way to the target: look for a routing loop.";
         DropMalformed = 33, "drop_malformed", "A packet of a migrated flow whose headers are cut short or contradict themselves.";
-        DropFragment = 34, "drop_fragment", "An IP fragment of a migrated flow. Path-MTU discovery avoids fragments; look for a link with a smaller MTU that clears DF.";
+        DropFragment = 34, "drop_fragment", "An IP fragment of a migrated flow: a packet's first one, which has the ports, or one behind it. Path-MTU discovery avoids fragments; look for a link with a smaller MTU that clears DF.";
         DropFenced = 35, "drop_fenced", "The server sent on a flow that was taken from it; dropped so that there is one responder.";
         DropLateSynAck = 36, "drop_late_syn_ack", "A SYN-ACK of the server on a flow past its handshake: retransmitted, or an attempt to use the 4-tuple again before the end was noticed.";
         DropStoreFailed = 37, "drop_store_failed", "The kernel refused to store the rewritten bytes (packet not writable).";

@@ -19,6 +19,7 @@ use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{FrameReader, encode};
 use baton_shared::http::{HeadLimits, RequestStream, Step};
 use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::fragments::FragmentKey;
 use baton_shared::translate::{Action, Direction};
 use baton_shared::wire::{OptionPlaces, OptionValues};
 use baton_userspace::{Flows, Handled, carry};
@@ -184,6 +185,12 @@ impl Flows for EveryFlow {
     fn book(&self, _slot: u32, _handled: &Handled<'_>) {}
 
     fn copy(&self, _: &[u8]) {}
+
+    fn dropped_first(&self, _: &FragmentKey) -> Option<u64> {
+        Some(0)
+    }
+
+    fn remember_first(&self, _: &FragmentKey, _: Option<u64>) {}
 
     fn count(&self, _code: u32) {}
 }

@@ -4,13 +4,22 @@ use crate::sys::{self, MappedSlots};
 use crate::{InsertError, Means, Plane, PlaneError, Side, Slots, UserspaceConfig};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::fragments::{FragmentKey, PACKETS_MAX};
 use baton_shared::translate::{Action, Direction};
 use baton_userspace::{Carrier, Fate, Flows, Handled, Lead, Steering, carry};
+use lru::LruCache;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem::offset_of;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// How many packets' first fragments are remembered.
+const FRAGMENTED: NonZeroUsize = match NonZeroUsize::new(PACKETS_MAX as usize) {
+    Some(packets) => packets,
+    None => NonZeroUsize::MIN,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -19,6 +28,7 @@ pub(crate) struct Userspace {
     slots: Slots,
     flows: RwLock<HashMap<FlowKey, u32>>,
     counters: [AtomicU64; PacketCounter::CAPACITY as usize],
+    fragments: Mutex<LruCache<FragmentKey, u64>>,
     steering: Mutex<Option<Steering>>,
 }
 
@@ -36,6 +46,7 @@ impl Userspace {
             slots: Slots::new(slots),
             flows: RwLock::default(),
             counters: std::array::from_fn(|_| AtomicU64::new(0)),
+            fragments: Mutex::new(LruCache::new(FRAGMENTED)),
             steering: Mutex::default(),
         };
         Ok(Plane(Means::Userspace(Arc::new(userspace))))
@@ -72,6 +83,10 @@ impl Userspace {
 
     fn table(&self) -> RwLockReadGuard<'_, HashMap<FlowKey, u32>> {
         self.flows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fragments(&self) -> MutexGuard<'_, LruCache<FragmentKey, u64>> {
+        self.fragments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table_mut(&self) -> RwLockWriteGuard<'_, HashMap<FlowKey, u32>> {
@@ -190,6 +205,18 @@ impl Flows for Judging<'_> {
 
     fn copy(&self, packet: &[u8]) {
         self.copy.replace(Some(packet.to_vec()));
+    }
+
+    fn dropped_first(&self, key: &FragmentKey) -> Option<u64> {
+        self.plane.fragments().get(key).copied()
+    }
+
+    fn remember_first(&self, key: &FragmentKey, dropped_ns: Option<u64>) {
+        let mut fragments = self.plane.fragments();
+        match dropped_ns {
+            Some(then) => drop(fragments.put(*key, then)),
+            None => drop(fragments.pop(key)),
+        }
     }
 
     fn count(&self, code: u32) {

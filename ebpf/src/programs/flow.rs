@@ -1,7 +1,7 @@
 //! What the two uplink programs have in common: load the facts, find the flow, book the verdict, store the patch.
 
 use super::headers::{NoUpper, load_ip, load_key, load_segment};
-use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, leg, report};
+use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, leg, report};
 use crate::maps::{FLOWS, SCRATCH, SETTINGS, SLOTS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
 use baton_shared::addr::IpWords;
@@ -31,14 +31,20 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     if direction == Direction::FromClient && report::may_be(skb, &scratch.ip) {
         return report::handle(skb, scratch);
     }
-    if scratch.ip.protocol != PROTOCOL_TCP || scratch.ip.fragment() == Fragment::Later {
+    if scratch.ip.fragment() == Fragment::Later {
+        return fragments::later(scratch);
+    }
+    if scratch.ip.protocol != PROTOCOL_TCP {
         return NEXT;
     }
     let tcp_at = ETHERNET + scratch.ip.upper_at;
     if !load_key(skb, direction, tcp_at, scratch) {
         return if scratch.ip.hides_upper() { unwalked(direction) } else { NEXT };
     }
-    let Some(record) = find(scratch) else { return NEXT };
+    let Some(record) = find(scratch) else {
+        fragments::passes(scratch);
+        return NEXT;
+    };
     let Some(settings) = SETTINGS.get(0) else { return NEXT };
     let now = skb::now_ns();
 
@@ -50,7 +56,9 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
     let verdict = match loaded {
         Err(reason) => {
             scratch.patch.account = Default::default();
-            judge_unreadable(&scratch.record, now, reason)
+            let verdict = judge_unreadable(&scratch.record, now, reason);
+            fragments::judged(scratch, verdict.action, now);
+            verdict
         }
         Ok(()) => match direction {
             Direction::FromClient => {

@@ -1,6 +1,7 @@
 //! One program per hook.
 
 mod flow;
+mod fragments;
 mod headers;
 mod intermediate_ingress;
 mod leg;

@@ -1,7 +1,7 @@
 //! ICMP errors on the intermediate's ingress about what a target sent: on to the target.
 
 use super::flow::find;
-use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT};
+use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments};
 use crate::maps::{Scratch, count};
 use crate::skb::{self, Skb};
 use baton_shared::reason::PacketCounter;
@@ -67,6 +67,7 @@ fn carry(
     let verdict = judge(&scratch.record, &scratch.report, skb.len() - ETHERNET);
     let Some(counter) = verdict.counter else { return Err(NEXT) };
     if verdict.action != Action::Translate {
+        fragments::judged(scratch, verdict.action, skb::now_ns());
         count(counter.code());
         return Err(SHOT);
     }

@@ -5,7 +5,7 @@
 use super::flow::{find, store_ip};
 use super::headers::{load_ip, load_key, load_segment};
 use super::leg::strip;
-use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, report};
+use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, report};
 use crate::maps::{LEGS, SCRATCH, SETTINGS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
 use crate::sock;
@@ -51,7 +51,10 @@ fn arrive(skb: Skb, marked: bool, scratch: &mut Scratch) -> i32 {
     if report::may_be(skb, &scratch.ip) {
         return report::handle_adopted(skb, scratch);
     }
-    if scratch.ip.protocol != PROTOCOL_TCP || scratch.ip.fragment() == Fragment::Later {
+    if scratch.ip.fragment() == Fragment::Later {
+        return fragments::later(scratch);
+    }
+    if scratch.ip.protocol != PROTOCOL_TCP {
         return NEXT;
     }
     let tcp_at = ETHERNET + scratch.ip.upper_at;
@@ -63,14 +66,17 @@ fn arrive(skb: Skb, marked: bool, scratch: &mut Scratch) -> i32 {
             count(PacketCounter::DropAdoptEarly.code());
             return SHOT;
         }
+        fragments::passes(scratch);
         return NEXT;
     };
     if !is_adopted(&scratch.record) {
+        fragments::passes(scratch);
         return NEXT;
     }
     let now = skb::now_ns();
     if let Err(reason) = load(skb, tcp_at, scratch) {
         let verdict = judge_unreadable(&scratch.record, now, reason);
+        fragments::judged(scratch, verdict.action, now);
         if verdict.action != Action::Drop {
             return NEXT;
         }

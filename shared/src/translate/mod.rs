@@ -7,6 +7,7 @@
 //! cannot stand in between.)
 
 pub mod adopt;
+pub mod fragments;
 #[cfg(feature = "std")]
 mod inverse;
 mod judge;

@@ -34,6 +34,8 @@ pub struct IpFacts {
     pub upper_at: u32,
     /// Length of the packet with its IP header, bytes; 0 in a super-packet over 64 kB.
     pub total: u32,
+    /// Which packet a fragment is of: IPv4's identification, or the fragment header's (memory order).
+    pub identification: u32,
     /// IPv4: the header's checksum.
     pub header_checksum: HeaderChecksum,
     /// Time to live or hop limit.
@@ -56,6 +58,7 @@ impl IpFacts {
         self.destination = IpWords::from_v4_word(ip.destination());
         self.upper_at = ip.header_bytes();
         self.total = ip.total_bytes();
+        self.identification = ip.identification();
         self.header_checksum = ip.checksum();
         self.ttl = ip.ttl();
         self.protocol = ip.protocol();
@@ -71,6 +74,7 @@ impl IpFacts {
         self.destination = ip.destination();
         self.upper_at = Ipv6Words::BYTES;
         self.total = ip.total_bytes();
+        self.identification = 0;
         self.header_checksum = HeaderChecksum(0);
         self.ttl = ip.hop_limit();
         self.protocol = ip.next_header();
@@ -100,6 +104,7 @@ impl IpFacts {
             } else if offset_and_flags & 1 != 0 {
                 self.set_fragment(Fragment::First);
             }
+            self.identification = words[1];
             self.upper_at += 8;
         } else {
             if self.protocol == NEXT_ROUTING && first[3] != 0 {

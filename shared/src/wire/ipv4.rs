@@ -33,6 +33,12 @@ impl Ipv4Words {
         u32::from_be(self.0[0]) & 0xffff
     }
 
+    /// Which packet a fragment is of, for its addresses and protocol.
+    #[inline(always)]
+    pub const fn identification(&self) -> u32 {
+        u32::from_be(self.0[1]) >> 16
+    }
+
     /// Whether this is a fragment.
     #[inline(always)]
     pub const fn fragment(&self) -> Fragment {

@@ -6,6 +6,7 @@ use baton_shared::addr::IpWords;
 use baton_shared::packet::headers::{NoUpper, key, load_ip, load_segment};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::fragments::{FragmentKey, is_remembered, judge_later_fragment};
 use baton_shared::translate::{
     Account, Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_unreadable,
     judge_unwalked, translate,
@@ -41,6 +42,12 @@ pub trait Flows {
     /// The daemon is to have a copy of this packet, which is not rewritten yet.
     fn copy(&self, packet: &[u8]);
 
+    /// When a first fragment under this key was dropped, CLOCK_MONOTONIC ns, if that is remembered.
+    fn dropped_first(&self, key: &FragmentKey) -> Option<u64>;
+
+    /// Remembers that a first fragment under this key was dropped, or forgets it.
+    fn remember_first(&self, key: &FragmentKey, dropped_ns: Option<u64>);
+
     /// Counts one packet, by a [`PacketCounter`]'s code.
     fn count(&self, code: u32);
 }
@@ -66,16 +73,22 @@ pub fn carry(
     };
     // The server's kernel sends no errors about what it sent itself.
     if direction == Direction::FromClient && report::may_be(&ip) {
-        return report::carry(flows, &ip, packet);
+        return report::carry(flows, &ip, packet, now_ns);
     }
-    if ip.protocol != PROTOCOL_TCP || ip.fragment() == Fragment::Later {
+    if ip.fragment() == Fragment::Later {
+        return later_fragment(flows, &ip, now_ns);
+    }
+    if ip.protocol != PROTOCOL_TCP {
         return Action::Pass;
     }
     let raw_tcp = packet.get(ip.upper_at as usize..).unwrap_or_default();
     let Some(key) = key(direction, &ip, raw_tcp) else {
         return if ip.hides_upper() { unwalked(flows, direction) } else { Action::Pass };
     };
-    let Some((slot, record)) = flows.find(&key) else { return Action::Pass };
+    let Some((slot, record)) = flows.find(&key) else {
+        first_fragment(flows, &ip, Action::Pass, now_ns);
+        return Action::Pass;
+    };
 
     let mut patch = Patch::default();
     let mut segment = Segment::default();
@@ -86,6 +99,7 @@ pub fn carry(
             Direction::ToClient => judge_egress(&record, &segment, &mut patch),
         },
     };
+    first_fragment(flows, &ip, verdict.action, now_ns);
     let Verdict { action, counter: Some(counter) } = verdict else { return verdict.action };
     let translates = action == Action::Translate;
     if translates {
@@ -111,6 +125,25 @@ pub fn carry(
 /// A packet whose flow cannot be known.
 fn unwalked(flows: &impl Flows, direction: Direction) -> Action {
     let verdict = judge_unwalked(direction);
+    if let Some(counter) = verdict.counter {
+        flows.count(counter.code());
+    }
+    verdict.action
+}
+
+/// What became of a packet, if it is a first fragment, for those behind it.
+pub(crate) fn first_fragment(flows: &impl Flows, ip: &IpFacts, action: Action, now_ns: u64) {
+    if ip.fragment() == Fragment::First {
+        let mut key = FragmentKey::default();
+        key.load(ip);
+        flows.remember_first(&key, is_remembered(action).then_some(now_ns));
+    }
+}
+
+fn later_fragment(flows: &impl Flows, ip: &IpFacts, now_ns: u64) -> Action {
+    let mut key = FragmentKey::default();
+    key.load(ip);
+    let verdict = judge_later_fragment(flows.dropped_first(&key), now_ns);
     if let Some(counter) = verdict.counter {
         flows.count(counter.code());
     }
@@ -192,6 +225,12 @@ mod tests {
         }
 
         fn copy(&self, _: &[u8]) {}
+
+        fn dropped_first(&self, _: &FragmentKey) -> Option<u64> {
+            Some(0)
+        }
+
+        fn remember_first(&self, _: &FragmentKey, _: Option<u64>) {}
 
         fn count(&self, _: u32) {
             self.counted.set(self.counted.get() + 1);

@@ -1,7 +1,7 @@
 //! ICMP errors on the intermediate about what a target sent, in the order of `ebpf/src/programs/report.rs`.
 
 use crate::Flows;
-use crate::packet::{octets, put};
+use crate::packet::{first_fragment, octets, put};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::FlowKey;
 use baton_shared::translate::{Action, ReportPatch, judge_report, reported_flow, translate_report};
@@ -17,7 +17,7 @@ pub(crate) fn may_be(ip: &IpFacts) -> bool {
 }
 
 /// Judges one ICMP packet and rewrites it if the verdict says so. The flow's record stays as it is.
-pub(crate) fn carry(flows: &impl Flows, ip: &IpFacts, packet: &mut [u8]) -> Action {
+pub(crate) fn carry(flows: &impl Flows, ip: &IpFacts, packet: &mut [u8], now_ns: u64) -> Action {
     let Some(report) = load(ip, packet) else { return Action::Pass };
     let mut key = FlowKey::default();
     if !reported_flow(&report, &mut key) {
@@ -26,6 +26,7 @@ pub(crate) fn carry(flows: &impl Flows, ip: &IpFacts, packet: &mut [u8]) -> Acti
     let Some((_, record)) = flows.find(&key) else { return Action::Pass };
     let verdict = judge_report(&record, &report, u32::try_from(packet.len()).unwrap_or(0));
     let Some(counter) = verdict.counter else { return Action::Pass };
+    first_fragment(flows, ip, verdict.action, now_ns);
     if verdict.action == Action::Translate {
         let mut patch = ReportPatch::default();
         translate_report(&record, &report, &mut patch);

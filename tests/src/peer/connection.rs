@@ -224,8 +224,8 @@ impl Peer {
         self.host.send(&between::insert(&segment.packet(self.from, self.to), options, extensions));
     }
 
-    /// Sends a segment in IP fragments of `piece` bytes, a multiple of eight.
-    pub fn fragments(&mut self, segment: &Segment, piece: usize, last_first: bool) {
+    /// Sends a segment in IP fragments of `piece` bytes, a multiple of eight: how many there are.
+    pub fn fragments(&mut self, segment: &Segment, piece: usize, last_first: bool) -> usize {
         self.note('/', &Shown(segment));
         self.watch.sent(segment);
         // One identification for each packet, as the sequence number has one.
@@ -237,6 +237,7 @@ impl Peer {
             pieces.reverse();
         }
         pieces.iter().for_each(|piece| self.host.send(piece));
+        pieces.len()
     }
 
     /// Sends an acknowledgement.

@@ -4,6 +4,7 @@
 use crate::bench::Bench;
 use crate::cases::{Version, ends, record};
 use crate::errors::Error;
+use crate::host::NOW;
 use crate::legs::{counted, frames, settings, wrapped};
 use crate::packet::Frame;
 use crate::{Case, Hook, Outcome};
@@ -71,8 +72,10 @@ impl Ran {
 }
 
 fn run(bench: &mut Bench, name: &str, record: FlowRecord, frame: Vec<u8>, marked: bool) -> Ran {
-    let case =
-        Case { name: format!("{name}, {:?}", record.key.remote), hook: Hook::Ingress, record, marked, frame };
+    let case = Case {
+        marked,
+        ..Case::new(format!("{name}, {:?}", record.key.remote), Hook::Ingress, record, frame)
+    };
     let (got, mark) = bench.run_marked(PROGRAM, &case);
     Ran { case, got, mark }
 }
@@ -129,7 +132,20 @@ fn what_clients_send_to_adopted_sockets_gets_the_vip_as_its_destination() {
         let mut first = Frame::new(client, server);
         first.payload = vec![b'x'; 64];
         first.fragment(0, true);
-        run(bench, "first fragment", committed, first.bytes(), false).is(SHOT, &[C::DropFragment], 0, None);
+        let ran = run(bench, "first fragment", committed, first.bytes(), false);
+        ran.is(SHOT, &[C::DropFragment], 0, None);
+        assert!(ran.got.remembered);
+        // One behind it, which shows no flow.
+        let mut later = Frame::new(client, server);
+        later.fragment(8, false);
+        let plain = Case::new("later fragment", Hook::Ingress, committed, later.bytes());
+        for (dropped_first, verdict, counters) in
+            [(None, NEXT, &[][..]), (Some(NOW), SHOT, &[C::DropFragment]), (Some(0), NEXT, &[])]
+        {
+            let case = Case { dropped_first, ..plain.clone() };
+            let (got, mark) = bench.run_marked(PROGRAM, &case);
+            Ran { case, got, mark }.is(verdict, counters, 0, None);
+        }
     });
 }
 

@@ -1,14 +1,17 @@
 //! The loaded programs, run on one packet at a time.
 
+use crate::host::fragment_key;
 use crate::{Case, Hook, Outcome};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FLAG_ADOPTED, FlowKey, FlowRecord, LegSettings, Settings};
+use baton_shared::translate::fragments::{FragmentKey, REMEMBERED_NS};
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// The TUN's number: never used, a test run does not redirect.
 const TUN: u32 = 1;
@@ -20,10 +23,22 @@ const SLOT: u32 = 2;
 /// Loaded by itself, where the kernel has what it calls.
 const ADOPT: &str = "target_adopt";
 
+type RawFragment = [u32; size_of::<FragmentKey>() / 4];
 type RawKey = [u32; size_of::<FlowKey>() / 4];
 type RawRecord = [u64; size_of::<FlowRecord>() / 8];
 type RawLegs = [u32; size_of::<LegSettings>() / 4];
 type RawSettings = [u32; size_of::<Settings>() / 4];
+
+/// Waits until the machine has been up for longer than fragments are remembered: their entries of no time are old then.
+fn have_an_old_time() {
+    let up = || {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        uptime.split_whitespace().next().unwrap().parse::<f64>().unwrap()
+    };
+    while up() <= Duration::from_nanos(REMEMBERED_NS).as_secs_f64() {
+        thread::sleep(Duration::from_millis(100));
+    }
+}
 
 pub(crate) struct Bench {
     object: Ebpf,
@@ -32,6 +47,7 @@ pub(crate) struct Bench {
     legs: Array<MapData, RawLegs>,
     settings: Array<MapData, RawSettings>,
     counters: PerCpuArray<MapData, u64>,
+    fragments: HashMap<MapData, RawFragment, u64>,
     counted: Vec<u64>,
 }
 
@@ -68,8 +84,9 @@ impl Bench {
         let slots = map("SLOTS")?.try_into()?;
         let legs = map("LEGS")?.try_into()?;
         let counters = map("COUNTERS")?.try_into()?;
+        let fragments = map("FRAGMENTS")?.try_into()?;
         let counted = vec![0; PacketCounter::CAPACITY as usize];
-        let mut bench = Bench { object, flows, slots, legs, settings, counters, counted };
+        let mut bench = Bench { object, flows, slots, legs, settings, counters, fragments, counted };
         let uplink = Settings { uplink_ifindex: TUN, ..Settings::default() };
         bench.set(&Settings { tun_ifindex: TUN, reinject_mark: MARK, ..uplink });
         Ok(bench)
@@ -124,6 +141,12 @@ impl Bench {
         self.slots.set(SLOT, record, 0).unwrap();
         keys.iter().for_each(|key| self.flows.insert(key, SLOT, 0).unwrap());
 
+        let fragment: Option<RawFragment> = fragment_key(&case.frame).map(|key| zerocopy::transmute!(key));
+        if let Some((fragment, then)) = fragment.zip(case.dropped_first) {
+            have_an_old_time();
+            self.fragments.insert(fragment, then, 0).unwrap();
+        }
+
         let program: &SchedClassifier = self.object.program(name).unwrap().try_into().unwrap();
         // struct __sk_buff: `mark` is the third word, `gso_size` the last.
         let mut context = [0u8; 192];
@@ -147,9 +170,14 @@ impl Bench {
         let mut record: FlowRecord = zerocopy::transmute!(raw);
         record.last_seen_ns = u64::from(record.last_seen_ns != case.record.last_seen_ns);
         keys.iter().for_each(|key| self.flows.remove(key).unwrap());
+        let remembered = fragment.is_some_and(|key| self.fragments.remove(&key).is_ok());
+        assert_eq!(self.fragments.keys().count(), 0, "{}: other fragments are remembered", case.name);
         let verdict = result.return_value.cast_signed();
         let [.., a, b, c, d] = context_after[..12] else { unreachable!("twelve bytes") };
-        (Outcome { verdict, frame, counters: self.count(), record }, u32::from_ne_bytes([a, b, c, d]))
+        (
+            Outcome { verdict, frame, counters: self.count(), record, remembered },
+            u32::from_ne_bytes([a, b, c, d]),
+        )
     }
 
     /// Runs the egress program on one packet over and over, on another CPU, and meanwhile, `rounds` times, on another one

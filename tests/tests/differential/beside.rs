@@ -27,13 +27,8 @@ fn a_packet_with_no_news_undoes_no_note_of_another_cpu() {
         once.tcp.acknowledgment_number += 10;
         once.tcp.window_size += 1;
         once.tcp.fin = true;
-        let case = |name: &str, frame: &crate::packet::Frame| Case {
-            name: name.to_owned(),
-            hook: Hook::Egress,
-            record: given,
-            marked: false,
-            frame: frame.bytes(),
-        };
+        let case =
+            |name: &str, frame: &crate::packet::Frame| Case::new(name, Hook::Egress, given, frame.bytes());
         let records = bench.run_beside(&case("old", &often), &case("new", &once), 300);
         assert!(records.iter().any(|record| record.packets > 1), "both ran");
         for (round, record) in records.iter().enumerate() {
@@ -61,13 +56,7 @@ fn segments_of_an_ipv6_super_packet_over_64_kb_are_as_large_as_they_will_be_sent
         bytes[18..20].fill(0);
         for (leg_mtu, counter) in [(40 + 20 + 50, C::Translated), (40 + 20 + 49, C::TooBig)] {
             let record = FlowRecord { leg_mtu, ..record(Hook::Ingress, Version::V6) };
-            let case = Case {
-                name: format!("a leg of {leg_mtu}"),
-                hook: Hook::Ingress,
-                record,
-                marked: false,
-                frame: bytes.clone(),
-            };
+            let case = Case::new(format!("a leg of {leg_mtu}"), Hook::Ingress, record, bytes.clone());
             let outcome = bench.run_segments("intermediate_ingress", &case, 50);
             assert_eq!(outcome.counters[counter.code() as usize], 1, "{leg_mtu}: {:?}", outcome.counters);
         }
@@ -88,7 +77,7 @@ fn a_packet_is_never_judged_by_another_flows_record() {
                 local.key.local.0[0] ^= 1;
                 for (name, record) in [("port", port), ("address", address), ("local", local)] {
                     let bytes = frame(hook, version).bytes();
-                    let case = Case { name: name.to_owned(), hook, record, marked: false, frame: bytes };
+                    let case = Case::new(name, hook, record, bytes);
                     let outcome = bench.run_under(own.key, program, &case, 0);
                     assert_eq!((outcome.verdict, &outcome.frame), (-1, &case.frame), "{program}, {name}");
                     assert!(

@@ -102,6 +102,9 @@ fn entries() -> &'static [(Expected, Case)] {
     ENTRIES.get_or_init(|| {
         let mut all = entries_of(Version::V4);
         all.extend(entries_of(Version::V6));
+        for version in [Version::V4, Version::V6] {
+            all.extend(network::fragment_entries(version));
+        }
         all.extend(network::extension_entries());
         all.extend(network::error_entries(Version::V4));
         all.extend(network::error_entries(Version::V6));
@@ -115,13 +118,8 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
     let mut add = |name: &'static str, hook, counters: &[C], change: &dyn Fn(&mut FlowRecord, &mut Frame)| {
         let (mut record, mut frame) = (record(hook, version), frame(hook, version));
         change(&mut record, &mut frame);
-        let case = Case {
-            name: name.into(),
-            hook,
-            record,
-            marked: name.starts_with("marked"),
-            frame: frame.bytes(),
-        };
+        let case =
+            Case { marked: name.starts_with("marked"), ..Case::new(name, hook, record, frame.bytes()) };
         all.push((Expected(name.into(), counters.to_vec()), case));
     };
     use Hook::{Egress, Ingress};
@@ -330,7 +328,7 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
         let mut bytes = f.bytes();
         change(&mut bytes);
         let record = record(Ingress, version);
-        let case = Case { name: name.into(), hook: Ingress, record, marked: false, frame: bytes };
+        let case = Case::new(name, Ingress, record, bytes);
         all.push((Expected(name.to_owned(), Vec::from_iter(counter)), case));
     };
     let malformed = Some(C::DropMalformed);

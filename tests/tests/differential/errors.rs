@@ -102,6 +102,7 @@ fn facts(ip: &Ip) -> IpFacts {
     facts.upper_at = u32::try_from(ip.upper_at).unwrap();
     facts.total = u32::try_from(ip.total).unwrap();
     (facts.ttl, facts.protocol) = (ip.hops, ip.protocol);
+    facts.identification = ip.identification;
     facts.header_checksum = HeaderChecksum(ip.header_checksum.to_be());
     facts.set_fragment(match (ip.later_fragment, ip.more_fragments) {
         (true, _) => Fragment::Later,
@@ -131,6 +132,7 @@ fn read_quoted(v4: bool, quoted: &[u8]) -> Option<Ip> {
             later_fragment: word(6) & 0x1fff != 0,
             more_fragments: word(6) & 0x2000 != 0,
             may_fragment: false,
+            identification: 0,
         });
     }
     let (header, _) = Ipv6Header::from_slice(quoted).ok()?;
@@ -149,6 +151,7 @@ fn read_quoted(v4: bool, quoted: &[u8]) -> Option<Ip> {
         later_fragment: false,
         more_fragments: false,
         may_fragment: false,
+        identification: 0,
     })
 }
 
@@ -180,6 +183,7 @@ pub(crate) fn run(case: &Case, ip: &Ip, untouched: &Outcome) -> Option<Outcome> 
     if let Some(counter) = verdict.counter {
         outcome.counters[counter.code() as usize] = 1;
         outcome.verdict = 2;
+        outcome.remembered = ip.more_fragments;
     }
     if verdict.action == Action::Translate {
         outcome.verdict = 7;

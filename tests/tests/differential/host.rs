@@ -4,6 +4,7 @@ use crate::{Case, Hook, Outcome, errors};
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::fragments::{FragmentKey, judge_later_fragment};
 use baton_shared::translate::{
     Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_unreadable, translate,
 };
@@ -12,7 +13,7 @@ use etherparse::{Ipv4Header, Ipv6Header, TcpHeader};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Any time: the cases' deadlines are far before or after it.
-const NOW: u64 = 1 << 62;
+pub(crate) const NOW: u64 = 1 << 62;
 
 pub(crate) fn run(case: &Case) -> Outcome {
     let untouched = Outcome {
@@ -20,6 +21,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
         frame: case.frame.clone(),
         counters: vec![0; PacketCounter::CAPACITY as usize],
         record: FlowRecord { last_seen_ns: 0, ..case.record },
+        remembered: case.dropped_first.is_some() && fragment_key(&case.frame).is_some(),
     };
     try_run(case, &untouched).unwrap_or(untouched)
 }
@@ -37,6 +39,8 @@ pub(crate) struct Ip {
     pub(crate) later_fragment: bool,
     pub(crate) more_fragments: bool,
     pub(crate) may_fragment: bool,
+    /// Of IPv6 that of the fragment header.
+    pub(crate) identification: u32,
 }
 
 /// `Err(true)`: more extension headers than are walked, or a first fragment that ends within them.
@@ -55,6 +59,7 @@ fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
             later_fragment: ip.fragment_offset.value() != 0,
             more_fragments: ip.more_fragments,
             may_fragment: !ip.dont_fragment,
+            identification: ip.identification.into(),
         });
     }
     if ether_type != [0x86, 0xdd] {
@@ -76,6 +81,7 @@ fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
         later_fragment: false,
         more_fragments: false,
         may_fragment: false,
+        identification: 0,
     };
     let mut headers = 0;
     while matches!(read.protocol, 0 | 43 | 44 | 60) && !read.later_fragment {
@@ -91,6 +97,7 @@ fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
                 let word = u16::from_be_bytes([bytes[2], bytes[3]]);
                 read.later_fragment = word >> 3 != 0;
                 read.more_fragments |= word & 1 != 0;
+                read.identification = u32::from_be_bytes(bytes[4..8].try_into().unwrap());
             }
             43 if bytes[3] != 0 => return Err(false),
             _ => length += 8 * usize::from(bytes[1]),
@@ -99,6 +106,18 @@ fn read_ip(ether_type: &[u8], packet: &[u8]) -> Result<Ip, bool> {
         read.upper_at += length;
     }
     Ok(read)
+}
+
+/// What the frame's packet is remembered by, if it is a fragment.
+pub(crate) fn fragment_key(frame: &[u8]) -> Option<FragmentKey> {
+    let ip = read_ip(frame.get(12..14)?, frame.get(14..)?).ok()?;
+    let v4 = ip.source.is_ipv4();
+    (ip.later_fragment || ip.more_fragments).then(|| FragmentKey {
+        source: ip.source.into(),
+        destination: ip.destination.into(),
+        identification: if v4 { ip.identification } else { ip.identification.to_be() },
+        protocol: if v4 { ip.protocol.into() } else { 0 },
+    })
 }
 
 /// What becomes of a packet that has no flow, dropped on the intermediate if it could hide one.
@@ -121,7 +140,15 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     if errors::meant_for(case.hook, &ip) {
         return errors::run(case, &ip, untouched);
     }
-    if ip.protocol != 6 || ip.later_fragment {
+    if ip.later_fragment {
+        let verdict = judge_later_fragment(case.dropped_first, NOW);
+        let counter = verdict.counter?;
+        let mut outcome = untouched.clone();
+        outcome.counters[counter.code() as usize] = 1;
+        outcome.verdict = 2;
+        return Some(outcome);
+    }
+    if ip.protocol != 6 {
         return None;
     }
     let raw_tcp = packet.get(ip.upper_at..).unwrap_or_default();
@@ -137,7 +164,7 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     };
     let key = FlowKey { remote: remote.0, local: local.0, remote_port: remote.1, local_port: local.1 };
     if key != case.record.key {
-        return None;
+        return Some(Outcome { remembered: false, ..untouched.clone() });
     }
 
     let mut patch = Patch::default();
@@ -168,7 +195,8 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     } else {
         (unreadable(PacketCounter::DropMalformed), None)
     };
-    Some(book(case.hook, verdict, &patch, written, untouched.clone()))
+    let remembered = ip.more_fragments && verdict.action == Action::Drop;
+    Some(book(case.hook, verdict, &patch, written, Outcome { remembered, ..untouched.clone() }))
 }
 
 fn segment_of(ip: &Ip, tcp: &TcpHeader, payload: usize) -> Segment {

@@ -74,7 +74,7 @@ pub(crate) fn counted(counters: &[C]) -> Vec<u64> {
 }
 
 fn case(name: &str, hook: Hook, version: Version, frame: Vec<u8>) -> Case {
-    Case { name: name.to_owned(), hook, record: record(hook, version), marked: false, frame }
+    Case::new(name, hook, record(hook, version), frame)
 }
 
 pub(crate) fn frames(version: Version) -> Vec<(&'static str, Frame)> {

@@ -35,7 +35,16 @@ pub(crate) struct Case {
     pub(crate) hook: Hook,
     pub(crate) record: FlowRecord,
     pub(crate) marked: bool,
+    /// When the first fragment of the frame's packet was dropped, if that is remembered: 0 or [`host::NOW`].
+    pub(crate) dropped_first: Option<u64>,
     pub(crate) frame: Vec<u8>,
+}
+
+impl Case {
+    /// Of a packet that was not held before, in front of which nothing was dropped.
+    pub(crate) fn new(name: impl Into<String>, hook: Hook, record: FlowRecord, frame: Vec<u8>) -> Self {
+        Case { name: name.into(), hook, record, marked: false, dropped_first: None, frame }
+    }
 }
 
 /// What came of it.
@@ -48,6 +57,8 @@ pub(crate) struct Outcome {
     pub(crate) counters: Vec<u64>,
     /// The record afterwards, `last_seen_ns` 1 if it was set.
     pub(crate) record: FlowRecord,
+    /// Whether it is known afterwards that the first fragment of the frame's packet was dropped.
+    pub(crate) remembered: bool,
 }
 
 /// Compares, and writes the packets down before it panics.
@@ -59,7 +70,7 @@ fn compare(case: &Case, expected: &Outcome, got: &Outcome) {
     packet::write_pcap(&path, &[&case.frame, &expected.frame, &got.frame]);
     panic!(
         "{}: shared and the plane differ\n{:?}, marked {}, {:?}\nverdict {} against {}\nframes {}\ncounters {}\n\
-         expected record {:?}\ngot record      {:?}\ngiven, expected and got are in {}",
+         remembered {} against {}\nexpected record {:?}\ngot record      {:?}\ngiven, expected and got are in {}",
         case.name,
         case.hook,
         case.marked,
@@ -68,6 +79,8 @@ fn compare(case: &Case, expected: &Outcome, got: &Outcome) {
         got.verdict,
         if expected.frame == got.frame { "agree" } else { "differ" },
         if expected.counters == got.counters { "agree" } else { "differ" },
+        expected.remembered,
+        got.remembered,
         expected.record,
         got.record,
         path.display()
@@ -143,11 +156,12 @@ fn random_packets() {
 fn a_difference_is_found() {
     let case = cases::table().remove(0);
     let right = host::run(&case);
-    let mut outcomes = vec![right.clone(); 4];
+    let mut outcomes = vec![right.clone(); 5];
     outcomes[0].verdict ^= 1;
     outcomes[1].frame[40] ^= 1;
     outcomes[2].counters[5] += 1;
     outcomes[3].record.packets += 1;
+    outcomes[4].remembered = true;
     compare(&case, &right, &right);
     for wrong in outcomes {
         let (case, right) = (case.clone(), right.clone());

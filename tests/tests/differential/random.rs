@@ -1,6 +1,7 @@
 //! Random cases, biased to where the bugs live.
 
 use crate::cases::Version;
+use crate::host::NOW;
 use crate::packet::Frame;
 use crate::{Case, Hook, cases};
 use baton_shared::record::{FLAG_ADOPTED, FLAG_FED, FLAG_OWN_SCALE, FLAG_TRACKED, FlowRecord};
@@ -175,7 +176,7 @@ impl Random {
             let keep = frame.len().saturating_sub(cut).max(54);
             frame.truncate(keep);
         }
-        Case { name: format!("random ICMP error {n}"), hook: Hook::Ingress, record, marked: false, frame }
+        Case::new(format!("random ICMP error {n}"), Hook::Ingress, record, frame)
     }
 
     pub(crate) fn case(&mut self, n: u64) -> Case {
@@ -240,7 +241,8 @@ impl Random {
             }
         }
         if self.chance(16) {
-            frame.fragment(0, true);
+            let offset = self.pick(&[0, 0, 1, 100]);
+            frame.fragment(offset, offset == 0 || self.chance(2));
         }
         if self.chance(4) {
             frame.padding = usize::try_from(self.below(20)).unwrap();
@@ -270,6 +272,8 @@ impl Random {
             keep = bytes.len().saturating_sub(cut).max(keep);
             bytes.truncate(keep);
         }
-        Case { name: format!("random packet {n}"), hook, record, marked: self.chance(4), frame: bytes }
+        let dropped_first = self.chance(4).then(|| self.pick(&[0, NOW]));
+        let marked = self.chance(4);
+        Case { marked, dropped_first, ..Case::new(format!("random packet {n}"), hook, record, bytes) }
     }
 }

@@ -25,13 +25,12 @@ fn what_a_daemon_writes_gets_a_header_and_the_mark_and_goes_to_the_uplink() {
         for version in [Version::V4, Version::V6] {
             // Of a packet in a test run the program sees an Ethernet header already: to it, a part of the packet.
             let given = frame(Hook::Ingress, version).bytes();
-            let case = Case {
-                name: format!("{version:?}"),
-                hook: Hook::Ingress,
-                record: record(Hook::Ingress, version),
-                marked: false,
-                frame: given.clone(),
-            };
+            let case = Case::new(
+                format!("{version:?}"),
+                Hook::Ingress,
+                record(Hook::Ingress, version),
+                given.clone(),
+            );
             bench.set(&uplink);
             let (got, mark) = bench.run_marked(PROGRAM, &case);
             let kind: [u8; 2] = if version == Version::V4 { [8, 0] } else { [0x86, 0xdd] };

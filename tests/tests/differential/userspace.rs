@@ -1,20 +1,22 @@
 //! The userspace plane's packet function over a table of one flow.
 
+use crate::host::{NOW, fragment_key};
 use crate::{Case, Hook, Outcome};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::translate::fragments::FragmentKey;
 use baton_shared::translate::{Action, Direction};
 use baton_userspace::{Flows, Handled, carry};
 use std::cell::RefCell;
+use std::collections::HashMap;
 
-/// Any time: the cases' deadlines are far before or after it.
-const NOW: u64 = 1 << 62;
 const SLOT: u32 = 2;
 
 struct OneFlow {
     given: FlowRecord,
     record: RefCell<FlowRecord>,
     counters: RefCell<Vec<u64>>,
+    fragments: RefCell<HashMap<FragmentKey, u64>>,
 }
 
 impl Flows for OneFlow {
@@ -49,16 +51,30 @@ impl Flows for OneFlow {
         assert!(!packet.is_empty());
     }
 
+    fn dropped_first(&self, key: &FragmentKey) -> Option<u64> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn remember_first(&self, key: &FragmentKey, dropped_ns: Option<u64>) {
+        let mut fragments = self.fragments.borrow_mut();
+        match dropped_ns {
+            Some(then) => fragments.insert(*key, then),
+            None => fragments.remove(key),
+        };
+    }
+
     fn count(&self, code: u32) {
         self.counters.borrow_mut()[code as usize] += 1;
     }
 }
 
 pub(crate) fn run(case: &Case) -> Outcome {
+    let fragment = fragment_key(&case.frame);
     let flows = OneFlow {
         given: case.record,
         record: RefCell::new(FlowRecord { last_seen_ns: 0, ..case.record }),
         counters: RefCell::new(vec![0; PacketCounter::CAPACITY as usize]),
+        fragments: RefCell::new(fragment.zip(case.dropped_first).into_iter().collect()),
     };
     let mut frame = case.frame.clone();
     // A TUN knows the version by the packet's first bits; the program by the Ethernet header.
@@ -83,5 +99,9 @@ pub(crate) fn run(case: &Case) -> Outcome {
         (Action::Drop, _) => 2,
         (Action::Divert, _) | (Action::Translate, Hook::Ingress) => 7,
     };
-    Outcome { verdict, frame, counters: flows.counters.into_inner(), record: flows.record.into_inner() }
+    let fragments = flows.fragments.into_inner();
+    assert!(fragments.keys().all(|key| Some(*key) == fragment), "{fragments:?}, but {fragment:?}");
+    let remembered = !fragments.is_empty();
+    let (counters, record) = (flows.counters.into_inner(), flows.record.into_inner());
+    Outcome { verdict, frame, counters, record, remembered }
 }

@@ -11,6 +11,7 @@ use baton_shared::packet::inside::inside;
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FLAG_OWN_SCALE, FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::adopt::is_adopted;
+use baton_shared::translate::fragments::FragmentKey;
 use baton_shared::translate::{Action, Direction, inverse};
 use baton_userspace::{Flows, Handled, carry};
 use std::cell::{Cell, RefCell};
@@ -76,6 +77,13 @@ impl<R: Records> Flows for Noting<'_, R> {
     fn book(&self, _: u32, _: &Handled<'_>) {}
 
     fn copy(&self, _: &[u8]) {}
+
+    // Fragments without ports belong to no client that could be asked for.
+    fn dropped_first(&self, _: &FragmentKey) -> Option<u64> {
+        None
+    }
+
+    fn remember_first(&self, _: &FragmentKey, _: Option<u64>) {}
 
     fn count(&self, code: u32) {
         self.counted.borrow_mut().extend(PacketCounter::from_code(code));

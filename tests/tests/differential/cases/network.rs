@@ -2,6 +2,7 @@
 
 use super::{Expected, Version, ends, error, frame, record, timestamps};
 use crate::errors::Error;
+use crate::host::NOW;
 use crate::packet::Frame;
 use crate::{Case, Hook};
 use baton_shared::addr::PortWord;
@@ -53,7 +54,7 @@ pub(super) fn extension_entries() -> Vec<(Expected, Case)> {
             (record.seq_delta, record.ack_delta, record.tsval_delta) = (3, 0x1000, 5);
             let mut frame = frame.bytes();
             change(&mut frame);
-            let case = Case { name: format!("IPv6: {name}"), hook, record, marked: false, frame };
+            let case = Case::new(format!("IPv6: {name}"), hook, record, frame);
             all.push((Expected(case.name.clone(), counters.to_vec()), case));
         };
         for (name, chain, counters) in &chains {
@@ -73,6 +74,52 @@ pub(super) fn extension_entries() -> Vec<(Expected, Case)> {
     all
 }
 
+/// Fragments behind a first one that was dropped, just now or long ago.
+pub(super) fn fragment_entries(version: Version) -> Vec<(Expected, Case)> {
+    let mut all = Vec::new();
+    for hook in [Hook::Ingress, Hook::Egress] {
+        let mut add = |name: &str, counters: &[C], then, change: &dyn Fn(&mut FlowRecord, &mut Frame)| {
+            let (mut record, mut frame) = (record(hook, version), frame(hook, version));
+            change(&mut record, &mut frame);
+            let plain = Case::new(format!("fragments: {name}"), hook, record, frame.bytes());
+            let case = Case { dropped_first: Some(then), ..plain };
+            all.push((Expected(case.name.clone(), counters.to_vec()), case));
+        };
+        let drops = &[C::DropFragment][..];
+        add("one in the middle", drops, NOW, &|_, f| f.fragment(3, true));
+        add("the last one", drops, NOW, &|_, f| f.fragment(0x1fff, false));
+        add("one that comes much later", &[], 0, &|_, f| f.fragment(4, false));
+        add("one behind options", drops, NOW, &|_, f| {
+            f.ip_options(&[7, 7, 4, 0, 0, 0, 0, 0]);
+            f.extension(60, vec![0; 7]);
+            f.fragment(5, true);
+        });
+        if version == Version::V6 {
+            add("the packet's protocol stands in the first one alone", drops, NOW, &|_, f| {
+                f.fragment(6, true);
+                f.protocol(17);
+            });
+        }
+        add("the first one again", drops, 0, &|_, f| f.fragment(0, true));
+        // The sender uses an identification again: those behind this one are to pass.
+        add("the first one of another flow", &[], NOW, &|r, f| {
+            r.key.remote_port = PortWord::new(1);
+            f.fragment(0, true);
+        });
+        add("the first one of a flow that is gone", &[], NOW, &|r, f| {
+            r.state = FlowState::Free as u32;
+            f.fragment(0, true);
+        });
+        add("a whole packet is none of them", &[C::Translated], NOW, &|_, _| {});
+    }
+    let mut error = error(version);
+    error.fragment = Some((7, false));
+    let name = "fragments: of an ICMP error";
+    let case = Case::new(name, Hook::Ingress, record(Hook::Ingress, version), error.bytes());
+    all.push((Expected(name.into(), vec![C::DropFragment]), Case { dropped_first: Some(NOW), ..case }));
+    all
+}
+
 /// ICMP errors.
 pub(super) fn error_entries(version: Version) -> Vec<(Expected, Case)> {
     let v4 = version == Version::V4;
@@ -81,7 +128,7 @@ pub(super) fn error_entries(version: Version) -> Vec<(Expected, Case)> {
         let (hook, mut record, mut error) = (Hook::Ingress, record(Hook::Ingress, version), error(version));
         record.ack_delta = 0xffff_ff00;
         change(&mut record, &mut error);
-        let case = Case { name: format!("ICMP: {name}"), hook, record, marked: false, frame: error.bytes() };
+        let case = Case::new(format!("ICMP: {name}"), hook, record, error.bytes());
         all.push((Expected(case.name.clone(), counters.to_vec()), case));
     };
     let translated = &[C::IcmpTranslated][..];
@@ -139,7 +186,7 @@ pub(super) fn error_entries(version: Version) -> Vec<(Expected, Case)> {
     error.to = Some(client.ip());
     let (hook, record, name) =
         (Hook::Ingress, record(Hook::Ingress, version), "ICMP: sent to another address");
-    let case = Case { name: name.into(), hook, record, marked: false, frame: error.bytes() };
+    let case = Case::new(name, hook, record, error.bytes());
     all.push((Expected(name.into(), Vec::new()), case.clone()));
     // The target's egress does not look at them.
     let name = "ICMP: on the target's egress";
@@ -158,5 +205,5 @@ pub(super) fn mapped_entry() -> (Expected, Case) {
     let frame = Frame::new(mapped(client), mapped(vip)).bytes();
     let (hook, name) = (Hook::Ingress, "v4-mapped addresses on the wire");
     let record = record(hook, Version::V4);
-    (Expected(name.into(), Vec::new()), Case { name: name.into(), hook, record, marked: false, frame })
+    (Expected(name.into(), Vec::new()), Case::new(name, hook, record, frame))
 }
