@@ -2,7 +2,7 @@
 
 use crate::client::{self, Response};
 use crate::skip;
-use netns_lab::{Lab, LabSpec, Program, command, plan};
+use netns_lab::{Family, Lab, LabSpec, Program, command, plan};
 use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
@@ -48,6 +48,8 @@ impl Drop for Share {
 
 /// The VIP, as std writes addresses.
 pub const VIP: SocketAddr = SocketAddr::V4(plan::VIP);
+/// The VIP of each version of IP in a lab with [`both`]; clients take them in turns.
+pub const VIPS: [SocketAddr; 2] = [VIP, SocketAddr::V6(plan::VIP6)];
 
 /// A lab and its share of the room for labs.
 #[derive(Debug)]
@@ -102,8 +104,13 @@ impl TestLab {
 
     /// One GET of the VIP from client1 on a new connection.
     pub fn get(&self, path: &str) -> io::Result<Response> {
+        self.get_at(VIP, path)
+    }
+
+    /// One GET of that VIP from client1 on a new connection.
+    pub fn get_at(&self, vip: SocketAddr, path: &str) -> io::Result<Response> {
         let path = path.to_owned();
-        self.client(move || client::get(VIP, &path))
+        self.client(move || client::get(vip, &path))
     }
 
     /// JSON of a node's admin endpoint.
@@ -280,6 +287,12 @@ impl TestLab {
     pub fn flows(&self, node: &str) -> Vec<Value> {
         self.admin(node, "/v1/flows").get("flows").and_then(Value::as_array).cloned().unwrap_or_default()
     }
+}
+
+/// The same with both versions of IP, and a VIP of each.
+#[must_use]
+pub fn both(spec: LabSpec) -> LabSpec {
+    spec.family(Family::Dual)
 }
 
 fn log_of(node_dir: &Path) -> PathBuf {

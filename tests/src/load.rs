@@ -1,14 +1,15 @@
 //! Requests without a pause, each on a connection of its own, while something happens: eight downloads at a time and small
-//! ones one right after the other, and what became of them.
+//! ones one right after the other, over both versions of IP, and what became of them.
 
 use crate::client::{Connection, Response};
-use crate::lab::{TestLab, VIP};
+use crate::lab::{TestLab, VIPS};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many downloads go on at a time.
+/// How many downloads go on at a time, as many over each version of IP.
 pub const DOWNLOADS: usize = 8;
 const LARGE: &str = "100m";
 const SMALL: &str = "1k";
@@ -16,6 +17,8 @@ const SMALL: &str = "1k";
 /// A request of which no byte of an answer came.
 #[derive(Debug, Clone)]
 pub struct Unanswered {
+    /// Whom it was for.
+    pub vip: SocketAddr,
     /// Before it connected.
     pub began: Instant,
     /// When that was certain.
@@ -28,7 +31,8 @@ pub struct Unanswered {
 #[derive(Debug, Default)]
 pub struct Tally {
     small: AtomicU64,
-    large: AtomicU64,
+    /// As [`VIPS`] has them.
+    large: [AtomicU64; 2],
     unanswered_small: Mutex<Vec<Unanswered>>,
     unanswered_large: Mutex<Vec<Unanswered>>,
     /// Answers that were cut or wrong.
@@ -99,16 +103,19 @@ impl Tally {
         done
     }
 
-    /// Asks for small answers until told to stop.
+    /// Asks for small answers, of both VIPs in turn, until told to stop.
     fn ask_small(&self, want: &str) {
-        while !self.stop.load(Ordering::Relaxed) {
-            self.one(SMALL, want, &self.unanswered_small, || {});
+        for vip in VIPS.into_iter().cycle() {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            self.one(vip, SMALL, want, &self.unanswered_small, || {});
             self.small.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Downloads until told to stop.
-    fn ask_large(&self, want: &str) {
+    fn ask_large(&self, (vip, done): (SocketAddr, &AtomicU64), want: &str) {
         while !self.stop.load(Ordering::Relaxed) {
             self.beginning.fetch_add(1, Ordering::SeqCst);
             if self.hold.load(Ordering::SeqCst) {
@@ -117,34 +124,41 @@ impl Tally {
                 continue;
             }
             let mut begun = false;
-            self.one(LARGE, want, &self.unanswered_large, || {
+            self.one(vip, LARGE, want, &self.unanswered_large, || {
                 begun = true;
                 self.beginning.fetch_sub(1, Ordering::SeqCst);
             });
             if !begun {
                 self.beginning.fetch_sub(1, Ordering::SeqCst);
             }
-            self.large.fetch_add(1, Ordering::Relaxed);
+            done.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn one(&self, file: &str, want: &str, unanswered: &Mutex<Vec<Unanswered>>, first: impl FnOnce()) {
+    fn one(
+        &self,
+        vip: SocketAddr,
+        file: &str,
+        want: &str,
+        unanswered: &Mutex<Vec<Unanswered>>,
+        first: impl FnOnce(),
+    ) {
         let began = Instant::now();
-        match fetch(file, first) {
+        match fetch(vip, file, first) {
             Ok(response) if response.status == 200 && response.sha256 == want => {}
-            Ok(response) => put(&self.cut, format!("{file}: {}", response.head)),
-            Err((true, e)) => put(&self.cut, format!("{file}: {e}")),
+            Ok(response) => put(&self.cut, format!("{file} of {vip}: {}", response.head)),
+            Err((true, e)) => put(&self.cut, format!("{file} of {vip}: {e}")),
             Err((false, e)) => {
-                put(unanswered, Unanswered { began, ended: Instant::now(), why: e.to_string() });
+                put(unanswered, Unanswered { vip, began, ended: Instant::now(), why: e.to_string() });
             }
         }
     }
 }
 
 /// A request on a connection of its own, and whether any byte of its answer came, of which `first` is told.
-fn fetch(file: &str, first: impl FnOnce()) -> Result<Response, (bool, io::Error)> {
+fn fetch(vip: SocketAddr, file: &str, first: impl FnOnce()) -> Result<Response, (bool, io::Error)> {
     let open = || -> io::Result<Connection> {
-        let mut connection = Connection::open(VIP)?;
+        let mut connection = Connection::open(vip)?;
         connection.get(&format!("/{file}"))?;
         match connection.read_some()? {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed without an answer")),
@@ -156,8 +170,8 @@ fn fetch(file: &str, first: impl FnOnce()) -> Result<Response, (bool, io::Error)
     connection.response().map_err(|e| (true, e))
 }
 
-/// Lets requests of client1 go on while `faults` happens, from a moment in which they do. Downloads under way at its end are
-/// awaited.
+/// Lets requests of client1 go on while `faults` happens, from a moment in which they do, in a lab with both versions of IP.
+/// Downloads under way at its end are awaited.
 ///
 /// # Panics
 /// If a download failed, or `faults` panics.
@@ -169,10 +183,10 @@ pub fn under_load(t: &TestLab, faults: impl FnOnce(&Tally)) {
     let enter = || netns_lab::sys::enter_netns(&std::fs::File::open(&client).unwrap()).unwrap();
     std::thread::scope(|scope| {
         let (tally, small, large, enter) = (&tally, &small, &large, &enter);
-        for _ in 0..DOWNLOADS {
+        for of in VIPS.into_iter().zip(&tally.large).cycle().take(DOWNLOADS) {
             scope.spawn(move || {
                 enter();
-                tally.ask_large(large);
+                tally.ask_large(of, large);
             });
         }
         scope.spawn(move || {
@@ -190,7 +204,8 @@ pub fn under_load(t: &TestLab, faults: impl FnOnce(&Tally)) {
         }
     });
     tally.assert_no_download_failed();
-    assert!(tally.large.load(Ordering::Relaxed) >= u64::try_from(DOWNLOADS).unwrap());
+    let each = u64::try_from(DOWNLOADS / VIPS.len()).unwrap();
+    assert!(tally.large.iter().all(|done| done.load(Ordering::Relaxed) >= each), "{:?}", tally.large);
     let unanswered = tally.unanswered();
     println!("{:?} small, {:?} large; without an answer: {}", tally.small, tally.large, unanswered.len());
 }

@@ -1,10 +1,10 @@
-//! After thousands of handoffs the daemons hold what they held before.
+//! After thousands of handoffs, half of them over each version of IP, the daemons hold what they held before.
 //!
 //! `BATON_HANDOFFS` says how many; it should be 100 000 before a release.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
-use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::lab::{self, TestLab, VIPS, both};
 use baton_tests::weight::{self, Weight};
 use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
@@ -18,7 +18,8 @@ const NODES: [(&str, Program, &str); 3] = [
 ];
 const PARALLEL: u64 = 8;
 
-/// So many requests, each on a connection of its own; every eighth client resets in the middle.
+/// So many requests, each on a connection of its own, of both VIPs in turn; every eighth client of either resets in the
+/// middle.
 fn handoffs(t: &TestLab, count: u64) {
     let want = t.sha256("1k");
     t.client(move || {
@@ -26,9 +27,9 @@ fn handoffs(t: &TestLab, count: u64) {
             for worker in 0..PARALLEL {
                 let want = &want;
                 scope.spawn(move || {
-                    for n in 0..count / PARALLEL {
+                    for (n, vip) in (0..count / PARALLEL).zip(VIPS.into_iter().cycle()) {
                         let mut connection = loop {
-                            match Connection::open(VIP) {
+                            match Connection::open(vip) {
                                 // All ports are in TIME_WAIT.
                                 Err(e) if e.kind() == ErrorKind::AddrNotAvailable => {
                                     std::thread::sleep(Duration::from_millis(20));
@@ -39,7 +40,7 @@ fn handoffs(t: &TestLab, count: u64) {
                         connection.get("/1k").unwrap();
                         let response = connection.response().unwrap_or_else(|e| panic!("{worker}: {n}: {e}"));
                         assert_eq!((response.status, &response.sha256), (200, want));
-                        if n % 8 == 0 {
+                        if n / 2 % 8 == 0 {
                             connection.reset().unwrap();
                         }
                     }
@@ -63,7 +64,7 @@ fn weigh(t: &TestLab) -> Vec<Weight> {
 
 #[test]
 fn thousands_of_handoffs_leave_nothing_behind() {
-    let Some(t) = lab::up("leaks", |s| s) else { return };
+    let Some(t) = lab::up("leaks", both) else { return };
     let count: u64 = std::env::var("BATON_HANDOFFS").map_or(3000, |n| n.parse().unwrap());
     t.client(|| {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1025 65535").unwrap();

@@ -5,16 +5,17 @@
 use baton_shared::record::{ABI_VERSION, former};
 use baton_tests::build::Upgrade;
 use baton_tests::hung::Hung;
-use baton_tests::lab::{self, TestLab};
+use baton_tests::lab::{self, TestLab, VIPS, both};
 use baton_tests::load::{DOWNLOADS, Tally, under_load};
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{LabSpec, Manager, Program};
+use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Two targets whose links are so slow that downloads are always under way.
 fn order(s: LabSpec) -> LabSpec {
-    LabSpec { rate_target: "1gbit".parse().ok(), ..s.targets(2) }
+    LabSpec { rate_target: "1gbit".parse().ok(), ..both(s.targets(2)) }
 }
 
 /// What a stopped daemon left pinned becomes a former version's, which had the same records under another ABI number; where
@@ -30,11 +31,14 @@ fn left_by_a_former_version(t: &TestLab, node: &str, side: &str) {
     std::fs::remove_dir(here).unwrap();
 }
 
-/// All downloads that go on are migrated.
+/// All downloads that go on are migrated, half of them over each version of IP.
 fn all_migrated(t: &TestLab) {
     t.eventually("all downloads are migrated", Duration::from_secs(30), |t| {
-        let live = |node| t.flows(node).iter().filter(|f| f["state"] == "committed").count();
-        live("target1") + live("target2") >= DOWNLOADS
+        let flows = [t.flows("target1"), t.flows("target2")].concat();
+        VIPS.iter().all(|vip| {
+            let live = |f: &&Value| f["state"] == "committed" && f["vip"] == vip.to_string();
+            flows.iter().filter(live).count() >= DOWNLOADS / VIPS.len()
+        })
     });
     // Downloads that were proxied while an agent was away would end with the process that carries them.
     t.eventually("nothing is proxied any more", Duration::from_secs(30), |t| {
@@ -81,7 +85,7 @@ fn daemons_that_are_stopped_killed_and_upgraded_cut_no_download_and_only_request
     t.eventually("it is ready", Duration::from_secs(5), |_| manager.told("READY=1") == 1);
     assert_eq!(version(&t, INTERMEDIATE), upgrade.from);
     let kept = manager.kept();
-    assert!(kept > 0, "no listening socket is kept");
+    assert!(kept >= VIPS.len(), "not every VIP's listening socket is kept");
 
     under_load(&t, |tally| {
         all_migrated(&t);
@@ -148,7 +152,10 @@ fn without_a_manager_requests_fail_only_between_a_kill_and_the_next_start_and_no
         let (killing, ready) = tally.with_downloads_under_way(|| {
             let killing = Instant::now();
             t.lab.kill_intermediate().unwrap();
-            t.eventually("somebody is refused", Duration::from_secs(10), |_| tally.unanswered().len() > 1);
+            t.eventually("somebody is refused at each VIP", Duration::from_secs(10), |_| {
+                let refused = tally.unanswered();
+                refused.len() > VIPS.len() && VIPS.iter().all(|vip| refused.iter().any(|one| one.vip == *vip))
+            });
             t.lab.start_intermediate().unwrap();
             (killing, Instant::now())
         });
@@ -189,7 +196,7 @@ fn who_hangs_is_not_heard_of(
 
 #[test]
 fn a_manager_keeps_what_reloads_leave_and_its_watchdog_hears_of_daemons_that_do_not_hang() {
-    let Some(t) = lab::up("managed", |s| s.intermediate_with("", "workers", 2)) else { return };
+    let Some(t) = lab::up("managed", |s| both(s).intermediate_with("", "workers", 2)) else { return };
     let manager = watching(&plan::run_dir(&t.lab.spec().name));
     t.lab.stop_intermediate().unwrap();
     t.lab.start_managed(INTERMEDIATE, Program::Balancer, &manager).unwrap();
@@ -197,9 +204,10 @@ fn a_manager_keeps_what_reloads_leave_and_its_watchdog_hears_of_daemons_that_do_
     let kept = manager.kept();
     let file = t.lab.config(INTERMEDIATE, Program::Balancer);
     let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, format!("{text}\n[[listener]]\nvip = \"10.90.1.2:8088\"\n")).unwrap();
+    let new = ["10.90.1.2:8088", "[fd90:1::2]:8088"].map(|vip| format!("\n[[listener]]\nvip = \"{vip}\"\n"));
+    std::fs::write(&file, format!("{text}{}", new.concat())).unwrap();
     t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGHUP).unwrap();
-    t.eventually("the new listener's sockets are kept too", Duration::from_secs(10), |_| {
+    t.eventually("the new listeners' sockets are kept too", Duration::from_secs(10), |_| {
         manager.kept() == 2 * kept && manager.told("READY=1") == 2 && manager.told("RELOADING=1") == 1
     });
     std::fs::write(&file, text).unwrap();
@@ -207,7 +215,9 @@ fn a_manager_keeps_what_reloads_leave_and_its_watchdog_hears_of_daemons_that_do_
     t.eventually("they are given up", Duration::from_secs(10), |_| {
         manager.kept() == kept && manager.told("READY=1") == 3
     });
-    assert_eq!(t.get("/1k").unwrap().status, 200);
+    for vip in VIPS {
+        assert_eq!(t.get_at(vip, "/1k").unwrap().status, 200);
+    }
 
     who_hangs_is_not_heard_of(&t, INTERMEDIATE, Program::Balancer, &manager, None);
     who_hangs_is_not_heard_of(&t, INTERMEDIATE, Program::Balancer, &manager, Some("worker2"));
