@@ -1,10 +1,12 @@
-//! Draining: nothing new, nothing cut, and back again.
+//! Draining: nothing new, nothing cut, and back again; over both versions of IP.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
-use baton_tests::lab::{self, TestLab, VIP};
-use netns_lab::plan::INTERMEDIATE;
-use netns_lab::{LabSpec, Program};
+use baton_tests::lab::{self, TestLab, VIPS, both};
+use netns_lab::plan::{self, INTERMEDIATE};
+use netns_lab::{Family, LabSpec, Program};
+use serde_json::Value;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,45 +14,59 @@ use std::time::Duration;
 const POOL: &str = "[[pool]]\nname = \"web\"\ntargets = [\"target1\", \"target2\"]\n";
 
 fn pool(s: LabSpec) -> LabSpec {
-    s.intermediate_with("listener", "pool", "web").intermediate_also(POOL)
+    both(s).intermediate_with("listener", "pool", "web").intermediate_also(POOL)
 }
 
-fn view(t: &TestLab, target: &str) -> serde_json::Value {
+fn view(t: &TestLab, target: &str) -> Value {
     t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))
 }
 
-/// A download on target1 that stands still because its client does not read.
-fn held_download(t: &TestLab) -> Connection {
-    loop {
-        let connection = t.client(|| {
-            let mut connection = Connection::open(VIP).unwrap();
-            connection.get("/10m").unwrap();
-            connection
-        });
-        let client = connection.socket().local_addr().unwrap().to_string();
-        let mut on = None;
-        t.eventually("it is migrated", Duration::from_secs(10), |t| {
-            let flows = t.flows(INTERMEDIATE);
-            let own = flows.iter().find(|flow| flow["client"] == *client && flow["state"] == "committed");
-            on = own.map(|flow| flow["target"].clone());
-            on.is_some()
-        });
-        if on.unwrap() == "target1" {
-            return connection;
-        }
-        drop(connection);
-        t.eventually("the one on another target has gone", Duration::from_secs(10), |t| flows(t) == Some(0));
-    }
+/// A download that stands still because its client does not read, and the target it is on.
+fn held_download(t: &TestLab, vip: SocketAddr) -> (Connection, Value) {
+    let connection = t.client(move || {
+        let mut connection = Connection::open(vip).unwrap();
+        connection.get("/10m").unwrap();
+        connection
+    });
+    let client = connection.socket().local_addr().unwrap().to_string();
+    let mut on = None;
+    t.eventually("it is migrated", Duration::from_secs(10), |t| {
+        let flows = t.flows(INTERMEDIATE);
+        let own = flows.iter().find(|flow| flow["client"] == *client && flow["state"] == "committed");
+        on = own.map(|flow| flow["target"].clone());
+        on.is_some()
+    });
+    (connection, on.unwrap())
 }
 
-fn flows(t: &TestLab) -> Option<u64> {
-    t.admin(INTERMEDIATE, "/v1/listeners")["listeners"][0]["flows"].as_u64()
+/// One of each VIP, all on target1.
+fn held_downloads(t: &TestLab) -> [Connection; 2] {
+    let mut elsewhere = Vec::new();
+    let held = VIPS.map(|vip| {
+        loop {
+            let (connection, on) = held_download(t, vip);
+            if on == "target1" {
+                break connection;
+            }
+            // Left for a while: the next one goes where fewer are.
+            elsewhere.push(connection);
+        }
+    });
+    drop(elsewhere);
+    t.eventually("those on another target have gone", Duration::from_secs(10), |t| flows(t) == [1, 1]);
+    held
+}
+
+/// How many flows each listener has.
+fn flows(t: &TestLab) -> Vec<u64> {
+    let view = t.admin(INTERMEDIATE, "/v1/listeners");
+    view["listeners"].as_array().unwrap().iter().map(|listener| listener["flows"].as_u64().unwrap()).collect()
 }
 
 #[test]
 fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained() {
     let Some(t) = lab::up("drain", pool) else { return };
-    let mut held = held_download(&t);
+    let held = held_downloads(&t);
     let sum = t.sha256("10k");
     let stop = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -59,9 +75,16 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
                 let (stop, sum, t) = (Arc::clone(&stop), sum.clone(), &t);
                 scope.spawn(move || {
                     let mut done = 0u32;
-                    while !stop.load(Ordering::Relaxed) {
-                        let response = t.get("/10k").unwrap();
-                        assert_eq!((response.status, &response.sha256), (200, &sum), "request {done}");
+                    for vip in VIPS.into_iter().cycle() {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let response = t.get_at(vip, "/10k").unwrap();
+                        assert_eq!(
+                            (response.status, &response.sha256),
+                            (200, &sum),
+                            "request {done} at {vip}"
+                        );
                         done += 1;
                     }
                     done
@@ -71,11 +94,11 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
         std::thread::sleep(Duration::from_millis(500));
         let answer = t.order("/v1/targets/target1/drain");
         assert_eq!((&answer["admin"], &answer["drained"]), (&"draining".into(), &false.into()), "{answer}");
-        assert!(answer["flows"].as_u64().unwrap() >= 1, "the download is left: {answer}");
+        assert!(answer["flows"].as_u64().unwrap() >= 2, "the downloads are left: {answer}");
         // What was on its way at that moment is served.
-        t.eventually("only the download is left", Duration::from_secs(5), |t| {
+        t.eventually("only the downloads are left", Duration::from_secs(5), |t| {
             let now = view(t, "target1");
-            now["flows"] == 1 && now["in_hand"] == 0
+            now["flows"] == 2 && now["in_hand"] == 0
         });
         let served = t.access_log("target1").len();
         std::thread::sleep(Duration::from_millis(1000));
@@ -84,11 +107,13 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
 
         // The waiting order is answered when the last flow has ended.
         let waiting = scope.spawn(|| t.order("/v1/targets/target1/drain?wait_ms=30000"));
-        std::thread::sleep(Duration::from_millis(300));
-        assert!(!waiting.is_finished(), "the download goes on");
-        let (whole, held) = t.client(move || (held.response().unwrap(), held));
-        assert_eq!(whole.sha256, t.sha256("10m"), "the download was not cut");
-        drop(held);
+        for mut held in held {
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(!waiting.is_finished(), "a download goes on");
+            let (whole, held) = t.client(move || (held.response().unwrap(), held));
+            assert_eq!(whole.sha256, t.sha256("10m"), "the download was not cut");
+            drop(held);
+        }
         let answer = waiting.join().unwrap();
         assert_eq!((&answer["drained"], &answer["flows"]), (&true.into(), &0.into()), "{answer}");
 
@@ -120,40 +145,71 @@ fn ask_head(connection: &mut Connection) {
     assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("Content-Length: 10240"), "{head}");
 }
 
+/// Kept connections and whom each is on.
+type Kept = (Connection, String);
+
+/// One of each version of IP in turn.
+fn interleaved(mut four: impl Iterator<Item = Kept>, mut six: impl Iterator<Item = Kept>) -> Vec<Kept> {
+    let mut all = Vec::new();
+    while let (Some(one), Some(other)) = (four.next(), six.next()) {
+        all.extend([one, other]);
+    }
+    all
+}
+
+/// The first of each version of IP.
+fn of_each(kept: &mut [Kept]) -> impl Iterator<Item = &mut Connection> {
+    kept[..VIPS.len()].iter_mut().map(|(connection, _)| connection)
+}
+
 #[test]
 fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_elsewhere() {
-    // A second listener, on which connections are given away with all that comes.
-    let plain =
-        "[[listener]]\nname = \"plain\"\nvip = \"10.90.1.100:8080\"\nprotocol = \"tcp\"\npool = \"web\"\n";
-    let allow =
-        "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:8080\"\nserver = \"ADDRESS:80\"\n";
+    // More listeners, on which connections are given away with all that comes.
+    let plain = VIPS.map(|vip| SocketAddr::new(vip.ip(), 8080));
     let tracked = |s: LabSpec| {
-        pool(s)
-            .intermediate_with("listener", "keepalive", "tracked")
-            .intermediate_also(plain)
-            .agents_also(allow)
+        let s = pool(s).intermediate_with("listener", "keepalive", "tracked");
+        plain.into_iter().enumerate().fold(s, |s, (n, vip)| {
+            let servers =
+                [1, 2].map(|number| SocketAddr::new(plan::target_addrs(Family::Dual, number)[n], 80));
+            let allow = servers.map(|server| {
+                format!(
+                    "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"{vip}\"\nserver = \"{server}\"\n"
+                )
+            });
+            s.agents_also(&allow.concat()).intermediate_also(&format!(
+                "[[listener]]\nvip = \"{vip}\"\nprotocol = \"tcp\"\npool = \"web\"\n"
+            ))
+        })
     };
     let Some(t) = lab::up("drainkept", tracked) else { return };
     let sum = t.sha256("10k");
     let first = sum.clone();
-    // Some on each target, and one that nobody reads.
-    let (mut kept, mut pinned) = t.client(move || {
-        let mut kept = Vec::new();
-        while ["target1", "target2"].iter().any(|t| kept.iter().filter(|(_, on)| on == t).count() < 2) {
-            let mut connection = Connection::open(VIP).unwrap();
-            let on = ask(&mut connection, &first);
-            kept.push((connection, on));
-        }
-        loop {
-            let mut pinned = Connection::open("10.90.1.100:8080".parse().unwrap()).unwrap();
-            if ask(&mut pinned, &first) == "target1" {
-                return (kept, pinned);
+    // Of each VIP some on each target, and one that nobody reads.
+    let (mut kept, pinned) = t.client(move || {
+        let [four, six] = VIPS.map(|vip| {
+            let mut kept = Vec::new();
+            while ["target1", "target2"].iter().any(|target| kept.iter().all(|(_, on)| on != target)) {
+                let mut connection = Connection::open(vip).unwrap();
+                let on = ask(&mut connection, &first);
+                kept.push((connection, on));
             }
-        }
+            kept.into_iter()
+        });
+        let mut elsewhere = Vec::new();
+        let pinned = plain.map(|vip| {
+            loop {
+                let mut pinned = Connection::open(vip).unwrap();
+                if ask(&mut pinned, &first) == "target1" {
+                    break pinned;
+                }
+                elsewhere.push(pinned);
+            }
+        });
+        (interleaved(four, six), pinned)
     });
     let on_first = kept.iter().filter(|(_, on)| on == "target1").count();
     t.eventually("the others have ended", Duration::from_secs(10), |t| {
-        view(t, "target1")["flows"].as_u64() == Some(on_first as u64 + 1)
+        view(t, "target1")["flows"].as_u64() == Some(on_first as u64 + 2)
     });
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| t.order("/v1/targets/target1/drain?wait_ms=60000"));
@@ -163,14 +219,15 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
             *on = ask(connection, &sum);
             assert_eq!(on, "target2");
         }
-        t.eventually("only the pinned one is left", Duration::from_secs(10), |t| {
-            let now = view(t, "target1");
-            (now["flows"].as_u64(), now["pinned"].as_u64(), now["in_hand"].as_u64())
-                == (Some(1), Some(1), Some(0))
-        });
-        assert!(!waiting.is_finished(), "it is waited for");
-        assert_eq!(ask(&mut pinned, &sum), "target1", "nothing is cut");
-        drop(pinned);
+        for (left, mut pinned) in [2, 1].into_iter().zip(pinned) {
+            t.eventually("only those that are pinned are left", Duration::from_secs(10), |t| {
+                let now = view(t, "target1");
+                (now["flows"].as_u64(), now["pinned"].as_u64(), now["in_hand"].as_u64())
+                    == (Some(left), Some(left), Some(0))
+            });
+            assert!(!waiting.is_finished(), "they are waited for");
+            assert_eq!(ask(&mut pinned, &sum), "target1", "nothing is cut");
+        }
         let answer = waiting.join().unwrap();
         assert_eq!(
             (&answer["drained"], &answer["flows"], &answer["pinned"]),
@@ -192,36 +249,43 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     for others in ["drain", "undrain"] {
         t.order("/v1/targets/target2/undrain");
         let before = stayed();
-        kept[0].0.get("/10m").unwrap();
-        t.eventually("its download has begun", Duration::from_secs(5), |_| stayed() > before);
+        of_each(&mut kept).for_each(|connection| connection.get("/10m").unwrap());
+        t.eventually("their downloads have begun", Duration::from_secs(5), |_| stayed() >= before + 2);
         t.order("/v1/targets/target2/drain");
-        kept[0].0.get("/10k").unwrap();
-        t.eventually("its next request is to go to the other target", Duration::from_secs(5), |t| {
+        of_each(&mut kept).for_each(|connection| connection.get("/10k").unwrap());
+        t.eventually("their next requests are to go to the other target", Duration::from_secs(5), |t| {
             let flows = t.admin(INTERMEDIATE, "/v1/flows?target=target2");
-            flows["flows"].as_array().unwrap().iter().any(|flow| flow["leaving"] == true)
+            flows["flows"].as_array().unwrap().iter().filter(|flow| flow["leaving"] == true).count() == 2
         });
         let drained = t.order("/v1/targets/target1/drain?wait_ms=1000");
         assert_eq!(drained["drained"], true, "nothing is on its way there: {drained}");
-        // Nobody else takes it, or the one that has it does.
+        // Nobody else takes them, or the one that has them does.
         t.order(&format!("/v1/targets/target2/{others}"));
-        assert_eq!(kept[0].0.response().unwrap().sha256, t.sha256("10m"));
-        let next = kept[0].0.response().unwrap();
-        assert_eq!((next.status, &next.sha256, next.served_by()), (200, &sum, "target2"));
+        for connection in of_each(&mut kept) {
+            assert_eq!(connection.response().unwrap().sha256, t.sha256("10m"));
+            let next = connection.response().unwrap();
+            assert_eq!((next.status, &next.sha256, next.served_by()), (200, &sum, "target2"));
+        }
         t.order("/v1/targets/target1/undrain");
     }
     t.order("/v1/targets/target2/drain");
-    // One that is on its way to a target is waited for there before it has arrived.
+    // Those that are on their way to a target are waited for there before they have arrived.
     t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
-    kept[0].0.get("/10k").unwrap();
-    t.eventually("it is on its way", Duration::from_secs(5), |t| view(t, "target1")["in_hand"] == 1);
+    of_each(&mut kept).for_each(|connection| connection.get("/10k").unwrap());
+    t.eventually("they are on their way", Duration::from_secs(5), |t| view(t, "target1")["in_hand"] == 2);
     let answer = t.order("/v1/targets/target1/drain");
-    let listeners = t.admin(INTERMEDIATE, "/v1/listeners");
+    let at_listeners = flows(&t);
     t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
-    // And by a drain of its listener and of the node.
-    assert_eq!(listeners["listeners"][0]["flows"], kept.len(), "{listeners}");
+    // And by a drain of their listeners and of the node.
+    let at = |vip: SocketAddr| {
+        kept.iter().filter(|(one, _)| one.socket().peer_addr().unwrap() == vip).count() as u64
+    };
+    assert_eq!(at_listeners, [at(VIPS[0]), at(VIPS[1]), 0, 0]);
     assert_eq!((&answer["drained"], &answer["flows"]), (&false.into(), &0.into()), "{answer}");
-    let arrived = kept[0].0.response().unwrap();
-    assert_eq!((arrived.status, &arrived.sha256, arrived.served_by()), (200, &sum, "target1"));
+    for connection in of_each(&mut kept) {
+        let arrived = connection.response().unwrap();
+        assert_eq!((arrived.status, &arrived.sha256, arrived.served_by()), (200, &sum, "target1"));
+    }
     t.order("/v1/targets/target1/undrain");
     for (connection, _) in &mut kept {
         assert_eq!(ask(connection, &sum), "target1");
@@ -233,8 +297,11 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     // meanwhile: that connection cannot be given back, and stays.
     let bound = || t.metric(INTERMEDIATE, "baton_later_requests_total{outcome=\"bound\"}");
     let refused = || t.metric("target1", "baton_recalls_refused_total{reason=\"not_tracked\"}");
+    let (idle, asked) = kept.split_at_mut(2);
     t.lab.kill_agent("target1").unwrap();
-    assert_eq!(ask(&mut kept[1].0, &sum), "target1");
+    for connection in of_each(asked) {
+        assert_eq!(ask(connection, &sum), "target1");
+    }
     t.lab.start_agent("target1").unwrap();
     t.order("/v1/targets/target2/undrain");
     let up = |t: &TestLab| {
@@ -244,29 +311,35 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
         });
     };
     up(&t);
-    let (idle, asked) = kept.split_at_mut(1);
-    let (idle, asked) = (&mut idle[0].0, &mut asked[0].0);
-    ask_head(idle);
-    assert_eq!(ask(idle, &sum), "target1");
+    for connection in of_each(idle) {
+        ask_head(connection);
+        assert_eq!(ask(connection, &sum), "target1");
+    }
     t.order("/v1/targets/target1/drain");
-    assert_eq!(ask(idle, &sum), "target2");
+    for connection in of_each(idle) {
+        assert_eq!(ask(connection, &sum), "target2");
+    }
     assert_eq!((bound(), refused()), (0, 0));
     for _ in 0..3 {
-        // The agent would have to know of a HEAD if it followed the responses.
-        ask_head(asked);
-        assert_eq!(ask(asked, &sum), "target1");
+        for connection in of_each(asked) {
+            // The agent would have to know of a HEAD if it followed the responses.
+            ask_head(connection);
+            assert_eq!(ask(connection, &sum), "target1");
+        }
     }
-    assert_eq!((bound(), refused()), (1, 1), "it is asked once");
+    assert_eq!((bound(), refused()), (2, 2), "it is asked once for each");
     // A new intermediate does not know of that, and asks as well.
     t.lab.kill_intermediate().unwrap();
     t.lab.start_intermediate().unwrap();
     up(&t);
-    ask_head(asked);
+    of_each(asked).for_each(ask_head);
     t.order("/v1/targets/target1/drain");
     for _ in 0..3 {
-        assert_eq!(ask(asked, &sum), "target1");
+        for connection in of_each(asked) {
+            assert_eq!(ask(connection, &sum), "target1");
+        }
     }
-    assert_eq!((bound(), refused()), (1, 2));
+    assert_eq!((bound(), refused()), (2, 4));
     assert_eq!((t.all_proxied(), t.closed("recall_refused")), (0, 0));
 }
 
@@ -276,10 +349,14 @@ fn a_target_that_is_drained_alone_leaves_nothing_to_go_to_and_unknown_ones_are_t
     for target in ["target1", "target2"] {
         t.order(&format!("/v1/targets/{target}/drain"));
     }
-    assert_eq!(t.get("/1k").unwrap().status, 503);
-    assert_eq!(t.proxied("no_usable_target"), 1);
+    for vip in VIPS {
+        assert_eq!(t.get_at(vip, "/1k").unwrap().status, 503);
+    }
+    assert_eq!(t.proxied("no_usable_target"), 2);
     t.order("/v1/targets/target2/undrain");
-    assert_eq!(t.get("/1k").unwrap().status, 200);
+    for vip in VIPS {
+        assert_eq!(t.get_at(vip, "/1k").unwrap().status, 200);
+    }
     for (path, status) in [
         ("/v1/targets/target9/drain", 404),
         ("/v1/targets/target1/explode", 404),
@@ -296,30 +373,37 @@ fn a_drained_listener_and_a_drained_node_take_no_connections_and_come_back() {
     else {
         return;
     };
-    let mut held = held_download(&t);
-    // Kept by its client; the other one is left alone.
-    let mut kept = t.client(|| Connection::open(VIP).unwrap());
+    let held = held_downloads(&t);
+    // Kept by their clients; the others are left alone.
+    let kept = t.client(|| VIPS.map(|vip| Connection::open(vip).unwrap()));
     let sum = t.sha256("10k");
-    ask(&mut kept, &sum);
-    t.eventually("both are given away", Duration::from_secs(5), |t| flows(t) == Some(2));
-    let answer = t.order("/v1/listeners/10.90.1.100:80/drain");
-    assert_eq!((&answer["state"], &answer["flows"]), (&"draining".into(), &2.into()), "{answer}");
-    // One more response, which says that it is the last.
-    kept.get("/10k").unwrap();
-    let last = kept.response().unwrap();
-    assert_eq!((last.status, &last.sha256, last.header("connection")), (200, &sum, Some("close")));
-    assert_eq!(kept.read_some().unwrap(), 0, "the server closes");
-    drop(kept);
-    t.eventually("only the download is left", Duration::from_secs(10), |t| flows(t) == Some(1));
-    t.eventually("connections are refused", Duration::from_secs(5), |t| {
-        t.get("/1k").is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+    let kept = kept.map(|mut kept| {
+        ask(&mut kept, &sum);
+        kept
     });
-    assert_eq!(t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap().0, 200, "the node itself is ready");
-    t.order("/v1/listeners/10.90.1.100:80/undrain");
-    t.eventually("it listens again", Duration::from_secs(5), |t| t.get("/1k").is_ok());
+    for (n, mut kept) in kept.into_iter().enumerate() {
+        let (vip, other) = (VIPS[n], VIPS[1 - n]);
+        t.eventually("both are given away", Duration::from_secs(5), |t| flows(t)[n] == 2);
+        let answer = t.order(&format!("/v1/listeners/{vip}/drain"));
+        assert_eq!((&answer["state"], &answer["flows"]), (&"draining".into(), &2.into()), "{answer}");
+        // One more response, which says that it is the last.
+        kept.get("/10k").unwrap();
+        let last = kept.response().unwrap();
+        assert_eq!((last.status, &last.sha256, last.header("connection")), (200, &sum, Some("close")));
+        assert_eq!(kept.read_some().unwrap(), 0, "the server closes");
+        drop(kept);
+        t.eventually("only the download is left", Duration::from_secs(10), |t| flows(t)[n] == 1);
+        t.eventually("connections are refused", Duration::from_secs(5), |t| {
+            t.get_at(vip, "/1k").is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+        });
+        assert_eq!(t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap().0, 200, "the node itself is ready");
+        assert_eq!(t.get_at(other, "/1k").unwrap().status, 200, "the other listener is");
+        t.order(&format!("/v1/listeners/{vip}/undrain"));
+        t.eventually("it listens again", Duration::from_secs(5), |t| t.get_at(vip, "/1k").is_ok());
+    }
     let before = t.migrated();
-    for _ in 0..4 {
-        assert_eq!(t.get("/1k").unwrap().sha256, t.sha256("1k"));
+    for vip in VIPS.into_iter().cycle().take(4) {
+        assert_eq!(t.get_at(vip, "/1k").unwrap().sha256, t.sha256("1k"));
     }
     // The one before may be counted late.
     t.eventually("they migrate as before", Duration::from_secs(3), |t| t.migrated() >= before + 4);
@@ -330,15 +414,23 @@ fn a_drained_listener_and_a_drained_node_take_no_connections_and_come_back() {
     assert_eq!((&answer["state"], &answer["drained"]), (&"draining".into(), &false.into()), "{answer}");
     let (status, text) = t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap();
     assert_eq!((status, text.contains("\"draining\":true")), (503, true), "{text}");
-    assert_eq!(t.get("/1k").unwrap().status, 200);
-    t.eventually("it closes", Duration::from_secs(8), |t| t.get("/1k").is_err());
+    for vip in VIPS {
+        assert_eq!(t.get_at(vip, "/1k").unwrap().status, 200);
+    }
+    for vip in VIPS {
+        t.eventually("it closes", Duration::from_secs(8), |t| t.get_at(vip, "/1k").is_err());
+    }
     let node = t.admin(INTERMEDIATE, "/v1/node");
-    assert_eq!((&node["drained"], &node["flows"]), (&false.into(), &1.into()), "{node}");
-    let (whole, held) = t.client(move || (held.response().unwrap(), held));
-    assert_eq!(whole.sha256, t.sha256("10m"), "the download went on all the time");
-    drop(held);
+    assert_eq!((&node["drained"], &node["flows"]), (&false.into(), &2.into()), "{node}");
+    for mut held in held {
+        let (whole, held) = t.client(move || (held.response().unwrap(), held));
+        assert_eq!(whole.sha256, t.sha256("10m"), "the download went on all the time");
+        drop(held);
+    }
     assert_eq!(t.order("/v1/node/drain?wait_ms=20000")["drained"], true);
     assert_eq!(t.order("/v1/node/undrain")["state"], "ready");
-    t.eventually("it is back", Duration::from_secs(5), |t| t.get("/1k").is_ok());
+    for vip in VIPS {
+        t.eventually("it is back", Duration::from_secs(5), |t| t.get_at(vip, "/1k").is_ok());
+    }
     assert_eq!(t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap().0, 200);
 }

@@ -1,11 +1,12 @@
 //! logfmt and the common log format, read back field by field.
 
-use super::Logged;
+use super::{Logged, client1};
 use baton_tests::client::Connection;
-use baton_tests::lab::VIP;
+use baton_tests::lab::VIPS;
 use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,9 +27,9 @@ fn format_from_here(l: &Logged, format: &str) -> PathBuf {
     file
 }
 
-/// A migrated, a proxied and a refused request, one after the other; the lines they have, and the migrated one's port and
-/// bytes.
-fn three(l: &Logged, file: &Path, agent: &str, before: usize) -> (Vec<String>, u16, u64) {
+/// A migrated, a proxied and a refused request, one after the other; the lines they have behind those there were `before`,
+/// and the migrated one's port and bytes.
+fn three(l: &Logged, vip: SocketAddr, file: &Path, agent: &str, before: usize) -> (Vec<String>, u16, u64) {
     let head =
         |line: &str, more: &str| format!("GET {line}\r\nHost: lab\r\nUser-Agent: {agent}\r\n{more}\r\n");
     let requests = [
@@ -40,7 +41,7 @@ fn three(l: &Logged, file: &Path, agent: &str, before: usize) -> (Vec<String>, u
     let mut lines = Vec::new();
     for (n, request) in requests.into_iter().enumerate() {
         let (port, bytes) = l.t.client(move || {
-            let mut connection = Connection::open(VIP).unwrap();
+            let mut connection = Connection::open(vip).unwrap();
             connection.send(request.as_bytes()).unwrap();
             let response = connection.response().unwrap();
             let port = connection.socket().local_addr().unwrap().port();
@@ -98,8 +99,35 @@ fn logfmt(line: &str) -> HashMap<String, Vec<u8>> {
 /// The same requests in the other formats, read back; and a rotation.
 pub(super) fn other_formats(l: &Logged, agent: &str) {
     let file = format_from_here(l, "logfmt");
-    let (lines, port, bytes) = three(l, &file, agent, 0);
-    let client = format!("10.90.11.2:{port}");
+    for (before, vip) in [0, 3].into_iter().zip(VIPS) {
+        as_logfmt(l, vip, &file, agent, before);
+    }
+    let file = format_from_here(l, "common");
+    for (before, vip) in [0, 3].into_iter().zip(VIPS) {
+        as_common(l, vip, &file, agent, before);
+    }
+    // Renamed and opened anew, in this format too: what comes now stands in the new file.
+    let old = file.with_extension("1");
+    std::fs::rename(&file, &old).unwrap();
+    l.t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGUSR1).unwrap();
+    l.t.eventually("there is a new file", Duration::from_secs(5), |_| file.exists());
+    for (before, vip) in [0, 3].into_iter().zip(VIPS) {
+        let (new, ..) = three(l, vip, &file, agent, before);
+        assert!(new[0].starts_with(&format!("{} - - [", client1(vip, 0).ip())), "{}", new[0]);
+    }
+    assert_eq!(std::fs::read_to_string(&old).unwrap().lines().count(), 6);
+    // Or to where the daemon's own words go.
+    format_from_here(l, "stderr");
+    assert_eq!(l.t.get("/1k?to=stderr").unwrap().status, 200);
+    l.t.eventually("it is there", Duration::from_secs(10), |t| {
+        let said = std::fs::read_to_string(t.lab.log(INTERMEDIATE, Program::Balancer)).unwrap();
+        said.lines().any(|line| line.starts_with('{') && line.contains("\"path\":\"/1k?to=stderr\""))
+    });
+}
+
+fn as_logfmt(l: &Logged, vip: SocketAddr, file: &Path, agent: &str, before: usize) {
+    let (lines, port, bytes) = three(l, vip, file, agent, before);
+    let client = client1(vip, port).to_string();
     let bytes = bytes.to_string();
     let wanted = [
         &[
@@ -123,7 +151,7 @@ pub(super) fn other_formats(l: &Logged, agent: &str) {
     ];
     for (line, wanted) in lines.iter().zip(wanted) {
         let fields = logfmt(line);
-        for (key, value) in wanted {
+        for (key, value) in wanted.iter().chain(&[("vip", vip.to_string().as_str())]) {
             let is = fields.get(*key).unwrap_or_else(|| panic!("no {key} in {line}"));
             assert_eq!(String::from_utf8_lossy(is), *value, "{key} in {line}");
         }
@@ -131,9 +159,10 @@ pub(super) fn other_formats(l: &Logged, agent: &str) {
             assert_eq!(fields["user_agent"], agent.as_bytes(), "{line}");
         }
     }
+}
 
-    let file = format_from_here(l, "common");
-    let (lines, _, bytes) = three(l, &file, agent, 0);
+fn as_common(l: &Logged, vip: SocketAddr, file: &Path, agent: &str, before: usize) {
+    let (lines, _, bytes) = three(l, vip, file, agent, before);
     let status = |line: &str| line.split("HTTP/1.").nth(1).unwrap().split(' ').nth(1).unwrap().to_owned();
     let escaped = agent.replace('\\', "\\\\").replace('"', "\\\"");
     let escaped: String = escaped
@@ -148,26 +177,11 @@ pub(super) fn other_formats(l: &Logged, agent: &str) {
         ),
         (&lines[1], "GET /10k HTTP/1.0", format!(" 200 10240 \"-\" \"{escaped}\"")),
     ] {
-        let (time, after) = line.strip_prefix("10.90.11.2 - - [").unwrap().split_once("] \"").unwrap();
+        let client = format!("{} - - [", client1(vip, 0).ip());
+        let (time, after) = line.strip_prefix(&client).unwrap().split_once("] \"").unwrap();
         assert!(time.len() == 26 && time.ends_with(" +0000") && time.as_bytes()[2] == b'/', "{line}");
         assert_eq!(after, format!("{request}\"{rest}"), "{line}");
     }
     assert!(["200", "-"].contains(&status(&lines[0]).as_str()), "{}", lines[0]);
     assert!(lines[2].contains(" 400 - "), "{}", lines[2]);
-
-    // Renamed and opened anew, in this format too: what comes now stands in the new file.
-    let old = file.with_extension("1");
-    std::fs::rename(&file, &old).unwrap();
-    l.t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGUSR1).unwrap();
-    l.t.eventually("there is a new file", Duration::from_secs(5), |_| file.exists());
-    let (new, ..) = three(l, &file, agent, 0);
-    assert!(new[0].starts_with("10.90.11.2 - - ["), "{}", new[0]);
-    assert_eq!(std::fs::read_to_string(&old).unwrap().lines().count(), 3);
-    // Or to where the daemon's own words go.
-    format_from_here(l, "stderr");
-    assert_eq!(l.t.get("/1k?to=stderr").unwrap().status, 200);
-    l.t.eventually("it is there", Duration::from_secs(10), |t| {
-        let said = std::fs::read_to_string(t.lab.log(INTERMEDIATE, Program::Balancer)).unwrap();
-        said.lines().any(|line| line.starts_with('{') && line.contains("\"path\":\"/1k?to=stderr\""))
-    });
 }
