@@ -6,10 +6,12 @@
 
 mod counts;
 mod ends;
+mod entry;
 mod inspect;
 mod later;
 mod left;
 mod lost;
+mod table;
 mod upkeep;
 mod view;
 
@@ -19,24 +21,27 @@ pub use lost::Taken;
 pub use view::{EndView, FlowFilter, FlowView};
 
 use crate::access_log::AccessLog;
-use crate::handoff::{LaterFlow, flow_id_text};
+use crate::handoff::flow_id_text;
 use crate::leg_mtu::LegMtus;
 use crate::targets::{TargetId, Targets};
 use baton_loader::{InsertError, Plane, monotonic_ns};
-use baton_shared::control::{EndReport, FlowRef};
+use baton_shared::control::FlowRef;
 use baton_shared::reason::EndReason;
 use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::Leg;
-use left::{Left, LeftFlows};
-use std::collections::{HashMap, VecDeque};
+use compact_str::CompactString;
+use entry::Entry;
+use left::Left;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use table::Table;
+use upkeep::Watch;
 
 /// What a flow is, for its entry.
 #[derive(Clone, Debug)]
-pub struct FlowIdentity {
+pub struct FlowIdentity<'a> {
     /// The client's address and port.
     pub client: SocketAddr,
     /// The VIP's address and port.
@@ -46,7 +51,7 @@ pub struct FlowIdentity {
     /// The server's address and port on it.
     pub server: SocketAddr,
     /// Method and path.
-    pub request: String,
+    pub request: &'a str,
 }
 
 /// Why no record could be made for a flow.
@@ -74,83 +79,6 @@ pub struct Place {
     pub record: FlowRecord,
 }
 
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) flow: FlowRef,
-    pub(crate) key: FlowKey,
-    pub(crate) slot: u32,
-    /// `None` for a flow taken over at start whose server the configuration no longer names.
-    pub(crate) target: Option<TargetId>,
-    pub(crate) server: SocketAddr,
-    pub(crate) request: String,
-    pub(crate) started: SystemTime,
-    /// Since when the flow may be judged idle, CLOCK_MONOTONIC ns.
-    pub(crate) began_ns: u64,
-    pub(crate) committed: bool,
-    /// Apart, as what most flows do not have most of their time.
-    pub(crate) end: Option<Box<EndReport>>,
-    /// Its later requests are read.
-    pub(crate) later: Option<Arc<LaterFlow>>,
-    /// It is being taken back from its target.
-    pub(crate) turning: bool,
-    /// The report of that has come.
-    recall_told: bool,
-    /// The handoff it was taken back from, until the report of that comes.
-    left: Option<Box<Left>>,
-}
-
-impl Entry {
-    /// The client's address and port.
-    pub(crate) fn client(&self) -> SocketAddr {
-        self.key.remote_addr()
-    }
-
-    /// Those it connected to.
-    pub(crate) fn vip(&self) -> SocketAddr {
-        self.key.local_addr()
-    }
-
-    /// A target has it, and its end has not been told.
-    fn is_at_target(&self) -> bool {
-        self.committed && self.end.is_none()
-    }
-
-    /// The same, or it is between two targets: a drain waits for it.
-    fn is_live(&self) -> bool {
-        (self.committed || self.later.is_some()) && self.end.is_none()
-    }
-}
-
-/// Hold accounts under watch after a commit.
-#[derive(Debug)]
-struct Watch {
-    /// They differed when they were last looked at.
-    open: bool,
-    flow_id: u64,
-    until: Instant,
-    accounts: (u32, u32),
-    since: Instant,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    /// Apart: a third of a table is room.
-    by_id: HashMap<u64, Box<Entry>>,
-    by_key: HashMap<FlowKey, u64>,
-    /// Ended flows and when they are removed; in order, since all linger equally long.
-    lingering: VecDeque<(Instant, u64)>,
-    left: LeftFlows,
-    watched: Vec<Watch>,
-    /// How often they were looked at.
-    looks: u64,
-}
-
-impl Table {
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.by_id.values().map(Box::as_ref)
-    }
-}
-
 /// All flows.
 #[derive(Debug)]
 pub struct Flows {
@@ -160,6 +88,8 @@ pub struct Flows {
     leg_mtus: LegMtus,
     linger: Duration,
     idle: Duration,
+    /// Since when there is somebody to judge flows idle, CLOCK_MONOTONIC ns.
+    since_ns: u64,
     next_id: AtomicU64,
     reconciled: AtomicU64,
     cut: AtomicU64,
@@ -187,12 +117,13 @@ impl Flows {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let first = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX >> 12) << 12;
         Flows {
-            table: Mutex::default(),
+            table: Mutex::new(Table::new(Arc::clone(&plane))),
             plane,
             targets,
             leg_mtus: LegMtus::default(),
             linger,
             idle,
+            since_ns: monotonic_ns(),
             next_id: AtomicU64::new(first),
             reconciled: AtomicU64::new(0),
             cut: AtomicU64::new(0),
@@ -223,7 +154,7 @@ impl Flows {
 
     /// Freezes a connection: its record filled, its key in the map; from here on the client's packets go to the
     /// hold TUN, until `deadline`. What an ended flow left under the same key is removed.
-    pub fn begin(&self, identity: FlowIdentity, deadline: Duration) -> Result<Place, BeginError> {
+    pub fn begin(&self, identity: FlowIdentity<'_>, deadline: Duration) -> Result<Place, BeginError> {
         let key = flow_key(identity.client, identity.vip);
         let slot = self.plane.slots().allocate().ok_or(BeginError::Full)?;
         let flow = FlowRef { flow_id: self.next_id.fetch_add(1, Ordering::Relaxed), generation: 1 };
@@ -236,24 +167,13 @@ impl Flows {
             state: FlowState::Frozen as u32,
             new_addr: identity.server.ip().into(),
             new_port: baton_shared::addr::PortWord::new(identity.server.port()),
+            // Not idle since before it was.
+            last_seen_ns: now_ns,
             ..FlowRecord::default()
         };
-        let entry = Entry {
-            flow,
-            key,
-            slot,
-            target: Some(identity.target),
-            server: identity.server,
-            request: identity.request,
-            started: SystemTime::now(),
-            began_ns: now_ns,
-            committed: false,
-            end: None,
-            later: None,
-            turning: false,
-            recall_told: false,
-            left: None,
-        };
+        let mut entry = Entry::new(flow, slot, now_ms());
+        entry.target = Some(identity.target);
+        entry.request = CompactString::from(identity.request);
         {
             let mut table = self.table();
             if let Some(alive) = self.clear_key(&mut table, &key) {
@@ -261,10 +181,9 @@ impl Flows {
                 self.plane.slots().free(slot);
                 return Err(BeginError::Alive(alive));
             }
-            table.by_key.insert(key, flow.flow_id);
-            table.by_id.insert(flow.flow_id, Box::new(entry));
+            self.plane.slots().write(slot, &record);
+            table.insert(entry);
         }
-        self.plane.slots().write(slot, &record);
         let inserted = match self.plane.insert(&key, slot) {
             // A key without an entry: left behind by a removal that failed. Nobody else can own it.
             Err(InsertError::Exists) => {
@@ -273,7 +192,7 @@ impl Flows {
             other => other,
         };
         inserted.map_err(|e| {
-            self.forget_entry(flow.flow_id);
+            self.table().remove(flow.flow_id);
             self.plane.slots().free(slot);
             match e {
                 InsertError::Full | InsertError::Exists => BeginError::Full,
@@ -285,24 +204,14 @@ impl Flows {
 
     /// Removes an ended flow under `key`; or returns the number of the live one there.
     fn clear_key(&self, table: &mut Table, key: &FlowKey) -> Option<u64> {
-        let id = *table.by_key.get(key)?;
-        let Some(entry) = table.by_id.get(&id) else {
-            table.by_key.remove(key);
-            return None;
-        };
+        let entry = table.under(key)?;
+        let id = entry.flow_id;
         match self.plane.slots().state(entry.slot) {
             FlowState::Ended | FlowState::Superseded | FlowState::Free => {
                 self.remove(table, id);
                 None
             }
             _ => Some(id),
-        }
-    }
-
-    fn forget_entry(&self, flow_id: u64) {
-        let mut table = self.table();
-        if let Some(entry) = table.by_id.remove(&flow_id) {
-            table.by_key.remove(&entry.key);
         }
     }
 
@@ -315,18 +224,15 @@ impl Flows {
 
     /// The entry gone; key and slot are to be.
     fn take_out(&self, table: &mut Table, flow_id: u64) -> Option<(FlowKey, u32)> {
-        let entry = table.by_id.remove(&flow_id)?;
-        if table.by_key.get(&entry.key) == Some(&flow_id) {
-            table.by_key.remove(&entry.key);
-        }
+        let (key, mut entry) = table.remove(flow_id)?;
         if entry.is_at_target() {
             self.access_log().unreported(flow_id, EndReason::AgentLost);
             self.count_ended(entry.target);
         }
-        if let Some(left) = entry.left {
-            table.left.keep(*left, Instant::now());
+        if let Some(left) = entry.take_left() {
+            table.left.keep(left, Instant::now());
         }
-        Some((entry.key, entry.slot))
+        Some((key, entry.slot))
     }
 
     fn count_ended(&self, target: Option<TargetId>) {
@@ -358,9 +264,9 @@ impl Flows {
         self.plane.slots().set_notes(slot, record);
         self.plane.slots().set_requests(slot, 1);
         self.plane.slots().write(slot, &committed);
-        let Some(entry) = table.by_id.get_mut(&record.flow_id) else { return };
+        let Some(entry) = table.get_mut(record.flow_id) else { return };
         entry.committed = true;
-        let ended = entry.end.is_some();
+        let ended = entry.end().is_some();
         if let Some(target) = entry.target.and_then(|t| self.targets.get(t)) {
             target.flow_began(true);
             if ended {
@@ -379,17 +285,21 @@ impl Flows {
         let table = self.table();
         self.leg_mtus.on_probe(server, told);
         let slots = self.plane.slots();
-        for entry in table.entries().filter(|e| e.committed && e.server.ip() == server) {
-            let leg = Leg::from_flags(slots.read(entry.slot).flags);
-            slots.set_leg_mtu(entry.slot, self.leg_mtus.room(server, leg));
+        for entry in table.entries().filter(|e| e.committed) {
+            let record = slots.read(entry.slot);
+            if record.rewritten_addr().ip() == server {
+                let room = self.leg_mtus.room(server, Leg::from_flags(record.flags));
+                slots.set_leg_mtu(entry.slot, room);
+            }
         }
     }
 
     /// As [`Flows::abandon`], of a recalled flow whose connection has a socket here.
     pub fn give_back(&self, flow: FlowRef) {
         let mut table = self.table();
-        if let Some(left) = table.by_id.get_mut(&flow.flow_id).and_then(|entry| entry.left.as_mut()) {
-            left.given_back = true;
+        let entry = table.get_mut(flow.flow_id);
+        if let Some((entry, left)) = entry.and_then(|entry| entry.left().copied().map(|left| (entry, left))) {
+            entry.set_left(Left { given_back: true, ..left });
         }
         self.remove(&mut table, flow.flow_id);
     }
@@ -408,30 +318,36 @@ impl Flows {
 
     /// Whether this handoff is committed here.
     pub fn is_committed(&self, flow: FlowRef) -> bool {
-        self.table().by_id.get(&flow.flow_id).is_some_and(|e| e.flow == flow && e.committed)
+        self.table().get(flow.flow_id).is_some_and(|e| e.flow() == flow && e.committed)
     }
 
     /// The target of a flow.
     pub fn target_of(&self, flow: FlowRef) -> Option<TargetId> {
-        self.table().by_id.get(&flow.flow_id).filter(|e| e.flow == flow)?.target
+        self.table().get(flow.flow_id).filter(|e| e.flow() == flow)?.target
     }
 
     /// The live flows on a target.
     pub fn live_on(&self, target: TargetId) -> Vec<FlowRef> {
         let table = self.table();
         let live = |e: &&Entry| e.target == Some(target) && e.is_at_target();
-        table.entries().filter(live).map(|e| e.flow).collect()
+        table.entries().filter(live).map(Entry::flow).collect()
     }
 
     /// How many flows have an entry, lingering ones too.
     pub fn count(&self) -> usize {
-        self.table().by_id.len()
+        self.table().len()
     }
 
     /// How often hold accounts had to be reconciled: each time at least one held packet was lost.
     pub fn reconciled(&self) -> u64 {
         self.reconciled.load(Ordering::Relaxed)
     }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn nanos(d: Duration) -> u64 {

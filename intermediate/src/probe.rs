@@ -130,14 +130,14 @@ mod tests {
     fn a_token_is_good_for_one_request_of_the_asking_host_while_the_probe_lasts() {
         let probes = Arc::new(Probes::default());
         let (from, other): (IpAddr, IpAddr) = ("10.0.0.2".parse().unwrap(), "10.0.0.3".parse().unwrap());
-        let mut one = probes.begin(TargetId(1), ASKER, vec![from]);
-        let two = probes.begin(TargetId(5), ASKER, vec![from]);
+        let mut one = probes.begin(TargetId::new(1), ASKER, vec![from]);
+        let two = probes.begin(TargetId::new(5), ASKER, vec![from]);
         assert_ne!(one.token, two.token);
         let token = one.token.clone().into_bytes();
         assert!(probes.claim(&token, other).is_none(), "from another host");
         assert!(probes.claim(b"", from).is_none() && probes.claim(b"0", from).is_none());
         let (target, to) = probes.claim(&token, from).unwrap();
-        assert_eq!(target, TargetId(1));
+        assert_eq!(target, TargetId::new(1));
         assert!(probes.claim(&token, from).is_none(), "a second time");
         one.forget();
         assert_eq!(
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn only_the_agent_that_was_asked_reports() {
         let probes = Arc::new(Probes::default());
-        let mut pending = probes.begin(TargetId(1), ASKER, Vec::new());
+        let mut pending = probes.begin(TargetId::new(1), ASKER, Vec::new());
         probes.on_report(AgentId(0), report(pending.id));
         assert!(pending.report.try_recv().is_err());
         probes.on_report(ASKER, report(pending.id + 1));

@@ -13,13 +13,26 @@ use baton_shared::health::Admin;
 use baton_shared::translate::Leg;
 use serde::Serialize;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::UNIX_EPOCH;
 
 /// Names a target for the life of the process: once given, never given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TargetId(pub usize);
+pub struct TargetId(NonZero<u32>);
+
+impl TargetId {
+    /// The one that came after so many others.
+    pub const fn new(place: u32) -> Self {
+        TargetId(NonZero::<u32>::MIN.saturating_add(place))
+    }
+
+    /// How many came before it.
+    pub(crate) fn place(self) -> usize {
+        usize::try_from(self.0.get() - 1).unwrap_or(usize::MAX)
+    }
+}
 
 /// A target as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,7 +249,7 @@ impl Targets {
 
     /// The target with this number.
     pub fn get(&self, id: TargetId) -> Option<Arc<Target>> {
-        self.read().targets.get(id.0).cloned()
+        self.read().targets.get(id.place()).cloned()
     }
 
     /// The target of this name that the configuration has.
@@ -290,7 +303,7 @@ impl Registry {
             return Arc::clone(same);
         }
         let target = Arc::new(Target {
-            id: TargetId(self.targets.len()),
+            id: TargetId::new(u32::try_from(self.targets.len()).unwrap_or(u32::MAX)),
             agent: self.agent(&spec),
             spec,
             removed: AtomicBool::new(true),
@@ -334,15 +347,22 @@ mod tests {
         let (a, b) = (spec("a", "10.0.0.1:80", AGENT), spec("b", "10.0.0.1:81", AGENT));
         let targets = Targets::new([a.clone(), b.clone()]);
         assert_eq!(targets.agents().len(), 1, "one host, one channel");
-        assert_eq!(targets.update([b.clone()]).iter().map(|t| t.id.0).collect::<Vec<_>>(), [1]);
-        assert!(targets.get(TargetId(0)).unwrap().is_removed());
-        assert_eq!(targets.iter().map(|t| t.id.0).collect::<Vec<_>>(), [1]);
+        assert_eq!(targets.update([b.clone()]).iter().map(|t| t.id.place()).collect::<Vec<_>>(), [1]);
+        assert!(targets.get(TargetId::new(0)).unwrap().is_removed());
+        assert_eq!(targets.iter().map(|t| t.id.place()).collect::<Vec<_>>(), [1]);
         // The same name with another server is another target; the old one's flows are still its own.
         let moved = spec("a", "10.0.0.9:80", "10.0.0.9:7400");
-        assert_eq!(targets.update([moved, b.clone()]).iter().map(|t| t.id.0).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!((targets.by_name("a").unwrap().id.0, targets.agents().len()), (2, 2));
-        assert_eq!(targets.update([b, a]).iter().map(|t| t.id.0).collect::<Vec<_>>(), [1, 0], "it is back");
-        assert!(!targets.get(TargetId(0)).unwrap().is_removed());
+        assert_eq!(
+            targets.update([moved, b.clone()]).iter().map(|t| t.id.place()).collect::<Vec<_>>(),
+            [2, 1]
+        );
+        assert_eq!((targets.by_name("a").unwrap().id.place(), targets.agents().len()), (2, 2));
+        assert_eq!(
+            targets.update([b, a]).iter().map(|t| t.id.place()).collect::<Vec<_>>(),
+            [1, 0],
+            "it is back"
+        );
+        assert!(!targets.get(TargetId::new(0)).unwrap().is_removed());
     }
 
     #[test]
@@ -351,10 +371,10 @@ mod tests {
         let new = TargetSpec { leg: Leg::Ipip, ..old.clone() };
         let targets = Targets::new([old]);
         targets.update([new]);
-        assert_eq!(targets.by_server("10.0.0.1:80".parse().unwrap()), Some(TargetId(1)));
+        assert_eq!(targets.by_server("10.0.0.1:80".parse().unwrap()), Some(TargetId::new(1)));
         assert_eq!(targets.by_server("10.0.0.1:81".parse().unwrap()), None);
         assert_eq!(targets.shown().len(), 1, "one without flows is not shown");
-        targets.get(TargetId(0)).unwrap().flow_began(true);
+        targets.get(TargetId::new(0)).unwrap().flow_began(true);
         let shown = targets.shown();
         assert_eq!(shown.iter().map(|t| t.view().removed).collect::<Vec<_>>(), [true, false]);
     }

@@ -2,7 +2,7 @@
 
 use crate::sys::MappedSlots;
 use baton_shared::record::former::{Missed, Notes};
-use baton_shared::record::{FlowRecord, FlowState};
+use baton_shared::record::{FlowKey, FlowRecord, FlowState};
 use std::collections::VecDeque;
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
@@ -68,6 +68,14 @@ impl Slots {
     /// Here and below, if `slot` is not below [`Slots::capacity`].
     pub fn read(&self, slot: u32) -> FlowRecord {
         self.mapped.read(slot)
+    }
+
+    /// The record's key alone.
+    pub fn key(&self, slot: u32) -> FlowKey {
+        let at = |word: usize| offset_of!(FlowRecord, key) + word * size_of::<u32>();
+        let words: [u32; size_of::<FlowKey>() / size_of::<u32>()] =
+            std::array::from_fn(|word| self.mapped.field(slot, at(word)).load(Ordering::Relaxed));
+        zerocopy::transmute!(words)
     }
 
     /// Stores a record, its state last (release).

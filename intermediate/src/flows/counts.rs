@@ -40,7 +40,7 @@ impl Flows {
         let table = self.table();
         let mut counts = LiveCounts::default();
         for entry in table.entries().filter(|entry| entry.is_live()) {
-            counts.count(entry.vip(), entry.target, entry.later.is_some());
+            counts.count(table.key(entry).local_addr(), entry.target, entry.later.is_some());
         }
         counts
     }
@@ -54,12 +54,12 @@ mod tests {
     fn a_flow_counts_with_its_vip_and_one_that_is_not_read_with_its_target() {
         let (here, there) = ("192.0.2.1:80".parse().unwrap(), "192.0.2.1:81".parse().unwrap());
         let mut counts = LiveCounts::default();
-        counts.count(here, Some(TargetId(3)), true);
-        counts.count(here, Some(TargetId(3)), false);
-        counts.count(there, Some(TargetId(3)), false);
+        counts.count(here, Some(TargetId::new(3)), true);
+        counts.count(here, Some(TargetId::new(3)), false);
+        counts.count(there, Some(TargetId::new(3)), false);
         // Of an earlier run, on a server that nobody knows any more.
         counts.count(there, None, false);
         assert_eq!((counts.all, counts.of_vip(here), counts.of_vip(there)), (4, 2, 2));
-        assert_eq!((counts.pinned_on(TargetId(3)), counts.pinned_on(TargetId(0))), (2, 0));
+        assert_eq!((counts.pinned_on(TargetId::new(3)), counts.pinned_on(TargetId::new(0))), (2, 0));
     }
 }

@@ -59,25 +59,25 @@ impl Flows {
     /// What the report is; with what the flow has left, if it is that of a recall and the flow has gone on since.
     fn take_end(&self, report: EndReport) -> (Word, Option<Left>) {
         let mut table = self.table();
-        let Some(entry) = table.by_id.get_mut(&report.flow.flow_id) else {
+        let Some(entry) = table.get_mut(report.flow.flow_id) else {
             // Back with the front, perhaps.
             let left = table.left.take(&report);
             return (if left.is_some() { Word::Recalled } else { Word::Unknown }, left);
         };
         let known = KnownFlow {
-            flow: entry.flow,
-            ended: entry.end.is_some(),
+            flow: entry.flow(),
+            ended: entry.end().is_some(),
             turning: entry.turning,
             recall_told: entry.recall_told,
-            left: entry.left.as_ref().map(|left| left.flow),
+            left: entry.left().map(|left| left.flow),
         };
         let word = judge_report(&report, &known);
         match word {
             Word::Unknown | Word::Again => {}
             Word::Recalled if known.flow == report.flow => entry.recall_told = true,
-            Word::Recalled => return (word, entry.left.take().map(|left| *left)),
+            Word::Recalled => return (word, entry.take_left()),
             Word::Ended => {
-                entry.end = Some(Box::new(report));
+                entry.set_end(report);
                 // Before the commit the report only waits: the commit sees it.
                 if entry.committed {
                     let (slot, target) = (entry.slot, entry.target);

@@ -1,6 +1,7 @@
 //! Flows read out for people: lists in pieces, one flow with all that is known of it here.
 
-use super::{Entry, FlowFilter, FlowView, Flows, view};
+use super::entry::Entry;
+use super::{FlowFilter, FlowView, Flows, view};
 use crate::targets::TargetId;
 use baton_loader::monotonic_ns;
 use baton_shared::control::{FlowRef, KeyReport, MapReport, RecordReport};
@@ -37,8 +38,12 @@ impl Flows {
         after: Option<u64>,
     ) -> impl Iterator<Item = Vec<FlowView>> {
         let flows = of.as_ref();
-        let mut ids: Vec<u64> =
-            flows.table().by_id.keys().copied().filter(|id| after.is_none_or(|after| *id > after)).collect();
+        let mut ids: Vec<u64> = flows
+            .table()
+            .entries()
+            .map(|entry| entry.flow_id)
+            .filter(|id| after.is_none_or(|after| *id > after))
+            .collect();
         ids.sort_unstable();
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -46,7 +51,7 @@ impl Flows {
             at += chunk.len();
             let flows = of.as_ref();
             let table = flows.table();
-            let views = chunk.iter().filter_map(|id| table.by_id.get(id)).map(|entry| flows.view_of(entry));
+            let views = chunk.iter().filter_map(|id| table.get(*id)).map(|entry| flows.view_of(entry));
             Some(views.filter(|view| filter.passes(view)).collect())
         })
     }
@@ -58,16 +63,20 @@ impl Flows {
 
     /// One flow.
     pub fn get(&self, flow_id: u64) -> Option<FlowView> {
-        self.table().by_id.get(&flow_id).map(|entry| self.view_of(entry))
+        self.table().get(flow_id).map(|entry| self.view_of(entry))
     }
 
     /// The slots of the connections of the clients at an address that were given away, of each client the newest.
     pub fn slots_of(&self, ip: IpAddr) -> HashMap<SocketAddr, u32> {
         let table = self.table();
         let mut newest: HashMap<SocketAddr, (u64, u32)> = HashMap::new();
-        for entry in table.entries().filter(|entry| entry.client().ip() == ip) {
-            let this = (entry.flow.flow_id, entry.slot);
-            newest.entry(entry.client()).and_modify(|other| *other = this.max(*other)).or_insert(this);
+        for entry in table.entries() {
+            let client = table.key(entry).remote_addr();
+            if client.ip() != ip {
+                continue;
+            }
+            let this = (entry.flow_id, entry.slot);
+            newest.entry(client).and_modify(|other| *other = this.max(*other)).or_insert(this);
         }
         newest.into_iter().map(|(client, (_, slot))| (client, slot)).collect()
     }
@@ -75,17 +84,17 @@ impl Flows {
     /// One flow with its keys and its record.
     pub fn inspect(&self, flow_id: u64) -> Option<Inspected> {
         let table = self.table();
-        let entry = table.by_id.get(&flow_id)?;
+        let entry = table.get(flow_id)?;
         let record = self.plane.slots().read(entry.slot);
         // A map that cannot be read says the same as one without the key: packets find nothing either.
-        let under = self.plane.lookup(&entry.key).ok().flatten();
+        let under = self.plane.lookup(&record.key).ok().flatten();
         Some(Inspected {
-            flow: entry.flow,
+            flow: entry.flow(),
             view: self.view_of(entry),
             target: entry.target,
             map: MapReport {
                 slot: entry.slot,
-                keys: vec![KeyReport::new(&entry.key, under)],
+                keys: vec![KeyReport::new(&record.key, under)],
                 record: RecordReport::new(&record, monotonic_ns()),
             },
         })

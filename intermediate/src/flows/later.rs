@@ -1,5 +1,6 @@
 //! Tracked flows: found by their packets, taken back from their target and given to another.
 
+use super::entry::Entry;
 use super::left::Left;
 use super::{Flows, Place, nanos};
 use crate::handoff::LaterFlow;
@@ -8,6 +9,7 @@ use baton_loader::monotonic_ns;
 use baton_shared::control::FlowRef;
 use baton_shared::record::{FLAG_LAST, FLAG_OWED, FLAG_WITHIN_BODY, FlowKey, FlowState};
 use baton_shared::seq::{Client, Seq};
+use compact_str::CompactString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +18,20 @@ impl Flows {
     /// Who reads the later requests of the flow with this key.
     pub(crate) fn later(&self, key: &FlowKey) -> Option<Arc<LaterFlow>> {
         let table = self.table();
-        let id = table.by_key.get(key)?;
-        table.by_id.get(id)?.later.clone()
+        table.under(key)?.later.clone()
     }
 
     /// Whether later requests of a live flow of this VIP's are read.
     pub(crate) fn is_read_of(&self, vip: SocketAddr) -> bool {
-        let read = |e: &super::Entry| e.vip() == vip && e.later.is_some() && e.end.is_none();
-        self.table().entries().any(read)
+        let table = self.table();
+        let read = |e: &Entry| e.later.is_some() && e.end().is_none();
+        table.entries().any(|e| read(e) && table.key(e).local_addr() == vip)
     }
 
     /// From here on this one reads them.
     pub(crate) fn attach_later(&self, flow: FlowRef, later: &Arc<LaterFlow>) {
         let mut table = self.table();
-        if let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) {
+        if let Some(entry) = table.get_mut(flow.flow_id).filter(|e| e.flow() == flow) {
             entry.later = Some(Arc::clone(later));
         }
     }
@@ -37,8 +39,8 @@ impl Flows {
     /// Notes that a flow is being taken back, or no more; whether it is there and has not ended.
     pub(crate) fn set_turning(&self, flow: FlowRef, turning: bool) -> bool {
         let mut table = self.table();
-        let live = |e: &&mut super::Entry| e.flow == flow && e.is_at_target();
-        match table.by_id.get_mut(&flow.flow_id).map(Box::as_mut).filter(live) {
+        let live = |e: &&mut Entry| e.flow() == flow && e.is_at_target();
+        match table.get_mut(flow.flow_id).filter(live) {
             Some(entry) => {
                 entry.turning = turning;
                 entry.recall_told = false;
@@ -72,8 +74,8 @@ impl Flows {
     /// A flow was recalled: frozen again, as its next handoff. `None` if it is not there any more.
     pub(crate) fn refreeze(&self, flow: FlowRef, deadline: Duration) -> Option<Place> {
         let mut table = self.table();
-        let entry = table.by_id.get_mut(&flow.flow_id)?;
-        if entry.flow != flow || !entry.is_at_target() {
+        let entry = table.get_mut(flow.flow_id)?;
+        if entry.flow() != flow || !entry.is_at_target() {
             return None;
         }
         let slots = self.plane.slots();
@@ -81,12 +83,15 @@ impl Flows {
         if FlowState::from_raw(record.state) != FlowState::Committed {
             return None;
         }
-        let left = Left { flow, client: entry.client(), target: entry.target, given_back: false };
-        entry.left = (!std::mem::take(&mut entry.recall_told)).then(|| Box::new(left));
-        entry.flow.generation = flow.generation.wrapping_add(1);
+        let client = record.key.remote_addr();
+        entry.take_left();
+        if !std::mem::take(&mut entry.recall_told) {
+            entry.set_left(Left { flow, client, target: entry.target, given_back: false });
+        }
+        entry.generation = flow.generation.wrapping_add(1);
         entry.committed = false;
         entry.turning = false;
-        let (flow, slot, target) = (entry.flow, entry.slot, entry.target);
+        let (flow, slot, target) = (entry.flow(), entry.slot, entry.target);
         record.generation = flow.generation;
         record.deadline_ns = monotonic_ns().saturating_add(nanos(deadline));
         record.state = FlowState::Frozen as u32;
@@ -98,18 +103,16 @@ impl Flows {
     /// The live flows of an earlier run with bytes that only that run could have delivered, and their targets.
     pub(crate) fn owed(&self) -> Vec<(TargetId, FlowRef)> {
         let table = self.table();
-        let owed =
-            |e: &&super::Entry| e.is_at_target() && self.plane.slots().read(e.slot).flags & FLAG_OWED != 0;
-        table.entries().filter(owed).filter_map(|e| Some((e.target?, e.flow))).collect()
+        let owed = |e: &&Entry| e.is_at_target() && self.plane.slots().read(e.slot).flags & FLAG_OWED != 0;
+        table.entries().filter(owed).filter_map(|e| Some((e.target?, e.flow()))).collect()
     }
 
     /// Who gets a frozen flow; before the commit.
-    pub(crate) fn assign(&self, flow: FlowRef, target: TargetId, server: SocketAddr, request: &str) {
+    pub(crate) fn assign(&self, flow: FlowRef, target: TargetId, request: &str) {
         let mut table = self.table();
-        if let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) {
+        if let Some(entry) = table.get_mut(flow.flow_id).filter(|e| e.flow() == flow) {
             entry.target = Some(target);
-            entry.server = server;
-            request.clone_into(&mut entry.request);
+            entry.request = CompactString::from(request);
         }
     }
 }

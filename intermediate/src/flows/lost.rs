@@ -1,6 +1,7 @@
 //! Flows whose target cannot answer any more: looked at while their agent is gone, taken from the target, removed.
 
-use super::{Entry, Flows, nanos};
+use super::entry::Entry;
+use super::{Flows, nanos};
 use crate::reset::Severed;
 use crate::targets::TargetId;
 use baton_loader::monotonic_ns;
@@ -32,22 +33,22 @@ impl Flows {
     pub fn marks_on(&self, target: TargetId) -> Vec<(FlowRef, ClientMarks)> {
         let table = self.table();
         let live = |e: &&Entry| e.target == Some(target) && e.is_at_target();
-        let look = |e: &Entry| (e.flow, marks(&self.plane.slots().read(e.slot)));
+        let look = |e: &Entry| (e.flow(), marks(&self.plane.slots().read(e.slot)));
         table.entries().filter(live).map(look).collect()
     }
 
     /// The key of a live flow.
     pub fn key_of(&self, flow: FlowRef) -> Option<FlowKey> {
         let table = self.table();
-        table.by_id.get(&flow.flow_id).filter(|e| e.flow == flow && e.end.is_none()).map(|e| e.key)
+        table.get(flow.flow_id).filter(|e| e.flow() == flow && e.end().is_none()).map(|e| table.key(e))
     }
 
     /// Takes a committed flow from its target: nothing is translated any more, the client's packets go to the hold
     /// TUN until `deadline`. `None` if the flow is not there or has ended.
     pub fn take_from_target(&self, flow: FlowRef, deadline: Duration) -> Option<Taken> {
         let table = self.table();
-        let entry = table.by_id.get(&flow.flow_id)?;
-        if entry.flow != flow || !entry.is_at_target() {
+        let entry = table.get(flow.flow_id)?;
+        if entry.flow() != flow || !entry.is_at_target() {
             return None;
         }
         let slots = self.plane.slots();
@@ -59,23 +60,23 @@ impl Flows {
         record.state = FlowState::Frozen as u32;
         slots.write(entry.slot, &record);
         let client = Severed {
-            client: entry.client(),
-            vip: entry.vip(),
+            client: record.key.remote_addr(),
+            vip: record.key.local_addr(),
             snd_nxt: record.note_ack,
             rcv_nxt: record.note_seq_end,
         };
-        Some(Taken { flow, client, server: entry.server })
+        Some(Taken { flow, client, server: record.rewritten_addr() })
     }
 
     /// Removes a flow that was taken from its target and whose client was reset, and says why. At once: what the client may still
     /// send belongs to the ordinary stack, which answers it with a reset.
     pub fn cut(&self, flow: FlowRef, reason: EndReason) {
         let mut table = self.table();
-        let Some(entry) = table.by_id.get_mut(&flow.flow_id).filter(|e| e.flow == flow) else { return };
+        let Some(entry) = table.get_mut(flow.flow_id).filter(|e| e.flow() == flow) else { return };
         let report = EndReport::unreported(flow, reason);
-        let first = entry.end.is_none();
+        let first = entry.end().is_none();
         if first {
-            entry.end = Some(Box::new(report));
+            entry.set_end(report);
             self.access_log().unreported(flow.flow_id, reason);
             let target = entry.target;
             self.count_ended(target);

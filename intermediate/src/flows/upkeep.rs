@@ -1,6 +1,8 @@
 //! What happens to flows without anybody asking: taken over at start, swept while they last.
 
-use super::{Entry, Flows, Table, Watch, nanos};
+use super::entry::Entry;
+use super::table::Table;
+use super::{Flows, nanos, now_ms};
 use crate::handoff::LaterFlow;
 use baton_loader::monotonic_ns;
 use baton_shared::control::{EndReport, FlowRef};
@@ -8,7 +10,7 @@ use baton_shared::reason::EndReason;
 use baton_shared::record::{FLAG_TRACKED, FLAG_WITHIN_BODY, FlowKey, FlowRecord, FlowState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How long a committed flow's hold accounts are watched at least: a packet on another CPU may be diverted for
 /// the last time a moment after the commit.
@@ -49,29 +51,17 @@ impl Flows {
         if lost_track {
             self.plane.slots().change_flags(slot, FLAG_TRACKED | FLAG_WITHIN_BODY, 0);
         }
-        let entry = Entry {
-            flow: FlowRef { flow_id: record.flow_id, generation: record.generation },
-            key: record.key,
-            slot,
-            target,
-            server,
-            request: String::new(),
-            started: SystemTime::now(),
-            began_ns: monotonic_ns(),
-            committed: true,
+        let flow = FlowRef { flow_id: record.flow_id, generation: record.generation };
+        let mut entry = Entry::new(flow, slot, now_ms());
+        entry.target = target;
+        entry.committed = true;
+        if ended {
             // How it ended was told to the process before this one.
-            end: ended.then(|| {
-                Box::new(EndReport::unreported(
-                    FlowRef { flow_id: record.flow_id, generation: record.generation },
-                    EndReason::AgentLost,
-                ))
-            }),
-            later: (record.flags & FLAG_TRACKED != 0 && !lost_track)
-                .then(|| Arc::new(LaterFlow::taken_over(record, slot, target))),
-            turning: false,
-            recall_told: false,
-            left: None,
-        };
+            entry.set_end(EndReport::unreported(flow, EndReason::AgentLost));
+        }
+        if record.flags & FLAG_TRACKED != 0 && !lost_track {
+            entry.later = Some(Arc::new(LaterFlow::taken_over(record, slot, target)));
+        }
         if let Some(target) = target.filter(|_| !ended).and_then(|t| self.targets.get(t)) {
             target.flow_began(false);
         }
@@ -82,8 +72,7 @@ impl Flows {
         } else {
             table.watched.push(Watch::new(record.flow_id, (record.diverted, record.released), now));
         }
-        table.by_key.insert(record.key, record.flow_id);
-        table.by_id.insert(record.flow_id, Box::new(entry));
+        table.insert(entry);
     }
 
     /// Removes flows whose linger time is over and reconciles hold accounts that stand still. Every 50 ms or so.
@@ -122,7 +111,7 @@ impl Flows {
 
     /// Whether the accounts are to be watched on.
     fn check_accounts(&self, table: &Table, watch: &mut Watch, now: Instant) -> bool {
-        let Some(entry) = table.by_id.get(&watch.flow_id) else { return false };
+        let Some(entry) = table.get(watch.flow_id) else { return false };
         let accounts = self.plane.slots().accounts(entry.slot);
         let (diverted, released) = accounts;
         watch.open = diverted != released;
@@ -146,9 +135,9 @@ impl Flows {
         let oldest = monotonic_ns().saturating_sub(nanos(self.idle));
         let mut table = self.table();
         let idle = |e: &&Entry| {
-            e.is_at_target() && self.plane.slots().read(e.slot).last_seen_ns.max(e.began_ns) < oldest
+            e.is_at_target() && self.plane.slots().read(e.slot).last_seen_ns.max(self.since_ns) < oldest
         };
-        let idle: Vec<FlowRef> = table.entries().filter(idle).map(|e| e.flow).collect();
+        let idle: Vec<FlowRef> = table.entries().filter(idle).map(Entry::flow).collect();
         self.watch_tracked(&mut table);
         drop(table);
         for flow in idle {
@@ -166,13 +155,24 @@ impl Flows {
             e.later.is_some() && e.committed && diverted != released
         };
         let now = Instant::now();
-        let found: Vec<_> = table.entries().filter(differs).map(|e| (e.flow.flow_id, accounts(e))).collect();
+        let found: Vec<_> = table.entries().filter(differs).map(|e| (e.flow_id, accounts(e))).collect();
         for (flow_id, accounts) in found {
             if !table.watched.iter().any(|watch| watch.flow_id == flow_id) {
                 table.watched.push(Watch::new(flow_id, accounts, now));
             }
         }
     }
+}
+
+/// Hold accounts under watch after a commit.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// They differed when they were last looked at.
+    open: bool,
+    flow_id: u64,
+    until: Instant,
+    accounts: (u32, u32),
+    since: Instant,
 }
 
 impl Watch {
@@ -200,21 +200,20 @@ mod tests {
             addresses: Vec::new(),
         };
         let plane = Arc::new(Plane::open_userspace(&config).unwrap());
-        Flows::new(plane, Arc::new(Targets::new([])), Duration::ZERO, Duration::from_millis(1))
+        let targets = Arc::new(Targets::new([]));
+        // As if for long, whatever this machine's clock says.
+        Flows { since_ns: 0, ..Flows::new(plane, targets, Duration::ZERO, Duration::from_millis(1)) }
     }
 
     fn begin(flows: &Flows, client: &str) -> Place {
         let identity = FlowIdentity {
             client: client.parse().unwrap(),
             vip: "192.0.2.1:80".parse().unwrap(),
-            target: TargetId(0),
+            target: TargetId::new(0),
             server: "198.51.100.1:80".parse().unwrap(),
-            request: "GET /".into(),
+            request: "GET /",
         };
-        let place = flows.begin(identity, Duration::from_secs(60)).unwrap();
-        // As if long ago, whatever this machine's clock says.
-        flows.table().by_id.get_mut(&place.flow.flow_id).unwrap().began_ns = 0;
-        place
+        flows.begin(identity, Duration::from_secs(60)).unwrap()
     }
 
     /// Given to a target; packets of it were seen last at `last_seen_ns`.
@@ -228,7 +227,7 @@ mod tests {
     }
 
     fn end(flows: &Flows, place: &Place) -> Option<EndReason> {
-        flows.table().by_id[&place.flow.flow_id].end.as_ref().map(|end| end.reason)
+        flows.table().get(place.flow.flow_id)?.end().map(|end| end.reason)
     }
 
     #[test]
@@ -256,7 +255,7 @@ mod tests {
         std::thread::sleep(Duration::from_millis(2));
         flows.sweep_idle();
         flows.sweep();
-        assert!(!flows.table().by_id.contains_key(&places[2].flow.flow_id));
+        assert!(flows.table().get(places[2].flow.flow_id).is_none());
         assert!(!flows.plane.remove(&places[2].record.key).unwrap(), "its key is still there");
         assert_eq!(flows.plane.slots().allocate(), Some(places[2].slot));
     }

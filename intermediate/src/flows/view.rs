@@ -1,13 +1,12 @@
 //! Flows as `/v1/flows` shows them.
 
-use super::Entry;
+use super::entry::Entry;
 use crate::handoff::flow_id_text;
 use crate::targets::Targets;
 use baton_shared::access::without_query_values;
 use baton_shared::record::{DRAIN_BYTES, FlowRecord, FlowState};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
-use std::time::UNIX_EPOCH;
 
 /// A flow as the admin API shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -92,18 +91,17 @@ impl FlowFilter {
 
 pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> FlowView {
     let target = entry.target.and_then(|t| targets.get(t));
-    let started = entry.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     FlowView {
-        id: flow_id_text(entry.flow.flow_id),
-        generation: entry.flow.generation,
+        id: flow_id_text(entry.flow_id),
+        generation: entry.generation,
         state: FlowState::from_raw(record.state).name(),
-        client: entry.client(),
-        vip: entry.vip(),
+        client: record.key.remote_addr(),
+        vip: record.key.local_addr(),
         target: target.as_ref().map(|t| t.spec.name.clone()),
-        server: entry.server,
+        server: record.rewritten_addr(),
         agent_lost: target.is_some_and(|t| t.is_lost()),
         request: without_query_values(&entry.request),
-        started: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        started: entry.started_ms,
         packets: record.packets,
         bytes: record.bytes,
         diverted: record.diverted,
@@ -111,7 +109,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         released: record.released,
         requests: entry.later.as_ref().map_or(0, |later| later.shown().0),
         leaving: entry.turning,
-        end: entry.end.as_ref().map(|end| EndView {
+        end: entry.end().map(|end| EndView {
             reason: end.reason.name(),
             packets: end.packets,
             bytes: end.bytes,

@@ -111,13 +111,7 @@ impl Migrator {
         server: SocketAddr,
         request: &str,
     ) -> Result<(Place, Arc<HeldFlow>), BeginError> {
-        let identity = FlowIdentity {
-            client: ends.client,
-            vip: ends.vip,
-            target: id,
-            server,
-            request: request.to_owned(),
-        };
+        let identity = FlowIdentity { client: ends.client, vip: ends.vip, target: id, server, request };
         // Before the key is in force: no diverted packet may find the queue missing.
         let held = self.hold.begin(crate::flows::flow_key(ends.client, ends.vip));
         let freeze = self.settings().freeze.max(self.settings().deadline + FREEZE_MARGIN / 4);

@@ -64,7 +64,7 @@ fn facts(vip: &str, lines: &'static Lines) -> PickFacts<'static> {
 static NO_LINES: Lines = Lines(&[]);
 
 fn pick(pool: &Pool) -> Result<usize, ProxyReason> {
-    pool.pick(&facts(VIP, &NO_LINES), &[]).map(|id| id.0)
+    pool.pick(&facts(VIP, &NO_LINES), &[]).map(TargetId::place)
 }
 
 /// Facts of a request with this `Cookie` line.
@@ -73,11 +73,12 @@ fn with_cookie(value: String) -> PickFacts<'static> {
     facts(VIP, Box::leak(Box::new(Lines(lines))))
 }
 
-fn fail(pool: &Pool, n: usize) {
+fn fail(pool: &Pool, n: u32) {
+    let target = TargetId::new(n);
     for _ in 0..3 {
-        pool.report(TargetId(n), Signal::Failed);
+        pool.report(target, Signal::Failed);
     }
-    assert_eq!(pool.members()[n].standing(), Standing::Ejected);
+    assert_eq!(pool.members()[target.place()].standing(), Standing::Ejected);
 }
 
 #[test]
@@ -85,7 +86,7 @@ fn connected_targets_take_turns_and_others_are_passed_over() {
     let pool = choosing(&[true, false, true], round_robin());
     let picked: Vec<_> = (0..4).map(|_| pick(&pool).unwrap()).collect();
     assert_eq!(picked, [0, 2, 0, 2]);
-    assert_eq!(pool.pick(&facts(VIP, &NO_LINES), &[TargetId(0)]), Ok(TargetId(2)));
+    assert_eq!(pool.pick(&facts(VIP, &NO_LINES), &[TargetId::new(0)]), Ok(TargetId::new(2)));
     assert_eq!(pool.members()[0].picks(), (2, 0));
 }
 
@@ -94,9 +95,9 @@ fn without_a_connected_agent_nothing_is_picked_but_for_the_proxy() {
     let pool = choosing(&[false, false], round_robin());
     assert_eq!(pick(&pool), Err(ProxyReason::NoAgent));
     let any: Vec<_> =
-        (0..4).filter_map(|_| pool.pick_any(&facts(VIP, &NO_LINES), &[])).map(|t| t.0).collect();
+        (0..4).filter_map(|_| pool.pick_any(&facts(VIP, &NO_LINES), &[])).map(TargetId::place).collect();
     assert_eq!(any, [0, 1, 0, 1]);
-    assert_eq!(pool.pick_any(&facts(VIP, &NO_LINES), &[TargetId(0), TargetId(1)]), None);
+    assert_eq!(pool.pick_any(&facts(VIP, &NO_LINES), &[TargetId::new(0), TargetId::new(1)]), None);
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn a_request_goes_to_a_target_that_serves_its_family() {
     let all: [(bool, &[&str]); 3] = [(true, &[v4]), (true, &[v4, v6]), (false, &[v6])];
     let of = |all: &[(bool, &[&str])]| Pool::new("p", members(all)).pick(&facts(VIP6, &NO_LINES), &[]);
     for _ in 0..3 {
-        assert_eq!(of(&all), Ok(TargetId(1)));
+        assert_eq!(of(&all), Ok(TargetId::new(1)));
     }
     assert_eq!(of(&all[..1]), Err(ProxyReason::AddressFamily));
     assert_eq!(of(&all[2..]), Err(ProxyReason::NoAgent));
@@ -118,18 +119,18 @@ fn a_drained_target_gets_nothing_by_any_way_until_it_is_taken_back() {
         let pool = choosing(&[true, true], Choice { method, sticky: Some(sticky), ..Choice::default() });
         let ordered = &pool.members()[0].target.ordered;
         ordered.give(AdminOrder::Drain);
-        let own = with_cookie(format!("c={}", pool.cookie_of(TargetId(0)).unwrap()));
+        let own = with_cookie(format!("c={}", pool.cookie_of(TargetId::new(0)).unwrap()));
         for _ in 0..50 {
             assert_eq!(pick(&pool), Ok(1), "{method:?}");
-            assert_eq!(pool.pick(&own, &[]), Ok(TargetId(1)), "its own clients go elsewhere too");
-            assert_eq!(pool.pick_any(&own, &[]), Some(TargetId(1)));
+            assert_eq!(pool.pick(&own, &[]), Ok(TargetId::new(1)), "its own clients go elsewhere too");
+            assert_eq!(pool.pick_any(&own, &[]), Some(TargetId::new(1)));
         }
-        assert!(!pool.takes(TargetId(0)));
+        assert!(!pool.takes(TargetId::new(0)));
         pool.members()[1].target.ordered.give(AdminOrder::Drain);
         assert_eq!(pick(&pool), Err(ProxyReason::NoUsableTarget), "no panic brings drained ones back");
         assert_eq!(pool.pick_any(&own, &[]), None);
         assert_eq!(ordered.give(AdminOrder::Undrain), (Admin::Draining, Admin::Ready));
-        assert_eq!(pool.pick(&own, &[]), Ok(TargetId(0)));
+        assert_eq!(pool.pick(&own, &[]), Ok(TargetId::new(0)));
     }
 }
 
@@ -153,7 +154,7 @@ fn an_ejected_target_is_passed_over_and_comes_back() {
     assert_eq!(pool.members()[0].standing(), Standing::Suspect);
     assert!(pool.view().members[0].weight_now < 0.02, "it starts slowly: {:?}", pool.view());
     assert_eq!((0..20).filter(|_| pick(&pool) == Ok(0)).count(), 0);
-    pool.report(TargetId(0), Signal::Served);
+    pool.report(TargetId::new(0), Signal::Served);
     assert_eq!(pool.members()[0].standing(), Standing::Up);
 }
 
@@ -179,8 +180,8 @@ fn who_belongs_to_a_member_by_hash_is_proxied_there_if_its_agent_is_gone() {
         let facts = PickFacts { client, ..facts(VIP, &NO_LINES) };
         let any = pool.pick_any(&facts, &[]).unwrap();
         let migrated = pool.pick(&facts, &[]);
-        assert_eq!(migrated, if any.0 == 0 { Ok(any) } else { Err(ProxyReason::NoAgent) });
-        seen[any.0] = true;
+        assert_eq!(migrated, if any.place() == 0 { Ok(any) } else { Err(ProxyReason::NoAgent) });
+        seen[any.place()] = true;
     }
     assert_eq!(seen, [true, true]);
 }
@@ -203,16 +204,16 @@ fn a_cookie_brings_back_and_a_response_sets_it_only_if_need_be() {
     let pool = choosing(&[true, true], Choice { sticky: Some(sticky), ..Choice::default() });
     assert_eq!(pick(&pool), Err(ProxyReason::StickyCookie));
     let bare = facts(VIP, &NO_LINES);
-    let (name, value) = pool.cookie_to_set(&bare, TargetId(1)).unwrap();
+    let (name, value) = pool.cookie_to_set(&bare, TargetId::new(1)).unwrap();
     for line in
         [format!("{name}={value}"), format!("a=b; {name}=\"{value}\"; c"), format!("{name}=x;{name}={value}")]
     {
         let own = with_cookie(line);
         for _ in 0..10 {
-            assert_eq!(pool.pick(&own, &[]), Ok(TargetId(1)));
+            assert_eq!(pool.pick(&own, &[]), Ok(TargetId::new(1)));
         }
-        assert_eq!(pool.cookie_to_set(&own, TargetId(1)), None);
-        assert!(pool.cookie_to_set(&own, TargetId(0)).is_some());
+        assert_eq!(pool.cookie_to_set(&own, TargetId::new(1)), None);
+        assert!(pool.cookie_to_set(&own, TargetId::new(0)).is_some());
     }
     for line in ["baton=", "baton", "batonx=1", "Baton=zzz"] {
         assert_eq!(pool.pick(&with_cookie(line.into()), &[]), Err(ProxyReason::StickyCookie), "{line}");

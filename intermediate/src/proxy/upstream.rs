@@ -144,7 +144,8 @@ mod tests {
     async fn a_request_is_under_way_at_a_target_before_it_connects() {
         let server = TcpListener::bind("127.0.0.1:0").expect("a port");
         let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
-        let servers = [(TargetId(1), gone), (TargetId(2), server.local_addr().expect("its address"))];
+        let servers =
+            [(TargetId::new(1), gone), (TargetId::new(2), server.local_addr().expect("its address"))];
         let steps = RefCell::new(Vec::new());
         let second = Duration::from_secs(1);
         let limits = RequestLimits {
@@ -166,8 +167,12 @@ mod tests {
             },
             |target| steps.borrow_mut().push(("is unreachable", target)),
         );
-        assert_eq!(connected.await.expect("one is there").target, TargetId(2));
-        let expected = [("begins", TargetId(1)), ("is unreachable", TargetId(1)), ("begins", TargetId(2))];
+        assert_eq!(connected.await.expect("one is there").target, TargetId::new(2));
+        let expected = [
+            ("begins", TargetId::new(1)),
+            ("is unreachable", TargetId::new(1)),
+            ("begins", TargetId::new(2)),
+        ];
         assert_eq!(steps.into_inner(), expected);
     }
 }

@@ -66,7 +66,7 @@ impl Migrator {
                     ..hand.place.record
                 };
                 let record = committed(&place, &answer, &connection);
-                self.flows.assign(hand.place.flow, to, server, &subject.request);
+                self.flows.assign(hand.place.flow, to, &subject.request);
                 let times = StageTimes {
                     handoff: start.elapsed(),
                     agent: Duration::from_micros(answer.total_us.into()),

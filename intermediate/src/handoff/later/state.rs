@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// No target's number: who has the flow is not in the configuration.
-const NOBODY: TargetId = TargetId(usize::MAX);
+const NOBODY: TargetId = TargetId::new(u32::MAX);
 /// Bytes kept of a head at most on a flow of an earlier run.
 const TAKEN_OVER_BYTES: u32 = 256 * 1024;
 
