@@ -25,33 +25,33 @@ fn dropped(place: &Place) -> u64 {
     place.t.packets(INTERMEDIATE, "drop_fragment")
 }
 
-/// How many fragments the intermediate's kernel was given to put together.
-fn given_to_the_kernel(place: &Place) -> u64 {
+/// How many fragments the intermediate's kernel was given to put together (`ReasmReqds`), or what else it counted.
+fn in_the_kernel(place: &Place, what: &str) -> u64 {
     let read = |file: &str| place.t.lab.output(INTERMEDIATE, &["cat", file]).unwrap();
     let number = |word: Option<&str>| word.unwrap().parse().unwrap();
     if place.vip().is_ipv6() {
         let all = read("/proc/net/snmp6");
-        let line = all.lines().find(|line| line.starts_with("Ip6ReasmReqds ")).unwrap();
-        return number(line.split_whitespace().nth(1));
+        let mut words = all.lines().filter_map(|line| line.strip_prefix("Ip6")?.strip_prefix(what));
+        return number(words.next().map(str::trim));
     }
     // Names in one line, numbers in the next.
     let all = read("/proc/net/snmp");
     let mut lines = all.lines().filter(|line| line.starts_with("Ip: ")).map(str::split_whitespace);
     let (names, mut numbers) = (lines.next().unwrap(), lines.next().unwrap());
-    let at = names.into_iter().position(|name| name == "ReasmReqds").unwrap();
+    let at = names.into_iter().position(|name| name == what).unwrap();
     number(numbers.nth(at))
 }
 
 /// Sends a segment of a migrated connection in fragments. All behind the first one are dropped with it and counted, and do
 /// not come to the intermediate's kernel; those in front of it wait there in vain. None is answered.
 fn lost(place: &Place, peer: &mut Peer, segment: &Segment, last_first: bool) {
-    let before = (dropped(place), given_to_the_kernel(place));
+    let before = (dropped(place), in_the_kernel(place, "ReasmReqds"));
     peer.settle();
     let pieces = peer.fragments(segment, PIECE, last_first) as u64;
     assert!(pieces > 2, "{pieces} fragments");
     let (counted, given) = if last_first { (1, pieces - 1) } else { (pieces, 0) };
     place.t.eventually("the fragments are counted", PATIENCE, |_| dropped(place) == before.0 + counted);
-    assert_eq!(given_to_the_kernel(place), before.1 + given);
+    assert_eq!(in_the_kernel(place, "ReasmReqds"), before.1 + given);
     // Neither a reset for those that passed nor a report of what is missing.
     let answers = peer.listen(Duration::from_millis(100));
     assert!(answers.is_empty(), "fragments were answered: {answers:?}");
@@ -72,24 +72,40 @@ fn first_request_in_fragments(place: &Place) {
     place.close(&mut peer);
 }
 
-fn later_request(place: &Place, last_first: bool) {
+fn later_request_in_fragments(place: &Place) {
     let mut peer = place.open(&Start::default());
     place.fetch(&mut peer, "1k");
     place.expect_migrated(&peer);
     let segment = peer.data_segment(&long_request("/10k"));
-    lost(place, &mut peer, &segment, last_first);
+    lost(place, &mut peer, &segment, false);
     // As a client does that hears nothing.
     peer.send(&segment);
     place.expect_file(&mut peer, "10k");
     place.close(&mut peer);
 }
 
-fn later_request_in_fragments(place: &Place) {
-    later_request(place, false);
-}
-
 fn later_request_in_fragments_last_first(place: &Place) {
-    later_request(place, true);
+    let sysctl = |words: &str| {
+        let name = if place.vip().is_ipv6() { "net.ipv6.ip6frag_time" } else { "net.ipv4.ipfrag_time" };
+        place.t.lab.output(INTERMEDIATE, &["sysctl", "-n", &format!("{name}{words}")]).unwrap()
+    };
+    let mut peer = place.open(&Start::default());
+    place.fetch(&mut peer, "1k");
+    place.expect_migrated(&peer);
+    let segment = peer.data_segment(&long_request("/10k"));
+    let (given_up, time) = (in_the_kernel(place, "ReasmTimeout"), sysctl(""));
+    sysctl("=1");
+    lost(place, &mut peer, &segment, true);
+    place.t.eventually("the kernel gives up what came in front", PATIENCE, |_| {
+        in_the_kernel(place, "ReasmTimeout") > given_up
+    });
+    sysctl(&format!("={}", time.trim()));
+    // Without the first fragment it does so without a word (`ip_expire()`, `ip6frag_expire_frag_queue()`).
+    let answers = peer.listen(Duration::from_millis(100));
+    assert!(answers.is_empty(), "fragments were answered: {answers:?}");
+    peer.send(&segment);
+    place.expect_file(&mut peer, "10k");
+    place.close(&mut peer);
 }
 
 fn body_in_fragments(place: &Place) {
