@@ -21,7 +21,7 @@ find_root_words() {
     root_words=(sudo env "PATH=$PATH" "RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}" "CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}")
     local variable
     for variable in RUST_LOG RUST_BACKTRACE BATON_NO_SKIPS BATON_BIN_DIR BATON_SEEDS BATON_SERVE BATON_PLANE BATON_ROW \
-        BATON_HANDOFFS BATON_SCREENSHOT BATON_UPGRADE_TO; do
+        BATON_HANDOFFS BATON_SCREENSHOT BATON_UPGRADE_TO BATON_PACKAGES_ROOT; do
         [ -z "${!variable:-}" ] || root_words+=("$variable=${!variable}")
     done
 }

@@ -62,9 +62,27 @@ pub(crate) fn hold_thread(thread: libc::pid_t) -> io::Result<()> {
     ptrace(libc::PTRACE_INTERRUPT, thread)
 }
 
-/// Has a thread go on that the thread that calls this has stopped.
+/// Has a thread go on that the thread that calls this has stopped. One that was killed meanwhile is gone then: its process
+/// cannot end before.
 pub(crate) fn let_thread_go(thread: libc::pid_t) -> io::Result<()> {
-    ptrace(libc::PTRACE_DETACH, thread)
+    match ptrace(libc::PTRACE_DETACH, thread) {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => note_end(thread),
+        done => done,
+    }
+}
+
+/// Waits for the end of a killed thread that the thread that calls this has stopped.
+fn note_end(thread: libc::pid_t) -> io::Result<()> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is live.
+        if unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        if !libc::WIFSTOPPED(status) {
+            return Ok(());
+        }
+    }
 }
 
 fn ptrace(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {

@@ -10,6 +10,7 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/install.md");
 pub(crate) struct Steps {
     commands: RefCell<Vec<String>>,
     configuration: RefCell<Vec<String>>,
+    reload: String,
     socket_unit: String,
 }
 
@@ -19,6 +20,8 @@ impl Steps {
         // What comes after the seventh step is no step.
         let (text, more) = text.split_once("\n## When it changes\n").unwrap();
         let socket_unit = more.split("\n```ini\n").nth(1).unwrap().split("```").next().unwrap();
+        let changed = "\n| change the intermediate's configuration | `";
+        let reload = more.split(changed).nth(1).unwrap().split('`').next().unwrap().to_owned();
         let blocks = |kind: &str| -> Vec<String> {
             let begin = format!("\n```{kind}\n");
             text.split(&begin).skip(1).map(|rest| here(rest.split_once("```").unwrap().0)).collect()
@@ -27,6 +30,7 @@ impl Steps {
         Steps {
             commands: RefCell::new(commands),
             configuration: RefCell::new(blocks("toml")),
+            reload,
             socket_unit: here(socket_unit),
         }
     }
@@ -42,6 +46,11 @@ impl Steps {
     /// The first block of configuration that was not given out yet.
     pub(crate) fn configuration(&self) -> String {
         self.configuration.borrow_mut().remove(0)
+    }
+
+    /// What brings a change of the intermediate's configuration into force.
+    pub(crate) fn reload(&self) -> &str {
+        &self.reload
     }
 
     /// The socket unit, which whoever wants to writes; and in which file, as its first line says.

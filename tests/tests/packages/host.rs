@@ -1,5 +1,6 @@
-//! A node of the lab as a machine of its own: this machine's file system as it is, over it what is installed there, and a
-//! systemd that runs the units as they are. All of it ends with that systemd.
+//! A node of the lab as a machine of its own: this machine's file system as it is (or another distribution's, in the directory
+//! that `BATON_PACKAGES_ROOT` names), over it what is installed there, and a systemd that runs the units as they are. All of it
+//! ends with that systemd.
 
 use baton_tests::lab::TestLab;
 use netns_lab::command;
@@ -22,13 +23,14 @@ exec unshare --cgroup --pid --uts --fork --kill-child sh -c \"$3\" sh $1";
 /// needed by the packages' units; what those write to their standard output is in /var/log.
 const BOOT: &str = "set -e
 root=$1/root system=$1/root/etc/systemd/system
-mount -t overlay overlay -o lowerdir=/,upperdir=$1/upper,workdir=$1/work $root
+mount -t overlay overlay -o lowerdir=${BATON_PACKAGES_ROOT:-/},upperdir=$1/upper,workdir=$1/work $root
 mount -t proc proc $root/proc
 mount --rbind /sys $root/sys
 mount -t cgroup2 cgroup2 $root/sys/fs/cgroup
 mount -t bpf bpf $root/sys/fs/bpf
 mount --rbind /dev $root/dev
 mount --bind $1/run $root/run
+mkdir -p $root${1%/*}
 mount --rbind ${1%/*} $root${1%/*}
 rm -rf $root/etc/systemd/system/*.wants $root/usr/lib/systemd/system/*.target.wants $root/usr/sbin/policy-rc.d
 : >$root/etc/fstab
@@ -119,7 +121,8 @@ impl<'a> Host<'a> {
         let holder = t.lab.spawn(node, &[&words[..], &more].concat()).unwrap();
         let mut host = Host { t, node: node.to_owned(), dir, group, holder };
         let until = Instant::now() + Duration::from_secs(20);
-        while !host.run(&["systemctl", "is-active", "--quiet", "basic.target"]).0 {
+        // Before there is a systemd, some versions do nothing for this and call that a success.
+        while host.run(&["systemctl", "is-active", "basic.target"]).1.trim() != "active" {
             if host.holder.try_wait().unwrap().is_some() || Instant::now() > until {
                 panic!("{node} does not boot: {}", host.said());
             }
@@ -136,6 +139,21 @@ impl<'a> Host<'a> {
             let _ = stderr.read_to_string(&mut said);
         }
         said
+    }
+
+    /// This machine's number of a process that has `pid` on the node.
+    pub(crate) fn seen_process(&self, pid: &str) -> u32 {
+        let namespace = |of: String| fs::read_link(format!("/proc/{of}")).ok();
+        let here = namespace(format!("{}/ns/pid_for_children", self.holder.id()));
+        let is_it = |id: &u32| {
+            let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            numbers.and_then(|line| line.split_whitespace().last()) == Some(pid)
+                && namespace(format!("{id}/ns/pid")) == here
+        };
+        let mut all =
+            fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok());
+        all.find(is_it).unwrap_or_else(|| panic!("{} has no process {pid}", self.node))
     }
 
     /// The words that run a command here.
@@ -202,9 +220,10 @@ impl<'a> Host<'a> {
         self.says(&["cat", path])
     }
 
-    /// Writes a file that only root may read.
+    /// Writes a file that only root may read, in a directory that there need not be.
     pub(crate) fn write(&self, path: &str, text: &str) {
-        self.says(&["sh", "-c", "umask 077; printf %s \"$1\" >\"$2\"", "sh", text, path]);
+        let script = "umask 077; mkdir -p \"${2%/*}\"; printf %s \"$1\" >\"$2\"";
+        self.says(&["sh", "-c", script, "sh", text, path]);
     }
 
     /// Replaces words in a file, as one would with an editor.

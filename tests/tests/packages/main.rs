@@ -8,6 +8,7 @@ mod monitoring;
 
 use baton_tests::browser::browse;
 use baton_tests::client::Connection;
+use baton_tests::hung::Hung;
 use baton_tests::lab::{self, TestLab, VIP};
 use baton_tests::skip;
 use document::Steps;
@@ -22,6 +23,10 @@ use std::time::Duration;
 const TEST: &str = "packages";
 const LIMIT: Duration = Duration::from_secs(20);
 const AGENTS: [(&str, &str); 2] = [("target1", "web1"), ("target2", "web2")];
+
+/// A file that makes the intermediate's watchdog impatient.
+const WATCHDOG: (&str, &str) =
+    ("/etc/systemd/system/baton-intermediate.service.d/watchdog.conf", "[Service]\nWatchdogSec=3s\n");
 
 /// What systemd may say at most of how much a daemon could do, of 100.
 const EXPOSURE: &str = "--threshold=35";
@@ -80,6 +85,40 @@ fn sandboxed(host: &Host<'_>, unit: &Unit) {
     }
     let log = host.log(unit);
     assert!(!log.contains("not permitted") && !log.contains("Read-only"), "{log}");
+}
+
+/// From 253 on systemd waits for the end of a reload, and sends the signal for it itself.
+fn waits_for_reloads(host: &Host<'_>) -> bool {
+    let said = host.says(&["systemctl", "--version"]);
+    let version: u32 = said.split_whitespace().nth(1).unwrap().parse().unwrap();
+    version >= 253
+}
+
+/// A change of the configuration comes by a reload, of which the daemon is told once.
+fn reloads(t: &TestLab, host: &Host<'_>, unit: &Unit, config: &str, reload: &str) {
+    let waits = waits_for_reloads(host);
+    let (of_type, command) = (host.property(unit, "Type"), host.property(unit, "ExecReload"));
+    assert_eq!(
+        (of_type.as_str(), command.is_empty()),
+        if waits { ("notify-reload", true) } else { ("notify", false) }
+    );
+    host.edit(
+        config,
+        &[("path = \"/var/log/baton/access.log\"", "path = \"/var/log/baton/requests.log\"".into())],
+    );
+    host.shell(reload);
+    let asked = "curl -s --unix-socket /run/baton/intermediate.sock http://baton/v1/status";
+    let count = || {
+        let status: serde_json::Value = serde_json::from_str(&host.shell(asked)).unwrap();
+        status["reloads"]["applied"].as_u64().unwrap()
+    };
+    if !waits {
+        t.eventually("the reload is over", LIMIT, |_| count() > 0);
+    }
+    assert_eq!(count(), 1);
+    host.says(&["test", "-e", "/var/log/baton/requests.log"]);
+    // Before the daemon has said so, a systemd that does not wait for it may still show it as reloading.
+    t.eventually("systemd knows it", LIMIT, |_| host.property(unit, "ActiveState") == "active");
 }
 
 /// A connection that stays open after an answer, so that its flow stays.
@@ -261,6 +300,7 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
     assert!(has(&[&format!("{target} eth0"), "arrived for"]), "{shown}");
     steps.assert_all_done();
 
+    reloads(&t, &front, &unit, config, steps.reload());
     let metrics = |host: &Host<'_>, socket: &str| {
         host.says(&["curl", "-sf", "--unix-socket", socket, "http://baton/metrics"])
     };
@@ -280,11 +320,25 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
     assert_eq!(front.property(&unit, "NRestarts"), "1");
 
     // Another version comes: what was written stays, and what runs is started anew.
+    front.edit(config, &[("name = \"lb1\"", "name = \"lb1\"\nworkers = 2".into())]);
+    front.write(WATCHDOG.0, WATCHDOG.1);
     let before = front.property(&unit, "InvocationID");
     front.install(&all, &upgrade);
     assert!(front.read(config).contains("10.90.101.2"));
     assert_ne!(front.property(&unit, "InvocationID"), before);
     goes_on(&mut connection);
+
+    // One of whose threads hangs is ended and started again.
+    let before = front.property(&unit, "InvocationID");
+    let hung = Hung::of(front.seen_process(&front.property(&unit, "MainPID")), Some("worker2"));
+    t.eventually("the watchdog has it ended", LIMIT, |_| front.property(&unit, "Result") == "watchdog");
+    // It is gone once whoever stopped its thread lets go of it.
+    drop(hung);
+    t.eventually("it is started again", LIMIT, |_| front.property(&unit, "InvocationID") != before);
+    ready(&front, &unit, "/run/baton/intermediate.sock");
+    assert_eq!(front.property(&unit, "NRestarts"), "1");
+    goes_on(&mut connection);
+    front.says(&["rm", WATCHDOG.0]);
 
     // With a socket unit the daemon need not run: who connects has it started.
     let (file, text) = steps.socket_unit();
@@ -306,7 +360,9 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
     assert_eq!(front.property(&unit, "ActiveState"), "active");
     front.says(&["dpkg", "--no-triggers", "--remove", "baton-intermediate"]);
     assert_eq!(front.property(&unit, "ActiveState"), "inactive");
-    assert!(!front.run(&["test", "-e", "/usr/bin/intermediate"]).0);
+    for file in ["/usr/bin/intermediate", "/usr/lib/systemd/system-generators/baton-intermediate"] {
+        assert!(!front.run(&["test", "-e", file]).0, "{file}");
+    }
     assert!(front.read(config).contains("10.90.101.2"));
 }
 
