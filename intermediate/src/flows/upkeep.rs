@@ -119,7 +119,7 @@ impl Flows {
             return now < watch.until;
         }
         // What is held for its turn is not lost.
-        let holding = entry.later.as_ref().is_some_and(|later| later.shown().1 > 0);
+        let holding = entry.later.as_ref().is_some_and(|later| later.holds());
         if accounts != watch.accounts || holding {
             watch.accounts = accounts;
             watch.since = now;

@@ -107,7 +107,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         diverted: record.diverted,
         diverted_at_commit: if entry.committed { record.drain_end.wrapping_sub(DRAIN_BYTES) } else { 0 },
         released: record.released,
-        requests: entry.later.as_ref().map_or(0, |later| later.shown().0),
+        requests: if entry.later.is_some() { record.requests } else { 0 },
         leaving: entry.turning,
         end: entry.end().map(|end| EndView {
             reason: end.reason.name(),

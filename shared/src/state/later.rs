@@ -56,21 +56,28 @@ pub struct Taken {
 /// What one client has sent behind the request under way.
 #[derive(Clone, Debug)]
 pub struct LaterRequests {
-    /// The end of the request under way, where `bytes` begin.
+    /// The end of the request under way, where what is kept begins.
     end: Seq<Client>,
-    /// What has come without a gap.
+    /// Bytes kept at most, from `end` on.
+    most: u32,
+    /// Apart: most clients have sent nothing most of the time.
+    kept: Option<Box<Kept>>,
+}
+
+/// What has come, or is under way, from the end on.
+#[derive(Clone, Debug)]
+struct Kept {
+    /// Without a gap.
     bytes: Vec<u8>,
-    /// What has come beyond a gap, as offset from `end` and bytes, in order of the offset.
+    /// What has come beyond a gap, as offset from the end and bytes, in order of the offset.
     islands: Vec<(u32, Vec<u8>)>,
     /// The offset of the client's FIN.
     fin: Option<u32>,
     /// The client was told that its bytes before this arrived.
     acknowledged: Seq<Client>,
     scanner: HeadScanner,
-    /// The rest of the body under way, from `end` on.
+    /// The rest of the body under way, from the end on.
     body: BodyScanner,
-    /// Bytes kept at most, from `end` on.
-    most: u32,
 }
 
 /// How many gaps are kept apart; more make a stranger of the client.
@@ -79,27 +86,29 @@ const ISLANDS: usize = 64;
 impl LaterRequests {
     /// Behind a request that ends at `end`. At most `most` bytes are kept.
     pub fn new(end: Seq<Client>, most: u32) -> Self {
-        LaterRequests {
-            end,
-            bytes: Vec::new(),
-            islands: Vec::new(),
-            fin: None,
-            acknowledged: end,
-            scanner: HeadScanner::new(),
-            body: BodyScanner::new(Framing::None),
-            most,
-        }
+        LaterRequests { end, most, kept: None }
     }
 
     /// The same within a body: `end` is only where its next byte must be read.
     pub fn within(mut self, body: BodyScanner) -> Self {
-        self.body = body;
+        self.keep().body = body;
+        self.settle();
         self
+    }
+
+    fn keep(&mut self) -> &mut Kept {
+        let end = self.end;
+        self.kept.get_or_insert_with(|| Box::new(Kept::nothing(end)))
+    }
+
+    /// Nothing is kept of what is over.
+    fn settle(&mut self) {
+        self.kept.take_if(|kept| kept.is_over(self.end));
     }
 
     /// Whether the request under way goes on at `end`.
     pub fn is_within_body(&self) -> bool {
-        !self.body.is_done()
+        self.kept.as_ref().is_some_and(|kept| !kept.body.is_done())
     }
 
     /// The end of the request under way.
@@ -109,24 +118,28 @@ impl LaterRequests {
 
     /// What has come behind it without a gap.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.kept.as_ref().map_or(&[], |kept| &kept.bytes)
     }
 
     /// The number up to which the client was told that its bytes arrived; at least [`LaterRequests::end`].
     pub fn acknowledged(&self) -> Seq<Client> {
-        if self.acknowledged.before(self.end) { self.end } else { self.acknowledged }
+        let told = self.kept.as_ref().map(|kept| kept.acknowledged);
+        told.filter(|told| self.end.before(*told)).unwrap_or(self.end)
     }
 
     /// Whether the client was told of bytes in front that no server has: nobody but us can deliver them.
     pub fn owes(&self) -> bool {
-        self.end.before(self.acknowledged)
+        self.end.before(self.acknowledged())
     }
 
     /// The client's bytes from `end` on (and its FIN behind them) that this kernel acknowledged before the flow was
     /// given away.
     pub fn on_acknowledged(&mut self, bytes: &[u8], fin: bool) {
-        let _ = self.on_segment(self.end.plus(length(&self.bytes)), bytes, fin);
-        self.acknowledged = self.end.plus(length(&self.bytes).wrapping_add(u32::from(fin)));
+        let _ = self.on_segment(self.end.plus(length(self.bytes())), bytes, fin);
+        let told = self.end.plus(length(self.bytes()).wrapping_add(u32::from(fin)));
+        if self.end.before(told) {
+            self.keep().acknowledged = told;
+        }
     }
 
     /// A segment that reaches beyond `end`.
@@ -146,11 +159,125 @@ impl LaterRequests {
         let Some(last) = offset.checked_add(length(payload)).filter(|last| *last <= self.most) else {
             return Err(NotKept::TooFar);
         };
-        if fin && self.fin.is_none() {
-            self.fin = Some(last);
+        if payload.is_empty() && !fin {
+            return Ok(());
         }
-        let have = length(&self.bytes);
-        if offset <= have {
+        let kept = self.keep();
+        if fin && kept.fin.is_none() {
+            kept.fin = Some(last);
+        }
+        let done = kept.take(offset, payload);
+        self.settle();
+        done
+    }
+
+    /// Where what has come without a gap breaks off, if more has come beyond it.
+    pub fn gap(&self) -> Option<Seq<Client>> {
+        let kept = self.kept.as_ref()?;
+        let have = length(&kept.bytes);
+        let beyond = !kept.islands.is_empty() || kept.fin.is_some_and(|fin| fin > have);
+        beyond.then(|| self.end.plus(have))
+    }
+
+    /// What came beyond a gap counts as not having come; where the gap began. The client was told of none of it.
+    pub fn forget_beyond_gap(&mut self) -> Option<Seq<Client>> {
+        let gap = self.gap()?;
+        if let Some(kept) = &mut self.kept {
+            let have = length(&kept.bytes);
+            kept.islands.clear();
+            kept.fin = kept.fin.filter(|fin| *fin <= have);
+        }
+        self.settle();
+        Some(gap)
+    }
+
+    /// What there is to do about the bytes in front.
+    pub fn next(&mut self, limits: &HeadLimits) -> Later {
+        let Some(kept) = &mut self.kept else { return Later::Nothing };
+        let fin_here = kept.fin == Some(length(&kept.bytes));
+        if kept.bytes.is_empty() {
+            return if fin_here { Later::Fin } else { Later::Nothing };
+        }
+        if !kept.body.is_done() {
+            return match kept.advance_body() {
+                Ok(size) => {
+                    self.forget(size);
+                    Later::Body
+                }
+                Err(rule) => Later::BadBody(rule),
+            };
+        }
+        match kept.scanner.status(&kept.bytes, limits) {
+            HeadStatus::Complete(head) => Later::Request(head),
+            HeadStatus::Bad(verdict) => Later::Bad(verdict),
+            HeadStatus::Incomplete if fin_here => Later::CutShort,
+            HeadStatus::Incomplete => Later::Partial,
+        }
+    }
+
+    /// The request in front goes on to the server that has the flow: where it ends, the new end. `head` is what
+    /// [`LaterRequests::next`] gave. `None` if its end is not known, or too far away to follow.
+    pub fn pass(&mut self, head: &RequestHead) -> Option<Seq<Client>> {
+        let size = u32::try_from(request_length(head)?).ok()?;
+        self.forget(size);
+        Some(self.end)
+    }
+
+    /// The client's FIN in front goes on to the server: the new end.
+    pub fn pass_fin(&mut self) -> Seq<Client> {
+        if let Some(kept) = &mut self.kept {
+            kept.fin = None;
+        }
+        self.forget(1);
+        self.end
+    }
+
+    /// The request in front is given to another server: its bytes as far as they have come, without an empty line in
+    /// front. `None` as with [`LaterRequests::pass`].
+    pub fn take(&mut self, head: &RequestHead) -> Option<Taken> {
+        let size = u32::try_from(request_length(head)?).ok()?;
+        let here = size.min(length(self.bytes()));
+        let upto = usize::try_from(here).unwrap_or(usize::MAX);
+        let bytes = self.bytes().get(head.start..upto).unwrap_or_default().to_vec();
+        let fin = self.kept.as_ref().is_some_and(|kept| kept.fin == Some(here));
+        let mut taken_end = self.end.plus(here);
+        self.forget(size);
+        if fin && here == size {
+            taken_end = self.pass_fin();
+            return Some(Taken { bytes, taken_end, fin: true });
+        }
+        Some(Taken { bytes, taken_end, fin: false })
+    }
+
+    fn forget(&mut self, size: u32) {
+        self.end = self.end.plus(size);
+        if let Some(kept) = &mut self.kept {
+            kept.forget(size);
+        }
+        self.settle();
+    }
+}
+
+impl Kept {
+    /// As it is where nothing has come behind `end`.
+    fn nothing(end: Seq<Client>) -> Self {
+        Kept {
+            bytes: Vec::new(),
+            islands: Vec::new(),
+            fin: None,
+            acknowledged: end,
+            scanner: HeadScanner::new(),
+            body: BodyScanner::new(Framing::None),
+        }
+    }
+
+    fn is_over(&self, end: Seq<Client>) -> bool {
+        let empty = self.bytes.is_empty() && self.islands.is_empty() && self.fin.is_none();
+        empty && self.body.is_done() && !end.before(self.acknowledged)
+    }
+
+    fn take(&mut self, offset: u32, payload: &[u8]) -> Result<(), NotKept> {
+        if offset <= length(&self.bytes) {
             self.append(offset, payload);
             self.join();
         } else if !payload.is_empty() {
@@ -177,85 +304,13 @@ impl LaterRequests {
         self.bytes.extend_from_slice(payload.get(seen..).unwrap_or_default());
     }
 
-    /// Where what has come without a gap breaks off, if more has come beyond it.
-    pub fn gap(&self) -> Option<Seq<Client>> {
-        let have = length(&self.bytes);
-        let beyond = !self.islands.is_empty() || self.fin.is_some_and(|fin| fin > have);
-        beyond.then(|| self.end.plus(have))
-    }
-
-    /// What came beyond a gap counts as not having come; where the gap began. The client was told of none of it.
-    pub fn forget_beyond_gap(&mut self) -> Option<Seq<Client>> {
-        let gap = self.gap()?;
-        let have = length(&self.bytes);
-        self.islands.clear();
-        self.fin = self.fin.filter(|fin| *fin <= have);
-        Some(gap)
-    }
-
-    /// What there is to do about the bytes in front.
-    pub fn next(&mut self, limits: &HeadLimits) -> Later {
-        let fin_here = self.fin == Some(length(&self.bytes));
-        if self.is_within_body() && !self.bytes.is_empty() {
-            return self.next_of_body();
-        }
-        if self.bytes.is_empty() {
-            return if fin_here { Later::Fin } else { Later::Nothing };
-        }
-        match self.scanner.status(&self.bytes, limits) {
-            HeadStatus::Complete(head) => Later::Request(head),
-            HeadStatus::Bad(verdict) => Later::Bad(verdict),
-            HeadStatus::Incomplete if fin_here => Later::CutShort,
-            HeadStatus::Incomplete => Later::Partial,
-        }
-    }
-
-    fn next_of_body(&mut self) -> Later {
-        match self.body.advance(&self.bytes) {
-            Ok(taken) => {
-                let taken = u32::try_from(taken).unwrap_or(u32::MAX);
-                let content = pass_content(&mut self.body);
-                self.forget(taken.saturating_add(content));
-                Later::Body
-            }
-            Err(rule) => Later::BadBody(rule),
-        }
-    }
-
-    /// The request in front goes on to the server that has the flow: where it ends, the new end. `head` is what
-    /// [`LaterRequests::next`] gave. `None` if its end is not known, or too far away to follow.
-    pub fn pass(&mut self, head: &RequestHead) -> Option<Seq<Client>> {
-        let size = u32::try_from(request_length(head)?).ok()?;
-        self.forget(size);
-        Some(self.end)
-    }
-
-    /// The client's FIN in front goes on to the server: the new end.
-    pub fn pass_fin(&mut self) -> Seq<Client> {
-        self.fin = None;
-        self.forget(1);
-        self.end
-    }
-
-    /// The request in front is given to another server: its bytes as far as they have come, without an empty line in
-    /// front. `None` as with [`LaterRequests::pass`].
-    pub fn take(&mut self, head: &RequestHead) -> Option<Taken> {
-        let size = u32::try_from(request_length(head)?).ok()?;
-        let here = size.min(length(&self.bytes));
-        let upto = usize::try_from(here).unwrap_or(usize::MAX);
-        let bytes = self.bytes.get(head.start..upto).unwrap_or_default().to_vec();
-        let fin = self.fin == Some(here);
-        let mut taken_end = self.end.plus(here);
-        self.forget(size);
-        if fin && here == size {
-            taken_end = self.pass_fin();
-            return Some(Taken { bytes, taken_end, fin: true });
-        }
-        Some(Taken { bytes, taken_end, fin: false })
+    /// How many numbers in front belong to the body under way.
+    fn advance_body(&mut self) -> Result<u32, GateRule> {
+        let taken = u32::try_from(self.body.advance(&self.bytes)?).unwrap_or(u32::MAX);
+        Ok(taken.saturating_add(pass_content(&mut self.body)))
     }
 
     fn forget(&mut self, size: u32) {
-        self.end = self.end.plus(size);
         let gone = usize::try_from(size).unwrap_or(usize::MAX).min(self.bytes.len());
         self.bytes.drain(..gone);
         self.scanner = HeadScanner::new();

@@ -7,6 +7,7 @@ use super::state::{LaterFlow, Phase, State};
 use baton_daemon::tun::Offload;
 use baton_shared::packet::held::{HeldFacts, is_intact};
 use baton_shared::state::acceptable::{KnownClient, is_acceptable};
+use baton_shared::state::heard::Heard;
 use baton_shared::state::later::NotKept;
 
 impl Migrator {
@@ -30,25 +31,23 @@ impl Migrator {
         let held = Held::new(packet, offload, facts);
         let end = state.later.end();
         let record = self.flows.record(flow.slot);
-        state.catch_up(&record, flow.options.as_ref());
-        let known = KnownClient {
-            acked: state.heard.ack.raw(),
-            reach: record.note_window,
-            tsval: state.in_order_tsval,
-        };
+        let options = flow.options();
+        let mut heard = state.catch_up(&record, options.as_ref());
+        let known =
+            KnownClient { acked: heard.ack.raw(), reach: record.note_window, tsval: state.in_order_tsval };
         let believed = !facts.rst && is_acceptable(facts, &known);
         if !facts.rst && end.before(held.end()) && !believed {
             return self.disbelieve(flow, &held);
         }
         if believed {
-            state.note(facts, flow.options.as_ref());
+            state.note(&mut heard, facts, options.as_ref());
         }
         // A part of the request under way, sent again or on its way through the queue; or nothing of the stream.
         if facts.rst || held.length() == 0 || !end.before(held.end()) {
             return self.hold.write_back(packet, offload);
         }
         if !held.seq.before(end) {
-            return self.take_beyond(flow, state, held, facts.payload);
+            return self.take_beyond(flow, state, held, facts.payload, heard);
         }
         // Its front is a part of the request under way, which its server may lack.
         match divide(&held, end, None) {
@@ -57,7 +56,7 @@ impl Migrator {
                 for held in rest {
                     let bytes = held.bytes.clone();
                     let payload = baton_shared::packet::held::facts(&bytes).map_or(&[][..], |f| f.payload);
-                    self.take_beyond(flow, state, held, payload);
+                    self.take_beyond(flow, state, held, payload, heard);
                 }
             }
             None => self.drop_held(flow, &held),
@@ -79,13 +78,13 @@ impl Migrator {
     }
 
     /// A packet, or part of one, that lies behind the request under way.
-    fn take_beyond(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8]) {
+    fn take_beyond(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8], heard: Heard) {
         if state.phase == Phase::Dropping {
             self.forward_fin(flow, state, &held);
             self.drop_of_last(state, held.payload);
             return self.drop_held(flow, &held);
         }
-        self.keep(flow, state, held, payload);
+        self.keep(flow, state, held, payload, heard);
     }
 
     /// Counts a connection of which bytes behind its last request are dropped, once.
@@ -96,19 +95,19 @@ impl Migrator {
     }
 
     /// Keeps a packet that lies behind the request under way, if it is not there already and there is room.
-    fn keep(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8]) {
+    fn keep(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8], heard: Heard) {
         // What is there already came in a packet that is held.
         let have = state.later.end().plus(u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
         let known = !held.fin && !have.before(held.end());
         let room =
-            (!known).then(|| self.hold.admits_later(state.packets.bytes(), held.bytes.len())).flatten();
+            (!known).then(|| self.hold.admits_later(state.waiting.bytes(), held.bytes.len())).flatten();
         let kept = room.map(|room| (state.later.on_segment(held.seq, payload, held.fin), room));
         if let Some((Ok(()), account)) = kept {
             // As a kernel does it: what came out of order may be newer than what fills the gap.
             if let Some(tsval) = held.tsval.filter(|_| !have.before(held.seq)) {
                 state.in_order_tsval = tsval;
             }
-            state.packets.admit(held, account);
+            state.waiting.admit(held, account, heard);
         } else {
             // The client sends it again if it is needed.
             self.drop_held(flow, &held);

@@ -26,8 +26,7 @@ impl Migrator {
         let seat = router.and_then(|router| Some((router.seat(flow.vip())?, router)));
         let (connection, bytes) = {
             let mut state = flow.lock();
-            self.catch_up(flow, &mut state);
-            let mut connection = Self::connection(flow, &state, &hand.answer);
+            let mut connection = self.connection(flow, &mut state, &hand.answer);
             let owed = state.later.acknowledged().since(connection.rcv_nxt);
             let received = usize::try_from(owed).unwrap_or(0).min(state.later.bytes().len());
             let bytes = state.later.bytes().get(..received).unwrap_or_default().to_vec();

@@ -111,13 +111,14 @@ impl Migrator {
         }
         self.flows.commit(&record, hand.place.slot);
         Self::count(&self.laters.counts.moved);
-        state.flow = hand.place.flow;
+        state.generation = hand.place.flow.generation;
         state.target = to;
         state.requests = 1;
         state.bound = false;
         state.all_requests = state.all_requests.saturating_add(1);
         // It has acknowledged all there was, or the flow were not here.
-        state.heard = Heard { ack: given.snd_nxt, window: given.snd_wnd, said_at: given.rcv_nxt };
+        let heard = Heard { ack: given.snd_nxt, window: given.snd_wnd, said_at: given.rcv_nxt };
+        state.waiting.set_heard(heard);
         let fresh = Fresh { ack: given.snd_nxt.raw(), tsval: given.client_tsval, tsecr: given.vip_tsval };
         self.make_fit(flow, &mut state, given.rcv_nxt, fresh);
         self.resume(flow, &mut state, &hand.held);
@@ -136,8 +137,7 @@ impl Migrator {
         let request_line = head.request_line(state.later.bytes());
         let is_head = head.is_head(state.later.bytes());
         let told = state.later.acknowledged();
-        self.catch_up(flow, &mut state);
-        let mut connection = Self::connection(flow, &state, &hand.answer);
+        let mut connection = self.connection(flow, &mut state, &hand.answer);
         // Its end was known when this was planned, and nothing in front has changed.
         let taken = state.later.take(head)?;
         fed.extend_from_slice(

@@ -12,26 +12,26 @@ impl Migrator {
     pub(super) fn pass_to(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>) {
         // First, so that what comes now passes by itself.
         self.flows.set_read_from(flow.slot, end);
-        for held in state.packets.take() {
+        for held in state.waiting.take() {
             if !end.before(held.end()) {
                 self.hold.write_back(&held.bytes, held.offload);
             } else if held.seq.before(end) {
                 match divide(&held, end, None) {
                     Some((front, rest)) => {
                         front.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
-                        rest.into_iter().for_each(|rest| state.packets.put(rest));
+                        rest.into_iter().for_each(|rest| state.waiting.put(rest));
                     }
                     None => self.drop_held(flow, &held),
                 }
             } else {
-                state.packets.put(held);
+                state.waiting.put(held);
             }
         }
     }
 
     /// A target was given all before `end`: that is dropped, and the rest made fit for it.
     pub(super) fn make_fit(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>, fresh: Fresh) {
-        for held in state.packets.take() {
+        for held in state.waiting.take() {
             let from = if held.seq.before(end) { end } else { held.seq };
             let rest = end.before(held.end()).then(|| divide(&held, from, Some(fresh))).flatten();
             let Some((front, rest)) = rest else {
@@ -41,13 +41,13 @@ impl Migrator {
             drop(front);
             let kept: u32 = rest.iter().map(Held::length).fold(0, u32::wrapping_add);
             self.flows.add_released(flow.slot, held.length().wrapping_sub(kept));
-            rest.into_iter().for_each(|rest| state.packets.put(rest));
+            rest.into_iter().for_each(|rest| state.waiting.put(rest));
         }
     }
 
     /// Writes back all that is held, as it came.
     pub(super) fn write_all_back(&self, state: &mut State) {
-        for held in state.packets.take() {
+        for held in state.waiting.take() {
             self.hold.write_back(&held.bytes, held.offload);
         }
     }
@@ -56,7 +56,7 @@ impl Migrator {
     pub(super) fn drop_all(&self, flow: &LaterFlow, state: &mut State) {
         state.phase = Phase::Dropping;
         self.drop_of_last(state, u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
-        for held in state.packets.take() {
+        for held in state.waiting.take() {
             self.forward_fin(flow, state, &held);
             self.drop_held(flow, &held);
         }

@@ -8,6 +8,7 @@
 
 mod admit;
 mod cut;
+mod ends;
 mod give_back;
 mod hand_on;
 mod held;
@@ -16,6 +17,7 @@ mod read;
 mod restore;
 mod state;
 mod turn;
+mod waiting;
 pub(super) mod waits;
 
 pub use restore::Returned;
@@ -239,7 +241,7 @@ impl Migrator {
     pub(super) fn sweep_partial(self: &Arc<Self>) {
         for (since, flow) in self.laters.partial.due(PARTIAL) {
             let mut state = flow.lock();
-            if state.partial_since == Some(since) {
+            if state.waiting.unfinished().partial_since == Some(since) {
                 self.turn_back(&flow, &mut state, None, false);
             }
         }

@@ -13,33 +13,38 @@ impl Migrator {
     pub(super) fn read_on(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
         self.read(flow, state);
         self.watch_gap(flow, state);
-        flow.show(state);
+        flow.settle(state);
     }
 
     /// Whoever leaves a gap has until [`GAP`] to fill it.
     fn watch_gap(&self, flow: &Arc<LaterFlow>, state: &mut State) {
         let gap = state.later.gap().filter(|_| state.phase == Phase::Following);
-        let since = match (gap, state.gap) {
+        let before = state.waiting.unfinished();
+        let since = match (gap, before.gap) {
             (None, _) => None,
             (Some(at), Some((before, since))) if at == before => Some((at, since)),
             (Some(at), _) => {
                 let now = Instant::now();
-                if !std::mem::replace(&mut state.gap_noted, true) {
+                if !before.gap_noted {
                     self.laters.gaps.note(now, flow);
                 }
                 Some((at, now))
             }
         };
-        state.gap = since;
+        state.waiting.change_unfinished(|unfinished| {
+            unfinished.gap = since;
+            unfinished.gap_noted |= since.is_some();
+        });
     }
 
     /// A gap's time may be over; there may be a younger one by now.
     pub(super) fn look_at_gap(&self, flow: &Arc<LaterFlow>, state: &mut State) {
-        state.gap_noted = false;
-        match state.gap {
+        let gap = state.waiting.unfinished().gap;
+        state.waiting.change_unfinished(|unfinished| unfinished.gap_noted = false);
+        match gap {
             Some((_, since)) if since.elapsed() >= GAP => self.drop_beyond_gap(flow, state),
             Some((_, since)) => {
-                state.gap_noted = true;
+                state.waiting.change_unfinished(|unfinished| unfinished.gap_noted = true);
                 self.laters.gaps.note(since, flow);
             }
             None => {}
@@ -49,15 +54,15 @@ impl Migrator {
     /// What lies beyond a gap that was not filled in time is let go: nobody was told that it came, so the client still has it.
     fn drop_beyond_gap(&self, flow: &LaterFlow, state: &mut State) {
         let Some(gap) = state.later.forget_beyond_gap() else { return };
-        for held in state.packets.take() {
+        for held in state.waiting.take() {
             if gap.before(held.seq) {
                 self.drop_held(flow, &held);
             } else {
-                state.packets.put(held);
+                state.waiting.put(held);
             }
         }
-        state.gap = None;
-        flow.show(state);
+        state.waiting.change_unfinished(|unfinished| unfinished.gap = None);
+        flow.settle(state);
     }
 
     fn read(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
@@ -71,13 +76,13 @@ impl Migrator {
             }
             let later = state.later.next(&limits);
             if later != Later::Partial {
-                state.partial_since = None;
+                state.waiting.change_unfinished(|unfinished| unfinished.partial_since = None);
             }
             match later {
                 Later::Nothing => break,
-                Later::Partial if state.partial_since.is_none() => {
+                Later::Partial if state.waiting.unfinished().partial_since.is_none() => {
                     let now = Instant::now();
-                    state.partial_since = Some(now);
+                    state.waiting.change_unfinished(|unfinished| unfinished.partial_since = Some(now));
                     self.laters.partial.note(now, flow);
                     break;
                 }
@@ -110,7 +115,7 @@ impl Migrator {
                 state.requests = state.requests.saturating_add(1);
                 state.all_requests = now.request_no;
                 self.flows.set_requests(flow.slot, state.requests);
-                self.log_later(noted, state.target, state.flow, state.requests, None);
+                self.log_later(noted, state.target, state.flow(), state.requests, None);
                 Self::count(&self.laters.counts.stayed);
                 self.pass_to(flow, state, end);
             }

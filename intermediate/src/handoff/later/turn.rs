@@ -14,6 +14,7 @@ use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::control::{FlowRef, Message, RecallRequest, RecalledAnswer};
 use baton_shared::http::{GateRule, RequestHead};
 use baton_shared::reason::{CloseReason, EndReason, Refusal};
+use baton_shared::state::heard::Heard;
 use baton_shared::state::recall::{Recall, RecallAction, RecallEvent};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -113,30 +114,30 @@ impl Migrator {
         if state.phase != Phase::Following {
             return;
         }
-        if !self.flows.set_turning(state.flow, true) {
+        if !self.flows.set_turning(state.flow(), true) {
             // It has ended meanwhile. Whoever reads must not find the same request again, for ever.
             return self.drop_all(flow, state);
         }
         state.phase = Phase::Turning;
-        state.partial_since = None;
-        if flow.options.is_none() {
+        state.waiting.change_unfinished(|unfinished| unfinished.partial_since = None);
+        if flow.options().is_none() {
             // What its connection agreed on nobody knows any more.
             self.drop_all(flow, state);
             self.laters.counts.refused.add(Refusal::NotTracked);
-            let subject = self.subject(flow, state.flow, state.target);
+            let subject = self.subject(flow, state.flow(), state.target);
             self.history.record_closed(subject, CloseReason::RecallRefused);
-            self.log_lost(plan.noted(), state.flow, CloseReason::RecallRefused);
-            tokio::spawn(Arc::clone(self).cut(state.target, state.flow, EndReason::RecallRefused));
+            self.log_lost(plan.noted(), state.flow(), CloseReason::RecallRefused);
+            tokio::spawn(Arc::clone(self).cut(state.target, state.flow(), EndReason::RecallRefused));
             return;
         }
-        self.catch_up(flow, state);
+        let heard = self.catch_up(flow, state);
         let request = RecallRequest {
-            flow: state.flow,
+            flow: state.flow(),
             requests: state.requests,
             request_end: state.later.end(),
-            client_ack: state.heard.ack,
+            client_ack: heard.ack,
         };
-        let told = self.laters.waits.register(state.flow, state.target);
+        let told = self.laters.waits.register(state.flow(), state.target);
         // At once, since the task begins later.
         let asked = self.ask(state.target, request);
         let (migrator, flow, from) = (Arc::clone(self), Arc::clone(flow), state.target);
@@ -165,14 +166,14 @@ impl Migrator {
         tracing::debug!(client = %flow.client(), rule = rule.name(), "a body under way cannot be read on");
         self.drop_all(flow, state);
         Self::count(&self.laters.counts.broken);
-        let subject = self.subject(flow, state.flow, state.target);
+        let subject = self.subject(flow, state.flow(), state.target);
         self.history.record_closed(subject, CloseReason::BrokenBody);
-        tokio::spawn(Arc::clone(self).cut(state.target, state.flow, EndReason::BrokenBody));
+        tokio::spawn(Arc::clone(self).cut(state.target, state.flow(), EndReason::BrokenBody));
     }
 
-    /// What the client said in packets that went on by themselves.
-    pub(super) fn catch_up(&self, flow: &LaterFlow, state: &mut State) {
-        state.catch_up(&self.flows.record(flow.slot), flow.options.as_ref());
+    /// What the client said last, in packets that went on by themselves too.
+    pub(super) fn catch_up(&self, flow: &LaterFlow, state: &mut State) -> Heard {
+        state.catch_up(&self.flows.record(flow.slot), flow.options().as_ref())
     }
 
     fn ask(&self, target: TargetId, request: RecallRequest) -> Result<(), NotSent> {
@@ -244,7 +245,7 @@ impl Migrator {
         match recalled {
             Ok(answer) => {
                 // Before the packets are diverted: none of them may find the queue missing.
-                let held = self.hold.begin(flow.key);
+                let held = self.hold.begin(flow.key());
                 let freeze = {
                     let settings = self.settings();
                     settings.freeze.max(settings.deadline + FREEZE_MARGIN)
@@ -279,16 +280,22 @@ impl Migrator {
     }
 
     /// What is known of the connection, with the client's bytes before `rcv_nxt` taken.
-    pub(super) fn connection(flow: &LaterFlow, state: &State, answer: &RecalledAnswer) -> CapturedConnection {
+    pub(super) fn connection(
+        &self,
+        flow: &LaterFlow,
+        state: &mut State,
+        answer: &RecalledAnswer,
+    ) -> CapturedConnection {
+        let heard = self.catch_up(flow, state);
         CapturedConnection {
             client: flow.client(),
             vip: flow.vip(),
             rcv_nxt: state.later.end(),
             snd_nxt: answer.snd_nxt,
-            snd_wnd: state.heard.window,
+            snd_wnd: heard.window,
             max_window: state.max_window,
             rcv_wnd: answer.rcv_wnd,
-            options: flow.options.unwrap_or(NO_OPTIONS),
+            options: flow.options().unwrap_or(NO_OPTIONS),
             client_tsval: state.tsval,
             vip_tsval: answer.vip_tsval,
             rtt_us: flow.rtt_us,

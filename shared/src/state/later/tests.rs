@@ -271,3 +271,19 @@ fn a_broken_body_and_one_cut_short_are_told() {
     later.on_segment(Seq::new(0), b"", true).unwrap();
     assert_eq!(later.next(&limits), Later::Fin);
 }
+
+#[test]
+fn whoever_has_sent_nothing_more_takes_no_memory_but_16_bytes() {
+    assert_eq!(size_of::<LaterRequests>(), 16);
+    let next = get("/next", 0);
+    let mut later = LaterRequests::new(Seq::new(7), MOST);
+    later.on_acknowledged(b"", false);
+    assert!(later.kept.is_none());
+    for from in [7, 7 + u32::try_from(next.len()).unwrap()] {
+        later.on_segment(Seq::new(from), &next, false).unwrap();
+        assert!(later.kept.is_some());
+        let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("no request") };
+        later.pass(&head).unwrap();
+        assert!(later.kept.is_none(), "what came is passed on");
+    }
+}
