@@ -1,11 +1,12 @@
-//! Agents, servers and whole hosts that are lost while flows are on them: who is gone ends, who still answers stays.
+//! Agents, servers and whole hosts that are lost while flows are on them, of both versions of IP: who is gone ends, who
+//! still answers stays.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use baton_tests::client::{Connection, Response};
-use baton_tests::lab::{self, TestLab, VIP};
-use netns_lab::plan::INTERMEDIATE;
-use netns_lab::{Family, LabSpec, Program};
+use baton_tests::lab::{self, TestLab, VIPS, both};
+use netns_lab::plan::{self, INTERMEDIATE};
+use netns_lab::{LabSpec, Program};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,10 +17,10 @@ const AGENT_LOST: Duration = Duration::from_millis(1500);
 /// asking and resetting of the client, and room for a busy machine.
 const NOTICE: Duration = Duration::from_secs(3 + 2 + 2 + 3);
 
-/// One target whose downloads take two seconds.
+/// One target, from which two downloads take four seconds.
 fn one_slow_target(spec: LabSpec) -> LabSpec {
     let rate = "400mbit".parse().ok();
-    LabSpec { rate_target: rate, ..spec.targets(1) }.intermediate_with(
+    LabSpec { rate_target: rate, ..both(spec.targets(1)) }.intermediate_with(
         "handoff",
         "agent_lost_ms",
         u64::try_from(AGENT_LOST.as_millis()).unwrap(),
@@ -66,8 +67,8 @@ fn kept_alive(vip: SocketAddr) -> Connection {
 }
 
 /// Writes until the connection fails.
-fn upload_until_it_fails() -> io::Error {
-    let mut connection = Connection::open(VIP).unwrap();
+fn upload_until_it_fails(vip: SocketAddr) -> io::Error {
+    let mut connection = Connection::open(vip).unwrap();
     connection
         .send(b"PUT /upload/endless HTTP/1.1\r\nHost: lab\r\nContent-Length: 2000000000\r\n\r\n")
         .unwrap();
@@ -76,63 +77,69 @@ fn upload_until_it_fails() -> io::Error {
         if let Err(e) = connection.send(&piece) {
             return e;
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(4));
     }
     panic!("two gigabytes went through");
 }
 
 #[test]
 fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
-    let Some(t) = lab::up("gone", |s| one_slow_target(s).family(Family::Dual)) else { return };
-    let (download, upload, idle, took) = std::thread::scope(|scope| {
-        let upload = scope.spawn(|| t.client(upload_until_it_fails));
+    let Some(t) = lab::up("gone", one_slow_target) else { return };
+    let (busy, idle, took) = std::thread::scope(|scope| {
+        let t = &t;
+        let uploads = VIPS.map(|vip| scope.spawn(move || t.client(move || upload_until_it_fails(vip))));
         let idle = scope.spawn(|| {
-            let vips = t.lab.vips();
             t.client(move || {
-                let vips = vips.iter().copied().cycle().take(usize::try_from(IDLE).unwrap());
+                let vips = VIPS.into_iter().cycle().take(usize::try_from(IDLE).unwrap());
                 let mut all: Vec<Connection> = vips.map(kept_alive).collect();
                 all.iter_mut().map(|kept| kept.read_some().unwrap_err()).collect::<Vec<_>>()
             })
         });
-        t.eventually("the migrations", Duration::from_secs(20), |t| t.migrated() == IDLE + 1);
-        // Last: it lasts two seconds.
-        let download = scope.spawn(|| t.get("/100m").unwrap_err());
-        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == IDLE + 2);
+        t.eventually("the migrations", Duration::from_secs(20), |t| t.migrated() == IDLE + 2);
+        // Last: they last four seconds.
+        let downloads = VIPS.map(|vip| scope.spawn(move || t.get_at(vip, "/100m").unwrap_err()));
+        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == IDLE + 4);
         std::thread::sleep(Duration::from_millis(300));
         t.lab.output("target1", &["ip", "link", "set", "eth0", "down"]).unwrap();
         let gone = Instant::now();
-        (download.join().unwrap(), upload.join().unwrap(), idle.join().unwrap(), gone.elapsed())
+        let downloads = downloads.map(|one| ("download", one.join().unwrap()));
+        let uploads = uploads.map(|one| ("upload", one.join().unwrap()));
+        (downloads.into_iter().chain(uploads), idle.join().unwrap(), gone.elapsed())
     });
     println!("reset after {took:?}");
     let idle = idle.into_iter().map(|error| ("idle", error));
-    for (which, error) in [("download", download), ("upload", upload)].into_iter().chain(idle) {
+    for (which, error) in busy.chain(idle) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{which}: {error}");
     }
     assert!(took >= AGENT_LOST && took < AGENT_LOST + NOTICE, "took {took:?}");
     nothing_left(&t, &[INTERMEDIATE], Duration::from_secs(2));
-    assert_eq!(cut(&t), IDLE + 2);
+    assert_eq!(cut(&t), IDLE + 4);
 }
 
 #[test]
 fn a_dead_agent_costs_no_flow_neither_busy_nor_idle() {
     let Some(t) = lab::up("stays", one_slow_target) else { return };
     let want = t.sha256("100m");
-    let (after, download) = std::thread::scope(|scope| {
+    let (after, downloads) = std::thread::scope(|scope| {
+        let t = &t;
         let idle = scope.spawn(|| {
             t.client(|| {
-                let mut kept = kept_alive(VIP);
+                let kept = VIPS.map(kept_alive);
                 std::thread::sleep(AGENT_LOST * 4);
-                kept.get("/10k").unwrap();
-                kept.response().unwrap().sha256
+                kept.map(|mut kept| {
+                    kept.get("/10k").unwrap();
+                    kept.response().unwrap().sha256
+                })
             })
         });
-        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
-        let download = scope.spawn(|| t.get("/100m").unwrap());
-        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 2);
+        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 2);
+        let downloads = VIPS.map(|vip| scope.spawn(move || t.get_at(vip, "/100m").unwrap().sha256));
+        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 4);
         t.lab.kill_agent("target1").unwrap();
-        (idle.join().unwrap(), download.join().unwrap())
+        (idle.join().unwrap(), downloads.map(|one| one.join().unwrap()))
     });
-    assert_eq!((after, download.sha256), (t.sha256("10k"), want));
+    let small = t.sha256("10k");
+    assert_eq!((after, downloads), ([small.clone(), small], [want.clone(), want]));
     assert_eq!(cut(&t), 0);
     t.lab.start_agent("target1").unwrap();
     nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(15));
@@ -142,17 +149,20 @@ fn a_dead_agent_costs_no_flow_neither_busy_nor_idle() {
 #[test]
 fn a_target_host_that_was_started_anew_has_its_old_flows_reset() {
     let Some(t) = lab::up("anew", one_slow_target) else { return };
-    let error = std::thread::scope(|scope| {
-        let idle = scope.spawn(|| t.client(|| kept_alive(VIP).read_some().unwrap_err()));
-        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+    let errors = std::thread::scope(|scope| {
+        let idle =
+            scope.spawn(|| t.client(|| VIPS.map(kept_alive).map(|mut kept| kept.read_some().unwrap_err())));
+        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 2);
         t.lab.kill_agent("target1").unwrap();
         forget_all(&t);
         t.lab.start_agent("target1").unwrap();
         idle.join().unwrap()
     });
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    }
     nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(3));
-    assert_eq!(cut(&t), 1);
+    assert_eq!(cut(&t), 2);
     let sockets =
         t.lab.output("target1", &["ss", "-tnH", "state", "established", "sport", "=", ":80"]).unwrap();
     assert!(sockets.trim().is_empty(), "the server was not told: {sockets}");
@@ -161,41 +171,55 @@ fn a_target_host_that_was_started_anew_has_its_old_flows_reset() {
 #[test]
 fn a_client_nobody_hears_is_reset_though_the_host_answers() {
     let Some(t) = lab::up("unheard", one_slow_target) else { return };
-    let mut kept = t.client(|| kept_alive(VIP));
-    t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+    let mut kept = t.client(|| VIPS.map(kept_alive));
+    t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 2);
     t.lab.kill_agent("target1").unwrap();
     // The host is there, its server too, but nothing translates what it says, and no agent tells.
     forget_all(&t);
     let asked = Instant::now();
-    kept.get("/10k").unwrap();
-    let error = kept.response().unwrap_err();
-    println!("reset after {:?}", asked.elapsed());
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-    assert!(asked.elapsed() >= AGENT_LOST);
+    kept.iter_mut().for_each(|kept| kept.get("/10k").unwrap());
+    // Neither sooner: the first that is waited for need not be the first that is reset.
+    let resets = std::thread::scope(|scope| {
+        let waiting =
+            kept.map(|mut kept| scope.spawn(move || (kept.response().unwrap_err(), Instant::now())));
+        waiting.map(|one| one.join().unwrap())
+    });
+    for (error, at) in resets {
+        println!("reset after {:?}", at - asked);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        assert!(at - asked >= AGENT_LOST);
+    }
     nothing_left(&t, &[INTERMEDIATE], Duration::from_secs(3));
-    assert_eq!(cut(&t), 1);
+    assert_eq!(cut(&t), 2);
 }
 
-/// A download of 100 MB during which the server is killed.
-fn server_killed(t: &TestLab, from: SocketAddr) -> io::Result<Response> {
-    let mut connection = t.client(move || Connection::open(from).unwrap());
-    connection.get("/100m")?;
-    assert!(connection.read_some()? > 0);
+/// Downloads of 100 MB during which the server is killed.
+fn server_killed(t: &TestLab, from: [SocketAddr; 2]) -> [io::Result<Response>; 2] {
+    let connections = t.client(move || from.map(|from| Connection::open(from).unwrap()));
+    let begun = connections.map(|mut connection| {
+        connection.get("/100m").unwrap();
+        assert!(connection.read_some().unwrap() > 0);
+        connection
+    });
     std::thread::sleep(Duration::from_millis(200));
     t.lab.kill("target1", Program::Server).unwrap();
-    let response = connection.response();
+    let responses = begun.map(|mut connection| connection.response());
     t.lab.start("target1", Program::Server).unwrap();
-    response
+    responses
 }
 
 #[test]
 fn a_server_killed_in_mid_download_looks_to_the_client_as_it_does_without_baton() {
     let Some(t) = lab::up("killsrv", one_slow_target) else { return };
-    let direct = server_killed(&t, "10.90.101.2:80".parse().unwrap()).unwrap_err();
-    let migrated = server_killed(&t, VIP).unwrap_err();
-    println!("direct: {direct}; migrated: {migrated}");
-    assert_eq!(direct.kind(), migrated.kind(), "direct: {direct}; migrated: {migrated}");
-    t.expect_requests(1, 0);
+    let servers =
+        [plan::target_addr(1).into(), plan::target_addr6(1).into()].map(|ip| SocketAddr::new(ip, 80));
+    let direct = server_killed(&t, servers);
+    for (direct, migrated) in direct.into_iter().zip(server_killed(&t, VIPS)) {
+        let (direct, migrated) = (direct.unwrap_err(), migrated.unwrap_err());
+        println!("direct: {direct}; migrated: {migrated}");
+        assert_eq!(direct.kind(), migrated.kind(), "direct: {direct}; migrated: {migrated}");
+    }
+    t.expect_requests(2, 0);
     nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(12));
     assert_eq!(cut(&t), 0);
 }
