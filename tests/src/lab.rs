@@ -102,6 +102,25 @@ impl TestLab {
         self.lab.inside("client1", work).unwrap()
     }
 
+    /// Does the same at both VIPs at a time in client1's namespace.
+    ///
+    /// # Panics
+    /// If the namespace is gone, or `work` panics.
+    pub fn client_at_each(&self, work: impl Fn(SocketAddr) + Send + Sync + 'static) {
+        self.client(move || {
+            // A thread inherits its parent's network namespace.
+            std::thread::scope(|scope| {
+                let working = VIPS.map(|vip| {
+                    scope.spawn({
+                        let work = &work;
+                        move || work(vip)
+                    })
+                });
+                working.into_iter().for_each(|one| one.join().unwrap());
+            });
+        });
+    }
+
     /// One GET of the VIP from client1 on a new connection.
     pub fn get(&self, path: &str) -> io::Result<Response> {
         self.get_at(VIP, path)

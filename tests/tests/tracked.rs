@@ -4,7 +4,7 @@
 
 use baton_tests::client::{Connection, Response};
 use baton_tests::events;
-use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::lab::{self, TestLab, VIP, VIPS, both};
 use baton_tests::two_pools::{served_by, two_pools};
 use netns_lab::LabSpec;
 use std::net::SocketAddr;
@@ -61,8 +61,8 @@ fn a_thousand_requests_on_one_connection_alternate_between_two_targets() {
 
 #[test]
 fn the_same_over_ipv6_with_heads_in_several_segments_and_bodies_both_ways() {
-    let Some(t) = lab::up("tracked6", |s| two_pools(s).family(netns_lab::Family::Dual)) else { return };
-    let vip = SocketAddr::V6(netns_lab::plan::VIP6);
+    let Some(t) = lab::up("tracked6", |s| both(two_pools(s))) else { return };
+    let [_, vip] = VIPS;
     alternate(&t, vip, 1000);
     let large = t.sha256("10m");
     let sink: Vec<u8> = (0..3_000_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
@@ -119,14 +119,14 @@ fn a_client_is_known_behind_a_response_of_more_than_two_gigabytes() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
-    let Some(t) = lab::up("pipelined", two_pools) else { return };
+    let Some(t) = lab::up("pipelined", |s| both(two_pools(s))) else { return };
     let (small, large) = (t.sha256("1k"), t.sha256("1m"));
     let is_large = |n: usize, round: usize| n % 3 == 1 && round % 25 < 3;
-    t.client(move || {
+    t.client_at_each(move |vip| {
         // All that one target gets, all alternating, and mixed; as the first bytes of a connection and later. A thousand
         // of those that alternate.
         for (pattern, rounds) in [("aaaaaaaa", 3), ("abababab", 125), ("aabbbaab", 3)] {
-            let mut connection = Connection::open(VIP).unwrap();
+            let mut connection = Connection::open(vip).unwrap();
             for round in 0..rounds {
                 let batch: String = pattern
                     .chars()
@@ -153,14 +153,13 @@ fn pipelined_requests_are_answered_in_order_by_the_right_targets() {
 
 #[test]
 fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_request_by_request() {
-    let Some(t) = lab::up("tracked-kill", |s| two_pools(s).family(netns_lab::Family::Dual)) else { return };
+    let Some(t) = lab::up("tracked-kill", |s| both(two_pools(s))) else { return };
     let (small, large) = (t.sha256("1k"), t.sha256("10m"));
     // Before the death: one request, several to one target, several to both, and one response that waits for its client.
     let histories = ["a", "aaa", "abab", "b"];
     let mut kept: Vec<Connection> = t.client(move || {
         let open = |(n, history): (usize, &str)| {
-            let vip = if n % 2 == 0 { VIP } else { SocketAddr::V6(netns_lab::plan::VIP6) };
-            let mut connection = Connection::open(vip).unwrap();
+            let mut connection = Connection::open(VIPS[n % 2]).unwrap();
             for to in history.chars() {
                 assert_eq!(ask(&mut connection, "/1k", to).sha256, small);
             }
@@ -198,7 +197,7 @@ fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_reques
             // Those came back to the intermediate's own stack for their answer, and closed: others, for the next time.
             (0..4)
                 .map(|n| {
-                    let mut connection = Connection::open(VIP).unwrap();
+                    let mut connection = Connection::open(VIPS[n % 2]).unwrap();
                     ask(&mut connection, "/1k", if n < 2 { 'a' } else { 'b' });
                     connection
                 })
@@ -212,27 +211,32 @@ fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_reques
 
 #[test]
 fn a_client_whose_bytes_died_with_the_intermediate_is_reset_and_does_not_wait_for_ever() {
-    let Some(t) = lab::up("tracked-owed", two_pools) else { return };
-    let mut connection = t.client(|| {
-        let mut connection = Connection::open(VIP).unwrap();
-        // The kernel acknowledges both requests; the second one waits here until the first response is complete.
-        let both = "GET /100m?to=a HTTP/1.1\r\nHost: lab\r\n\r\nGET /1k?to=b HTTP/1.1\r\nHost: lab\r\n\r\n";
-        connection.send(both.as_bytes()).unwrap();
-        connection
+    let Some(t) = lab::up("tracked-owed", |s| both(two_pools(s))) else { return };
+    let connections = t.client(|| {
+        VIPS.map(|vip| {
+            let mut connection = Connection::open(vip).unwrap();
+            // The kernel acknowledges both requests; the second one waits here until the first response is complete.
+            let both =
+                "GET /100m?to=a HTTP/1.1\r\nHost: lab\r\n\r\nGET /1k?to=b HTTP/1.1\r\nHost: lab\r\n\r\n";
+            connection.send(both.as_bytes()).unwrap();
+            connection
+        })
     });
-    t.eventually("the first request is under way", Duration::from_secs(5), |t| t.flows("target1").len() == 1);
+    t.eventually("the first requests are under way", Duration::from_secs(5), |t| {
+        t.flows("target1").len() == 2
+    });
     t.lab.kill_intermediate().unwrap();
     t.lab.start_intermediate().unwrap();
-    let error = t.client(move || {
-        loop {
+    for mut connection in connections {
+        let error = loop {
             match connection.read_some() {
                 Ok(0) => panic!("the end of a response that was not complete"),
                 Ok(_) => {}
-                Err(e) => return e,
+                Err(e) => break e,
             }
-        }
-    });
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    }
     no_request_on_the_wrong_target(&t);
 }
 
@@ -244,11 +248,11 @@ fn status_of(connection: &mut Connection, request: &str) -> u16 {
 
 #[test]
 fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
-    let Some(t) = lab::up("taken-back", two_pools) else { return };
+    let Some(t) = lab::up("taken-back", |s| both(two_pools(s))) else { return };
     let told = ["intermediate", "target1"].map(|node| events::of(&t, node, "?kind=recall"));
-    t.client(move || {
+    t.client_at_each(move |vip| {
         let open = || {
-            let mut connection = Connection::open(VIP).unwrap();
+            let mut connection = Connection::open(vip).unwrap();
             ask(&mut connection, "/1k", 'a');
             connection
         };
@@ -274,16 +278,16 @@ fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
     for events in told {
         events.wait("recall", |recall| recall["reason"] == "recalled");
     }
-    assert!(t.metric("intermediate", "baton_later_requests_total{outcome=\"returned\"}") >= 4);
+    assert!(t.metric("intermediate", "baton_later_requests_total{outcome=\"returned\"}") >= 8);
     no_request_on_the_wrong_target(&t);
 }
 
 #[test]
 fn responses_without_bodies_and_of_unknown_length_do_not_confuse_anybody() {
-    let Some(t) = lab::up("framings", two_pools) else { return };
+    let Some(t) = lab::up("framings", |s| both(two_pools(s))) else { return };
     let etag = t.get("/1k?to=a").unwrap().header("etag").unwrap().to_owned();
-    t.client(move || {
-        let mut connection = Connection::open(VIP).unwrap();
+    t.client_at_each(move |vip| {
+        let mut connection = Connection::open(vip).unwrap();
         for n in 0..40 {
             let to = if n % 2 == 0 { 'a' } else { 'b' };
             ask(&mut connection, "/1k", to);
@@ -303,10 +307,10 @@ fn responses_without_bodies_and_of_unknown_length_do_not_confuse_anybody() {
 
 #[test]
 fn a_connection_that_ends_after_its_last_request_leaves_nothing_behind() {
-    let Some(t) = lab::up("tracked-end", two_pools) else { return };
-    t.client(move || {
+    let Some(t) = lab::up("tracked-end", |s| both(two_pools(s))) else { return };
+    t.client_at_each(move |vip| {
         for n in 0..20 {
-            let mut connection = Connection::open(VIP).unwrap();
+            let mut connection = Connection::open(vip).unwrap();
             ask(&mut connection, "/1k", 'a');
             ask(&mut connection, "/1k", 'b');
             if n % 2 == 0 {
@@ -327,13 +331,13 @@ fn a_connection_that_ends_after_its_last_request_leaves_nothing_behind() {
 #[test]
 fn loss_and_reordering_change_no_byte_and_no_target() {
     let impaired = |spec: LabSpec| {
-        two_pools(spec).impair("loss=1%,dup=1%,reorder=2%,delay=2ms,seed=11".parse().unwrap())
+        both(two_pools(spec)).impair("loss=1%,dup=1%,reorder=2%,delay=2ms,seed=11".parse().unwrap())
     };
     let Some(t) = lab::up("tracked-bad", impaired) else { return };
     let (small, large) = (t.sha256("1k"), t.sha256("1m"));
-    t.client(move || {
+    t.client_at_each(move |vip| {
         for _ in 0..4 {
-            let mut connection = Connection::open(VIP).unwrap();
+            let mut connection = Connection::open(vip).unwrap();
             for n in 0..40 {
                 let to = if n % 3 == 0 { 'a' } else { 'b' };
                 let (path, want) = if n % 8 == 5 { ("/1m", &large) } else { ("/1k", &small) };
@@ -346,13 +350,13 @@ fn loss_and_reordering_change_no_byte_and_no_target() {
 
 #[test]
 fn without_ebpf_later_requests_are_routed_just_so() {
-    let Some(t) = lab::up("tracked-user", |s| two_pools(s).plane(netns_lab::Plane::Userspace)) else {
+    let Some(t) = lab::up("tracked-user", |s| both(two_pools(s)).plane(netns_lab::Plane::Userspace)) else {
         return;
     };
-    alternate(&t, VIP, 100);
+    VIPS.into_iter().for_each(|vip| alternate(&t, vip, 100));
     let large = t.sha256("1m");
-    t.client(move || {
-        let mut connection = Connection::open(VIP).unwrap();
+    t.client_at_each(move |vip| {
+        let mut connection = Connection::open(vip).unwrap();
         for n in 0..12 {
             let to = if n % 2 == 0 { 'a' } else { 'b' };
             assert_eq!(ask(&mut connection, "/1m", to).sha256, large, "download {n}");
