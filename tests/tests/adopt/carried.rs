@@ -2,7 +2,7 @@
 
 use crate::{LINGER, TARGETS, adopted, adopting, counted, expect_adopted, sysctl};
 use baton_tests::client::{self, Connection};
-use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::lab::{self, TestLab, VIP, VIPS, both};
 use baton_tests::thousand;
 use baton_tests::two_pools::{served_by, two_pools};
 use netns_lab::{Family, LabSpec, Program, Serve, plan};
@@ -12,11 +12,11 @@ use std::time::Duration;
 
 #[test]
 fn twenty_downloads_of_100_mb_are_byte_exact_and_nothing_is_translated_on_the_targets() {
-    let Some(t) = adopting("adl", |s| s) else { return };
+    let Some(t) = adopting("adl", both) else { return };
     let want = t.sha256("100m");
-    for n in 1..=20 {
-        let response = t.get("/100m").unwrap_or_else(|e| panic!("download {n}: {e}"));
-        assert_eq!((response.status, &response.sha256), (200, &want), "download {n}");
+    for (n, vip) in (1..=20).zip(VIPS.into_iter().cycle()) {
+        let response = t.get_at(vip, "/100m").unwrap_or_else(|e| panic!("download {n} from {vip}: {e}"));
+        assert_eq!((response.status, &response.sha256), (200, &want), "download {n} from {vip}");
     }
     t.expect_requests(20, 0);
     expect_adopted(&t, 20);
@@ -27,7 +27,7 @@ fn twenty_downloads_of_100_mb_are_byte_exact_and_nothing_is_translated_on_the_ta
 
 #[test]
 fn a_thousand_small_requests_8_at_a_time_are_adopted_and_logged_once_with_the_clients_address() {
-    let Some(t) = adopting("asmall", |s| s) else { return };
+    let Some(t) = adopting("asmall", both) else { return };
     thousand::ask_and_find_logged_once(&t);
     expect_adopted(&t, 1000);
     thousand::expect_nothing_left(&t, LINGER);
