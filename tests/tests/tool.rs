@@ -1,8 +1,8 @@
-//! `baton`, the command-line tool, and the web page, over a lab in which something happens.
+//! `baton`, the command-line tool, and the web page, over a lab in which something happens, over both versions of IP.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
-use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::lab::{self, TestLab, VIP, VIPS, both};
 use netns_lab::plan::INTERMEDIATE;
 use netns_lab::{LabSpec, command};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
@@ -10,6 +10,7 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -34,9 +35,9 @@ fn json(t: &TestLab, args: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("baton {args:?}: {e}: {text}"))
 }
 
-fn kept_open(t: &TestLab, path: &'static str) -> Connection {
+fn kept_open(t: &TestLab, vip: SocketAddr, path: &'static str) -> Connection {
     t.client(move || {
-        let mut connection = Connection::open(VIP).unwrap();
+        let mut connection = Connection::open(vip).unwrap();
         connection.get(path).unwrap();
         assert_eq!(connection.response().unwrap().status, 200);
         connection
@@ -50,6 +51,17 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Whom a packet is from and for.
+fn addresses(packet: &[u8]) -> [IpAddr; 2] {
+    match etherparse::Ipv6HeaderSlice::from_slice(packet) {
+        Ok(ip) => [ip.source_addr().into(), ip.destination_addr().into()],
+        Err(_) => {
+            let ip = etherparse::Ipv4HeaderSlice::from_slice(packet).unwrap();
+            [ip.source_addr().into(), ip.destination_addr().into()]
+        }
     }
 }
 
@@ -67,18 +79,13 @@ fn packets(file: &Path) -> Vec<String> {
                 interfaces.push(name.unwrap());
             }
             Block::EnhancedPacket(packet) => {
-                let ip = etherparse::Ipv4HeaderSlice::from_slice(&packet.data).unwrap();
+                let [source, destination] = addresses(&packet.data);
                 let comment = packet.options.iter().find_map(|option| match option {
                     EnhancedPacketOption::Comment(comment) => Some(comment.to_string()),
                     _ => None,
                 });
-                lines.push(format!(
-                    "{}|{}|{}|{}",
-                    interfaces[packet.interface_id as usize],
-                    ip.source_addr(),
-                    ip.destination_addr(),
-                    comment.unwrap()
-                ));
+                let interface = &interfaces[packet.interface_id as usize];
+                lines.push(format!("{interface}|{source}|{destination}|{}", comment.unwrap()));
             }
             _ => {}
         }
@@ -202,7 +209,7 @@ fn completions_and_pages_can_be_used(t: &TestLab, scratch: &Path) {
 
 #[test]
 fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
-    let Some(t) = lab::up("tool", pool) else { return };
+    let Some(t) = lab::up("tool", |s| both(pool(s))) else { return };
     let mut events = t.tool(&["events", "--kind", "handoff,end", "--json"]);
     let mut events = Running(events.stdout(Stdio::piped()).spawn().unwrap());
     // It is there once a request is seen by it.
@@ -213,95 +220,128 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
             .all(|node| t.admin(node, "/v1/status")["events"]["subscribers"] == 1)
     });
 
-    let mut connection = kept_open(&t, "/1k");
+    let mut connections = VIPS.map(|vip| kept_open(&t, vip, "/1k"));
     let mut next = |kind: &str| -> Value {
         let mut events = told.by_ref().map(|line| serde_json::from_str::<Value>(&line).unwrap());
         events.find(|event| event["from"] == "intermediate" && event["kind"] == kind).unwrap()
     };
-    assert_eq!(next("handoff")["data"]["request"], "GET /1k");
-    t.eventually("the flow is there", LIMIT, |t| !t.flows(INTERMEDIATE).is_empty());
+    VIPS.iter().for_each(|_| assert_eq!(next("handoff")["data"]["request"], "GET /1k"));
+    t.eventually("the flows are there", LIMIT, |t| t.flows(INTERMEDIATE).len() == 2);
     let flows = json(&t, &["flows"]);
-    let (id, target) =
-        (flows["flows"][0]["id"].as_str().unwrap(), flows["flows"][0]["target"].as_str().unwrap());
-    assert!(says(&t, &["flows"]).contains(id));
-    let detail = says(&t, &["flows", id]);
-    for part in ["on the intermediate, client to server", "on the target, server to client", "ESTAB", "slot"]
-    {
-        assert!(detail.contains(part), "{part} is not in\n{detail}");
+    let flows = VIPS.map(|vip| {
+        let flow =
+            flows["flows"].as_array().unwrap().iter().find(|flow| flow["vip"] == vip.to_string()).unwrap();
+        let part = |key: &str| flow[key].as_str().unwrap().to_owned();
+        (part("id"), part("target"))
+    });
+    for ((id, target), connection) in flows.iter().zip(&connections) {
+        assert!(says(&t, &["flows"]).contains(id));
+        let detail = says(&t, &["flows", id]);
+        let client = connection.socket().local_addr().unwrap().to_string();
+        for part in [
+            "on the intermediate, client to server",
+            "on the target, server to client",
+            "ESTAB",
+            "slot",
+            &client,
+            target,
+        ] {
+            assert!(detail.contains(part), "{part} is not in\n{detail}");
+        }
     }
+    let target = flows[0].1.as_str();
     let status = says(&t, &["status"]);
-    assert!(status.contains("1 migrated") && status.contains("agent target1: ready"), "{status}");
+    assert!(status.contains("2 migrated") && status.contains("agent target1: ready"), "{status}");
     // Agents report about once a second.
     t.eventually("its server listens", LIMIT, |t| says(t, &["targets", target]).contains(": listens"));
     assert!(says(&t, &["migrations", "--stages"]).contains("handoff"));
 
     // Packets before and after each rewrite, with the verdict.
     let scratch = tempfile::tempdir().unwrap();
-    let file = scratch.path().join("flow.pcapng");
-    let mut capture = t.tool(&["capture", "--flow", id, "--seconds", "2", "-w"]);
-    let mut capture = Running(capture.arg(&file).stderr(Stdio::piped()).spawn().unwrap());
-    let mut stderr = BufReader::new(capture.0.stderr.take().unwrap());
-    let mut line = String::new();
-    stderr.read_line(&mut line).unwrap();
-    assert!(line.contains("capturing"), "{line}");
-    // As long as it takes: something passes, however slow all is.
-    let ended = loop {
-        connection.get("/10k").unwrap();
-        assert_eq!(connection.response().unwrap().body_bytes, 10_240);
-        if let Some(ended) = capture.0.try_wait().unwrap() {
-            break ended;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    assert!(ended.success());
-    let lines = packets(&file);
-    let vip = VIP.ip().to_string();
-    let has = |parts: &[&str]| lines.iter().any(|line| parts.iter().all(|part| line.contains(part)));
-    for parts in [
-        &["intermediate eth0 before the rewrite", vip.as_str(), "committed: translated"][..],
-        &["intermediate eth0 after the rewrite", "on its way to server"],
-        &[&format!("{target} eth0 before the rewrite"), "arrived for"],
-    ] {
-        assert!(has(parts), "{parts:?} in no line of\n{}", lines.join("\n"));
+    let mut captures = flows.clone().map(|(id, _)| {
+        let file = scratch.path().join(format!("{id}.pcapng"));
+        let mut capture = t.tool(&["capture", "--flow", &id, "--seconds", "2", "-w"]);
+        let mut capture = Running(capture.arg(&file).stderr(Stdio::piped()).spawn().unwrap());
+        let mut stderr = BufReader::new(capture.0.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        assert!(line.contains("capturing"), "{line}");
+        (capture, stderr, file)
+    });
+    for (capture, ..) in &mut captures {
+        // As long as it takes: something passes, however slow all is.
+        let ended = loop {
+            for connection in &mut connections {
+                connection.get("/10k").unwrap();
+                assert_eq!(connection.response().unwrap().body_bytes, 10_240);
+            }
+            if let Some(ended) = capture.0.try_wait().unwrap() {
+                break ended;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert!(ended.success());
     }
-    let sent = has(&[&format!("{target} eth0 after the rewrite"), "rewritten"])
-        && has(&["(reconstructed)", "made again"]);
-    assert!(sent || has(&["adopted: sent by its socket"]), "{}", lines.join("\n"));
+    for ((_, _, file), (vip, (_, target))) in captures.iter().zip(VIPS.iter().zip(&flows)) {
+        let lines = packets(file);
+        let vip = vip.ip().to_string();
+        let has = |parts: &[&str]| lines.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+        for parts in [
+            &["intermediate eth0 before the rewrite", vip.as_str(), "committed: translated"][..],
+            &["intermediate eth0 after the rewrite", "on its way to server"],
+            &[&format!("{target} eth0 before the rewrite"), "arrived for"],
+        ] {
+            assert!(has(parts), "{parts:?} in no line of\n{}", lines.join("\n"));
+        }
+        let sent = has(&[&format!("{target} eth0 after the rewrite"), "rewritten"])
+            && has(&["(reconstructed)", "made again"]);
+        assert!(sent || has(&["adopted: sent by its socket"]), "{}", lines.join("\n"));
+    }
 
     // Draining waits for the flow, and can be taken back.
     let (done, text) = run(&t, &["drain", "target", target, "--wait", "1"]);
-    assert!(!done && text.contains("1 flows"), "{text}");
-    drop(connection);
+    let left = flows.iter().filter(|(_, on)| on == target).count();
+    assert!(!done && text.contains(&format!("{left} flows")), "{text}");
+    drop(connections);
     assert!(says(&t, &["wait", "target", target, "--timeout", "30"]).contains("0 flows"));
     assert!(says(&t, &["undrain", "target", target]).contains("ready"));
-    let listeners = t.admin(INTERMEDIATE, "/v1/listeners");
-    let listener = listeners["listeners"][0]["name"].as_str().unwrap();
-    assert!(says(&t, &["drain", "listener", listener, "--wait", "30"]).contains("draining, 0 flows"));
-    assert!(says(&t, &["wait", "listener", listener, "--timeout", "30"]).contains("0 flows"));
-    assert!(!says(&t, &["undrain", "listener", listener]).contains("draining"));
+    // Each is called after its VIP.
+    let listeners = VIPS.map(|vip| vip.to_string());
+    for listener in &listeners {
+        assert!(says(&t, &["drain", "listener", listener, "--wait", "30"]).contains("draining, 0 flows"));
+        assert!(says(&t, &["wait", "listener", listener, "--timeout", "30"]).contains("0 flows"));
+        assert!(!says(&t, &["undrain", "listener", listener]).contains("draining"));
+    }
+    let listener = listeners[1].as_str();
     let (over, text) = run(&t, &["wait", "node", "--timeout", "0"]);
     assert!(!over && text.contains("node: ready"), "nobody drained it: {text}");
     assert!(says(&t, &["drain", "node"]).contains("node: draining"));
     assert!(says(&t, &["wait", "node", "--timeout", "30"]).contains("0 flows, 0 connections"));
     assert!(says(&t, &["undrain", "node"]).contains("node: ready"));
-    t.eventually("it listens again", LIMIT, |t| t.get("/1k").is_ok());
-    assert_eq!(next("end")["data"]["flow"], id);
+    for vip in VIPS {
+        t.eventually("it listens again", LIMIT, |t| t.get_at(vip, "/1k").is_ok());
+    }
+    let mut ended = [next("end"), next("end")].map(|end| end["data"]["flow"].as_str().unwrap().to_owned());
+    ended.sort_by_key(|id| *id != flows[0].0);
+    assert_eq!(ended, flows.clone().map(|(id, _)| id));
     assert!(says(&t, &["reload"]).contains("in force"));
 
     // The path, from a client's host and from an agent's.
-    let url = format!("http://{VIP}/1k");
-    let socket = t.lab.admin_socket(INTERMEDIATE).unwrap().display().to_string();
-    let tool = command::built("baton").unwrap().display().to_string();
-    let output = t.lab.exec("client1", &[&tool, "--intermediate", &socket, "probe", &url]).unwrap();
-    let probe = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success() && probe.contains("answered directly") && probe.contains("socket"),
-        "{probe}"
-    );
-    whole_way(&probe);
-    let probe = says(&t, &["probe", &url, "--target", target]);
-    assert!(probe.contains(&format!("migrated to {target}")), "{probe}");
-    whole_way(&probe);
+    for vip in VIPS {
+        let url = format!("http://{vip}/1k");
+        let socket = t.lab.admin_socket(INTERMEDIATE).unwrap().display().to_string();
+        let tool = command::built("baton").unwrap().display().to_string();
+        let output = t.lab.exec("client1", &[&tool, "--intermediate", &socket, "probe", &url]).unwrap();
+        let probe = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success() && probe.contains("answered directly") && probe.contains("socket"),
+            "{probe}"
+        );
+        whole_way(&probe);
+        let probe = says(&t, &["probe", &url, "--target", target]);
+        assert!(probe.contains(&format!("migrated to {target}")), "{probe}");
+        whole_way(&probe);
+    }
     let elsewhere = format!("http://{}:81/1k", VIP.ip());
     let (asked, text) = run(&t, &["probe", &elsewhere, "--target", target]);
     assert!(!asked && text.contains("no listener") && text.contains(&VIP.to_string()), "{text}");
