@@ -34,7 +34,7 @@ pub use stream::StreamTimes;
 pub use target::TargetEntry;
 pub use tracing::Tracing;
 
-use crate::front::FrontLimits;
+use crate::front::{FrontLimits, ListenOptions};
 use crate::handoff::HandoffSettings;
 use crate::hold::HoldLimits;
 use crate::targets::TargetSpec;
@@ -197,6 +197,13 @@ impl Config {
         let encapsulated = self.target.iter().filter(|t| t.leg() != Leg::Rewrite);
         let of_family = encapsulated.filter(|t| t.servers().any(|s| s.get_ref().is_ipv4() == vip.is_ipv4()));
         of_family.map(|t| t.leg().segment_bytes(mtu, vip.is_ipv4())).min().filter(|_| self.migrates())
+    }
+
+    /// For a VIP's listening sockets, where links have this MTU.
+    pub fn listen_options(&self, vip: SocketAddr, mtu: u32) -> ListenOptions {
+        let listener = self.listener.iter().find(|listener| *listener.vip.get_ref() == vip);
+        let deferred = listener.is_some_and(Listener::is_deferred);
+        ListenOptions { segment_bytes: self.segment_bytes(vip, mtu), deferred }
     }
 
     /// For the front, where a listener says nothing else.

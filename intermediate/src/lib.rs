@@ -25,6 +25,7 @@ pub mod reload;
 pub mod reset;
 pub mod run;
 pub mod site;
+pub mod socket;
 pub mod targets;
 pub mod tls;
 mod trace;

@@ -260,11 +260,10 @@ impl Reloader {
             return Err(ReloadError::Addresses(vip));
         }
         let mtu = self.started.migration_needs().and_then(|needs| interface_mtu(needs.uplink).ok());
-        let segment_bytes = config.segment_bytes(vip, mtu.unwrap_or(ETHERNET_MTU));
+        let options = config.listen_options(vip, mtu.unwrap_or(ETHERNET_MTU));
         // How many threads there are stays as it was.
         let sockets = config.accepting(vip).min(self.started.workers());
-        listen_shared(vip, sockets, segment_bytes, Vec::new())
-            .map_err(|source| ReloadError::Listen { vip, source })
+        listen_shared(vip, sockets, options, Vec::new()).map_err(|source| ReloadError::Listen { vip, source })
     }
 
     /// What changed of the keys that are read at the start alone.
@@ -278,6 +277,13 @@ impl Reloader {
             .collect();
         let wants =
             config.listener.iter().any(|listener| listener.mode() == Mode::Migrate) || config.migrates();
+        let of_started = |vip| self.started.listener.iter().find(|listener| *listener.vip.get_ref() == vip);
+        for listener in &config.listener {
+            let opened = of_started(*listener.vip.get_ref());
+            if opened.is_some_and(|opened| opened.is_deferred() != listener.is_deferred()) {
+                keys.push(format!("defer_accept of listener {}", listener.name()));
+            }
+        }
         if matches!(self.front.migration, Migration::Off(_)) && wants {
             keys.push(
                 "mode = \"migrate\" (nothing migrated at the start, so there is no data plane)".to_owned(),

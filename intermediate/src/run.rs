@@ -178,11 +178,11 @@ fn open(config: &Config, mut inherited: Vec<(SocketAddr, TcpListener)>) -> Resul
             .map_err(|source| StartError::Uplink { name: needs.uplink.to_owned(), source })
     })?;
     for vip in config.vips() {
-        let segment_bytes = config.segment_bytes(vip, mtu);
+        let options = config.listen_options(vip, mtu);
         let (ours, others) = inherited.into_iter().partition::<Vec<_>, _>(|(addr, _)| *addr == vip);
         inherited = others;
         let ours = ours.into_iter().map(|(_, listener)| listener).collect();
-        let sockets = listen_shared(vip, config.accepting(vip), segment_bytes, ours)
+        let sockets = listen_shared(vip, config.accepting(vip), options, ours)
             .map_err(|source| StartError::Listen { vip, source })?;
         listeners.push((vip, sockets));
     }

@@ -58,6 +58,9 @@ pub struct Listener {
     pub silence_ms: Option<Spanned<u64>>,
     /// Milliseconds for which nothing may pass on a relayed connection or tunnel; 3600000.
     pub idle_ms: Option<Spanned<u64>>,
+    /// Whether the kernel gives a connection out only once its client has said something (TCP_DEFER_ACCEPT); false. Not for
+    /// protocol "tcp".
+    pub defer_accept: Option<Spanned<bool>>,
     /// As `[limits]` where it says nothing.
     pub limits: Option<ListenerLimits>,
     /// For protocol "https".
@@ -85,6 +88,11 @@ impl Listener {
             return Mode::Proxy;
         }
         self.mode.as_ref().map_or(Mode::Migrate, |mode| *mode.get_ref())
+    }
+
+    /// Whether connections wait in the kernel until their clients have spoken.
+    pub fn is_deferred(&self) -> bool {
+        self.defer_accept.as_ref().is_some_and(|deferred| *deferred.get_ref())
     }
 
     /// What its routes have if they say nothing else.

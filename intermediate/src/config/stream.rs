@@ -67,6 +67,13 @@ impl Listener {
                 "silence_ms means something only on a listener of protocol \"tcp\"",
             );
         }
+        if let Some(deferred) = self.defer_accept.as_ref().filter(|deferred| *deferred.get_ref()) {
+            problems.require(
+                deferred,
+                self.protocol() != Protocol::Tcp,
+                "defer_accept is for clients that speak first: on a listener of protocol \"tcp\" silence_ms lets the server",
+            );
+        }
         if let Some(idle) = &self.idle_ms {
             within(problems, "idle_ms", idle, 1..=24 * HOUR);
         }

@@ -277,6 +277,10 @@ fn a_listener_where_tls_ends_says_what_is_wrong_with_its_certificates() {
         ),
         (with("mode = \"proxy\"\nsilence_ms = 5"), "6:14: silence_ms means something only"),
         (with("protocol = \"tcp\"\nmode = \"proxy\"\nsilence_ms = 0"), "7:14: silence_ms must be between"),
+        (
+            with("protocol = \"tcp\"\nmode = \"proxy\"\ndefer_accept = true"),
+            "7:16: defer_accept is for clients",
+        ),
         (with("protocol = \"tcp\"\nmode = \"proxy\"\nidle_ms = 0"), "7:11: idle_ms must be between"),
         (with("protocol = \"quic\""), "5:12: unknown variant `quic`"),
     ] {

@@ -2,6 +2,7 @@
 //! connections away is not kept from it.
 
 use crate::proxy::ClientStream;
+use crate::socket::Socket;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,8 +39,8 @@ impl Aside {
 pub(super) struct Moved(std::net::TcpStream);
 
 impl Moved {
-    pub(super) fn leave(stream: TcpStream) -> io::Result<Self> {
-        stream.into_std().map(Moved)
+    pub(super) fn leave(socket: Socket) -> io::Result<Self> {
+        socket.into_std().map(Moved)
     }
 
     pub(super) fn arrive(self) -> io::Result<ClientStream> {

@@ -2,7 +2,7 @@
 
 use super::aside::Moved;
 use super::give::Gift;
-use super::head::{FirstHead, read_head};
+use super::head::{FirstHead, read_at_once, read_head};
 use super::waiting::Place;
 use super::{Accepted, Front, Guards, Stop, answer_and_close};
 use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 impl<S> Accepted<S> {
     /// For the access log: who asks, and what was understood of it.
@@ -90,8 +91,13 @@ impl Front {
         guards: Guards,
         place: Place,
     ) {
-        match accepted.spoken().0 {
-            Protocol::Http => self.on_http(accepted, stop, guards, place).await,
+        let protocol = accepted.spoken().0;
+        if protocol == Protocol::Http {
+            return self.on_http(accepted, stop, guards, place).await;
+        }
+        let Some(accepted) = self.watched(accepted) else { return };
+        match protocol {
+            Protocol::Http => {}
             // Boxed, so that connections of plain HTTP are not as large as these.
             Protocol::Https => Box::pin(self.on_https(accepted, stop, guards, place)).await,
             Protocol::Tls => Box::pin(self.on_tls(accepted, stop, guards, place)).await,
@@ -108,15 +114,31 @@ impl Front {
     ) {
         let limits = accepted.limits();
         let bytes = std::mem::take(&mut accepted.bytes);
+        let bytes = match read_at_once(&accepted.stream, bytes, &limits.head) {
+            Ok((bytes, head)) => {
+                drop(place);
+                return self.on_request(accepted, stop, guards, bytes, head).await;
+            }
+            Err(bytes) => bytes,
+        };
+        let Some(mut accepted) = self.watched(accepted) else { return };
         let (stream, timeout) = (&mut accepted.stream, limits.head_timeout);
         let head = read_head(stream, bytes, &limits.head, timeout, stop, &mut place).await;
         drop(place);
         match head {
             FirstHead::Complete(bytes, head) => {
-                self.on_request(accepted, stop, guards, bytes, head).await;
+                let (accepted, stream) = accepted.take();
+                self.on_request(accepted.with(stream.into()), stop, guards, bytes, head).await;
             }
             other => self.on_no_request(accepted, other).await,
         }
+    }
+
+    /// With its socket in the reactor, which lacks the memory for it only if it gives `None`.
+    fn watched(&self, accepted: Accepted) -> Option<Accepted<TcpStream>> {
+        let (client, vip) = (accepted.client, accepted.vip);
+        let watched = accepted.watched();
+        watched.inspect_err(|e| tracing::error!(%client, %vip, "a connection was lost: {e}")).ok()
     }
 
     /// There is nothing to route.
@@ -230,8 +252,11 @@ impl Front {
         let (front, stop) = (Arc::clone(self), stop.clone());
         let job = move |stream| ProxyJob { front, site, stop, peer, stream, bytes, entry };
         let Some(runtime) = self.aside.next() else {
-            // Not a part of this future: most connections never need it, and all would have its size.
-            return Box::pin(crate::proxy::serve(job(ClientStream::Plain(stream)), guards)).await;
+            return match stream.watched() {
+                // Not a part of this future: most connections never need it, and all would have its size.
+                Ok(stream) => Box::pin(crate::proxy::serve(job(ClientStream::Plain(stream)), guards)).await,
+                Err(e) => tracing::error!(client = %peer.client, "a connection was lost: {e}"),
+            };
         };
         let moved = Moved::leave(stream);
         runtime.spawn(async move {
@@ -278,7 +303,9 @@ impl Front {
     async fn deny(&self, accepted: Accepted, denial: Denial, request_line: String) {
         tracing::debug!(client = %accepted.client, reason = denial.reason.name(), "{}", denial.detail);
         self.count_closed(&accepted, request_line, denial.reason);
-        answer_and_close(accepted.stream, denial.status, denial.detail).await;
+        if let Some(accepted) = self.watched(accepted) {
+            answer_and_close(accepted.stream, denial.status, denial.detail).await;
+        }
     }
 
     /// Nothing was answered.

@@ -6,13 +6,15 @@
 //! refused at once. The socket stays bound, so that listening again needs no privileges.
 
 use crate::handoff::prepare_listener;
+use crate::socket::Socket;
 use socket2::{SockFilter, SockRef};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -116,18 +118,23 @@ impl Drains {
 #[derive(Debug)]
 pub(super) enum Door {
     /// It listens.
-    Open(TcpListener),
+    Open(AsyncFd<TcpListener>),
     /// It is bound and does not listen. It has left tokio, which would keep in mind for ever that it was hung up.
-    Closed(std::net::TcpListener),
+    Closed(TcpListener),
 }
 
 impl Door {
+    /// Of a socket that listens, and does not block.
+    pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
+        super::sys::watch(listener).map(Door::Open)
+    }
+
     /// Takes what waits on the socket, gives it to `accepted`, and ends its listening.
-    pub(super) async fn close(self, mut accepted: impl FnMut(TcpStream, SocketAddr)) -> io::Result<Self> {
+    pub(super) async fn close(self, mut accepted: impl FnMut(Socket, SocketAddr)) -> io::Result<Self> {
         let Door::Open(listener) = self else { return Ok(self) };
-        SockRef::from(&listener).attach_filter(&WITHOUT_SYNS)?;
+        SockRef::from(listener.get_ref()).attach_filter(&WITHOUT_SYNS)?;
         let until = Instant::now() + HANDSHAKES;
-        while let Ok(next) = timeout_at(until, listener.accept()).await {
+        while let Ok(next) = timeout_at(until, accept(&listener)).await {
             match next {
                 Ok((stream, client)) => {
                     // It came with the listener's filter.
@@ -142,20 +149,16 @@ impl Door {
                 Err(e) => return Err(e),
             }
         }
-        let listener = listener.into_std()?;
+        let listener = listener.into_inner();
         SockRef::from(&listener).shutdown(Shutdown::Read)?;
         Ok(Door::Closed(listener))
     }
 
     /// Takes what waits on the socket now, without waiting for more.
-    pub(super) fn take_waiting(self, mut accepted: impl FnMut(TcpStream, SocketAddr)) {
+    pub(super) fn take_waiting(self, mut accepted: impl FnMut(Socket, SocketAddr)) {
         let Door::Open(listener) = self else { return };
-        let Ok(listener) = listener.into_std() else { return };
-        while let Ok((stream, client)) = listener.accept() {
-            match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
-                Ok(stream) => accepted(stream, client),
-                Err(e) => tracing::warn!(%client, "a connection that waited is lost: {e}"),
-            }
+        while let Ok((socket, client)) = Socket::accept(listener.get_ref()) {
+            accepted(socket, client);
         }
     }
 
@@ -166,16 +169,20 @@ impl Door {
         socket.detach_filter()?;
         prepare_listener(&socket)?;
         socket.listen(super::listen::BACKLOG)?;
-        Ok(Door::Open(TcpListener::from_std(listener)?))
+        Door::new(listener)
     }
 
     /// The next connection; none comes while it is closed.
-    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub(super) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         match self {
-            Door::Open(listener) => listener.accept().await,
+            Door::Open(listener) => accept(listener).await,
             Door::Closed(_) => std::future::pending().await,
         }
     }
+}
+
+async fn accept(listener: &AsyncFd<TcpListener>) -> io::Result<(Socket, SocketAddr)> {
+    listener.async_io(Interest::READABLE, Socket::accept).await
 }
 
 /// Classic BPF over the TCP header (`linux/filter.h`): drops SYNs that are no SYN-ACKs, takes the rest whole.
@@ -194,6 +201,7 @@ const WITHOUT_SYNS: [SockFilter; 5] = [
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     fn listening() -> (Door, SocketAddr) {
         // A port that the kernel chose is not kept by a socket that stops listening: this one is named, as a VIP's is.
@@ -201,7 +209,7 @@ mod tests {
         let addr = chosen.local_addr().unwrap();
         drop(chosen);
         let listener = super::super::listen(addr).unwrap();
-        (Door::Open(TcpListener::from_std(listener).unwrap()), addr)
+        (Door::new(listener).unwrap(), addr)
     }
 
     #[tokio::test]
@@ -212,7 +220,7 @@ mod tests {
             waiting.push(TcpStream::connect(addr).await.unwrap());
         }
         let mut taken = Vec::new();
-        door = door.close(|stream, _| taken.push(stream)).await.unwrap();
+        door = door.close(|socket, _| taken.push(socket.watched().unwrap())).await.unwrap();
         assert_eq!(taken.len(), 5);
         for (client, server) in waiting.iter_mut().zip(&mut taken) {
             client.write_all(b"x").await.unwrap();
@@ -223,7 +231,7 @@ mod tests {
         for _ in 0..2 {
             door = door.open().unwrap();
             let (client, accepted) = tokio::join!(TcpStream::connect(addr), door.accept());
-            let (mut server, _) = accepted.unwrap();
+            let mut server = accepted.unwrap().0.watched().unwrap();
             client.unwrap().write_all(b"y").await.unwrap();
             assert_eq!(server.read_u8().await.unwrap(), b'y');
             door = door.close(|_, _| panic!("nothing waits")).await.unwrap();

@@ -5,13 +5,13 @@ use crate::access_log::{Asked, Placed};
 use crate::handoff::{Candidate, Migrator, NotMigrated, Outcome, TrackedCandidate, syn_tsval};
 use crate::pools::Pool;
 use crate::proxy::Entry;
+use crate::socket::Socket;
 use crate::targets::{TargetId, UnderWay};
 use crate::trace::Trace;
 use baton_shared::health::Signal;
 use baton_shared::reason::Refusal;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::net::TcpStream;
 
 /// How many further targets are tried before the request is proxied.
 const RETRIES: usize = 2;
@@ -42,13 +42,14 @@ impl Front {
     /// they came, none of those tried.
     pub(super) async fn give(
         &self,
-        accepted: Accepted,
+        accepted: Accepted<impl Into<Socket>>,
         gift: Gift<'_>,
         another: impl Fn(&[u8], &[TargetId]) -> Option<TargetId>,
-    ) -> Option<(TcpStream, Vec<u8>, Entry)> {
+    ) -> Option<(Socket, Vec<u8>, Entry)> {
         let Gift { migrator, pool, first, mut request, tracked, mut original, label, trace, mut noted } =
             gift;
-        let Accepted { mut stream, client, vip, at, .. } = accepted;
+        let Accepted { stream, client, vip, at, .. } = accepted;
+        let mut stream = stream.into();
         // Once: the second time the kernel does not tell it.
         let syn_tsval = syn_tsval(&stream);
         let mut tried = vec![first];

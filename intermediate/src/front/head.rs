@@ -2,7 +2,10 @@
 
 use super::Stop;
 use super::waiting::Place;
-use baton_shared::http::{BodyScanner, HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict, parse};
+use crate::socket::Socket;
+use baton_shared::http::{
+    BodyScanner, GateRule, HeadLimits, HeadScanner, HeadStatus, RequestHead, Verdict, parse,
+};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
@@ -25,6 +28,25 @@ pub(super) enum FirstHead {
     GivenUp,
     /// The intermediate stops and nothing had arrived.
     Stopped,
+}
+
+/// What [`FirstHead::Complete`] has, if a whole head is there without waiting; else all bytes there are. `bytes` have been
+/// read before.
+pub(super) fn read_at_once(
+    socket: &Socket,
+    mut bytes: Vec<u8>,
+    limits: &HeadLimits,
+) -> Result<(Vec<u8>, RequestHead), Vec<u8>> {
+    // An end or an error is found again by who waits for more.
+    if socket.read_at_once(&mut bytes).unwrap_or(0) == 0 && bytes.is_empty() {
+        return Err(bytes);
+    }
+    match HeadScanner::new().status(&bytes, limits) {
+        HeadStatus::Complete(head) if head.start == 0 && with_body_begun(&bytes, &head).is_ok() => {
+            Ok((bytes, head))
+        }
+        _ => Err(bytes),
+    }
 }
 
 /// Reads until a head is complete, refused, or `limit` is over. `bytes` have been read before.
@@ -64,20 +86,25 @@ pub(super) async fn read_head(
 /// A server need not know that a client sent an empty line before its request.
 fn without_empty_line(mut bytes: Vec<u8>, head: RequestHead, limits: &HeadLimits) -> FirstHead {
     if head.start == 0 {
-        return with_body_begun(bytes, head);
+        return complete(bytes, head);
     }
     bytes.drain(..head.start);
     match parse(&bytes, limits) {
-        HeadStatus::Complete(head) => with_body_begun(bytes, head),
+        HeadStatus::Complete(head) => complete(bytes, head),
         HeadStatus::Bad(verdict) => FirstHead::Refused(verdict),
         HeadStatus::Incomplete => FirstHead::Gone,
     }
 }
 
 /// What has arrived of the body is judged before a server sees anything of the request.
-fn with_body_begun(bytes: Vec<u8>, head: RequestHead) -> FirstHead {
-    match BodyScanner::new(head.framing).advance(bytes.get(head.head_len..).unwrap_or_default()) {
-        Ok(_) => FirstHead::Complete(bytes, head),
+fn with_body_begun(bytes: &[u8], head: &RequestHead) -> Result<(), GateRule> {
+    let body = bytes.get(head.head_len..).unwrap_or_default();
+    BodyScanner::new(head.framing).advance(body).map(drop)
+}
+
+fn complete(bytes: Vec<u8>, head: RequestHead) -> FirstHead {
+    match with_body_begun(&bytes, &head) {
+        Ok(()) => FirstHead::Complete(bytes, head),
         Err(rule) => FirstHead::Refused(rule.into()),
     }
 }

@@ -51,7 +51,7 @@ async fn shake_hands(
 impl Front {
     pub(super) async fn on_https(
         self: &Arc<Self>,
-        accepted: Accepted,
+        accepted: Accepted<TcpStream>,
         stop: &mut Stop,
         guards: Guards,
         mut place: Place,

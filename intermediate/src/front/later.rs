@@ -118,6 +118,6 @@ impl Router for LaterRouter {
     fn take_back(&self, returned: Returned) {
         let Some(front) = self.front.upgrade() else { return };
         let Returned { stream, client, vip, seat, bytes } = returned;
-        front.begin(stream, client, vip, seat, bytes, &self.stop);
+        front.begin(stream.into(), client, vip, seat, bytes, &self.stop);
     }
 }

@@ -1,6 +1,6 @@
 //! Listening sockets.
 
-use crate::handoff::prepare_listener;
+use crate::handoff::{defer_accept, prepare_listener};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -13,11 +13,30 @@ pub(super) const BACKLOG: i32 = 4096;
 ///
 /// Needs CAP_NET_BIND_SERVICE for ports below 1024, so it comes before capabilities are dropped.
 pub fn listen(vip: SocketAddr) -> io::Result<TcpListener> {
-    open(vip, false, None)
+    open(vip, false, ListenOptions::default())
 }
 
-/// As [`listen`], with so many sockets among which the kernel spreads connections, which tell clients to send segments
-/// of no more than `segment_bytes`, if that is given.
+/// What listening sockets are told beside their address.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListenOptions {
+    /// The payload bytes that clients are told their segments may have at most, if that is given.
+    pub segment_bytes: Option<u32>,
+    /// The kernel gives a connection out once its client has said something (`TCP_DEFER_ACCEPT`).
+    pub deferred: bool,
+}
+
+impl ListenOptions {
+    /// Before or after `listen`.
+    fn apply(self, socket: &Socket) -> io::Result<()> {
+        if let Some(bytes) = self.segment_bytes {
+            socket.set_tcp_mss(bytes)?;
+        }
+        defer_accept(socket, self.deferred)?;
+        prepare_listener(socket)
+    }
+}
+
+/// As [`listen`], with so many sockets among which the kernel spreads connections.
 ///
 /// `inherited` are sockets that listen on `vip` already, from a service manager: they are used, and connections may wait in
 /// each. If they are fewer than asked for, others join them where they share their port (`SO_REUSEPORT`), else workers share
@@ -25,19 +44,19 @@ pub fn listen(vip: SocketAddr) -> io::Result<TcpListener> {
 pub fn listen_shared(
     vip: SocketAddr,
     sockets: usize,
-    segment_bytes: Option<u32>,
+    options: ListenOptions,
     inherited: Vec<TcpListener>,
 ) -> io::Result<Vec<TcpListener>> {
     if !inherited.is_empty() {
-        return take_over(vip, inherited, sockets, segment_bytes);
+        return take_over(vip, inherited, sockets, options);
     }
     // A socket that shares its port is given one that another process shares as well: tell that before.
-    let alone = open(vip, false, segment_bytes)?;
+    let alone = open(vip, false, options)?;
     if sockets <= 1 {
         return Ok(vec![alone]);
     }
     drop(alone);
-    (0..sockets).map(|_| open(vip, true, segment_bytes)).collect()
+    (0..sockets).map(|_| open(vip, true, options)).collect()
 }
 
 /// Makes sockets that listen already what [`open`] makes.
@@ -45,7 +64,7 @@ fn take_over(
     vip: SocketAddr,
     inherited: Vec<TcpListener>,
     sockets: usize,
-    segment_bytes: Option<u32>,
+    options: ListenOptions,
 ) -> io::Result<Vec<TcpListener>> {
     let mut all = Vec::new();
     let mut join = true;
@@ -54,17 +73,14 @@ fn take_over(
         join &= socket.reuse_port()?;
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
-        if let Some(bytes) = segment_bytes {
-            socket.set_tcp_mss(bytes)?;
-        }
-        prepare_listener(&socket)?;
+        options.apply(&socket)?;
         // It may have been drained: with a filter, and hung up. That there is no filter is no error.
         let _ = socket.detach_filter();
         socket.listen(BACKLOG)?;
     }
     for n in inherited.len()..sockets {
         // Another user's group cannot be joined.
-        let own = join.then(|| open(vip, true, segment_bytes).ok()).flatten();
+        let own = join.then(|| open(vip, true, options).ok()).flatten();
         match (own, inherited.get(n % inherited.len())) {
             (Some(own), _) => all.push(own),
             (None, Some(shared)) => all.push(shared.try_clone()?),
@@ -75,7 +91,7 @@ fn take_over(
     Ok(all)
 }
 
-fn open(vip: SocketAddr, shared: bool, segment_bytes: Option<u32>) -> io::Result<TcpListener> {
+fn open(vip: SocketAddr, shared: bool, options: ListenOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(vip), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
@@ -84,10 +100,7 @@ fn open(vip: SocketAddr, shared: bool, segment_bytes: Option<u32>) -> io::Result
     if vip.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if let Some(bytes) = segment_bytes {
-        socket.set_tcp_mss(bytes)?;
-    }
-    prepare_listener(&socket)?;
+    options.apply(&socket)?;
     socket.bind(&vip.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -96,27 +109,36 @@ fn open(vip: SocketAddr, shared: bool, segment_bytes: Option<u32>) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn a_shared_port_is_refused_to_who_comes_second() {
-        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None, Vec::new()).unwrap();
+        let first =
+            listen_shared("127.0.0.1:0".parse().unwrap(), 1, ListenOptions::default(), Vec::new()).unwrap();
         let addr = first[0].local_addr().unwrap();
-        assert_eq!(listen_shared(addr, 2, None, Vec::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            listen_shared(addr, 2, ListenOptions::default(), Vec::new()).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
         drop(first);
-        let shared = listen_shared(addr, 2, None, Vec::new()).unwrap();
+        let shared = listen_shared(addr, 2, ListenOptions::default(), Vec::new()).unwrap();
         assert_eq!(shared.len(), 2);
-        assert_eq!(listen_shared(addr, 2, None, Vec::new()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            listen_shared(addr, 2, ListenOptions::default(), Vec::new()).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
     }
 
     #[test]
     fn workers_join_sockets_taken_over_that_share_their_port_with_their_own() {
-        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None, Vec::new()).unwrap();
+        let first =
+            listen_shared("127.0.0.1:0".parse().unwrap(), 1, ListenOptions::default(), Vec::new()).unwrap();
         let addr = first[0].local_addr().unwrap();
         drop(first);
-        let shared = listen_shared(addr, 2, None, Vec::new()).unwrap();
+        let shared = listen_shared(addr, 2, ListenOptions::default(), Vec::new()).unwrap();
         // Connections for both, by all odds.
         let waiting: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
-        let taken = listen_shared(addr, 3, None, shared).unwrap();
+        let taken = listen_shared(addr, 3, ListenOptions::default(), shared).unwrap();
         assert_eq!(taken.len(), 3);
         let in_queue = |socket: &TcpListener| std::iter::from_fn(|| socket.accept().ok()).count();
         assert_eq!(in_queue(&taken[2]), 0, "it has a queue of its own");
@@ -125,17 +147,38 @@ mod tests {
 
     #[test]
     fn sockets_taken_over_keep_what_waits_in_them_and_serve_every_worker() {
-        let first = listen_shared("127.0.0.1:0".parse().unwrap(), 1, None, Vec::new()).unwrap();
+        let first =
+            listen_shared("127.0.0.1:0".parse().unwrap(), 1, ListenOptions::default(), Vec::new()).unwrap();
         let addr = first[0].local_addr().unwrap();
         let waiting = std::net::TcpStream::connect(addr).unwrap();
-        let taken = listen_shared(addr, 3, Some(1400), first).unwrap();
+        let options = ListenOptions { segment_bytes: Some(1400), ..ListenOptions::default() };
+        let taken = listen_shared(addr, 3, options, first).unwrap();
         assert_eq!(taken.len(), 3);
         let (_, client) = taken[2].accept().unwrap();
         assert_eq!(client, waiting.local_addr().unwrap());
         assert_eq!(
-            listen_shared(addr, 1, None, taken).unwrap().len(),
+            listen_shared(addr, 1, ListenOptions::default(), taken).unwrap().len(),
             3,
             "none is closed: something may wait"
         );
+    }
+
+    #[test]
+    fn a_deferred_connection_is_given_out_once_its_client_has_spoken() {
+        let options = ListenOptions { deferred: true, ..ListenOptions::default() };
+        let listeners = listen_shared("127.0.0.1:0".parse().unwrap(), 1, options, Vec::new()).unwrap();
+        let addr = listeners[0].local_addr().unwrap();
+        let mut silent = std::net::TcpStream::connect(addr).unwrap();
+        let mut speaks = std::net::TcpStream::connect(addr).unwrap();
+        speaks.write_all(b"GET").unwrap();
+        let (_, client) = listeners[0].accept().unwrap();
+        assert_eq!(client, speaks.local_addr().unwrap(), "the second that came, the first that spoke");
+        assert_eq!(listeners[0].accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        silent.write_all(b"GET").unwrap();
+        assert_eq!(listeners[0].accept().unwrap().1, silent.local_addr().unwrap());
+        // Whoever takes the socket over says anew what holds.
+        let taken = listen_shared(addr, 1, ListenOptions::default(), listeners).unwrap();
+        let silent = std::net::TcpStream::connect(addr).unwrap();
+        assert_eq!(taken[0].accept().unwrap().1, silent.local_addr().unwrap());
     }
 }

@@ -14,6 +14,7 @@ mod opening;
 mod passthrough;
 mod probed;
 mod stop;
+mod sys;
 mod waiting;
 
 pub use answer::{answer_and_close, close_lingering, text};
@@ -21,7 +22,7 @@ pub use aside::Aside;
 pub use departed::Departed;
 pub use drain::Drains;
 pub use later::LaterRouter;
-pub use listen::{listen, listen_shared};
+pub use listen::{ListenOptions, listen, listen_shared};
 pub use stop::{Busy, Stop, StopControl};
 pub use waiting::Waiting;
 pub(crate) use waiting::{Place, SourcePlace, StreamPlace};
@@ -32,6 +33,7 @@ use crate::handoff::{History, Migrator};
 use crate::metrics::{Metrics, OpenConnection};
 use crate::proxy::{Peer, Upstreams};
 use crate::site::Site;
+use crate::socket::Socket;
 use crate::targets::Targets;
 use arc_swap::ArcSwap;
 use baton_shared::admission::SourceLimits;
@@ -131,7 +133,7 @@ pub(crate) type Guards = (OpenConnection, Busy, Option<SourcePlace>);
 pub type Seat = (Arc<Site>, usize);
 
 /// A connection that was just accepted.
-struct Accepted<S = tokio::net::TcpStream> {
+struct Accepted<S = Socket> {
     stream: S,
     client: SocketAddr,
     at: Instant,
@@ -142,6 +144,14 @@ struct Accepted<S = tokio::net::TcpStream> {
     vip: SocketAddr,
     /// What was received before: of a connection that was taken back from a target.
     bytes: Vec<u8>,
+}
+
+impl Accepted {
+    /// With its socket in the current runtime's reactor.
+    fn watched(self) -> std::io::Result<Accepted<tokio::net::TcpStream>> {
+        let (accepted, socket) = self.take();
+        Ok(accepted.with(socket.watched()?))
+    }
 }
 
 impl<S> Accepted<S> {
@@ -213,8 +223,8 @@ impl Front {
         stop: Stop,
         leave: impl Future<Output = ()>,
     ) {
-        let mut door = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => Door::Open(listener),
+        let mut door = match Door::new(listener) {
+            Ok(door) => door,
             Err(e) => return tracing::error!(%vip, "cannot listen: {e}"),
         };
         let mut leave = pin!(leave);
@@ -266,13 +276,7 @@ impl Front {
         }
     }
 
-    fn on_accepted(
-        self: &Arc<Self>,
-        stream: tokio::net::TcpStream,
-        client: SocketAddr,
-        vip: SocketAddr,
-        stop: &Stop,
-    ) {
+    fn on_accepted(self: &Arc<Self>, stream: Socket, client: SocketAddr, vip: SocketAddr, stop: &Stop) {
         if let Some(migrator) = self.migration.migrator() {
             // Before anything is read: the ended flow's record must not catch the new connection's packets.
             migrator.forget_superseded(client, vip);
@@ -285,7 +289,7 @@ impl Front {
     /// A connection is ours: one just accepted, or one that a target gave back, with the bytes received before.
     fn begin(
         self: &Arc<Self>,
-        stream: tokio::net::TcpStream,
+        stream: Socket,
         client: SocketAddr,
         vip: SocketAddr,
         (site, listener): Seat,

@@ -10,6 +10,7 @@ use crate::pools::{PickFacts, servers, tries};
 use crate::proxy::{Entry, Peer, Recorder, TooSlow};
 use crate::relay::{self, RelayEnd};
 use crate::site::Decision;
+use crate::socket::Socket;
 use crate::targets::{TargetId, UnderWay};
 use baton_shared::health::Signal;
 use baton_shared::reason::{CloseReason, ProxyReason};
@@ -49,7 +50,7 @@ impl Known<'_> {
 impl Front {
     pub(super) async fn on_tls(
         self: &Arc<Self>,
-        mut accepted: Accepted,
+        mut accepted: Accepted<TcpStream>,
         stop: &mut Stop,
         guards: Guards,
         mut place: Place,
@@ -74,7 +75,7 @@ impl Front {
 
     async fn on_hello(
         self: &Arc<Self>,
-        accepted: Accepted,
+        accepted: Accepted<TcpStream>,
         stop: &mut Stop,
         guards: Guards,
         bytes: Vec<u8>,
@@ -95,7 +96,7 @@ impl Front {
 
     pub(super) async fn on_tcp(
         self: &Arc<Self>,
-        mut accepted: Accepted,
+        mut accepted: Accepted<TcpStream>,
         stop: &mut Stop,
         guards: Guards,
         mut place: Place,
@@ -125,7 +126,7 @@ impl Front {
     /// To a target, by migration or by relay.
     async fn pass(
         self: &Arc<Self>,
-        accepted: Accepted,
+        accepted: Accepted<TcpStream>,
         known: &Known<'_>,
         decision: &Decision,
         bytes: Vec<u8>,
@@ -135,7 +136,7 @@ impl Front {
         let (peer, site) = (accepted.peer(), Arc::clone(&accepted.site));
         let noted = self.access_log.is_on().then(|| (accepted.asked(known.text()), decision.placed()));
         let (stream, bytes, entry) = match self.choose(decision, &peer, known.facts(peer.listener)) {
-            Err(reason) => (accepted.stream, bytes, Entry::decided_by_front(reason)),
+            Err(reason) => (accepted.stream.into(), bytes, Entry::decided_by_front(reason)),
             Ok((migrator, target)) => {
                 let pool = &decision.pool;
                 let another = |_: &[u8], tried: &[TargetId]| {
@@ -162,7 +163,10 @@ impl Front {
             }
         };
         let job = Relaying { front: self, peer, known, decision, site: &site };
-        job.relay(stream, bytes, entry, stop, guards).await;
+        match Socket::watched(stream) {
+            Ok(stream) => job.relay(stream, bytes, entry, stop, guards).await,
+            Err(e) => tracing::error!(client = %job.peer.client, "a connection was lost: {e}"),
+        }
     }
 }
 

@@ -2,20 +2,20 @@
 
 use super::history::Subject;
 use crate::access_log::{Asked, Placed};
+use crate::socket::Socket;
 use crate::targets::TargetId;
 use crate::trace::Trace;
 use baton_shared::http::Framing;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 
 /// An accepted connection whose first request may be given to a target together with the connection.
 #[derive(Debug)]
 pub struct Candidate {
     /// The connection. Nothing has been written to it, and nothing may be in flight on it. Its listener must
     /// have gone through [`prepare_listener`](super::prepare_listener).
-    pub stream: TcpStream,
+    pub stream: Socket,
     /// The client's address and port.
     pub client: SocketAddr,
     /// The address and port the client connected to.
@@ -69,7 +69,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct NotMigrated {
     /// The connection, in working order.
-    pub stream: TcpStream,
+    pub stream: Socket,
     /// Bytes the freeze drained from the socket: they follow [`Candidate::request`].
     pub extra: Vec<u8>,
     /// The request as it was given in, without `extra`.

@@ -5,6 +5,7 @@ use super::repair::{Captured, Late};
 use super::{Migrator, late};
 use crate::flows::Place;
 use crate::hold::HeldFlow;
+use crate::socket::Socket;
 use baton_shared::capture::CapturedConnection;
 use baton_shared::http::BodyScanner;
 use baton_shared::reason::{ProxyReason, Refusal};
@@ -12,7 +13,6 @@ use baton_shared::seq::{Client, Seq};
 use baton_shared::state::later::{LaterRequests, pass_content};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 
 /// A connection in flight: frozen, captured, its handoff sent. Dropped before it is resolved (its task was
 /// cancelled) it ends without a word: the request may be running, so nobody else may answer.
@@ -111,7 +111,7 @@ impl Drop for Flight<'_> {
 
 /// A connection that stays here.
 pub(super) struct Kept {
-    pub(super) stream: Option<TcpStream>,
+    pub(super) stream: Option<Socket>,
     pub(super) reason: ProxyReason,
     pub(super) refusal: Option<Refusal>,
     /// What had been received behind the request.

@@ -32,7 +32,7 @@ pub(crate) use history::stages;
 pub use history::{History, HistoryOutcome, MigrationRecord, Subject};
 pub(crate) use later::LaterFlow;
 pub use later::{FlowNow, LaterCounts, Next, Noted, Returned, Router};
-pub use repair::{CaptureError, Captured, Ends, Late, Live, prepare_listener, syn_tsval};
+pub use repair::{CaptureError, Captured, Ends, Late, Live, defer_accept, prepare_listener, syn_tsval};
 pub use settings::{HandoffSettings, MigratorStats};
 pub use too_big::LegSink;
 

@@ -6,13 +6,13 @@
 //! the numbers read here are of a moment that is over.
 
 use super::sys::{self, RepairWindow, TcpInfo};
+use crate::socket::Socket;
 use baton_shared::capture::{CapturedConnection, NegotiatedOptions, WindowScales};
 use baton_shared::reason::ProxyReason;
 use baton_shared::seq::{Client, Seq};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use tokio::net::TcpStream;
 
 /// `TCPI_OPT_*`, `include/uapi/linux/tcp.h`.
 const OPT_TIMESTAMPS: u8 = 1;
@@ -27,8 +27,6 @@ const CLOSE_WAIT: u8 = 8;
 
 /// How often a socket is read again because packets were still on their way to it.
 const ATTEMPTS: usize = 8;
-/// How many bytes one read of the drain asks for.
-const DRAIN_STEP: usize = 16 * 1024;
 /// The longest time, ms, a socket keeps an acknowledgement back (`TCP_DELACK_MAX`, `include/net/tcp.h`). One that
 /// is pending at the capture may still leave, with a timestamp of its own time.
 const DELAYED_ACK_MS: u32 = 200;
@@ -58,17 +56,23 @@ pub fn prepare_listener(listener: &socket2::Socket) -> io::Result<()> {
     sys::set_tcp(listener.as_fd(), libc::TCP_SAVE_SYN, 1)
 }
 
+/// Whether the kernel keeps a listener's connections to itself until their clients have said something, or have answered a
+/// second SYN-ACK (`TCP_DEFER_ACCEPT`, tcp(7); a second is the shortest time, of one repetition).
+pub fn defer_accept(listener: &socket2::Socket, deferred: bool) -> io::Result<()> {
+    sys::set_tcp(listener.as_fd(), libc::TCP_DEFER_ACCEPT, libc::c_int::from(deferred))
+}
+
 /// A socket in ordinary use.
 #[derive(Debug)]
 pub struct Live {
-    stream: TcpStream,
+    stream: Socket,
     /// See [`syn_tsval`].
     syn_tsval: Option<u32>,
 }
 
 /// The client's TSval in its SYN; `None` without a SYN or without timestamps in it. The kernel gives the SYN once: who
 /// may try more than one target keeps this.
-pub fn syn_tsval(stream: &TcpStream) -> Option<u32> {
+pub fn syn_tsval(stream: &impl AsFd) -> Option<u32> {
     let mut syn = [0u8; 256];
     let length = sys::saved_syn(stream.as_fd(), &mut syn).unwrap_or(0);
     syn.get(..length).and_then(baton_shared::packet::syn::timestamp_value)
@@ -78,7 +82,7 @@ pub fn syn_tsval(stream: &TcpStream) -> Option<u32> {
 #[derive(Debug)]
 struct Quiet {
     /// `None` once it went on.
-    stream: Option<TcpStream>,
+    stream: Option<Socket>,
 }
 
 impl Drop for Quiet {
@@ -109,35 +113,32 @@ pub struct Ends {
 
 impl Live {
     /// Takes an accepted socket, and what [`syn_tsval`] said of it.
-    pub fn new(stream: TcpStream, syn_tsval: Option<u32>) -> Self {
-        Live { stream, syn_tsval }
+    pub fn new(stream: impl Into<Socket>, syn_tsval: Option<u32>) -> Self {
+        Live { stream: stream.into(), syn_tsval }
     }
 
     /// The socket again.
-    pub fn into_stream(self) -> TcpStream {
+    pub fn into_stream(self) -> Socket {
         self.stream
     }
 
-    /// Moves what has arrived into `bytes`, at most until it holds `limit`; whether there may be more than fits.
+    /// Moves what has arrived into `bytes`, which may hold `limit`.
     /// The client's FIN is left for the capture to find.
     pub fn drain(&self, bytes: &mut Vec<u8>, limit: usize) -> Result<(), CaptureError> {
+        let fd = self.stream.as_fd();
         loop {
-            let room = limit.saturating_sub(bytes.len()).min(DRAIN_STEP);
-            if room == 0 {
-                let waiting = sys::unread(self.stream.as_fd()).map_err(CaptureError::step("SIOCINQ"))?;
-                return if waiting == 0 {
-                    Ok(())
-                } else {
-                    Err(CaptureError::new(
-                        ProxyReason::PrefetchTooLarge,
-                        format!("{waiting} bytes more than {limit}"),
-                    ))
-                };
+            // Mostly nothing: that is asked for less than a read that finds it.
+            let waiting = sys::unread(fd).map_err(CaptureError::step("SIOCINQ"))?;
+            let room = limit.saturating_sub(bytes.len()).min(waiting);
+            if waiting == 0 {
+                return Ok(());
             }
-            match sys::receive(self.stream.as_fd(), bytes, room, 0) {
+            if room == 0 {
+                let detail = format!("{waiting} bytes more than {limit}");
+                return Err(CaptureError::new(ProxyReason::PrefetchTooLarge, detail));
+            }
+            match sys::receive(fd, bytes, room, 0) {
                 Ok(0) => return Ok(()),
-                // A short read emptied the queue; what comes later the capture notices.
-                Ok(got) if got < room => return Ok(()),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -345,7 +346,7 @@ impl Captured {
 
     /// Back to ordinary use, without a window probe. `None` if the kernel refuses, which it never does for a
     /// process that could capture; the socket is closed then.
-    pub fn resume(mut self) -> Option<TcpStream> {
+    pub fn resume(mut self) -> Option<Socket> {
         let stream = self.quiet.stream.take()?;
         match leave_repair(stream.as_fd()) {
             Ok(()) => Some(stream),

@@ -7,6 +7,7 @@ use super::repair::{Captured, Ends, Live};
 use super::{FREEZE_MARGIN, Migrator, StageTimes, Subject};
 use crate::flows::{BeginError, FlowIdentity, Place};
 use crate::hold::HeldFlow;
+use crate::socket::Socket;
 use crate::targets::{NotSent, TargetId};
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
@@ -16,7 +17,6 @@ use baton_shared::state::later::pass_content;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 impl Migrator {
@@ -24,7 +24,7 @@ impl Migrator {
     #[expect(clippy::too_many_arguments, reason = "one call")]
     pub(super) fn send_off<'a>(
         &'a self,
-        (stream, syn_tsval): (TcpStream, Option<u32>),
+        (stream, syn_tsval): (Socket, Option<u32>),
         ends: Ends,
         id: TargetId,
         request: &mut Vec<u8>,

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream as StdStream};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const LIMIT: usize = 1 << 20;
 
@@ -105,7 +106,7 @@ async fn numbers_and_resume(Pair { live, mut peer, ends }: Pair) {
         let age = peer_now.wrapping_sub(c.client_tsval);
         assert!(age < 60_000, "the client's timestamp is {age} ticks old");
     }
-    let mut stream = captured.resume().unwrap();
+    let mut stream = captured.resume().unwrap().watched().unwrap();
     peer.write_all(b"more").unwrap();
     let mut more = [0; 4];
     stream.read_exact(&mut more).await.unwrap();
@@ -121,7 +122,7 @@ async fn a_resumed_connection_does_not_keep_its_address_from_the_next_listener()
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"head").unwrap();
     let mut bytes = drained(&live);
-    let stream = captured(live, ends, &mut bytes).resume().unwrap();
+    let stream = captured(live, ends, &mut bytes).resume().unwrap().watched().unwrap();
     // We close first: the connection goes to TIME_WAIT on this side.
     drop(stream);
     assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
@@ -137,7 +138,7 @@ async fn after_an_answered_request_the_numbers_still_agree() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"one").unwrap();
     let mut bytes = drained(&live);
-    let mut stream = live.into_stream();
+    let mut stream = live.into_stream().watched().unwrap();
     stream.write_all(&[7; 5000]).await.unwrap();
     peer.read_exact(&mut [0; 5000]).unwrap();
     peer.write_all(b"two").unwrap();
@@ -163,7 +164,7 @@ async fn a_closed_client_counts_its_fin() {
     assert!(captured.connection.client_fin);
     // Both count the FIN.
     assert_eq!(captured.connection.rcv_nxt.raw(), peer_numbers(&peer).0);
-    let mut stream = captured.resume().unwrap();
+    let mut stream = captured.resume().unwrap().watched().unwrap();
     assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "the end of the stream is still there");
     stream.write_all(b"answer").await.unwrap();
     peer.read_exact(&mut [0; 6]).unwrap();
@@ -192,7 +193,7 @@ async fn what_arrives_after_the_capture_is_seen_and_not_lost() {
     peer.shutdown(Shutdown::Write).unwrap();
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(captured.late(), Some(Late { bytes: b"late".to_vec(), fin: true }));
-    let mut stream = captured.resume().unwrap();
+    let mut stream = captured.resume().unwrap().watched().unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
     assert_eq!(rest, b"late");
@@ -217,7 +218,7 @@ async fn more_than_the_limit_is_not_captured_and_nothing_is_lost() {
     let error = live.drain(&mut bytes, 400).unwrap_err();
     assert_eq!((error.reason, bytes.len()), (ProxyReason::PrefetchTooLarge, 400));
     let mut rest = [0; 600];
-    live.into_stream().read_exact(&mut rest).await.unwrap();
+    live.into_stream().watched().unwrap().read_exact(&mut rest).await.unwrap();
 }
 
 #[tokio::test]
@@ -233,10 +234,11 @@ async fn a_dropped_capture_leaves_repair_mode_and_closes_as_usual() {
 async fn unacknowledged_bytes_keep_the_connection_here() {
     let Some(Pair { live, peer, ends }) = pair().await else { return };
     // More than the peer's window and nobody reads.
-    let stream = live.into_stream();
+    let stream = live.into_stream().watched().unwrap();
     while stream.writable().await.is_ok() && stream.try_write(&[0; 65536]).is_ok() {}
     let mut bytes = Vec::new();
-    let (live, error) = Live { stream, syn_tsval: Some(1) }.capture(ends, &mut bytes, LIMIT).unwrap_err();
+    let (live, error) =
+        Live { stream: stream.into(), syn_tsval: Some(1) }.capture(ends, &mut bytes, LIMIT).unwrap_err();
     assert_eq!(error.reason, ProxyReason::Unacknowledged);
     drop((live, peer));
 }
