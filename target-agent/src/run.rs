@@ -191,24 +191,34 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
         let stop = async move {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         };
-        engine::run(&engine, stop).await?;
+        attend(&engine, stop).await?;
         service::stopping();
         tracing::info!("stopping: no new handoffs");
-        let until = Instant::now() + DRAIN;
-        let lock = || engine.lock().unwrap_or_else(PoisonError::into_inner);
-        lock().begin_leaving();
-        let idle = async {
-            while !lock().has_left() && Instant::now() < until {
+        let (leaving, until) = (Arc::clone(&engine), Instant::now() + DRAIN);
+        leaving.lock().unwrap_or_else(PoisonError::into_inner).begin_leaving();
+        let has_left = move || leaving.lock().unwrap_or_else(PoisonError::into_inner).has_left();
+        let idle = async move {
+            while !has_left() && Instant::now() < until {
                 sleep(Duration::from_millis(5)).await;
             }
             // Answers on their way out.
             sleep(Duration::from_millis(20)).await;
         };
-        engine::run(&engine, idle).await
+        attend(&engine, idle).await
     });
     admin.stop();
     ended.context("the agent cannot go on")?;
     Ok(plane)
+}
+
+/// [`engine::run`] as a task of its own: each wakeup of what the runtime blocks on costs a write to a descriptor and a
+/// further turn of the event loop.
+async fn attend(
+    engine: &Arc<Mutex<Engine>>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let engine = Arc::clone(engine);
+    tokio::spawn(async move { engine::run(&engine, stop).await }).await.map_err(std::io::Error::other)?
 }
 
 /// The admin endpoint, in a thread of its own: a list of many flows must not hold up handoffs.

@@ -116,7 +116,8 @@ impl Flows {
         let (diverted, released) = accounts;
         watch.open = diverted != released;
         if !watch.open {
-            return now < watch.until;
+            // Behind its end nothing is diverted.
+            return now < watch.until && entry.end().is_none();
         }
         // What is held for its turn is not lost.
         let holding = entry.later.as_ref().is_some_and(|later| later.holds());

@@ -12,6 +12,8 @@ const BATCHED: [&str; 6] = ["read", "readv", "recvfrom", "recvmsg", "sendmmsg", 
 /// The same on the intermediate alone: the client's acknowledgement of the response is given back by the hold queue if it
 /// comes before the commit, and goes on by itself behind it.
 const GIVEN_BACK: &str = "writev";
+/// By which the intermediate does nothing else than wake a thread: its packets and records leave by `writev`.
+const WAKING: &str = "write";
 /// By how many bytes the control channel may differ: numbers are written in as many bytes as they need.
 const BYTES: u64 = 12;
 
@@ -59,6 +61,7 @@ impl Ledger {
     pub fn stable(&self) -> Ledger {
         let mut stable = self.clone();
         for handoff in stable.0.values_mut() {
+            handoff.intermediate.syscalls.remove(WAKING);
             for side in [&mut handoff.intermediate, &mut handoff.agent] {
                 side.syscalls.retain(|name, _| !WAITING.contains(&name.as_str()));
                 *side = Side { syscalls: std::mem::take(&mut side.syscalls), ..Side::default() };
