@@ -28,7 +28,10 @@ impl Lab {
         }
         let path = self.config(plan::INTERMEDIATE, Program::Balancer);
         match self.spec().balancer {
-            Balancer::Haproxy => fs::write(path, config::proxy::haproxy(&self.vips(), &targets))?,
+            Balancer::Haproxy => {
+                let deferred = self.spec().defer_accept;
+                fs::write(path, config::proxy::haproxy(&self.vips(), &targets, deferred))?;
+            }
             Balancer::Nginx => {
                 fs::write(
                     path,

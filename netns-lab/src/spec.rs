@@ -216,6 +216,9 @@ pub struct LabSpec {
     /// IPv6.
     #[serde(default)]
     pub urpf: bool,
+    /// Whether Baton's and HAProxy's listeners have their connections wait in the kernel until clients have spoken.
+    #[serde(default)]
+    pub defer_accept: bool,
     /// Deviations in the intermediate's configuration.
     pub intermediate: Sections,
     /// Deviations in every agent's configuration.
@@ -238,6 +241,7 @@ impl LabSpec {
             clients: 1,
             targets: 2,
             balancer: Balancer::Baton,
+            defer_accept: false,
             rate_intermediate: None,
             rate_target: None,
             family: Family::V4,
@@ -260,6 +264,13 @@ impl LabSpec {
     pub fn balancer(mut self, balancer: Balancer) -> Self {
         self.balancer = balancer;
         self
+    }
+
+    /// The same with connections that wait in the kernel until their clients have spoken; for Baton and HAProxy.
+    #[must_use]
+    pub fn defer_accept(mut self) -> Self {
+        self.defer_accept = true;
+        self.intermediate_with("listener", "defer_accept", true)
     }
 
     /// The same with another number of targets.

@@ -16,8 +16,12 @@ pub enum Way {
     BatonAdopt,
     /// Through Baton's VIP, where nobody reads the later requests of a connection.
     BatonPinned,
+    /// As `Baton`, with connections that wait in the kernel until their clients have spoken.
+    BatonDeferred,
     /// Through HAProxy.
     Haproxy,
+    /// Through HAProxy, with connections that wait in the kernel until their clients have spoken.
+    HaproxyDeferred,
     /// Through nginx as a proxy.
     Nginx,
     /// Through Envoy.
@@ -27,12 +31,14 @@ pub enum Way {
 }
 
 impl Way {
-    const ALL: [Way; 8] = [
+    const ALL: [Way; 10] = [
         Way::Direct,
         Way::Baton,
         Way::BatonAdopt,
         Way::BatonPinned,
+        Way::BatonDeferred,
         Way::Haproxy,
+        Way::HaproxyDeferred,
         Way::Nginx,
         Way::Envoy,
         Way::Caddy,
@@ -45,7 +51,9 @@ impl Way {
             Way::Baton => "baton",
             Way::BatonAdopt => "baton-adopt",
             Way::BatonPinned => "baton-pinned",
+            Way::BatonDeferred => "baton-deferred",
             Way::Haproxy => "haproxy",
+            Way::HaproxyDeferred => "haproxy-deferred",
             Way::Nginx => "nginx",
             Way::Envoy => "envoy",
             Way::Caddy => "caddy",
@@ -56,8 +64,8 @@ impl Way {
     fn balancer(self) -> Balancer {
         match self {
             Way::Direct => Balancer::None,
-            Way::Baton | Way::BatonAdopt | Way::BatonPinned => Balancer::Baton,
-            Way::Haproxy => Balancer::Haproxy,
+            Way::Baton | Way::BatonAdopt | Way::BatonPinned | Way::BatonDeferred => Balancer::Baton,
+            Way::Haproxy | Way::HaproxyDeferred => Balancer::Haproxy,
             Way::Nginx => Balancer::Nginx,
             Way::Envoy => Balancer::Envoy,
             Way::Caddy => Balancer::Caddy,
@@ -67,6 +75,8 @@ impl Way {
     /// The lab with what this way needs.
     pub(super) fn order(self, lab: LabSpec) -> LabSpec {
         let keepalive = if self == Way::BatonPinned { "pinned" } else { "tracked" };
+        let deferred = matches!(self, Way::BatonDeferred | Way::HaproxyDeferred);
+        let lab = if deferred { lab.defer_accept() } else { lab };
         let serve = if self == Way::BatonAdopt { Serve::Adopt } else { Serve::Translate };
         lab.balancer(self.balancer()).intermediate_with("listener", "keepalive", keepalive).serve(serve)
     }
@@ -74,8 +84,10 @@ impl Way {
     /// The program that is not Baton's and must be installed.
     pub(super) fn program(self) -> Option<&'static str> {
         match self {
-            Way::Haproxy | Way::Envoy | Way::Caddy => Some(self.name()),
-            Way::Direct | Way::Baton | Way::BatonAdopt | Way::BatonPinned | Way::Nginx => None,
+            Way::Haproxy | Way::HaproxyDeferred => Some("haproxy"),
+            Way::Envoy | Way::Caddy => Some(self.name()),
+            Way::Direct | Way::Nginx => None,
+            Way::Baton | Way::BatonAdopt | Way::BatonPinned | Way::BatonDeferred => None,
         }
     }
 
@@ -86,7 +98,9 @@ impl Way {
             Way::Baton => "#2f7d4f",
             Way::BatonAdopt => "#0b3d91",
             Way::BatonPinned => "#7fb069",
+            Way::BatonDeferred => "#54a06f",
             Way::Haproxy => "#c97b2c",
+            Way::HaproxyDeferred => "#dba56c",
             Way::Nginx => "#4a6fa5",
             Way::Envoy => "#8a4fa5",
             Way::Caddy => "#a5484f",
@@ -118,7 +132,7 @@ mod tests {
         }
         let said = "apache".parse::<Way>().unwrap_err();
         assert!(
-            said.contains("none of direct, baton, baton-adopt, baton-pinned, haproxy, nginx, envoy, caddy"),
+            said.contains("none of direct, baton, baton-adopt, baton-pinned, baton-deferred, haproxy, haproxy-deferred, nginx"),
             "{said}"
         );
     }

@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// haproxy.cfg: an HTTP proxy with kept connections to the servers.
-pub(crate) fn haproxy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)]) -> String {
+pub(crate) fn haproxy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)], deferred: bool) -> String {
     let servers: String =
         servers(targets).map(|(name, address)| format!("    server {name} {address}\n")).collect();
-    let binds: String = vips.iter().map(|vip| format!("    bind {vip}\n")).collect();
+    let deferred = if deferred { " defer-accept" } else { "" };
+    let binds: String = vips.iter().map(|vip| format!("    bind {vip}{deferred}\n")).collect();
     format!(
         "# Written by netns-lab.
 global

@@ -49,7 +49,7 @@ pub fn run(spec: &CostSpec) -> Result<Ledger> {
         };
         let lab = LabSpec::new(format!("cost{}-{name}", std::process::id())).targets(1).serve(*way);
         // The request is there when its connection is accepted: what is counted does not depend on who is faster.
-        let lab = lab.intermediate_with("listener", "defer_accept", true);
+        let lab = lab.defer_accept();
         let lab = Lab::up(&lab.intermediate_with("listener", "keepalive", "tracked"))?;
         ledger.0.insert(name.to_owned(), of_lab(&lab, spec)?);
     }
