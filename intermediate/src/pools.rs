@@ -19,6 +19,7 @@ use baton_shared::balance::{
 };
 use baton_shared::health::{Signal, Standing, in_panic};
 use baton_shared::reason::ProxyReason;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -302,21 +303,27 @@ impl Pool {
     }
 }
 
-/// The servers of a pool in the order in which they are tried: those of `first` if it is one of the pool and takes
-/// requests, then those of the pool's choice, then the others'. A target of another pool is never among them.
+/// The servers of a pool in the order in which they are tried: that of `first` if it is one of the pool and takes
+/// requests, then that of the pool's choice, then the others. A target of another pool is never among them.
+///
+/// A target with an address of each family is one server: it is tried at that of the VIP's family, where it gets migrated
+/// connections as well, and at the other one only after all servers of the pool.
 pub fn servers<'a>(
     pool: &'a Pool,
     facts: &'a PickFacts<'a>,
     first: Option<TargetId>,
 ) -> impl Iterator<Item = (TargetId, SocketAddr)> + use<'a> {
     let mut first = first.filter(|target| pool.takes(*target));
-    let mut tried = Vec::new();
+    let (mut tried, mut others) = (Vec::new(), VecDeque::new());
     std::iter::from_fn(move || {
-        let id = first.take().or_else(|| pool.pick_any(facts, &tried))?;
+        let Some(id) = first.take().or_else(|| pool.pick_any(facts, &tried)) else {
+            return others.pop_front();
+        };
         tried.push(id);
-        pool.member(id)
+        let (server, other) = pool.member(id)?.target.spec.servers.towards(facts.vip)?;
+        others.extend(other.map(|other| (id, other)));
+        Some((id, server))
     })
-    .flat_map(|member| member.target.spec.servers.iter().map(|server| (member.target.id, server)))
 }
 
 /// The first of these servers, and so many further ones as are tried if one cannot be reached.

@@ -74,6 +74,13 @@ impl Servers {
         if vip.is_ipv4() { self.v4 } else { self.v6 }
     }
 
+    /// The one to connect to for a client of this VIP, of its family if there is such a one, and the other one, if there are
+    /// two.
+    pub fn towards(&self, vip: SocketAddr) -> Option<(SocketAddr, Option<SocketAddr>)> {
+        let (own, other) = if vip.is_ipv4() { (self.v4, self.v6) } else { (self.v6, self.v4) };
+        own.map(|own| (own, other)).or(other.map(|other| (other, None)))
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = SocketAddr> {
         self.v4.into_iter().chain(self.v6)

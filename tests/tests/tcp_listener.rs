@@ -1,19 +1,24 @@
-//! A plain TCP listener: any protocol in which the client speaks first is migrated, the others are relayed.
+//! A plain TCP listener of each version of IP: any protocol in which the client speaks first is migrated, the others are
+//! relayed.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
-use baton_tests::lab::{self, TestLab};
+use baton_tests::lab::{self, TestLab, VIPS, both};
 use netns_lab::LabSpec;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-const VIP: &str = "10.90.1.100:7000";
-const SERVER: &str = "10.90.101.2:7000";
+const SERVERS: [&str; 2] = ["10.90.101.2:7000", "[fd90:101::2]:7000"];
+
+/// The VIPs at this port.
+fn vips() -> [SocketAddr; 2] {
+    VIPS.map(|vip| SocketAddr::new(vip.ip(), 7000))
+}
 
 fn site(spec: LabSpec) -> LabSpec {
-    spec.targets(1)
+    both(spec.targets(1))
         .intermediate_with("listener", "pool", "plain")
         .intermediate_also(
             r#"
@@ -23,9 +28,16 @@ vip = "10.90.1.100:7000"
 protocol = "tcp"
 pool = "tcp"
 silence_ms = 300
+[[listener]]
+name = "tcp6"
+vip = "[fd90:1::100]:7000"
+protocol = "tcp"
+pool = "tcp"
+silence_ms = 300
 [[target]]
 name = "tcp1"
 server = "10.90.101.2:7000"
+server6 = "[fd90:101::2]:7000"
 agent = "10.90.101.2:7400"
 agent_name = "target1"
 [[pool]]
@@ -37,13 +49,24 @@ targets = ["tcp1"]
 "#,
         )
         .agents_also(
-            "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:7000\"\nserver = \"ADDRESS:7000\"\n",
+            &vips()
+                .into_iter()
+                .zip(SERVERS)
+                .map(|(vip, server)| {
+                    format!("\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"{vip}\"\nserver = \"{server}\"\n")
+                })
+                .collect::<String>(),
         )
 }
 
-/// A server on the target that greets (or not), then answers each line with the peer's address and the line.
+/// Servers on the target that greet (or not), then answer each line with the peer's address and the line.
 fn serve(t: &TestLab, greeting: &'static str) {
-    let listener = t.lab.inside("target1", || TcpListener::bind(SERVER)).unwrap().unwrap();
+    for listener in t.lab.inside("target1", || SERVERS.map(|at| TcpListener::bind(at).unwrap())).unwrap() {
+        serve_at(listener, greeting);
+    }
+}
+
+fn serve_at(listener: TcpListener, greeting: &'static str) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
@@ -67,9 +90,8 @@ fn serve(t: &TestLab, greeting: &'static str) {
 fn a_protocol_whose_client_speaks_first_is_migrated_and_both_ends_may_close_first() {
     let Some(t) = lab::up("tcp", |s| lab::logged(site(s))) else { return };
     serve(&t, "");
-    let vip: SocketAddr = VIP.parse().unwrap();
     let mut bytes = HashMap::new();
-    for n in 0..20 {
+    for (n, vip) in (0..40).zip(vips().into_iter().cycle()) {
         let (mine, said) = t.client(move || {
             let mut socket = std::net::TcpStream::connect(vip).unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -90,12 +112,13 @@ fn a_protocol_whose_client_speaks_first_is_migrated_and_both_ends_may_close_firs
         assert_eq!(said, expected, "the server saw the client's own address");
         bytes.insert(mine.to_string(), said.len() as u64);
     }
-    t.expect_requests(20, 0);
+    t.expect_requests(40, 0);
     assert_eq!(t.admin("intermediate", "/v1/migrations")["migrations"][0]["request"], "TCP");
-    for line in t.lines(20) {
-        let told = ["outcome", "listener", "pool", "target", "agent_half"].map(|key| line[key].clone());
-        assert_eq!(told, ["migrated", "tcp", "tcp", "tcp1", "joined"], "{line}");
+    for line in t.lines(40) {
         let client = line["client"].as_str().unwrap();
+        let listener = if client.starts_with("10.90.11.2:") { "tcp" } else { "tcp6" };
+        let told = ["outcome", "listener", "pool", "target", "agent_half"].map(|key| line[key].clone());
+        assert_eq!(told, ["migrated", listener, "tcp", "tcp1", "joined"], "{line}");
         assert_eq!(line["bytes"].as_u64(), bytes.remove(client), "of each connection one line: {line}");
     }
 }
@@ -104,19 +127,23 @@ fn a_protocol_whose_client_speaks_first_is_migrated_and_both_ends_may_close_firs
 fn a_server_that_speaks_first_is_heard_through_the_relay() {
     let Some(t) = lab::up("tcpgreets", site) else { return };
     serve(&t, "220 ready\n");
-    let vip: SocketAddr = VIP.parse().unwrap();
-    let said = t.client(move || {
-        let mut connection = Connection::open(vip).unwrap();
-        let mut socket = connection.socket().try_clone().unwrap();
-        let mut greeting = [0; 10];
-        socket.read_exact(&mut greeting).unwrap();
-        connection.send(b"QUIT").unwrap();
-        socket.shutdown(std::net::Shutdown::Write).unwrap();
-        let mut rest = String::new();
-        socket.read_to_string(&mut rest).unwrap();
-        String::from_utf8_lossy(&greeting).into_owned() + &rest
-    });
-    assert!(said.starts_with("220 ready\n10.90.1.2:") && said.ends_with(" said QUITbye\n"), "{said}");
-    t.expect_requests(0, 1);
-    assert_eq!(t.proxied("client_silent"), 1);
+    for (vip, own) in vips().into_iter().zip(["10.90.1.2", "[fd90:1::2]"]) {
+        let said = t.client(move || {
+            let mut connection = Connection::open(vip).unwrap();
+            let mut socket = connection.socket().try_clone().unwrap();
+            let mut greeting = [0; 10];
+            socket.read_exact(&mut greeting).unwrap();
+            connection.send(b"QUIT").unwrap();
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut rest = String::new();
+            socket.read_to_string(&mut rest).unwrap();
+            String::from_utf8_lossy(&greeting).into_owned() + &rest
+        });
+        assert!(
+            said.starts_with(&format!("220 ready\n{own}:")) && said.ends_with(" said QUITbye\n"),
+            "{said}"
+        );
+    }
+    t.expect_requests(0, 2);
+    assert_eq!(t.proxied("client_silent"), 2);
 }

@@ -4,6 +4,7 @@ use baton_shared::control::{Message, ServerLoad};
 use baton_shared::health::{Admin, AdminOrder, AgentEvent, CheckResult};
 use baton_shared::route::{HeaderLines, RequestFacts};
 use baton_shared::translate::Leg;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -98,6 +99,33 @@ fn without_a_connected_agent_nothing_is_picked_but_for_the_proxy() {
         (0..4).filter_map(|_| pool.pick_any(&facts(VIP, &NO_LINES), &[])).map(TargetId::place).collect();
     assert_eq!(any, [0, 1, 0, 1]);
     assert_eq!(pool.pick_any(&facts(VIP, &NO_LINES), &[TargetId::new(0), TargetId::new(1)]), None);
+}
+
+#[test]
+fn a_target_with_two_addresses_is_one_server_tried_at_that_of_the_vips_family() {
+    let all: [(bool, &[&str]); 3] = [
+        (true, &["10.0.0.1:80", "[2001:db8::1]:80"]),
+        (true, &["[2001:db8::2]:80", "10.0.0.2:80"]),
+        (true, &["10.0.0.3:80"]),
+    ];
+    let pool = Pool::choosing("p", members(&all), round_robin());
+    for (vip, own, other) in [
+        (VIP, ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"], ["[2001:db8::1]:80", "[2001:db8::2]:80"]),
+        (VIP6, ["[2001:db8::1]:80", "[2001:db8::2]:80", "10.0.0.3:80"], ["10.0.0.1:80", "10.0.0.2:80"]),
+    ] {
+        let facts = facts(vip, &NO_LINES);
+        let mut tried: Vec<_> = servers(&pool, &facts, None).map(|(id, at)| (id.0, at.to_string())).collect();
+        let others = tried.split_off(own.len());
+        tried.sort();
+        let tried: Vec<_> = tried.iter().map(|(_, at)| at.as_str()).collect();
+        assert_eq!(tried, own, "each target once: {vip}");
+        let mut others: Vec<_> = others.iter().map(|(_, at)| at.as_str()).collect();
+        others.sort_unstable();
+        assert_eq!(others, other, "and then where else they are: {vip}");
+        // One that cannot be reached leaves one try for another target.
+        let two: HashSet<_> = tries(servers(&pool, &facts, None), 1).map(|(id, _)| id.0).collect();
+        assert_eq!(two.len(), 2, "{vip}");
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@
 mod strained;
 
 use baton_tests::lab::{self, TestLab};
-use netns_lab::plan::INTERMEDIATE;
-use netns_lab::{LabSpec, Program};
+use netns_lab::plan::{self, INTERMEDIATE};
+use netns_lab::{Family, LabSpec, Program};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const POOL: &str = r#"
@@ -247,10 +248,10 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
     let second = "\n[[listener]]\nname = \"second\"\nvip = \"10.90.1.100:81\"\npool = \"web\"\n";
     let allow =
         "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:81\"\nserver = \"ADDRESS:80\"\n";
-    let Some(t) = lab::up("probed", |s| pool(s, second).agents_also(allow)) else { return };
-    let address = |target: &str| {
-        let server = t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["server"].clone();
-        server.as_str().unwrap().strip_suffix(":80").unwrap().to_owned()
+    let Some(t) = lab::up("probed", |s| lab::both(pool(s, second)).agents_also(allow)) else { return };
+    let address = |target: &str, vip: SocketAddr| {
+        let number = if target == "target1" { 1 } else { 2 };
+        plan::target_addrs(Family::Dual, number)[usize::from(vip.is_ipv6())]
     };
     let well = |answer: &serde_json::Value, target: &str, from: &str| {
         let words = ["ok", "verdict", "migrated", "target", "from", "status"].map(|key| &answer[key]);
@@ -267,18 +268,21 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
         assert!(answer["total_us"].as_u64() >= answer["first_byte_us"].as_u64(), "{answer}");
     };
     // Each way, again and again: the pool's turns do not matter.
-    for n in 0..3 {
+    for (n, vip) in (0..6).zip(lab::VIPS.into_iter().cycle()) {
         for (target, other) in [("target1", "target2"), ("target2", "target1")] {
             let path = format!("/1k?{target}-{n}");
-            let answer = probe(&t, target, &format!("path=/1k%3F{target}-{n}"));
+            // The first listener's VIP need not be named.
+            let at = if n < 2 && vip == lab::VIP { String::new() } else { format!("&vip={vip}") };
+            let answer = probe(&t, target, &format!("path=/1k%3F{target}-{n}{at}"));
             well(&answer, target, other);
+            assert_eq!(answer["vip"], vip.to_string());
             t.eventually("it is logged", Duration::from_secs(3), |t| !logged(t, &path).is_empty());
             let lines = logged(&t, &path);
             assert_eq!(lines.len(), 1, "{lines:?}");
             let (at, line) = &lines[0];
-            assert!(*at == target && line.starts_with(&format!("{} ", address(other))), "{lines:?}");
+            assert!(*at == target && line.starts_with(&format!("{} ", address(other, vip))), "{lines:?}");
             // Not a byte of the header reached the server.
-            let seen = format!("GET {path} HTTP/1.1\r\nConnection: close\r\nHost: {}\r\n\r\n", lab::VIP);
+            let seen = format!("GET {path} HTTP/1.1\r\nConnection: close\r\nHost: {vip}\r\n\r\n");
             assert!(line.ends_with(&format!(" {}", seen.len())), "{line}, wanted {}", seen.len());
             let flow = answer["flow_id"].as_str().unwrap().to_owned();
             let newest = t.admin(INTERMEDIATE, "/v1/migrations?limit=1")["migrations"][0].clone();
@@ -296,7 +300,7 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
     well(&answer, "target1", "target2");
     assert_eq!(answer["vip"], "10.90.1.100:81");
     for (order, vip, want, say) in [
-        ("undrain", "10.90.1.100:82", 404, "there are 10.90.1.100:80, 10.90.1.100:81"),
+        ("undrain", "10.90.1.100:82", 404, "there are 10.90.1.100:80, [fd90:1::100]:80, 10.90.1.100:81"),
         ("drain", "10.90.1.100:81", 409, "10.90.1.100:81 is drained"),
     ] {
         t.order(&format!("/v1/listeners/second/{order}"));
@@ -336,8 +340,8 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
     assert!(with_header("00000000000000000000000000000000").starts_with(b"HTTP/1.1 200"));
     let results =
         |result: &str| t.metric(INTERMEDIATE, &format!("baton_probes_total{{result=\"{result}\"}}"));
-    assert_eq!((results("ok"), results("failed")), (8, 1));
-    t.expect_requests(10, 0);
+    assert_eq!((results("ok"), results("failed")), (14, 1));
+    t.expect_requests(16, 0);
 }
 
 /// How many of a member's checks had a result.
