@@ -114,7 +114,7 @@ fn a_target_with_two_addresses_is_one_server_tried_at_that_of_the_vips_family() 
         (VIP6, ["[2001:db8::1]:80", "[2001:db8::2]:80", "10.0.0.3:80"], ["10.0.0.1:80", "10.0.0.2:80"]),
     ] {
         let facts = facts(vip, &NO_LINES);
-        let mut tried: Vec<_> = servers(&pool, &facts, None).map(|(id, at)| (id.0, at.to_string())).collect();
+        let mut tried: Vec<_> = servers(&pool, &facts, None).map(|(id, at)| (id, at.to_string())).collect();
         let others = tried.split_off(own.len());
         tried.sort();
         let tried: Vec<_> = tried.iter().map(|(_, at)| at.as_str()).collect();
@@ -123,7 +123,7 @@ fn a_target_with_two_addresses_is_one_server_tried_at_that_of_the_vips_family() 
         others.sort_unstable();
         assert_eq!(others, other, "and then where else they are: {vip}");
         // One that cannot be reached leaves one try for another target.
-        let two: HashSet<_> = tries(servers(&pool, &facts, None), 1).map(|(id, _)| id.0).collect();
+        let two: HashSet<_> = tries(servers(&pool, &facts, None), 1).map(|(id, _)| id).collect();
         assert_eq!(two.len(), 2, "{vip}");
     }
 }
