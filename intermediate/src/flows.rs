@@ -7,6 +7,7 @@
 mod counts;
 mod ends;
 mod entry;
+mod in_hand;
 mod inspect;
 mod later;
 mod left;
@@ -16,6 +17,7 @@ mod upkeep;
 mod view;
 
 pub use counts::LiveCounts;
+pub(crate) use in_hand::InHand;
 pub use inspect::{Inspected, Shared};
 pub use lost::Taken;
 pub use view::{EndView, FlowFilter, FlowView};

@@ -5,12 +5,15 @@
 //! stack gets them). Packets of flows that are not frozen, which the program still diverts so that nothing
 //! overtakes what is held, are written back at once.
 
+mod window;
+
 use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
 pub use baton_shared::admission::HoldLimits;
 use baton_shared::packet::held::{HeldFacts, facts, is_intact};
 use baton_shared::reason::HoldDrop;
 use baton_shared::record::FlowKey;
+use baton_shared::seq::{Client, Seq};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -52,11 +55,36 @@ pub(crate) enum Offered<'a> {
     NotHeld(HeldFacts<'a>),
 }
 
+#[derive(Debug)]
+struct Packet {
+    bytes: Vec<u8>,
+    offload: Offload,
+    seq: Seq<Client>,
+    /// Bytes of payload.
+    payload: u32,
+    fin: bool,
+}
+
+impl Packet {
+    /// `facts` are those of `packet`.
+    fn new(packet: &[u8], offload: Offload, facts: &HeldFacts<'_>) -> Self {
+        let (seq, fin) = (Seq::new(facts.seq), facts.fin);
+        Packet { bytes: packet.to_vec(), offload, seq, payload: facts.segment.payload, fin }
+    }
+
+    /// The number behind what it carries.
+    fn end(&self) -> Seq<Client> {
+        self.seq.plus(self.payload.wrapping_add(u32::from(self.fin)))
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    packets: VecDeque<(Vec<u8>, Offload)>,
+    packets: VecDeque<Packet>,
     bytes: usize,
     newest_ack: Option<u32>,
+    /// How far the client has sent.
+    newest_end: Option<Seq<Client>>,
     /// No longer frozen: nothing is queued any more.
     released: bool,
 }
@@ -183,8 +211,8 @@ impl Hold {
             for packet in first {
                 self.write_back(packet, Offload::default());
             }
-            for (packet, offload) in self.empty(&mut queue) {
-                self.write_back(&packet, offload);
+            for packet in self.empty(&mut queue) {
+                self.write_back(&packet.bytes, packet.offload);
             }
         }
         self.forget(flow);
@@ -196,7 +224,7 @@ impl Hold {
         self.forget(flow);
     }
 
-    fn empty(&self, queue: &mut Queue) -> VecDeque<(Vec<u8>, Offload)> {
+    fn empty(&self, queue: &mut Queue) -> VecDeque<Packet> {
         queue.released = true;
         self.account.leave(queue.packets.len(), std::mem::take(&mut queue.bytes));
         std::mem::take(&mut queue.packets)
@@ -244,18 +272,15 @@ impl Hold {
             } else {
                 queue.bytes += size;
                 self.account.admit(size);
-                queue.packets.push_back((packet.to_vec(), offload));
+                let packet = Packet::new(packet, offload, &facts);
+                if queue.newest_end.is_none_or(|newest| newest.before(packet.end())) {
+                    queue.newest_end = Some(packet.end());
+                }
+                queue.packets.push_back(packet);
             }
         }
         flow.arrived.notify_one();
         Offered::Taken
-    }
-
-    /// The flow's packets, in their order; it holds no more of it.
-    pub(crate) fn take(&self, flow: &Arc<HeldFlow>) -> Vec<(Vec<u8>, Offload)> {
-        let packets = self.empty(&mut flow.queue());
-        self.forget(flow);
-        packets.into()
     }
 
     /// Whether a packet with a later request may be held beside the bytes of its flow that are: the account into which it is

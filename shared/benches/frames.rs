@@ -54,6 +54,7 @@ fn frames(c: &mut Criterion) {
         server_snd_nxt: Seq::new(7),
         client_snd_nxt: Seq::new(0xffff_0000),
         ts_delta: 99,
+        window_end: Seq::new(9),
         handshake_us: 20,
         total_us: 30,
     });

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Flows {
-    /// Who reads the later requests of the flow with this key.
-    pub(crate) fn later(&self, key: &FlowKey) -> Option<Arc<LaterFlow>> {
+    /// The slot of the flow with this key, and who reads its later requests.
+    pub(crate) fn place_of(&self, key: &FlowKey) -> Option<(u32, Option<Arc<LaterFlow>>)> {
         let table = self.table();
-        table.under(key)?.later.clone()
+        let entry = table.under(key)?;
+        Some((entry.slot, entry.later.clone()))
     }
 
     /// Whether later requests of a live flow of this VIP's are read.

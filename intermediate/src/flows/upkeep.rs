@@ -18,7 +18,7 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Settled accounts are looked at in every so-manieth sweep.
 const LOOKED_AT_IN_TURN: u64 = 4;
 /// Accounts that differ and have not moved for this long are reconciled.
-const STALLED: Duration = Duration::from_millis(100);
+const STALLED: Duration = Duration::from_millis(200);
 
 impl Flows {
     /// Takes over what an earlier run left in the plane: committed flows go on, frozen ones are removed (their

@@ -229,6 +229,7 @@ impl Front {
                     head: head.is_head(&bytes),
                     last: behind == Behind::Nothing,
                 });
+                let announced = head.framing.announced(request.len());
                 request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
                 // The proxy makes its own changes: it gets the request as it came.
                 let original = Some(bytes);
@@ -241,8 +242,18 @@ impl Front {
                     let request = RequestFacts::of_head(peer.listener, &head, bytes, &lines);
                     pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
                 };
-                let gift =
-                    Gift { migrator, pool, first: target, request, tracked, original, label, trace, noted };
+                let gift = Gift {
+                    migrator,
+                    pool,
+                    first: target,
+                    request,
+                    announced,
+                    tracked,
+                    original,
+                    label,
+                    trace,
+                    noted,
+                };
                 match self.give(accepted, gift, another).await {
                     Some(to_proxy) => to_proxy,
                     None => return,

@@ -25,6 +25,8 @@ pub(super) struct Gift<'a> {
     pub(super) first: TargetId,
     /// What the server shall read first.
     pub(super) request: Vec<u8>,
+    /// [`Candidate::announced`].
+    pub(super) announced: u64,
     /// If later requests are to be read.
     pub(super) tracked: Option<TrackedCandidate>,
     /// The bytes as they came, if they are others.
@@ -46,8 +48,8 @@ impl Front {
         gift: Gift<'_>,
         another: impl Fn(&[u8], &[TargetId]) -> Option<TargetId>,
     ) -> Option<(Socket, Vec<u8>, Entry)> {
-        let Gift { migrator, pool, first, mut request, tracked, mut original, label, trace, mut noted } =
-            gift;
+        let Gift { migrator, pool, first, mut request, announced, tracked, .. } = gift;
+        let Gift { mut original, label, trace, mut noted, .. } = gift;
         let Accepted { stream, client, vip, at, .. } = accepted;
         let mut stream = stream.into();
         // Once: the second time the kernel does not tell it.
@@ -61,6 +63,7 @@ impl Front {
                 vip,
                 target,
                 request,
+                announced,
                 tracked,
                 request_line: label.clone(),
                 syn_tsval,

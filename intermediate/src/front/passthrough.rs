@@ -149,6 +149,7 @@ impl Front {
                     pool,
                     first: target,
                     request: bytes,
+                    announced: 0,
                     tracked: None,
                     original: None,
                     label,

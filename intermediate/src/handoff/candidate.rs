@@ -25,6 +25,8 @@ pub struct Candidate {
     /// The bytes to feed to the server: the head as the server shall see it and the body bytes read so far.
     /// What the freeze drains from the socket is appended.
     pub request: Vec<u8>,
+    /// Bytes the request will have, with its body, as far as they are announced: `u64::MAX` where only its body's coding tells.
+    pub announced: u64,
     /// If what follows the request on the connection is not its server's.
     pub tracked: Option<TrackedCandidate>,
     /// Method and path, for the record of migrations; the migrator does not read it.

@@ -23,6 +23,8 @@ pub(super) struct Flight<'a> {
     pub(super) captured: Option<Captured>,
     /// If later requests are to be read.
     pub(super) tracked: Option<TrackedFlight>,
+    /// Not all of the request was there.
+    pub(super) more: bool,
 }
 
 /// What a flight leaves to be read once it is committed.

@@ -17,12 +17,13 @@ mod pending;
 mod repair;
 mod resolve;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod send_off;
 mod settings;
 mod sys;
 mod too_big;
 mod unresolved;
+mod window;
 
 pub use baton_shared::control::flow_id_text;
 pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes, TrackedCandidate};
@@ -30,8 +31,8 @@ pub use dispatch::AgentEvent;
 pub use errors6::carry_errors6;
 pub(crate) use history::stages;
 pub use history::{History, HistoryOutcome, MigrationRecord, Subject};
-pub(crate) use later::LaterFlow;
 pub use later::{FlowNow, LaterCounts, Next, Noted, Returned, Router};
+pub(crate) use later::{LaterFlow, cut};
 pub use repair::{CaptureError, Captured, Ends, Late, Live, defer_accept, prepare_listener, syn_tsval};
 pub use settings::{HandoffSettings, MigratorStats};
 pub use too_big::LegSink;
@@ -191,7 +192,7 @@ impl Migrator {
     /// could not be given away: then the caller does, once it knows what becomes of it. Run it to its end: a migration
     /// dropped in mid-flight cuts the client off.
     pub async fn migrate(self: &Arc<Self>, candidate: Candidate) -> Outcome {
-        let Candidate { stream, client, vip, target, syn_tsval, tracked, .. } = candidate;
+        let Candidate { stream, client, vip, target, syn_tsval, announced, tracked, .. } = candidate;
         let Candidate { mut request, request_line, trace, noted, accepted_at, head_at, .. } = candidate;
         let start = Instant::now();
         let given = request.len();
@@ -210,8 +211,15 @@ impl Migrator {
             trace,
         };
         let (socket, ends) = ((stream, syn_tsval), Ends { client, vip });
-        let kept = match self.send_off(socket, ends, target, &mut request, tracked, &mut subject, &mut times)
-        {
+        let kept = match self.send_off(
+            socket,
+            ends,
+            target,
+            (&mut request, announced),
+            tracked,
+            &mut subject,
+            &mut times,
+        ) {
             Ok((flight, told)) => match self.resolve(flight, told, target, &mut times, start).await {
                 Resolved::Migrated => {
                     self.log_migrated(noted, &subject, times);

@@ -42,7 +42,10 @@ impl Pending {
     }
 
     pub(super) fn forget(&self, flow: FlowRef) {
-        self.by_id().remove(&flow.flow_id);
+        let mut by_id = self.by_id();
+        if by_id.get(&flow.flow_id).is_some_and(|waiting| waiting.flow == flow) {
+            by_id.remove(&flow.flow_id);
+        }
     }
 
     /// Whether somebody waits for it.

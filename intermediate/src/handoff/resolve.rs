@@ -5,8 +5,9 @@ use super::later::{LaterFlow, Started};
 use super::pending::Told;
 use super::repair::Late;
 use super::unresolved::Lost;
+use super::window::Waiting;
 use super::{FREEZE_MARGIN, Migrator, StageTimes, flow_id_text, late};
-use crate::flows::Place;
+use crate::flows::{InHand, Place};
 use crate::hold::HeldFlow;
 use crate::reset::Severed;
 use crate::targets::TargetId;
@@ -17,6 +18,7 @@ use baton_shared::reason::{ProxyReason, Refusal};
 use baton_shared::record::{FLAG_OWED, FLAG_TRACKED, FLAG_WITHIN_BODY, FlowRecord};
 use baton_shared::state::commit::committed;
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
+use baton_shared::state::window::Window;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -141,15 +143,21 @@ impl Migrator {
         }
         let place = FlowRecord { out_ifindex: self.settings().out_ifindex, ..flight.place.record };
         let record = committed(&place, answer, &captured.connection);
+        let in_hand = self.flows.in_hand(flight.place.slot);
+        let window = Window::new(&captured.connection, answer.window_end, flight.more);
         match flight.tracked.take() {
             None => {
+                let late = late.map(|late| late::packets(&captured.connection, &late)).unwrap_or_default();
+                self.flows.not_diverted(flight.place.slot, &late);
                 self.flows.commit(&record, flight.place.slot);
                 times.commit = lap.lap();
-                let late = late.map(|late| late::packets(&captured.connection, &late));
-                self.hold.release(&flight.held, late.as_deref().unwrap_or_default());
+                late.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
+                let (flow, held) = (flight.place.flow, Arc::clone(&flight.held));
+                self.let_through(Waiting { flow, target: id, held, later: None, window, _in_hand: in_hand });
             }
             Some(tracked) => {
-                let within = self.commit_tracked(flight, record, tracked, &captured.connection, late, id);
+                let server = (id, window, in_hand);
+                let within = self.commit_tracked(flight, record, tracked, &captured.connection, late, server);
                 times.commit = within;
                 lap.lap();
             }
@@ -168,7 +176,7 @@ impl Migrator {
         tracked: TrackedFlight,
         captured: &CapturedConnection,
         late: Option<Late>,
-        target: TargetId,
+        (target, window, in_hand): (TargetId, Window, InHand),
     ) -> Duration {
         let mut lap = Lap::new();
         let last = tracked.last;
@@ -195,12 +203,13 @@ impl Migrator {
         let mut state = flow.lock();
         // Before the record is in force: what is diverted by it must find who reads it.
         self.flows.attach_later(place.flow, &flow);
+        self.flows.not_diverted(place.slot, &packets);
         self.flows.commit(&record, place.slot);
         let committed = lap.lap();
         for packet in packets {
             self.hold.write_back(&packet, Offload::default());
         }
-        self.resume(&flow, &mut state, &flight.held);
+        self.resume(&flow, &mut state, &flight.held, window, in_hand);
         committed
     }
 

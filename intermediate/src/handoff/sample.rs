@@ -4,7 +4,7 @@ use baton_shared::capture::{CapturedConnection, NegotiatedOptions};
 use baton_shared::seq::{Client, Seq};
 
 /// Between `client` and `vip`, received up to `rcv_nxt`; the client has had all up to 500.
-pub(super) fn captured(client: &str, vip: &str, rcv_nxt: Seq<Client>) -> CapturedConnection {
+pub(crate) fn captured(client: &str, vip: &str, rcv_nxt: Seq<Client>) -> CapturedConnection {
     CapturedConnection {
         client: client.parse().unwrap(),
         vip: vip.parse().unwrap(),

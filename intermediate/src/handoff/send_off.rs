@@ -27,7 +27,7 @@ impl Migrator {
         (stream, syn_tsval): (Socket, Option<u32>),
         ends: Ends,
         id: TargetId,
-        request: &mut Vec<u8>,
+        (request, announced): (&mut Vec<u8>, u64),
         tracked: Option<TrackedCandidate>,
         subject: &mut Subject,
         times: &mut StageTimes,
@@ -69,6 +69,7 @@ impl Migrator {
             keep(live.into_stream(), e.reason)
         })?;
 
+        let more = u64::try_from(request.len()).unwrap_or(u64::MAX) < announced;
         let mut connection = captured.connection.clone();
         let following = tracked.map(|tracked| follow(tracked, &mut connection, request));
         let readable = !matches!(following, Some(Err(_)));
@@ -86,7 +87,8 @@ impl Migrator {
         }));
         self.prefetched.fetch_add(u64::try_from(request.len()).unwrap_or(0), Ordering::Relaxed);
         let told = self.pending.register(place.flow, id);
-        let mut flight = Flight { migrator: self, place, held, captured: Some(captured), tracked: following };
+        let mut flight =
+            Flight { migrator: self, place, held, captured: Some(captured), tracked: following, more };
         if !readable {
             return Err(self.stay(&mut flight, ProxyReason::BadBody, None));
         }

@@ -11,7 +11,7 @@ use core::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// Raised with every change of a message. Peers of different versions close the channel with a clear word.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// What a node is; also in its certificate, as the URI `baton://ROLE/NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -147,6 +147,10 @@ pub struct MigratedAnswer {
     pub client_snd_nxt: Seq<Client>,
     /// Added to the server's timestamp values for the client, and subtracted from the client's echoes.
     pub ts_delta: u32,
+    /// The client's number up to which the server's kernel takes bytes, as far as is known when this is said: the right edge of
+    /// its newest window. More may be said on being asked again (`Status`).
+    #[serde(with = "seq_serde")]
+    pub window_end: Seq<Client>,
     /// Microseconds from receipt of the handoff to the server's SYN-ACK.
     pub handshake_us: u32,
     /// Microseconds from receipt of the handoff to this answer.

@@ -25,6 +25,18 @@ pub enum Framing {
     Chunked,
 }
 
+impl Framing {
+    /// Bytes of the request with a head of so many bytes: `u64::MAX` where only its body's coding tells.
+    pub fn announced(self, head_bytes: usize) -> u64 {
+        let head_bytes = u64::try_from(head_bytes).unwrap_or(u64::MAX);
+        match self {
+            Framing::None => head_bytes,
+            Framing::Length(body) => body.saturating_add(head_bytes),
+            Framing::Chunked => u64::MAX,
+        }
+    }
+}
+
 /// What the `Connection` header asked for (RFC 9110, section 7.6.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionOptions {

@@ -153,9 +153,10 @@ pub const NOTE_ACTIVE_RST: u32 = 16;
 pub const NOTE_CAUGHT_UP: u32 = 32;
 
 /// Bytes of one flow that go through the hold queue after its commit, at most, and what other CPUs have in hand at that
-/// moment. The queue of a sender that is as fast as the daemon need not run empty by itself. Behind the limit new data
-/// overtakes what is still queued, at most this much: TCP takes some of that for lost and sends it in vain.
-pub const DRAIN_BYTES: u32 = 1 << 20;
+/// moment. The queue of a sender that is as fast as the daemon need not run empty by itself: on a path without delay every
+/// packet given back lets it send the next. Behind the limit new data overtakes what is still queued: TCP takes some of that
+/// for lost and sends it in vain.
+pub const DRAIN_BYTES: u32 = 4 << 20;
 
 /// [`FlowRecord::note_flags`], adopted: the agent's packet was given to the kernel, to make a socket from.
 pub const NOTE_ASSIGNED: u32 = 1 << 16;
@@ -287,6 +288,12 @@ impl FlowRecord {
     #[inline(always)]
     pub const fn server_address(&self) -> IpWords {
         if self.flags & FLAG_ADOPTED != 0 { self.new_addr } else { self.key.local }
+    }
+
+    /// On T: the client's number up to which the server's newest window reaches.
+    #[inline(always)]
+    pub const fn noted_window_end(&self) -> u32 {
+        self.note_ack.wrapping_add(self.ack_delta).wrapping_add(self.note_window)
     }
 
     /// On I: whether the target's kernel made the server's socket as the client's connection is, so that no number is

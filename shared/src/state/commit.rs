@@ -66,6 +66,7 @@ mod tests {
             server_snd_nxt: Seq::new(server_snd_nxt),
             client_snd_nxt: Seq::new(u32::MAX),
             ts_delta,
+            window_end: Seq::new(9),
             handshake_us: 0,
             total_us: 0,
         }

@@ -121,6 +121,7 @@ fn migrated(flow: FlowRef, record: &FlowRecord) -> Answer {
         server_snd_nxt: Seq::new(record.diverted.wrapping_sub(record.seq_delta)),
         client_snd_nxt: Seq::new(record.diverted),
         ts_delta: record.tsval_delta,
+        window_end: Seq::new(record.noted_window_end()),
         handshake_us: 0,
         total_us: 0,
     })

@@ -323,8 +323,16 @@ impl Engine {
     /// refused, now and should it come later. If not all records of the run before were found it is not "never seen": that one may
     /// have fed it, and nobody else may run it.
     fn on_status(&mut self, table: &mut Table, session: u64, who: Who) {
-        let answer = match table.slot_of(&who).and_then(|slot| table.get(slot)) {
-            Some(flow) => flow.answer,
+        let found = table.slot_of(&who).and_then(|slot| Some((slot, table.get(slot)?)));
+        let answer = match found {
+            Some((slot, flow)) => flow.answer.map(|answer| match answer {
+                Answer::Migrated(mut migrated) => {
+                    let record = self.shared.plane.slots().read(slot);
+                    migrated.window_end = Seq::new(record.noted_window_end());
+                    Answer::Migrated(migrated)
+                }
+                refused @ Answer::Refused(_) => refused,
+            }),
             None => table.memory.answer(&who).or_else(|| {
                 let now = monotonic_ns();
                 let blind = now < self.blind_until_ns;

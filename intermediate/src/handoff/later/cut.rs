@@ -4,13 +4,13 @@ use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 use std::net::IpAddr;
 
 /// Payload per packet: no more than any path between the hosts of one site carries.
-const PAYLOAD: usize = 1200;
+pub(crate) const PAYLOAD: usize = 1200;
 
 /// What the client has acknowledged since it sent a segment, and what its clock says by now: to a server that the
 /// connection was given to meanwhile the segment's own acknowledgement is older than anything it has sent, and its
 /// timestamp older than that of the handshake, and it would take neither (RFC 5961, section 5.2; RFC 7323, section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fresh {
+pub(crate) struct Fresh {
     /// The acknowledgement number.
     pub(super) ack: u32,
     /// The client's timestamp.
@@ -21,19 +21,19 @@ pub(super) struct Fresh {
 
 /// What of a segment to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub(crate) struct Part {
     /// The first payload byte's place in the segment.
-    pub(super) from: usize,
+    pub(crate) from: usize,
     /// One past the last.
-    pub(super) to: usize,
+    pub(crate) to: usize,
     /// With the segment's FIN, behind the last byte.
-    pub(super) fin: bool,
+    pub(crate) fin: bool,
 }
 
 /// The packets of `part`, in order; `None` if the packet cannot be read. Their checksums are whole, and none is larger
 /// than a path between hosts of one site carries. IP options and extension headers, which say nothing to a server, are
 /// left out.
-pub(super) fn cut(packet: &[u8], part: Part, fresh: Option<Fresh>) -> Option<Vec<Vec<u8>>> {
+pub(crate) fn cut(packet: &[u8], part: Part, fresh: Option<Fresh>) -> Option<Vec<Vec<u8>>> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
     let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
     let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };

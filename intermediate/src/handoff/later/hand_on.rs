@@ -5,7 +5,9 @@ use super::Noted;
 use super::cut::Fresh;
 use super::state::{LaterFlow, Phase, State};
 use super::turn::InHand;
+use crate::flows::InHand as PacketsInHand;
 use crate::handoff::resolve::Settled;
+use crate::handoff::window::Waiting;
 use crate::handoff::{StageTimes, Subject};
 use crate::hold::HeldFlow;
 use crate::reset::Severed;
@@ -16,9 +18,10 @@ use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
 use baton_shared::http::RequestHead;
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::record::{FLAG_OWED, FLAG_TRACKED, FlowRecord};
-use baton_shared::seq::Seq;
+use baton_shared::seq::{Client, Seq};
 use baton_shared::state::commit::committed;
 use baton_shared::state::heard::Heard;
+use baton_shared::state::window::Window;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,7 +79,7 @@ impl Migrator {
                 };
                 // Before the commit: the next request may be held already, and be read by it.
                 self.log_later(noted, to, hand.place.flow, 1, Some(times));
-                self.commit_again(flow, &hand, record, to, &connection);
+                self.commit_again(flow, &hand, record, to, &connection, answer.window_end);
                 self.history.record_migrated(subject, &times);
             }
             Settled::Kept(reason, refusal) => {
@@ -102,8 +105,11 @@ impl Migrator {
         mut record: FlowRecord,
         to: TargetId,
         given: &CapturedConnection,
+        window_end: Seq<Client>,
     ) {
         let mut state = flow.lock();
+        let in_hand = self.flows.in_hand(hand.place.slot);
+        let window = Window::new(given, window_end, false);
         record.read_from = state.later.end().raw();
         record.ack_floor = given.options.to_word();
         if state.later.owes() {
@@ -121,7 +127,7 @@ impl Migrator {
         state.waiting.set_heard(heard);
         let fresh = Fresh { ack: given.snd_nxt.raw(), tsval: given.client_tsval, tsecr: given.vip_tsval };
         self.make_fit(flow, &mut state, given.rcv_nxt, fresh);
-        self.resume(flow, &mut state, &hand.held);
+        self.resume(flow, &mut state, &hand.held, window, in_hand);
     }
 
     /// The message that gives the request in front to a target; it is not in front any more then.
@@ -161,22 +167,40 @@ impl Migrator {
         Some((subject, message))
     }
 
-    /// The record is in force: what was kept goes on, and the flow is followed. The reader of the TUN waits meanwhile.
+    /// The record is in force: what was kept goes on, as far as the server's window takes it, and the flow is followed. The
+    /// reader of the TUN waits meanwhile.
     pub(in crate::handoff) fn resume(
         self: &Arc<Self>,
         flow: &Arc<LaterFlow>,
         state: &mut State,
         held: &Arc<HeldFlow>,
+        mut window: Window,
+        in_hand: PacketsInHand,
     ) {
         state.phase = Phase::Following;
         let end = state.later.end();
         self.pass_to(flow, state, end);
         self.read_on(flow, state);
-        for (packet, offload) in self.hold.take(held) {
-            if let Some(facts) = baton_shared::packet::held::facts(&packet) {
-                self.on_packet(flow, state, &packet, offload, &facts);
-            }
+        let (handoff, target) = (state.flow(), state.target);
+        if !self.read_held(flow, state, held, &mut window) {
+            let (held, later) = (Arc::clone(held), Some(Arc::clone(flow)));
+            self.follow_window(Waiting { flow: handoff, target, held, later, window, _in_hand: in_hand });
         }
+    }
+
+    /// What is held is taken as if it came now, as far as the window takes it; whether that is all.
+    pub(in crate::handoff) fn read_held(
+        self: &Arc<Self>,
+        flow: &Arc<LaterFlow>,
+        state: &mut State,
+        held: &Arc<HeldFlow>,
+        window: &mut Window,
+    ) -> bool {
+        self.hold.release_into(held, window, |packet, offload| {
+            if let Some(facts) = baton_shared::packet::held::facts(packet) {
+                self.on_packet(flow, state, packet, offload, &facts);
+            }
+        })
     }
 }
 

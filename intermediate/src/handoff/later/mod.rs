@@ -7,7 +7,7 @@
 //! just been accepted ([`turn`]).
 
 mod admit;
-mod cut;
+pub(crate) mod cut;
 mod ends;
 mod give_back;
 mod hand_on;
@@ -217,14 +217,18 @@ impl Migrator {
     /// A packet came from the hold TUN. Only one task may call this: order rests on it.
     pub fn on_hold_packet(self: &Arc<Self>, packet: &[u8], offload: Offload) {
         let Offered::NotHeld(facts) = self.hold.offer(packet, offload) else { return };
-        match self.flows.later(&facts.key) {
+        let Some((slot, later)) = self.flows.place_of(&facts.key) else {
+            return self.hold.write_back(packet, offload);
+        };
+        let _in_hand = self.flows.in_hand(slot);
+        match later {
             Some(flow) => self.on_packet(&flow, &mut flow.lock(), packet, offload, &facts),
             None => self.hold.write_back(packet, offload),
         }
     }
 
     /// A packet of a flow's.
-    fn on_packet(
+    pub(super) fn on_packet(
         self: &Arc<Self>,
         flow: &Arc<LaterFlow>,
         state: &mut State,

@@ -88,6 +88,7 @@ impl Replay {
                 server_snd_nxt: self.server_isn.plus(1),
                 client_snd_nxt: self.handoff.connection.snd_nxt,
                 ts_delta: self.translation.tsval_delta,
+                window_end: self.first_byte().plus(self.right_edge),
                 handshake_us: micros(self.handshake_ns),
                 total_us: micros(self.answered_ns.saturating_sub(self.received_ns)),
             }),

@@ -1,0 +1,85 @@
+//! What is held of a committed flow goes on as far as the window of the server's socket takes it.
+//!
+//! The client sent it into the window that this kernel had promised, which may be larger: by what its socket's buffer has grown,
+//! or by what the server has not read yet. What reaches beyond its window the server's kernel drops, and the client has to send
+//! it again. So that waits here, with what comes behind it, and the agent is asked how far the window reaches by now.
+
+use super::pending::Told;
+use super::{LaterFlow, Migrator};
+use crate::flows::InHand;
+use crate::hold::HeldFlow;
+use crate::targets::TargetId;
+use baton_shared::control::{FlowRef, Message};
+use baton_shared::state::window::Window;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep_until, timeout_at};
+
+/// How long a window is waited for: less than it takes until accounts that differ are reconciled, and than a client that hears
+/// nothing takes to send again (200 ms; RFC 6298 has a second).
+const PATIENCE: Duration = Duration::from_millis(150);
+/// How long after its first answer the agent is asked again; every time twice as long.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// A flow of which packets may be held beyond the server's window.
+pub(super) struct Waiting {
+    pub(super) flow: FlowRef,
+    /// Who has it.
+    pub(super) target: TargetId,
+    pub(super) held: Arc<HeldFlow>,
+    /// Who reads it, if it is tracked.
+    pub(super) later: Option<Arc<LaterFlow>>,
+    pub(super) window: Window,
+    /// What comes queues behind what is held, and if nothing is.
+    pub(super) _in_hand: InHand,
+}
+
+impl Migrator {
+    /// Lets go what is held as far as the window takes it, the rest as it opens.
+    pub(super) fn let_through(self: &Arc<Self>, mut waiting: Waiting) {
+        if !self.let_go(&mut waiting) {
+            self.follow_window(waiting);
+        }
+    }
+
+    /// Lets go what is held as the window opens, in a task of its own.
+    pub(super) fn follow_window(self: &Arc<Self>, mut waiting: Waiting) {
+        let migrator = Arc::clone(self);
+        tokio::spawn(async move {
+            if !migrator.ask_on(&mut waiting).await {
+                // The server's kernel answers what it does not take.
+                waiting.window.give_up();
+                migrator.let_go(&mut waiting);
+            }
+        });
+    }
+
+    /// Until all is gone; whether it is, or there is nothing more to wait for.
+    async fn ask_on(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
+        let Some(target) = self.targets.get(waiting.target) else { return false };
+        let until = Instant::now() + PATIENCE;
+        let mut told = self.pending.register(waiting.flow, waiting.target);
+        let (mut over, mut again) = (false, AGAIN);
+        while !over && target.send(Message::Status(waiting.flow)).is_ok() {
+            let Ok(Some(Told::Migrated(answer))) = timeout_at(until.into(), told.recv()).await else { break };
+            waiting.window.on_told(answer.window_end);
+            over = self.let_go(waiting);
+            if !over {
+                sleep_until((Instant::now() + again).min(until).into()).await;
+                again = again.saturating_mul(2);
+            }
+        }
+        self.pending.forget(waiting.flow);
+        over
+    }
+
+    fn let_go(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
+        let (held, window) = (&waiting.held, &mut waiting.window);
+        match &waiting.later {
+            None => {
+                self.hold.release_into(held, window, |packet, offload| self.hold.write_back(packet, offload))
+            }
+            Some(flow) => self.read_held(flow, &mut flow.lock(), held, window),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Held packets are given back as far as the server's window takes them.
+
+use super::{HeldFlow, Hold, Packet};
+use crate::handoff::cut::{PAYLOAD, Part, cut};
+use baton_daemon::tun::Offload;
+use baton_shared::packet::held::{facts, is_intact};
+use baton_shared::state::window::Window;
+use std::sync::Arc;
+
+impl Hold {
+    /// Gives the flow's packets to `write` in their order, up to the first that the window does not take, if there is one. Whether
+    /// that was all and none such can come: then it holds no more of it. If not, what comes is held behind the rest.
+    pub(crate) fn release_into(
+        &self,
+        flow: &Arc<HeldFlow>,
+        window: &mut Window,
+        mut write: impl FnMut(&[u8], Offload),
+    ) -> bool {
+        loop {
+            let mut queue = flow.queue();
+            if let Some(end) = queue.newest_end {
+                window.on_sent(end);
+            }
+            let Some(packet) = queue.packets.pop_front() else {
+                queue.released |= !window.is_awaited();
+                let over = queue.released;
+                drop(queue);
+                if over {
+                    self.forget(flow);
+                }
+                return over;
+            };
+            let bytes = packet.bytes.len();
+            if window.takes(packet.end()) {
+                queue.bytes = queue.bytes.saturating_sub(bytes);
+                self.account.leave(1, bytes);
+                drop(queue);
+                write(&packet.bytes, packet.offload);
+                continue;
+            }
+            match divide(&packet, window.room(packet.seq)) {
+                Some(parts) => {
+                    let parts_bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+                    queue.bytes = queue.bytes.saturating_sub(bytes).saturating_add(parts_bytes);
+                    self.account.leave(1, bytes);
+                    for part in parts.into_iter().rev() {
+                        self.account.enter(part.bytes.len());
+                        queue.packets.push_front(part);
+                    }
+                }
+                None => {
+                    queue.packets.push_front(packet);
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// A packet of which the server takes `room` bytes, more than a small part, as packets of their own. A sender that is told
+/// of a window fills it, and no server tells of a larger one before it has moved by much (RFC 9293, section 3.8.6.2.2).
+fn divide(packet: &Packet, room: u32) -> Option<Vec<Packet>> {
+    let room = usize::try_from(room.min(packet.payload)).ok()?;
+    let front = room.checked_sub(room.checked_rem(PAYLOAD)?).filter(|front| *front > 0)?;
+    // What was corrupted on its way must stay so.
+    if !packet.offload.is_checked() && !is_intact(&packet.bytes) {
+        return None;
+    }
+    let whole = usize::try_from(packet.payload).ok()?;
+    let mut parts = cut(&packet.bytes, Part { from: 0, to: front, fin: false }, None)?;
+    parts.extend(cut(&packet.bytes, Part { from: front, to: whole, fin: packet.fin }, None)?);
+    parts.iter().map(|part| Some(Packet::new(part, Offload::default(), &facts(part)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
+
+    use super::*;
+    use crate::handoff::sample::captured;
+    use crate::hold::{HoldLimits, PacketSink};
+    use baton_shared::seq::{Client, Seq};
+    use etherparse::PacketBuilder;
+    use std::io;
+
+    struct Nowhere;
+    impl PacketSink for Nowhere {
+        fn send(&self, _: &[u8], _: Offload) -> io::Result<()> {
+            panic!("nobody was to write it back")
+        }
+    }
+
+    /// Before the numbers begin anew.
+    const GIVEN: Seq<Client> = Seq::new(u32::MAX - 1000);
+
+    fn packet(at: u32, payload: &[u8]) -> Vec<u8> {
+        let ip = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let mut bytes = Vec::new();
+        ip.tcp(1000, 80, GIVEN.plus(at).raw(), 1000).ack(1).write(&mut bytes, payload).unwrap();
+        bytes
+    }
+
+    /// Promised are 9000 bytes; the server's window is of `room`.
+    fn window(room: u32) -> Window {
+        let mut given = captured("10.0.0.1:1000", "10.0.0.2:80", GIVEN);
+        given.rcv_wnd = 9000;
+        Window::new(&given, GIVEN.plus(room), true)
+    }
+
+    /// What is let go into the window: where each packet begins and what it carries; and whether that was all.
+    fn release(hold: &Hold, flow: &Arc<HeldFlow>, window: &mut Window) -> (Vec<(u32, Vec<u8>)>, bool) {
+        let mut gone = Vec::new();
+        let all = hold.release_into(flow, window, |packet, _| {
+            assert!(is_intact(packet));
+            let facts = facts(packet).unwrap();
+            gone.push((Seq::new(facts.seq).since(GIVEN), facts.payload.to_vec()));
+        });
+        (gone, all)
+    }
+
+    #[test]
+    fn what_reaches_beyond_the_window_is_held_with_all_behind_it_until_the_window_opens() {
+        let hold = Hold::new(Arc::new(Nowhere), HoldLimits { per_flow: 100_000, total: 100_000 });
+        let flow = hold.begin(facts(&packet(0, b"")).unwrap().key);
+        let payload: Vec<u8> = (0..4000u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[1]).collect();
+        hold.on_packet(&packet(0, b"one"), Offload::default());
+        hold.on_packet(&packet(3, &payload), Offload::default());
+        hold.on_packet(&packet(4003, b"two"), Offload::default());
+        let mut w = window(1000);
+        assert_eq!(
+            release(&hold, &flow, &mut w),
+            (vec![(0, b"one".to_vec())], false),
+            "a small part is not cut off"
+        );
+        w.on_told(GIVEN.plus(2600));
+        let (gone, all) = release(&hold, &flow, &mut w);
+        let [from, to] = [(3, payload[..1200].to_vec()), (1203, payload[1200..2400].to_vec())];
+        assert_eq!((gone, all), (vec![from, to], false));
+        hold.on_packet(&packet(4006, b"three"), Offload::default());
+        w.on_told(GIVEN.plus(4006));
+        let (gone, all) = release(&hold, &flow, &mut w);
+        assert!(!all, "it is not the turn of what came last");
+        let rest: Vec<u8> = gone.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        assert_eq!(rest, [&payload[2400..], b"two"].concat());
+        // The client was told by the server that it may.
+        hold.on_packet(&packet(9000, b"four"), Offload::default());
+        let last = vec![(4006, b"three".to_vec()), (9000, b"four".to_vec())];
+        assert_eq!(release(&hold, &flow, &mut w), (last, true));
+        assert_eq!((hold.stats().packets, hold.stats().bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_flow_of_which_nothing_is_held_is_held_on_only_while_its_client_may_send_too_much() {
+        let hold = Hold::new(Arc::new(Nowhere), HoldLimits { per_flow: 1000, total: 1000 });
+        let flow = hold.begin(facts(&packet(0, b"")).unwrap().key);
+        let mut w = window(8999);
+        assert_eq!(release(&hold, &flow, &mut w), (Vec::new(), false));
+        hold.on_packet(&packet(0, b"one"), Offload::default());
+        w.give_up();
+        assert_eq!(release(&hold, &flow, &mut w), (vec![(0, b"one".to_vec())], true));
+    }
+}
