@@ -33,7 +33,6 @@ use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::Leg;
 use compact_str::CompactString;
 use entry::Entry;
-use left::Left;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -173,7 +172,7 @@ impl Flows {
             last_seen_ns: now_ns,
             ..FlowRecord::default()
         };
-        let mut entry = Entry::new(flow, slot, now_ms());
+        let mut entry = Entry::new(slot, flow.generation, now_ms());
         entry.target = Some(identity.target);
         entry.request = CompactString::from(identity.request);
         {
@@ -207,7 +206,7 @@ impl Flows {
     /// Removes an ended flow under `key`; or returns the number of the live one there.
     fn clear_key(&self, table: &mut Table, key: &FlowKey) -> Option<u64> {
         let entry = table.under(key)?;
-        let id = entry.flow_id;
+        let id = table.number(entry);
         match self.plane.slots().state(entry.slot) {
             FlowState::Ended | FlowState::Superseded | FlowState::Free => {
                 self.remove(table, id);
@@ -226,12 +225,12 @@ impl Flows {
 
     /// The entry gone; key and slot are to be.
     fn take_out(&self, table: &mut Table, flow_id: u64) -> Option<(FlowKey, u32)> {
-        let (key, mut entry) = table.remove(flow_id)?;
+        let (key, entry) = table.remove(flow_id)?;
         if entry.is_at_target() {
             self.access_log().unreported(flow_id, EndReason::AgentLost);
             self.count_ended(entry.target);
         }
-        if let Some(left) = entry.take_left() {
+        if let Some(left) = table.leaving.remove(&flow_id) {
             table.left.keep(left, Instant::now());
         }
         Some((key, entry.slot))
@@ -268,7 +267,7 @@ impl Flows {
         self.plane.slots().write(slot, &committed);
         let Some(entry) = table.get_mut(record.flow_id) else { return };
         entry.committed = true;
-        let ended = entry.end().is_some();
+        let ended = entry.ended;
         if let Some(target) = entry.target.and_then(|t| self.targets.get(t)) {
             target.flow_began(true);
             if ended {
@@ -299,9 +298,8 @@ impl Flows {
     /// As [`Flows::abandon`], of a recalled flow whose connection has a socket here.
     pub fn give_back(&self, flow: FlowRef) {
         let mut table = self.table();
-        let entry = table.get_mut(flow.flow_id);
-        if let Some((entry, left)) = entry.and_then(|entry| entry.left().copied().map(|left| (entry, left))) {
-            entry.set_left(Left { given_back: true, ..left });
+        if let Some(left) = table.leaving.get_mut(&flow.flow_id) {
+            left.given_back = true;
         }
         self.remove(&mut table, flow.flow_id);
     }
@@ -320,19 +318,19 @@ impl Flows {
 
     /// Whether this handoff is committed here.
     pub fn is_committed(&self, flow: FlowRef) -> bool {
-        self.table().get(flow.flow_id).is_some_and(|e| e.flow() == flow && e.committed)
+        self.table().at(flow).is_some_and(|e| e.committed)
     }
 
     /// The target of a flow.
     pub fn target_of(&self, flow: FlowRef) -> Option<TargetId> {
-        self.table().get(flow.flow_id).filter(|e| e.flow() == flow)?.target
+        self.table().at(flow)?.target
     }
 
     /// The live flows on a target.
     pub fn live_on(&self, target: TargetId) -> Vec<FlowRef> {
         let table = self.table();
         let live = |e: &&Entry| e.target == Some(target) && e.is_at_target();
-        table.entries().filter(live).map(Entry::flow).collect()
+        table.entries().filter(live).map(|e| table.flow(e)).collect()
     }
 
     /// How many flows have an entry, lingering ones too.

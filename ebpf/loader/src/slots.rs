@@ -70,6 +70,11 @@ impl Slots {
         self.mapped.read(slot)
     }
 
+    /// The record's [`FlowRecord::flow_id`] alone.
+    pub fn flow_id(&self, slot: u32) -> u64 {
+        self.mapped.wide_field(slot, offset_of!(FlowRecord, flow_id)).load(Ordering::Relaxed)
+    }
+
     /// The record's key alone.
     pub fn key(&self, slot: u32) -> FlowKey {
         let at = |word: usize| offset_of!(FlowRecord, key) + word * size_of::<u32>();

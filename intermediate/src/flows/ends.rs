@@ -59,28 +59,32 @@ impl Flows {
     /// What the report is; with what the flow has left, if it is that of a recall and the flow has gone on since.
     fn take_end(&self, report: EndReport) -> (Word, Option<Left>) {
         let mut table = self.table();
-        let Some(entry) = table.get_mut(report.flow.flow_id) else {
+        let Some(entry) = table.get(report.flow.flow_id) else {
             // Back with the front, perhaps.
             let left = table.left.take(&report);
             return (if left.is_some() { Word::Recalled } else { Word::Unknown }, left);
         };
         let known = KnownFlow {
-            flow: entry.flow(),
-            ended: entry.end().is_some(),
+            flow: table.flow(entry),
+            ended: entry.ended,
             turning: entry.turning,
             recall_told: entry.recall_told,
-            left: entry.left().map(|left| left.flow),
+            left: table.leaving.get(&report.flow.flow_id).map(|left| left.flow),
         };
         let word = judge_report(&report, &known);
         match word {
             Word::Unknown | Word::Again => {}
-            Word::Recalled if known.flow == report.flow => entry.recall_told = true,
-            Word::Recalled => return (word, entry.take_left()),
+            Word::Recalled if known.flow == report.flow => {
+                if let Some(entry) = table.get_mut(report.flow.flow_id) {
+                    entry.recall_told = true;
+                }
+            }
+            Word::Recalled => return (word, table.leaving.remove(&report.flow.flow_id)),
             Word::Ended => {
-                entry.set_end(report);
+                let (slot, target, committed) = (entry.slot, entry.target, entry.committed);
+                table.set_end(report);
                 // Before the commit the report only waits: the commit sees it.
-                if entry.committed {
-                    let (slot, target) = (entry.slot, entry.target);
+                if committed {
                     self.plane.slots().change_state(slot, FlowState::Committed, FlowState::Ended);
                     self.count_ended(target);
                     table.lingering.push_back((Instant::now() + self.linger, report.flow.flow_id));

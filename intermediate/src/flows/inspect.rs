@@ -1,6 +1,7 @@
 //! Flows read out for people: lists in pieces, one flow with all that is known of it here.
 
 use super::entry::Entry;
+use super::table::Table;
 use super::{FlowFilter, FlowView, Flows, view};
 use crate::targets::TargetId;
 use baton_loader::monotonic_ns;
@@ -26,8 +27,8 @@ pub struct Inspected {
 }
 
 impl Flows {
-    fn view_of(&self, entry: &Entry) -> FlowView {
-        view::view(entry, &self.plane.slots().read(entry.slot), &self.targets)
+    fn view_of(&self, table: &Table, entry: &Entry) -> FlowView {
+        view::view(entry, &self.plane.slots().read(entry.slot), table.end(entry), &self.targets)
     }
 
     /// The flows that pass `filter` with numbers after `after`, oldest first, in pieces. One that comes or goes
@@ -38,12 +39,11 @@ impl Flows {
         after: Option<u64>,
     ) -> impl Iterator<Item = Vec<FlowView>> {
         let flows = of.as_ref();
-        let mut ids: Vec<u64> = flows
-            .table()
-            .entries()
-            .map(|entry| entry.flow_id)
-            .filter(|id| after.is_none_or(|after| *id > after))
-            .collect();
+        let mut ids: Vec<u64> = {
+            let table = flows.table();
+            let ids = table.entries().map(|entry| table.number(entry));
+            ids.filter(|id| after.is_none_or(|after| *id > after)).collect()
+        };
         ids.sort_unstable();
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -51,7 +51,8 @@ impl Flows {
             at += chunk.len();
             let flows = of.as_ref();
             let table = flows.table();
-            let views = chunk.iter().filter_map(|id| table.get(*id)).map(|entry| flows.view_of(entry));
+            let views =
+                chunk.iter().filter_map(|id| table.get(*id)).map(|entry| flows.view_of(&table, entry));
             Some(views.filter(|view| filter.passes(view)).collect())
         })
     }
@@ -63,7 +64,8 @@ impl Flows {
 
     /// One flow.
     pub fn get(&self, flow_id: u64) -> Option<FlowView> {
-        self.table().get(flow_id).map(|entry| self.view_of(entry))
+        let table = self.table();
+        table.get(flow_id).map(|entry| self.view_of(&table, entry))
     }
 
     /// The slots of the connections of the clients at an address that were given away, of each client the newest.
@@ -75,7 +77,7 @@ impl Flows {
             if client.ip() != ip {
                 continue;
             }
-            let this = (entry.flow_id, entry.slot);
+            let this = (table.number(entry), entry.slot);
             newest.entry(client).and_modify(|other| *other = this.max(*other)).or_insert(this);
         }
         newest.into_iter().map(|(client, (_, slot))| (client, slot)).collect()
@@ -89,8 +91,8 @@ impl Flows {
         // A map that cannot be read says the same as one without the key: packets find nothing either.
         let under = self.plane.lookup(&record.key).ok().flatten();
         Some(Inspected {
-            flow: entry.flow(),
-            view: self.view_of(entry),
+            flow: table.flow(entry),
+            view: self.view_of(&table, entry),
             target: entry.target,
             map: MapReport {
                 slot: entry.slot,

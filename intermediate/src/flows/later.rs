@@ -25,14 +25,14 @@ impl Flows {
     /// Whether later requests of a live flow of this VIP's are read.
     pub(crate) fn is_read_of(&self, vip: SocketAddr) -> bool {
         let table = self.table();
-        let read = |e: &Entry| e.later.is_some() && e.end().is_none();
+        let read = |e: &Entry| e.later.is_some() && !e.ended;
         table.entries().any(|e| read(e) && table.key(e).local_addr() == vip)
     }
 
     /// From here on this one reads them.
     pub(crate) fn attach_later(&self, flow: FlowRef, later: &Arc<LaterFlow>) {
         let mut table = self.table();
-        if let Some(entry) = table.get_mut(flow.flow_id).filter(|e| e.flow() == flow) {
+        if let Some(entry) = table.at_mut(flow) {
             entry.later = Some(Arc::clone(later));
         }
     }
@@ -40,8 +40,7 @@ impl Flows {
     /// Notes that a flow is being taken back, or no more; whether it is there and has not ended.
     pub(crate) fn set_turning(&self, flow: FlowRef, turning: bool) -> bool {
         let mut table = self.table();
-        let live = |e: &&mut Entry| e.flow() == flow && e.is_at_target();
-        match table.get_mut(flow.flow_id).filter(live) {
+        match table.at_mut(flow).filter(|e| e.is_at_target()) {
             Some(entry) => {
                 entry.turning = turning;
                 entry.recall_told = false;
@@ -75,43 +74,41 @@ impl Flows {
     /// A flow was recalled: frozen again, as its next handoff. `None` if it is not there any more.
     pub(crate) fn refreeze(&self, flow: FlowRef, deadline: Duration) -> Option<Place> {
         let mut table = self.table();
-        let entry = table.get_mut(flow.flow_id)?;
-        if entry.flow() != flow || !entry.is_at_target() {
-            return None;
-        }
+        let entry = table.at_mut(flow).filter(|e| e.is_at_target())?;
         let slots = self.plane.slots();
         let mut record = slots.read(entry.slot);
         if FlowState::from_raw(record.state) != FlowState::Committed {
             return None;
         }
-        let client = record.key.remote_addr();
-        entry.take_left();
-        if !std::mem::take(&mut entry.recall_told) {
-            entry.set_left(Left { flow, client, target: entry.target, given_back: false });
-        }
+        let told = std::mem::take(&mut entry.recall_told);
         entry.generation = flow.generation.wrapping_add(1);
         entry.committed = false;
         entry.turning = false;
-        let (flow, slot, target) = (entry.flow(), entry.slot, entry.target);
-        record.generation = flow.generation;
+        let (generation, slot, target) = (entry.generation, entry.slot, entry.target);
+        table.leaving.remove(&flow.flow_id);
+        if !told {
+            let left = Left { flow, client: record.key.remote_addr(), target, given_back: false };
+            table.leaving.insert(flow.flow_id, left);
+        }
+        record.generation = generation;
         record.deadline_ns = monotonic_ns().saturating_add(nanos(deadline));
         record.state = FlowState::Frozen as u32;
         slots.write(slot, &record);
         self.count_ended(target);
-        Some(Place { flow, slot, record })
+        Some(Place { flow: FlowRef { generation, ..flow }, slot, record })
     }
 
     /// The live flows of an earlier run with bytes that only that run could have delivered, and their targets.
     pub(crate) fn owed(&self) -> Vec<(TargetId, FlowRef)> {
         let table = self.table();
         let owed = |e: &&Entry| e.is_at_target() && self.plane.slots().read(e.slot).flags & FLAG_OWED != 0;
-        table.entries().filter(owed).filter_map(|e| Some((e.target?, e.flow()))).collect()
+        table.entries().filter(owed).filter_map(|e| Some((e.target?, table.flow(e)))).collect()
     }
 
     /// Who gets a frozen flow; before the commit.
     pub(crate) fn assign(&self, flow: FlowRef, target: TargetId, request: &str) {
         let mut table = self.table();
-        if let Some(entry) = table.get_mut(flow.flow_id).filter(|e| e.flow() == flow) {
+        if let Some(entry) = table.at_mut(flow) {
             entry.target = Some(target);
             entry.request = CompactString::from(request);
         }

@@ -33,24 +33,21 @@ impl Flows {
     pub fn marks_on(&self, target: TargetId) -> Vec<(FlowRef, ClientMarks)> {
         let table = self.table();
         let live = |e: &&Entry| e.target == Some(target) && e.is_at_target();
-        let look = |e: &Entry| (e.flow(), marks(&self.plane.slots().read(e.slot)));
+        let look = |e: &Entry| (table.flow(e), marks(&self.plane.slots().read(e.slot)));
         table.entries().filter(live).map(look).collect()
     }
 
     /// The key of a live flow.
     pub fn key_of(&self, flow: FlowRef) -> Option<FlowKey> {
         let table = self.table();
-        table.get(flow.flow_id).filter(|e| e.flow() == flow && e.end().is_none()).map(|e| table.key(e))
+        table.at(flow).filter(|e| !e.ended).map(|e| table.key(e))
     }
 
     /// Takes a committed flow from its target: nothing is translated any more, the client's packets go to the hold
     /// TUN until `deadline`. `None` if the flow is not there or has ended.
     pub fn take_from_target(&self, flow: FlowRef, deadline: Duration) -> Option<Taken> {
         let table = self.table();
-        let entry = table.get(flow.flow_id)?;
-        if entry.flow() != flow || !entry.is_at_target() {
-            return None;
-        }
+        let entry = table.at(flow).filter(|e| e.is_at_target())?;
         let slots = self.plane.slots();
         let mut record = slots.read(entry.slot);
         if FlowState::from_raw(record.state) != FlowState::Committed {
@@ -72,13 +69,12 @@ impl Flows {
     /// send belongs to the ordinary stack, which answers it with a reset.
     pub fn cut(&self, flow: FlowRef, reason: EndReason) {
         let mut table = self.table();
-        let Some(entry) = table.get_mut(flow.flow_id).filter(|e| e.flow() == flow) else { return };
+        let Some(entry) = table.at(flow) else { return };
         let report = EndReport::unreported(flow, reason);
-        let first = entry.end().is_none();
+        let (first, target) = (!entry.ended, entry.target);
         if first {
-            entry.set_end(report);
+            table.set_end(report);
             self.access_log().unreported(flow.flow_id, reason);
-            let target = entry.target;
             self.count_ended(target);
         }
         self.remove(&mut table, flow.flow_id);

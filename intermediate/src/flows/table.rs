@@ -1,14 +1,15 @@
 //! The table: entries in one row, found by the flow's number and by its key. Both indexes have no more than an entry's place,
-//! since what they go by stands in the entry and in its record: a third of them and more is room.
+//! since what they go by stands in the flow's record: a third of them and more is room.
 
 use super::entry::Entry;
-use super::left::LeftFlows;
+use super::left::{Left, LeftFlows};
 use super::upkeep::Watch;
 use baton_loader::Plane;
+use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::record::FlowKey;
 use hashbrown::HashTable;
 use slab::Slab;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +23,10 @@ pub(super) struct Table {
     hasher: RandomState,
     /// Ended flows and when they are removed; in order, since all linger equally long.
     pub(super) lingering: VecDeque<(Instant, u64)>,
+    /// How they ended.
+    ends: HashMap<u64, EndReport>,
+    /// The handoffs that flows were taken back from, until the reports of that come.
+    pub(super) leaving: HashMap<u64, Left>,
     pub(super) left: LeftFlows,
     pub(super) watched: Vec<Watch>,
     /// How often they were looked at.
@@ -56,6 +61,8 @@ impl Table {
             by_key: HashTable::new(),
             hasher: RandomState::new(),
             lingering: VecDeque::new(),
+            ends: HashMap::new(),
+            leaving: HashMap::new(),
             left: LeftFlows::default(),
             watched: Vec::new(),
             looks: 0,
@@ -72,9 +79,42 @@ impl Table {
         self.entries.iter().map(|(_, entry)| entry)
     }
 
-    /// A flow's key, which stands in its record as long as it has an entry.
+    /// A flow's key.
     pub(super) fn key(&self, entry: &Entry) -> FlowKey {
         self.plane.slots().key(entry.slot)
+    }
+
+    /// A flow's number.
+    pub(super) fn number(&self, entry: &Entry) -> u64 {
+        self.plane.slots().flow_id(entry.slot)
+    }
+
+    /// Which flow and handoff.
+    pub(super) fn flow(&self, entry: &Entry) -> FlowRef {
+        FlowRef { flow_id: self.number(entry), generation: entry.generation }
+    }
+
+    /// How a flow ended, if that was told.
+    pub(super) fn end(&self, entry: &Entry) -> Option<&EndReport> {
+        self.ends.get(&self.number(entry)).filter(|_| entry.ended)
+    }
+
+    /// A flow's end is told.
+    pub(super) fn set_end(&mut self, report: EndReport) {
+        if let Some(entry) = self.get_mut(report.flow.flow_id) {
+            entry.ended = true;
+            self.ends.insert(report.flow.flow_id, report);
+        }
+    }
+
+    /// The flow of this handoff, if it is its last.
+    pub(super) fn at(&self, flow: FlowRef) -> Option<&Entry> {
+        self.get(flow.flow_id).filter(|entry| entry.generation == flow.generation)
+    }
+
+    /// The same, to be changed.
+    pub(super) fn at_mut(&mut self, flow: FlowRef) -> Option<&mut Entry> {
+        self.get_mut(flow.flow_id).filter(|entry| entry.generation == flow.generation)
     }
 
     /// The flow with this number.
@@ -89,7 +129,8 @@ impl Table {
     }
 
     fn place(&self, flow_id: u64) -> Option<Place> {
-        let is_its = |place: &Place| place.of(&self.entries).is_some_and(|entry| entry.flow_id == flow_id);
+        let is_its =
+            |place: &Place| place.of(&self.entries).is_some_and(|entry| self.number(entry) == flow_id);
         self.by_id.find(self.hasher.hash_one(flow_id), is_its).copied()
     }
 
@@ -99,14 +140,14 @@ impl Table {
         self.by_key.find(self.hasher.hash_one(key), is_its)?.of(&self.entries)
     }
 
-    /// A flow whose record is written. No other may have its number or its key.
+    /// A flow whose record is written, and stays as long as it has an entry. No other may have its number or its key.
     pub(super) fn insert(&mut self, entry: Entry) {
-        let (flow_id, key) = (entry.flow_id, self.key(&entry));
+        let (flow_id, key) = (self.number(&entry), self.key(&entry));
         let Table { plane, entries, by_id, by_key, hasher, .. } = self;
         let place = Place::new(entries.insert(entry));
         let of = |place: &Place| place.of(entries);
         by_id.insert_unique(hasher.hash_one(flow_id), place, |other| {
-            of(other).map_or(0, |entry| hasher.hash_one(entry.flow_id))
+            of(other).map_or(0, |entry| hasher.hash_one(plane.slots().flow_id(entry.slot)))
         });
         by_key.insert_unique(hasher.hash_one(key), place, |other| {
             of(other).map_or(0, |entry| hasher.hash_one(plane.slots().key(entry.slot)))
@@ -124,6 +165,7 @@ impl Table {
                 found.remove();
             }
         }
+        self.ends.remove(&flow_id);
         Some((key, self.entries.try_remove(place.index())?))
     }
 }
@@ -135,9 +177,7 @@ mod tests {
     use super::*;
     use crate::flows::flow_key;
     use baton_loader::{Side, UserspaceConfig};
-    use baton_shared::control::FlowRef;
     use baton_shared::record::FlowRecord;
-    use std::collections::HashMap;
 
     #[test]
     fn an_index_takes_five_bytes_for_each_of_its_places() {
@@ -166,7 +206,7 @@ mod tests {
             plane
                 .slots()
                 .write(slot, &FlowRecord { flow_id: n, key: key(n), state: 2, ..FlowRecord::default() });
-            table.insert(Entry::new(FlowRef { flow_id: n, generation: 1 }, slot, n));
+            table.insert(Entry::new(slot, 1, n));
             known.insert(n, slot);
             let gone = n.wrapping_sub(100);
             if gone % 3 != 0
@@ -181,8 +221,8 @@ mod tests {
         for n in 0..1000 {
             let slot = known.get(&n).copied();
             assert_eq!(table.get(n).map(|entry| entry.slot), slot, "flow {n}");
-            assert_eq!(table.get_mut(n).map(|entry| entry.flow_id), slot.map(|_| n));
-            assert_eq!(table.under(&key(n)).map(|entry| entry.flow_id), slot.map(|_| n));
+            assert_eq!(table.get_mut(n).map(|entry| entry.started_ms), slot.map(|_| n));
+            assert_eq!(table.under(&key(n)).map(|entry| table.number(entry)), slot.map(|_| n));
             assert_eq!(table.remove(n).is_some(), slot.is_some());
         }
         assert_eq!(table.len(), 0);

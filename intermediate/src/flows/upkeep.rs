@@ -52,13 +52,9 @@ impl Flows {
             self.plane.slots().change_flags(slot, FLAG_TRACKED | FLAG_WITHIN_BODY, 0);
         }
         let flow = FlowRef { flow_id: record.flow_id, generation: record.generation };
-        let mut entry = Entry::new(flow, slot, now_ms());
+        let mut entry = Entry::new(slot, flow.generation, now_ms());
         entry.target = target;
         entry.committed = true;
-        if ended {
-            // How it ended was told to the process before this one.
-            entry.set_end(EndReport::unreported(flow, EndReason::AgentLost));
-        }
         if record.flags & FLAG_TRACKED != 0 && !lost_track {
             entry.later = Some(Arc::new(LaterFlow::taken_over(record, slot, target)));
         }
@@ -73,6 +69,10 @@ impl Flows {
             table.watched.push(Watch::new(record.flow_id, (record.diverted, record.released), now));
         }
         table.insert(entry);
+        if ended {
+            // How was told to the process before this one.
+            table.set_end(EndReport::unreported(flow, EndReason::AgentLost));
+        }
     }
 
     /// Removes flows whose linger time is over and reconciles hold accounts that stand still. Every 50 ms or so.
@@ -117,7 +117,7 @@ impl Flows {
         watch.open = diverted != released;
         if !watch.open {
             // Behind its end nothing is diverted.
-            return now < watch.until && entry.end().is_none();
+            return now < watch.until && !entry.ended;
         }
         // What is held for its turn is not lost.
         let holding = entry.later.as_ref().is_some_and(|later| later.holds());
@@ -138,7 +138,7 @@ impl Flows {
         let idle = |e: &&Entry| {
             e.is_at_target() && self.plane.slots().read(e.slot).last_seen_ns.max(self.since_ns) < oldest
         };
-        let idle: Vec<FlowRef> = table.entries().filter(idle).map(Entry::flow).collect();
+        let idle: Vec<FlowRef> = table.entries().filter(idle).map(|e| table.flow(e)).collect();
         self.watch_tracked(&mut table);
         drop(table);
         for flow in idle {
@@ -156,7 +156,7 @@ impl Flows {
             e.later.is_some() && e.committed && diverted != released
         };
         let now = Instant::now();
-        let found: Vec<_> = table.entries().filter(differs).map(|e| (e.flow_id, accounts(e))).collect();
+        let found: Vec<_> = table.entries().filter(differs).map(|e| (table.number(e), accounts(e))).collect();
         for (flow_id, accounts) in found {
             if !table.watched.iter().any(|watch| watch.flow_id == flow_id) {
                 table.watched.push(Watch::new(flow_id, accounts, now));
@@ -228,7 +228,8 @@ mod tests {
     }
 
     fn end(flows: &Flows, place: &Place) -> Option<EndReason> {
-        flows.table().get(place.flow.flow_id)?.end().map(|end| end.reason)
+        let table = flows.table();
+        table.end(table.get(place.flow.flow_id)?).map(|end| end.reason)
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::entry::Entry;
 use crate::handoff::flow_id_text;
 use crate::targets::Targets;
 use baton_shared::access::without_query_values;
+use baton_shared::control::EndReport;
 use baton_shared::record::{DRAIN_BYTES, FlowRecord, FlowState};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
@@ -89,10 +90,15 @@ impl FlowFilter {
     }
 }
 
-pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> FlowView {
+pub(super) fn view(
+    entry: &Entry,
+    record: &FlowRecord,
+    end: Option<&EndReport>,
+    targets: &Targets,
+) -> FlowView {
     let target = entry.target.and_then(|t| targets.get(t));
     FlowView {
-        id: flow_id_text(entry.flow_id),
+        id: flow_id_text(record.flow_id),
         generation: entry.generation,
         state: FlowState::from_raw(record.state).name(),
         client: record.key.remote_addr(),
@@ -109,7 +115,7 @@ pub(super) fn view(entry: &Entry, record: &FlowRecord, targets: &Targets) -> Flo
         released: record.released,
         requests: if entry.later.is_some() { record.requests } else { 0 },
         leaving: entry.turning,
-        end: entry.end().map(|end| EndView {
+        end: end.map(|end| EndView {
             reason: end.reason.name(),
             packets: end.packets,
             bytes: end.bytes,
