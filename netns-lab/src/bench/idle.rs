@@ -20,6 +20,9 @@ use std::time::Duration;
 /// More than any history here remembers.
 const MOST_ENDED: u32 = 12_000;
 
+/// A flow's key in Baton's maps: two addresses with room for IPv6, two ports.
+const FLOW_KEY_BYTES: u64 = 36;
+
 /// A balancer's memory with kept connections that each had one answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Idle {
@@ -167,7 +170,8 @@ fn bpf_memory(maps: &str) -> f64 {
     regions.sum::<u64>() as f64
 }
 
-/// A map with at least a thousand entries: its number, its entries and its bytes.
+/// A map with a key for each flow: its number, its entries and its bytes. What a map takes that is as large for any number of
+/// flows is no flow's.
 #[expect(clippy::cast_precision_loss, reason = "bytes of one map")]
 fn map(fdinfo: &Path) -> Option<(u64, (f64, f64))> {
     let text = fs::read_to_string(fdinfo).ok()?;
@@ -176,7 +180,8 @@ fn map(fdinfo: &Path) -> Option<(u64, (f64, f64))> {
         line.trim().parse::<u64>().ok()
     };
     let (id, entries, bytes) = (field("map_id")?, field("max_entries")?, field("memlock")?);
-    (entries >= 1000).then_some((id, (entries as f64, bytes as f64)))
+    let by_flow = field("key_size") == Some(FLOW_KEY_BYTES);
+    by_flow.then_some((id, (entries as f64, bytes as f64)))
 }
 
 #[cfg(test)]
@@ -200,11 +205,15 @@ mod tests {
     fn maps_are_told_from_other_descriptors() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("7");
-        fs::write(&path, "pos:\t0\nmap_type:\t1\nmax_entries:\t65536\nmemlock:\t11534336\nmap_id:\t9\n")
-            .unwrap();
+        let keyed = |size: u32| {
+            format!(
+                "pos:\t0\nmap_type:\t1\nkey_size:\t{size}\nmax_entries:\t65536\nmemlock:\t11534336\nmap_id:\t9\n"
+            )
+        };
+        fs::write(&path, keyed(36)).unwrap();
         assert_eq!(map(&path), Some((9, (65536.0, 11_534_336.0))));
-        fs::write(&path, "map_type:\t2\nmax_entries:\t1\nmemlock:\t4096\nmap_id:\t10\n").unwrap();
-        assert_eq!(map(&path), None, "one entry for all flows");
+        fs::write(&path, keyed(40)).unwrap();
+        assert_eq!(map(&path), None, "not a flow's key");
         fs::write(&path, "pos:\t0\nflags:\t02\n").unwrap();
         assert_eq!(map(&path), None);
     }
