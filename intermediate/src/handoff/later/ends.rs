@@ -9,28 +9,28 @@ use std::net::{SocketAddr, SocketAddrV4};
 pub(super) enum Ends {
     V4(SocketAddrV4, SocketAddrV4),
     /// Apart, as what is larger than all the rest.
-    V6(Box<(SocketAddr, SocketAddr)>),
+    V6(Box<FlowKey>),
 }
 
 impl Ends {
     pub(super) fn of(key: &FlowKey) -> Self {
         match (key.remote_addr(), key.local_addr()) {
             (SocketAddr::V4(client), SocketAddr::V4(vip)) => Ends::V4(client, vip),
-            (client, vip) => Ends::V6(Box::new((client, vip))),
+            _ => Ends::V6(Box::new(*key)),
         }
     }
 
     pub(super) fn client(&self) -> SocketAddr {
         match self {
             Ends::V4(client, _) => SocketAddr::V4(*client),
-            Ends::V6(ends) => ends.0,
+            Ends::V6(key) => key.remote_addr(),
         }
     }
 
     pub(super) fn vip(&self) -> SocketAddr {
         match self {
             Ends::V4(_, vip) => SocketAddr::V4(*vip),
-            Ends::V6(ends) => ends.1,
+            Ends::V6(key) => key.local_addr(),
         }
     }
 
