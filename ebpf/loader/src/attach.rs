@@ -101,7 +101,7 @@ impl Place<'_> {
     fn attach_pinned(&self, program: &mut SchedClassifier, pin: &Path) -> Result<(), PlaneError> {
         if let Ok(old) = PinnedLink::from_pin(pin) {
             let old = FdLink::from(old);
-            if self.carries(&old) {
+            if self.carries(&old).map_err(|e| self.error(e))? {
                 let link = SchedClassifierLink::try_from(old).map_err(|e| self.error(e))?;
                 let id = program.attach_to_link(link).map_err(|e| self.error(e))?;
                 // The pin keeps it; the copy in the program would detach nothing, but is not needed.
@@ -123,13 +123,11 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// Whether the link's program hangs on our device, in this network namespace.
-    fn carries(&self, link: &FdLink) -> bool {
-        let Ok(info) = link.info() else { return false };
-        match SchedClassifier::query_tcx(self.device, self.direction) {
-            Ok((_, programs)) => programs.iter().any(|p| p.id() == info.program_id()),
-            Err(_) => false,
-        }
+    /// Whether the link is on our device, in this network namespace.
+    fn carries(&self, link: &FdLink) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+        let id = link.info()?.id();
+        // Not by aya's `query_tcx`: it opens the programs there, which only CAP_SYS_ADMIN may.
+        Ok(sys::links_on(sys::device_index(self.device)?, self.direction)?.contains(&id))
     }
 
     fn attach_filter(&self, program: &mut SchedClassifier) -> Result<(), PlaneError> {

@@ -1,5 +1,6 @@
 //! The one place of this crate with unsafe code: raw system calls and the mapped flow records.
 
+use aya::programs::TcAttachType;
 use baton_shared::record::FlowRecord;
 use std::ffi::CString;
 use std::io;
@@ -83,6 +84,56 @@ pub(crate) fn device_mac(name: &str) -> io::Result<[u8; 6]> {
         }
     }
     Ok(mac)
+}
+
+/// `bpf_attr` as the command that asks for a device's programs reads it.
+#[repr(C)]
+struct ProgramQuery {
+    device: u32,
+    direction: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    /// Room for how many; afterwards, how many there are.
+    count: u32,
+    padding: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
+}
+
+/// The numbers of the TCX links on a device; 0 for a program that hangs there without one.
+pub(crate) fn links_on(device: u32, direction: TcAttachType) -> io::Result<Vec<u32>> {
+    const BPF_PROG_QUERY: libc::c_long = 16;
+    /// The kernel's `BPF_MPROG_MAX`.
+    const MOST: u32 = 64;
+    let direction = match direction {
+        TcAttachType::Ingress => 46,
+        TcAttachType::Egress => 47,
+        TcAttachType::Custom(_) => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    };
+    let (mut programs, mut links) = ([0_u32; MOST as usize], [0_u32; MOST as usize]);
+    let mut query = ProgramQuery {
+        device,
+        direction,
+        query_flags: 0,
+        attach_flags: 0,
+        programs: address_of_mut(&mut programs),
+        count: MOST,
+        padding: 0,
+        program_flags: 0,
+        links: address_of_mut(&mut links),
+        link_flags: 0,
+        revision: 0,
+    };
+    // SAFETY: the attribute and both arrays outlive the call, and have room for `count` numbers.
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<ProgramQuery>()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(links.into_iter().take(usize::try_from(query.count).unwrap_or(0)).collect())
 }
 
 /// `bpf_attr` as the map commands read it (include/uapi/linux/bpf.h).

@@ -328,6 +328,9 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
     assert_ne!(front.property(&unit, "InvocationID"), before);
     goes_on(&mut connection);
 
+    // Its program took the former's place in the same link, though a unit may not do all that root may.
+    assert!(!front.log(&unit).contains("on another device"), "{}", front.log(&unit));
+
     // One of whose threads hangs is ended and started again.
     let before = front.property(&unit, "InvocationID");
     let hung = Hung::of(front.seen_process(&front.property(&unit, "MainPID")), Some("worker2"));
