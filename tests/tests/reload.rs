@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{Connection, Response};
-use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::lab::{self, TestLab, VIP, VIPS, both};
 use netns_lab::plan::INTERMEDIATE;
 use netns_lab::{LabSpec, Program};
 use serde_json::Value;
@@ -27,7 +27,7 @@ pool = "two"
 "#;
 
 fn site(name: &str) -> Option<TestLab> {
-    lab::up(name, |s| s.intermediate_with("listener", "pool", "one").intermediate_also(POOLS))
+    lab::up(name, |s| both(s).intermediate_with("listener", "pool", "one").intermediate_also(POOLS))
 }
 
 /// Writes another configuration in the place of the one there is.
@@ -150,11 +150,14 @@ fn get_changes_nothing_and_a_post_needs_the_header() {
 
 #[test]
 fn listeners_and_targets_come_and_go_and_connections_go_on() {
-    let other = SocketAddr::from(([10, 90, 1, 101], 80));
-    let allow =
-        format!("\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"{other}\"\nserver = \"ADDRESS:80\"\n");
+    let others: [SocketAddr; 2] = ["10.90.1.101:80", "[fd90:1::101]:80"].map(|vip| vip.parse().unwrap());
+    let [allow, allow6] =
+        [(others[0], "ADDRESS:80"), (others[1], "[fd90:101::2]:80")].map(|(vip, server)| {
+            format!("\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"{vip}\"\nserver = \"{server}\"\n")
+        });
     let order = |s: LabSpec| {
-        s.intermediate_with("listener", "pool", "one").intermediate_also(POOLS).agents_also(&allow)
+        let s = both(s).intermediate_with("listener", "pool", "one").intermediate_also(POOLS);
+        s.agents_also(&allow).agents_also(&allow6)
     };
     let Some(t) = lab::up("reloadlisten", order) else { return };
     let ask = |t: &TestLab, vip: SocketAddr, path: &'static str| {
@@ -164,72 +167,87 @@ fn listeners_and_targets_come_and_go_and_connections_go_on() {
             connection.response().map(|response| (connection, response))
         })
     };
-    // Another address of the same family: connections to both migrate, on one target too, each under its own address.
+    // Another address of each family: connections to both migrate, on one target too, each under its own address.
     t.lab.output(INTERMEDIATE, &["ip", "addr", "add", "10.90.1.101/32", "dev", "eth0"]).unwrap();
-    write(&t, |text| format!("{text}[[listener]]\nname = \"other\"\nvip = \"{other}\"\npool = \"one\"\n"));
+    t.lab.output(INTERMEDIATE, &["ip", "addr", "add", "fd90:1::101/128", "dev", "eth0", "nodad"]).unwrap();
+    let listeners = others.map(|vip| format!("[[listener]]\nvip = \"{vip}\"\npool = \"one\"\n")).concat();
+    write(&t, |text| text + &listeners);
     let (status, said) = reload(&t);
-    assert_eq!((status, &said["listeners_added"]), (200, &serde_json::json!([other.to_string()])), "{said}");
-    let of_both = [VIP, other].map(|vip| ask(&t, vip, "/100k").unwrap());
-    for (_, response) in &of_both {
+    let added = others.map(|vip| vip.to_string());
+    assert_eq!((status, &said["listeners_added"]), (200, &serde_json::json!(added)), "{said}");
+    let of_all = [VIPS, others].concat();
+    let answered: Vec<_> = of_all.iter().map(|vip| ask(&t, *vip, "/100k").unwrap()).collect();
+    for (_, response) in &answered {
         assert_eq!((served_by(response), &response.sha256), ("target1", &t.sha256("100k")));
     }
-    t.expect_requests(2, 0);
-    let mut vips: Vec<String> =
-        t.flows("target1").iter().map(|flow| flow["vip"].as_str().unwrap().to_owned()).collect();
+    t.expect_requests(4, 0);
+    let mut vips: Vec<SocketAddr> =
+        t.flows("target1").iter().map(|flow| flow["vip"].as_str().unwrap().parse().unwrap()).collect();
     vips.sort();
-    assert_eq!(vips, [VIP.to_string(), other.to_string()]);
-    drop(of_both);
+    let mut wanted = of_all;
+    wanted.sort();
+    assert_eq!(vips, wanted);
+    drop(answered);
 
-    let second = "10.90.1.100:81";
-    let at = |t: &TestLab, port: u16, path: &'static str| ask(t, SocketAddr::new(VIP.ip(), port), path);
-    assert!(at(&t, 81, "/1k").is_err());
+    let second = VIPS.map(|vip| SocketAddr::new(vip.ip(), 81));
+    for vip in second {
+        assert!(ask(&t, vip, "/1k").is_err());
+    }
     // A port below 1024, after capabilities were dropped.
-    write(&t, |text| {
-        format!(
-            "{text}[[listener]]\nname = \"second\"\nvip = \"{second}\"\npool = \"two\"\nmode = \"proxy\"\n"
-        )
-    });
+    let listeners =
+        second.map(|vip| format!("[[listener]]\nvip = \"{vip}\"\npool = \"two\"\nmode = \"proxy\"\n"));
+    write(&t, |text| format!("{text}# second\n{}", listeners.concat()));
     let (status, said) = reload(&t);
-    assert_eq!((status, &said["listeners_added"]), (200, &serde_json::json!([second])), "{said}");
-    let (mut connection, response) = at(&t, 81, "/1k").unwrap();
-    assert_eq!(served_by(&response), "target2");
-    assert_eq!(served_by(&t.get("/1k").unwrap()), "target1");
+    let second_named = serde_json::json!(second.map(|vip| vip.to_string()));
+    assert_eq!((status, &said["listeners_added"]), (200, &second_named), "{said}");
+    let of_second = second.map(|vip| {
+        let (connection, response) = ask(&t, vip, "/1k").unwrap();
+        assert_eq!(served_by(&response), "target2");
+        connection
+    });
 
     // Gone again, and target1 with it: what is open goes on.
-    let (mut migrated, _) = at(&t, 80, "/1k").unwrap();
+    let of_first = VIPS.map(|vip| {
+        let (connection, response) = ask(&t, vip, "/1k").unwrap();
+        assert_eq!(served_by(&response), "target1");
+        connection
+    });
     write(&t, |text| {
-        let (before, _) = text.split_once("[[listener]]\nname = \"second\"").unwrap();
+        let (before, _) = text.split_once("# second").unwrap();
         let (top, rest) = before.split_once("[[target]]\nname = \"target1\"").unwrap();
         let rest = rest.split_once("[[target]]").unwrap().1;
         format!("{top}[[target]]{rest}").replace("targets = [\"target1\"]", "targets = [\"target2\"]")
     });
-    let (status, said) = reload(&t);
-    assert_eq!((status, &said["listeners_removed"]), (200, &serde_json::json!([second])), "{said}");
+    let (status, mut said) = reload(&t);
+    said["listeners_removed"].as_array_mut().unwrap().sort_by_key(|vip| vip.as_str().map(str::to_owned));
+    assert_eq!((status, &said["listeners_removed"]), (200, &second_named), "{said}");
     assert_eq!(said["targets_removed"], serde_json::json!(["target1"]));
-    let (proxied, still) = t.client(move || {
+    for (mut connection, mut migrated) in of_second.into_iter().zip(of_first) {
         connection.get("/1k").unwrap();
         migrated.get("/100k").unwrap();
-        (connection.response().unwrap(), migrated.response().unwrap())
-    });
-    // No pool has target1 any more: the connection goes on, its next request is another's.
-    assert_eq!((proxied.status, still.status, served_by(&still)), (200, 200, "target2"));
-    assert!(at(&t, 81, "/1k").is_err(), "nobody listens there any more");
-    assert_eq!(served_by(&t.get("/1k").unwrap()), "target2");
+        let (proxied, still) = (connection.response().unwrap(), migrated.response().unwrap());
+        // No pool has target1 any more: the connection goes on, its next request is another's.
+        assert_eq!((proxied.status, still.status, served_by(&still)), (200, 200, "target2"));
+    }
+    for (vip, second) in VIPS.into_iter().zip(second) {
+        assert!(ask(&t, second, "/1k").is_err(), "nobody listens there any more");
+        assert_eq!(served_by(&t.get_at(vip, "/1k").unwrap()), "target2");
+    }
     let views = t.admin(INTERMEDIATE, "/v1/targets");
     let removed = views["targets"].as_array().unwrap().iter().filter(|v| v["removed"] == true).count();
     assert!(removed <= 1, "{views}");
 }
 
-/// Eight clients after each other, until told to stop: how many were served, how many refused. A connection that came to
-/// be is served, or the test fails.
+/// Eight clients after each other, half of them at each VIP, until told to stop: how many were served, how many refused. A
+/// connection that came to be is served, or the test fails.
 fn connect_over_and_over(
     t: &TestLab,
-    vip: SocketAddr,
+    vips: [SocketAddr; 2],
     counts: &Arc<[AtomicUsize; 2]>,
     stop: &Arc<AtomicBool>,
 ) {
     std::thread::scope(|scope| {
-        for n in 0..8 {
+        for (n, vip) in (0..8).zip(vips.into_iter().cycle()) {
             let (counts, stop) = (Arc::clone(counts), Arc::clone(stop));
             let work = move || {
                 let [served, refused] = &*counts;
@@ -255,21 +273,24 @@ fn connect_over_and_over(
 #[test]
 fn a_listener_that_goes_and_comes_again_resets_no_connection_that_was_established() {
     let Some(t) = site("reloadgone") else { return };
-    let second = SocketAddr::new(VIP.ip(), 81);
+    let second = VIPS.map(|vip| SocketAddr::new(vip.ip(), 81));
     let good = std::fs::read_to_string(t.lab.config(INTERMEDIATE, Program::Balancer)).unwrap();
-    let listener = format!("[[listener]]\nvip = \"{second}\"\npool = \"one\"\nkeepalive = \"tracked\"\n");
-    let with = format!("{good}{listener}{ROUTE}");
+    let listeners =
+        second.map(|vip| format!("[[listener]]\nvip = \"{vip}\"\npool = \"one\"\nkeepalive = \"tracked\"\n"));
+    let with = format!("{good}{}{ROUTE}", listeners.concat());
     let put = |text: &str| {
         write(&t, |_| text.to_owned());
         let (status, said) = reload(&t);
         assert_eq!(status, 200, "{said}");
     };
     put(&with);
-    let mut kept = t.client(move || {
-        let mut connection = Connection::open(second).unwrap();
-        connection.get("/1k").unwrap();
-        connection.response().unwrap();
-        connection
+    let kept = t.client(move || {
+        second.map(|vip| {
+            let mut connection = Connection::open(vip).unwrap();
+            connection.get("/1k").unwrap();
+            connection.response().unwrap();
+            connection
+        })
     });
     let stop = Arc::new(AtomicBool::new(false));
     let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
@@ -291,18 +312,18 @@ fn a_listener_that_goes_and_comes_again_resets_no_connection_that_was_establishe
         drop(stop_at_last);
     });
     println!("served, refused: {counts:?}");
-    // A tracked connection of the listener that is gone: by its routes to another target, and back to the intermediate.
-    let (moved, returned) = t.client(move || {
+    // A tracked connection of a listener that is gone: by its routes to another target, and back to the intermediate.
+    for mut kept in kept {
         kept.get("/10k").unwrap();
         let moved = kept.response().unwrap();
+        assert_eq!((moved.status, served_by(&moved)), (200, "target2"));
         kept.send(
             b"POST /1k HTTP/1.1\r\nHost: lab\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         )
         .unwrap();
-        (moved, kept.response().unwrap())
-    });
-    assert_eq!((moved.status, served_by(&moved)), (200, "target2"));
-    assert_eq!(served_by(&returned), "target1", "{returned:?}");
+        let returned = kept.response().unwrap();
+        assert_eq!(served_by(&returned), "target1", "{returned:?}");
+    }
 }
 
 /// Ends the load, also if the test fails.
