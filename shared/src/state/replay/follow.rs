@@ -74,7 +74,8 @@ impl Replay {
         }
     }
 
-    /// The answer to the intermediate once it is known; the same ever after, but for the times in it.
+    /// The answer to the intermediate once it is known; the same ever after, but for the times in it and the
+    /// window.
     pub fn answer(&self) -> Option<Answer> {
         if self.answered_ns == 0 {
             return None;
