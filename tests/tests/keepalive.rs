@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
-use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::lab::{self, TestLab, VIP, both};
 use netns_lab::LabSpec;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -38,15 +38,15 @@ fn unwanted() -> Vec<(String, u16)> {
 
 #[test]
 fn by_default_a_later_request_is_judged_before_a_server_gets_it() {
-    let Some(t) = lab::up("later", |s| s.targets(1)) else { return };
+    let Some(t) = lab::up("later", |s| both(s.targets(1))) else { return };
     const FIRST: &str = "GET /1k?first HTTP/1.1\r\nHost: lab\r\n\r\n";
     let cases = unwanted();
     let want = t.sha256("1k");
     for at_once in [false, true] {
         for (request, status) in cases.clone() {
             let want = want.clone();
-            t.client(move || {
-                let mut connection = Connection::open(VIP).unwrap();
+            t.client_at_each(move |vip| {
+                let mut connection = Connection::open(vip).unwrap();
                 // Given away, and answered from the target.
                 connection.send(FIRST.as_bytes()).unwrap();
                 assert_eq!(connection.response().unwrap().sha256, want);
@@ -64,15 +64,15 @@ fn by_default_a_later_request_is_judged_before_a_server_gets_it() {
             });
         }
     }
-    let firsts = cases.len() * 3;
+    let firsts = cases.len() * 3 * 2;
     t.eventually("nginx writes its log", Duration::from_secs(5), |t| {
-        t.access_log("target1").len() >= firsts + 4
+        t.access_log("target1").len() >= firsts + 8
     });
     for line in t.access_log("target1") {
         let expected = ["\"GET /1k?first HTTP/1.1\" 200", "\"GET /whoami HTTP/1.1\" 200"];
         assert!(expected.iter().any(|text| line.contains(text)), "the server got {line}");
     }
-    assert_eq!(t.access_log("target1").len(), firsts + 4, "{:?}", t.access_log("target1"));
+    assert_eq!(t.access_log("target1").len(), firsts + 8, "{:?}", t.access_log("target1"));
     assert_eq!(t.all_proxied(), 0);
 }
 
