@@ -16,6 +16,7 @@ use host::{Host, Unit, can_boot, packages};
 use netns_lab::command;
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{Balancer, LabSpec};
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -369,17 +370,45 @@ fn what_the_packages_install_migrates_a_request_and_shows_its_flow_by_the_docume
     assert!(front.read(config).contains("10.90.101.2"));
 }
 
+/// The system calls that a filter of a unit allows, by this machine's systemd.
+fn system_calls(filter: &[&str]) -> HashSet<String> {
+    let mut all = HashSet::new();
+    for word in filter {
+        if word.starts_with('@') {
+            let set = command::run("systemd-analyze", &["syscall-filter", word]).unwrap();
+            let members: Vec<_> =
+                set.lines().skip(1).map(str::trim).filter(|l| !l.starts_with('#')).collect();
+            all.extend(system_calls(&members));
+        } else {
+            all.insert((*word).to_owned());
+        }
+    }
+    all
+}
+
 #[test]
-fn a_container_gets_the_capabilities_that_the_unit_leaves() {
+fn a_container_may_do_what_the_unit_leaves() {
+    const NAME: &str = "a container's system calls";
     let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let document = read("docs/install.md");
+    let profile: serde_json::Value =
+        serde_json::from_str(&read("shared/daemon/package/seccomp.json")).unwrap();
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+    let rules = profile["syscalls"].as_array().unwrap();
+    let names = rules.iter().flat_map(|rule| rule["names"].as_array().unwrap());
+    let listed: HashSet<_> = names.map(|name| name.as_str().unwrap().to_owned()).collect();
+    assert!(listed.contains("bpf"));
     for daemon in ["intermediate", "target-agent"] {
-        let read =
-            |file: String| std::fs::read_to_string(root.join(daemon).join("package").join(file)).unwrap();
-        let unit = Unit::new(daemon, read(format!("baton-{daemon}.service")));
-        let of_unit: Vec<_> = unit.values("CapabilityBoundingSet");
-        let container = read("Containerfile".to_owned());
-        let added = container.split("--cap-add ").nth(1).unwrap().split_whitespace().next().unwrap();
+        let unit = Unit::new(daemon, read(&format!("{daemon}/package/baton-{daemon}.service")));
+        let run = document.split(&format!("podman run -d --name baton-{daemon} ")).nth(1).unwrap();
+        let added = run.split("--cap-add ").nth(1).unwrap().split_whitespace().next().unwrap();
         let added: Vec<_> = added.split(',').map(|name| format!("CAP_{name}")).collect();
-        assert_eq!(added, of_unit, "{daemon}");
+        assert_eq!(added, unit.values("CapabilityBoundingSet"), "{daemon}");
+        if skip::program(NAME, "systemd-analyze") {
+            let left = system_calls(&unit.values("SystemCallFilter"));
+            let more: Vec<_> = listed.difference(&left).collect();
+            assert!(more.is_empty(), "{daemon}'s unit allows less: {more:?}");
+        }
     }
 }
