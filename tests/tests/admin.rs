@@ -37,18 +37,69 @@ add = { Cookie = "inside=hush" }
 
 /// An answer that is no success, in the words of the schema that its route has for this status.
 fn is_refused(t: &TestLab, node: &str, method: &str, [route, path]: [&str; 2], wanted: u16) {
-    let openapi = t.admin(node, "/v1/openapi.json");
-    let (status, text) = match method {
+    let answer = match method {
         "get" => t.lab.admin_text(node, path).unwrap(),
         _ => t.lab.admin_post(node, path).unwrap(),
     };
-    assert_eq!(status, wanted, "{node} {method} {path}: {text}");
-    let error: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}"));
+    is_described(t, node, method, route, wanted, &answer);
+}
+
+fn is_described(t: &TestLab, node: &str, method: &str, route: &str, wanted: u16, answer: &(u16, String)) {
+    let openapi = t.admin(node, "/v1/openapi.json");
+    let (status, text) = answer;
+    assert_eq!(*status, wanted, "{node} {method} {route}: {text}");
+    let error: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{route}: {e}: {text}"));
     let schema = &openapi["paths"][route][method]["responses"][wanted.to_string()]["content"]["application/json"]
         ["schema"];
     assert!(schema.is_object(), "{node} {method} {route}: {wanted} is not described");
     let faults = faults(&openapi, schema, &error);
-    assert!(faults.is_empty(), "{node} {path}: {faults:#?}\n{error:#}");
+    assert!(faults.is_empty(), "{node} {route}: {faults:#?}\n{error:#}");
+}
+
+/// What is answered to a request that has no header against forgery.
+fn without_header(t: &TestLab, node: &str, method: &str, path: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(t.lab.admin_socket(node).unwrap()).unwrap();
+    let method = method.to_uppercase();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let text = std::io::read_to_string(stream).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// What cannot be done now, or not by whoever asks so, is refused in described words.
+fn what_cannot_be_now_is_as_described(t: &TestLab, target: &str) {
+    for (node, method, route) in [
+        (INTERMEDIATE, "post", "/v1/reload"),
+        (INTERMEDIATE, "get", "/v1/capture"),
+        (target, "get", "/v1/capture"),
+    ] {
+        is_described(t, node, method, route, 403, &without_header(t, node, method, route));
+    }
+
+    let file = t.lab.config(INTERMEDIATE, Program::Balancer);
+    let text = std::fs::read_to_string(&file).unwrap();
+    // An address that is not the node's.
+    std::fs::write(&file, format!("{text}\n[[listener]]\nvip = \"10.90.1.77:8080\"\npool = \"all\"\n"))
+        .unwrap();
+    is_refused(t, INTERMEDIATE, "post", ["/v1/reload"; 2], 409);
+    std::fs::write(&file, text).unwrap();
+
+    let listeners = t.admin(INTERMEDIATE, "/v1/listeners");
+    let listener = format!("/v1/listeners/{}", listeners["listeners"][0]["name"].as_str().unwrap());
+    t.order(&format!("{listener}/drain"));
+    let probe = format!("/v1/targets/{target}/probe");
+    is_refused(t, INTERMEDIATE, "post", ["/v1/targets/{name}/probe", &probe], 409);
+    t.order(&format!("{listener}/undrain"));
+
+    t.order("/v1/node/drain");
+    is_refused(t, INTERMEDIATE, "get", ["/readyz"; 2], 503);
+    t.order("/v1/node/undrain");
+
+    for node in [INTERMEDIATE, target] {
+        // One is there already, of the sixteen that may be.
+        let _streams: Vec<_> = (1..16).map(|_| events::of(t, node, "")).collect();
+        is_refused(t, node, "get", ["/v1/events"; 2], 503);
+    }
 }
 
 /// What is asked for wrongly, or is not there, is refused in described words; a wrong configuration too, and it is told.
@@ -249,6 +300,7 @@ fn both_daemons_describe_themselves_tell_what_happens_and_know_a_flow_from_all_s
     let ends = [&here, &there].map(|events| events.wait("end", |end| end["flow"] == id));
     assert_eq!(ends[0]["bytes"], ends[1]["bytes"]);
     assert!(ends[0]["bytes"].as_u64().unwrap() > 2048, "{ends:?}");
+    what_cannot_be_now_is_as_described(&t, target);
     // The target's counts come with its next report.
     t.eventually("what was sent directly is reported", LIMIT, |t| {
         let sent = t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["load"][0]["bytes"].as_u64();

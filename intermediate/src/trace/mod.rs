@@ -138,3 +138,16 @@ pub(crate) fn proxied(
         send(|| span::of_proxied(trace, subject, why, status, waited));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_build_lacks_to_send_traces_is_what_stops_it_from_sending_them() {
+        let (_, spans) = mpsc::channel(1);
+        // A collector that need not be there: spans are sent when there are some.
+        let stopped = send_to("http://127.0.0.1:4318/v1/traces", "lb1", spans).err();
+        assert_eq!(stopped.as_deref(), lacking());
+    }
+}
