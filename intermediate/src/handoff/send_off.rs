@@ -11,7 +11,7 @@ use crate::socket::Socket;
 use crate::targets::{NotSent, TargetId};
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
-use baton_shared::http::{BodyScanner, GateRule};
+use baton_shared::http::{BodyScanner, Framing, GateRule};
 use baton_shared::reason::{ProxyReason, Refusal};
 use baton_shared::state::later::pass_content;
 use std::net::SocketAddr;
@@ -56,7 +56,9 @@ impl Migrator {
         times.freeze = lap.lap();
 
         let limit = self.settings().prefetch_bytes;
-        let drained = live.drain(request, limit);
+        // Behind a request without a body there is mostly nothing, and what there is after all the capture finds.
+        let whole = tracked.is_some_and(|tracked| tracked.framing == Framing::None);
+        let drained = if whole { Ok(()) } else { live.drain(request, limit) };
         times.drain = lap.lap();
         let captured = match drained {
             Ok(()) => live.capture(ends, request, limit),
