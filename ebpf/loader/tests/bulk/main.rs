@@ -9,9 +9,7 @@ mod sys;
 
 use baton_loader::{Plane, PlaneConfig, Side};
 use baton_shared::addr::PortWord;
-use baton_shared::record::{
-    DRAIN_BYTES, FLAG_FED, FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_SYN_ACK,
-};
+use baton_shared::record::{FLAG_FED, FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_SYN_ACK};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -176,7 +174,8 @@ struct Freezes {
 }
 
 const NONE: Freezes = Freezes { times: 0, pause: Duration::ZERO, drain: 0 };
-const TWENTY: Freezes = Freezes { times: 20, pause: Duration::ZERO, drain: DRAIN_BYTES };
+/// A sender that the queue of this test never catches up with soon overtakes it: the longer that takes, the more is in it.
+const TWENTY: Freezes = Freezes { times: 20, pause: Duration::ZERO, drain: 1 << 20 };
 
 /// The hold queue as the intermediate has it: what comes while frozen waits, and all goes back in its order.
 fn hold(mut tun: File, pause: Duration, frozen: &AtomicBool, done: &AtomicBool) {
