@@ -5,7 +5,7 @@ use super::FlowKey;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Payload that goes by the ring buffer, bytes, at most: a power of two, by which the verifier follows a length.
-pub const COPIED_BYTES: u32 = 2048;
+pub const COPY_BYTES: u32 = 2048;
 
 /// What stands in the ring buffer `COPIES` for one packet.
 #[repr(C)]
@@ -15,19 +15,19 @@ pub struct Copied {
     pub key: FlowKey,
     /// Of the first byte, in the server's space, host order.
     pub seq: u32,
-    /// How many bytes, 1 to [`COPIED_BYTES`].
+    /// How many bytes, 1 to [`COPY_BYTES`].
     pub length: u32,
     /// The payload; what is behind it means nothing.
-    pub bytes: [u8; COPIED_BYTES as usize],
+    pub bytes: [u8; COPY_BYTES as usize],
 }
 
-const _: () = assert!(size_of::<Copied>() == 44 + COPIED_BYTES as usize);
+const _: () = assert!(size_of::<Copied>() == 44 + COPY_BYTES as usize);
 
 impl Copied {
     /// Whether so much payload, bytes, goes by the ring buffer.
     #[inline(always)]
     pub const fn fits(payload: u32) -> bool {
-        payload.wrapping_sub(1) < COPIED_BYTES
+        payload.wrapping_sub(1) < COPY_BYTES
     }
 
     /// The payload.
@@ -43,17 +43,17 @@ mod tests {
 
     #[test]
     fn one_byte_up_to_all_fit() {
-        let fitting = [0, 1, COPIED_BYTES, COPIED_BYTES + 1, u32::MAX].map(Copied::fits);
+        let fitting = [0, 1, COPY_BYTES, COPY_BYTES + 1, u32::MAX].map(Copied::fits);
         assert_eq!(fitting, [false, true, true, false, false]);
     }
 
     #[test]
     fn the_payload_is_as_long_as_it_says_and_never_longer_than_there_is() {
         let copied = |length| {
-            Copied { key: FlowKey::default(), seq: 0, length, bytes: [7; COPIED_BYTES as usize] }
+            Copied { key: FlowKey::default(), seq: 0, length, bytes: [7; COPY_BYTES as usize] }
                 .payload()
                 .len()
         };
-        assert_eq!([0, 5, COPIED_BYTES, u32::MAX].map(copied), [0, 5, 2048, 2048]);
+        assert_eq!([0, 5, COPY_BYTES, u32::MAX].map(copied), [0, 5, 2048, 2048]);
     }
 }
