@@ -4,6 +4,7 @@
 #   tests/packages.sh trixie             on hosts with that Debian, which mmdebstrap fetches into target/ the first time
 #   tests/packages.sh --static           of static programs (musl, release), with which a browser sees the page, too
 #   tests/packages.sh --static trixie    both
+#   BATON_BIN_DIR=DIR tests/packages.sh --static     of static programs that are there
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=../netns-lab/setup.sh
@@ -26,8 +27,11 @@ target=$(target_dir)
 tests=(--test packages)
 
 if [ -n "$static" ]; then
-    ./package.sh --static
-    export BATON_BIN_DIR=$target/$static/release
+    if [ -z "${BATON_BIN_DIR:-}" ]; then
+        ./package.sh --static
+        BATON_BIN_DIR=$target/$static/release
+    fi
+    export BATON_BIN_DIR
     for program in intermediate target-agent baton; do
         # Of one that is linked at a fixed address ldd says the other, and fails.
         said=$(ldd "$BATON_BIN_DIR/$program" 2>&1) || true
