@@ -13,7 +13,7 @@ use baton_shared::control::{FlowRef, Message};
 use baton_shared::state::window::Window;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::sleep_until;
 
 /// How long a window is waited for: less than it takes until accounts that differ are reconciled, and than a client that hears
 /// nothing takes to send again (200 ms; RFC 6298 has a second).
@@ -54,20 +54,31 @@ impl Migrator {
         });
     }
 
-    /// Until all is gone; whether it is, or there is nothing more to wait for.
+    /// Until all is gone; whether it is, or there is nothing more to wait for. What comes meanwhile and fits goes on at once.
     async fn ask_on(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
         let Some(target) = self.targets.get(waiting.target) else { return false };
         let until = Instant::now() + PATIENCE;
         let mut told = self.pending.register(waiting.flow, waiting.target);
-        let (mut over, mut again) = (false, AGAIN);
-        while !over && target.send(Message::Status(waiting.flow)).is_ok() {
-            let Ok(Some(Told::Migrated(answer))) = timeout_at(until.into(), told.recv()).await else { break };
-            waiting.window.on_told(answer.window_end);
-            over = self.let_go(waiting);
-            if !over {
-                sleep_until((Instant::now() + again).min(until).into()).await;
-                again = again.saturating_mul(2);
+        let mut over = false;
+        let (mut next, mut again) = (until, AGAIN);
+        let mut heard = target.send(Message::Status(waiting.flow)).is_ok();
+        while heard && !over {
+            tokio::select! {
+                answer = told.recv() => match answer {
+                    Some(Told::Migrated(answer)) => {
+                        waiting.window.on_told(answer.window_end);
+                        next = until.min(Instant::now() + again);
+                        again = again.saturating_mul(2);
+                    }
+                    _ => heard = false,
+                },
+                () = waiting.held.packet_arrived() => {}
+                () = sleep_until(next.into()) => {
+                    heard = next < until && target.send(Message::Status(waiting.flow)).is_ok();
+                    next = until;
+                }
             }
+            over = self.let_go(waiting);
         }
         self.pending.forget(waiting.flow);
         over
