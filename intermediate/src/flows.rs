@@ -33,6 +33,7 @@ use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::Leg;
 use compact_str::CompactString;
 use entry::Entry;
+use in_hand::InHands;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -92,6 +93,7 @@ pub struct Flows {
     /// Since when there is somebody to judge flows idle, CLOCK_MONOTONIC ns.
     since_ns: u64,
     next_id: AtomicU64,
+    in_hands: InHands,
     reconciled: AtomicU64,
     cut: AtomicU64,
     access_log: OnceLock<AccessLog>,
@@ -126,6 +128,7 @@ impl Flows {
             idle,
             since_ns: monotonic_ns(),
             next_id: AtomicU64::new(first),
+            in_hands: InHands::default(),
             reconciled: AtomicU64::new(0),
             cut: AtomicU64::new(0),
             access_log: OnceLock::new(),

@@ -112,6 +112,7 @@ impl Flows {
     /// Whether the accounts are to be watched on.
     fn check_accounts(&self, table: &Table, watch: &mut Watch, now: Instant) -> bool {
         let Some(entry) = table.get(watch.flow_id) else { return false };
+        let in_hands = self.in_hands.lock();
         let accounts = self.plane.slots().accounts(entry.slot);
         let (diverted, released) = accounts;
         watch.open = diverted != released;
@@ -119,8 +120,10 @@ impl Flows {
             // Behind its end nothing is diverted.
             return now < watch.until && !entry.ended;
         }
-        // What is held for its turn is not lost.
-        let holding = entry.later.as_ref().is_some_and(|later| later.holds());
+        // What is held for its turn, or until its flow has an owner again, is not lost.
+        let holding = !entry.committed
+            || in_hands.contains_key(&watch.flow_id)
+            || entry.later.as_ref().is_some_and(|later| later.holds());
         if accounts != watch.accounts || holding {
             watch.accounts = accounts;
             watch.since = now;
@@ -246,6 +249,36 @@ mod tests {
         let state = |place: &Place| flows.plane.slots().state(place.slot);
         assert_eq!(state(&silent), FlowState::Ended);
         assert_eq!((state(&seen), state(&frozen)), (FlowState::Committed, FlowState::Frozen));
+    }
+
+    #[test]
+    fn accounts_are_reconciled_only_while_nothing_of_the_flow_is_in_hand() {
+        let flows = flows();
+        let place = begin(&flows, "203.0.113.1:1");
+        commit(&flows, &place, u64::MAX);
+        let (slot, flow_id) = (place.slot, place.flow.flow_id);
+        let check = |stalled: bool| {
+            let since = Instant::now().checked_sub(if stalled { STALLED } else { Duration::ZERO }).unwrap();
+            let mut watch = Watch::new(flow_id, flows.plane.slots().accounts(slot), since);
+            flows.check_accounts(&flows.table(), &mut watch, Instant::now());
+            (flows.plane.slots().accounts(slot), flows.reconciled())
+        };
+        let apart = u32::MAX;
+        let (first, second) = (flows.in_hand(slot), flows.in_hand(slot));
+        assert_eq!(check(true), ((0, apart - 1), 0));
+        drop(first);
+        assert_eq!(check(true), ((0, apart), 0), "the other lives on");
+        drop(second);
+        assert_eq!(check(true), ((0, 0), 0), "they are as if nothing had been");
+        // Lost: by an earlier run, say.
+        flows.add_released(slot, apart);
+        assert_eq!(check(false), ((0, apart), 0));
+        // Between two owners everything is held.
+        let frozen = flows.refreeze(place.flow, Duration::from_secs(60)).unwrap();
+        assert_eq!(check(true), ((0, apart), 0));
+        flows.commit(&frozen.record, slot);
+        assert_eq!(check(true), ((0, 0), 1));
+        assert!(flows.in_hands.lock().is_empty());
     }
 
     #[test]

@@ -15,8 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
 
-/// How long a window is waited for: less than it takes until accounts that differ are reconciled, and than a client that hears
-/// nothing takes to send again (200 ms; RFC 6298 has a second).
+/// How long a window is waited for: less than a client that hears nothing takes to send again (200 ms; RFC 6298 has a second).
 const PATIENCE: Duration = Duration::from_millis(150);
 /// How long after its first answer the agent is asked again; every time twice as long.
 const AGAIN: Duration = Duration::from_millis(1);
