@@ -1,13 +1,11 @@
 //! Bytes the captured socket acknowledged after its capture, as packets from the client to be translated and fed to
 //! the server like any other.
 
+use super::later::cut::PAYLOAD;
 use super::repair::Late;
 use baton_shared::capture::CapturedConnection;
 use etherparse::{PacketBuilder, TcpOptionElement};
 use std::net::IpAddr;
-
-/// Payload per packet: no more than any path between the hosts of one site carries.
-const PAYLOAD: usize = 1200;
 
 /// The packets, in order.
 pub(super) fn packets(connection: &CapturedConnection, late: &Late) -> Vec<Vec<u8>> {

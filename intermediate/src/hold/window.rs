@@ -38,7 +38,7 @@ impl Hold {
                 write(&packet.bytes, packet.offload);
                 continue;
             }
-            match divide(&packet, window.room(packet.seq)) {
+            match divide(&packet, window) {
                 Some(parts) => {
                     let parts_bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
                     queue.bytes = queue.bytes.saturating_sub(bytes).saturating_add(parts_bytes);
@@ -57,11 +57,10 @@ impl Hold {
     }
 }
 
-/// A packet of which the server takes `room` bytes, more than a small part, as packets of their own. A sender that is told
-/// of a window fills it, and no server tells of a larger one before it has moved by much (RFC 9293, section 3.8.6.2.2).
-fn divide(packet: &Packet, room: u32) -> Option<Vec<Packet>> {
-    let room = usize::try_from(room.min(packet.payload)).ok()?;
-    let front = room.checked_sub(room.checked_rem(PAYLOAD)?).filter(|front| *front > 0)?;
+/// A packet of which a part goes on by itself as packets of their own, and those of the rest behind them.
+fn divide(packet: &Packet, window: &Window) -> Option<Vec<Packet>> {
+    let front = window.room_for(packet.seq, packet.payload, u32::try_from(PAYLOAD).ok()?);
+    let front = usize::try_from(front).ok().filter(|front| *front > 0)?;
     // What was corrupted on its way must stay so.
     if !packet.offload.is_checked() && !is_intact(&packet.bytes) {
         return None;

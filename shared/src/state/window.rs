@@ -44,8 +44,16 @@ impl Window {
         !self.is_short() || !self.end.before(end)
     }
 
+    /// How many of the `payload` bytes at `seq` go on by themselves, in pieces of `piece` bytes: none if that were a small part.
+    /// A sender that is told of a window fills it, and no server tells of a larger one before it has moved by much (RFC 9293,
+    /// section 3.8.6.2.2).
+    pub fn room_for(&self, seq: Seq<Client>, payload: u32, piece: u32) -> u32 {
+        let room = self.room(seq);
+        if room < payload { room.saturating_sub(room.checked_rem(piece).unwrap_or(room)) } else { payload }
+    }
+
     /// How many bytes from `seq` on the server's kernel takes.
-    pub fn room(&self, seq: Seq<Client>) -> u32 {
+    fn room(&self, seq: Seq<Client>) -> u32 {
         if !self.is_short() {
             u32::MAX
         } else if seq.before(self.end) {
@@ -117,6 +125,17 @@ mod tests {
         assert!(w.takes(GIVEN.plus(1000)) && !w.is_awaited());
         assert!(w.takes(GIVEN.plus(5000)), "who sends that was told so by the server");
         assert_eq!(w.room(GIVEN.plus(5000)), u32::MAX);
+    }
+
+    #[test]
+    fn of_what_is_larger_than_the_window_whole_pieces_go_on() {
+        let w = window(600, true);
+        let room = |at, payload, piece| w.room_for(GIVEN.plus(at), payload, piece);
+        assert_eq!([601, 700, 1000].map(|payload| room(0, payload, 250)), [500; 3]);
+        assert_eq!([1, 599, 600].map(|payload| room(0, payload, 250)), [1, 599, 600], "all of it fits");
+        assert_eq!([350, 351, 600, 700].map(|at| room(at, 700, 250)), [250, 0, 0, 0]);
+        assert_eq!(room(0, 700, 0), 0);
+        assert_eq!(window(1000, true).room_for(GIVEN, 5000, 250), 5000);
     }
 
     #[test]
