@@ -27,6 +27,8 @@ const CLOSE_WAIT: u8 = 8;
 
 /// How often a socket is read again because packets were still on their way to it.
 const ATTEMPTS: usize = 8;
+/// How many bytes a read at the urgent mark asks for: nothing says how many follow.
+const BEHIND_MARK: usize = 4096;
 /// The longest time, ms, a socket keeps an acknowledgement back (`TCP_DELACK_MAX`, `include/net/tcp.h`). One that
 /// is pending at the capture may still leave, with a timestamp of its own time.
 const DELAYED_ACK_MS: u32 = 200;
@@ -128,13 +130,17 @@ impl Live {
         let fd = self.stream.as_fd();
         loop {
             // Mostly nothing: that is asked for less than a read that finds it.
-            let waiting = sys::unread(fd).map_err(CaptureError::step("SIOCINQ"))?;
-            let room = limit.saturating_sub(bytes.len()).min(waiting);
+            let mut waiting = sys::unread(fd).map_err(CaptureError::step("SIOCINQ"))?;
             if waiting == 0 {
-                return Ok(());
+                if !at_mark(fd)? {
+                    return Ok(());
+                }
+                // A read at the urgent byte leaves it out and gives what follows.
+                waiting = BEHIND_MARK;
             }
+            let room = limit.saturating_sub(bytes.len()).min(waiting);
             if room == 0 {
-                let detail = format!("{waiting} bytes more than {limit}");
+                let detail = format!("more than {limit} bytes");
                 return Err(CaptureError::new(ProxyReason::PrefetchTooLarge, detail));
             }
             match sys::receive(fd, bytes, room, 0) {
@@ -201,6 +207,9 @@ impl Live {
         let (client_tsval, vip_tsval) = if timestamps { self.timestamps()? } else { (0, 0) };
         // Last: all that had arrived before was read from the socket, so that nothing has arrived since.
         if sys::unread(fd).map_err(CaptureError::step("SIOCINQ"))? != 0 {
+            return Ok(None);
+        }
+        if at_mark(fd)? && (follows_mark(fd)? || next_number(fd)? != rcv_nxt) {
             return Ok(None);
         }
         // But perhaps the FIN, which is not counted there. Nothing follows it.
@@ -303,6 +312,19 @@ fn check(fd: BorrowedFd<'_>, info: &TcpInfo) -> Result<(), CaptureError> {
 fn queue_seq(fd: BorrowedFd<'_>, queue: libc::c_int) -> Result<u32, CaptureError> {
     sys::set_tcp(fd, libc::TCP_REPAIR_QUEUE, queue).map_err(CaptureError::step("TCP_REPAIR_QUEUE"))?;
     next_number(fd)
+}
+
+fn at_mark(fd: BorrowedFd<'_>) -> Result<bool, CaptureError> {
+    sys::at_mark(fd).map_err(CaptureError::step("SIOCATMARK"))
+}
+
+/// In repair mode with the receive queue selected: whether there is something to read behind the urgent byte.
+fn follows_mark(fd: BorrowedFd<'_>) -> Result<bool, CaptureError> {
+    match sys::receive(fd, &mut Vec::new(), 1, libc::MSG_PEEK) {
+        Ok(got) => Ok(got != 0),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(CaptureError::step("MSG_PEEK")(e)),
+    }
 }
 
 /// `snd_nxt` or `rcv_nxt`, by the queue that is selected.

@@ -14,6 +14,8 @@ pub(super) const RECV_QUEUE: libc::c_int = 1;
 pub(super) const SEND_QUEUE: libc::c_int = 2;
 /// `SO_MEMINFO`, `include/uapi/asm-generic/socket.h`; libc has it not for all targets.
 const SO_MEMINFO: libc::c_int = 55;
+/// `include/uapi/asm-generic/sockios.h`.
+const SIOCATMARK: libc::Ioctl = 0x8905;
 /// `SK_MEMINFO_VARS`, `include/uapi/linux/sock_diag.h`; the first is `SK_MEMINFO_RMEM_ALLOC`.
 const MEMINFO_WORDS: usize = 9;
 
@@ -178,13 +180,24 @@ pub(super) fn saved_syn(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usi
     Ok(usize::try_from(length).unwrap_or(0).min(buffer.len()))
 }
 
-/// `SIOCINQ` (the same number as `FIONREAD`): bytes received and not read, without the FIN.
+/// `SIOCINQ` (the same number as `FIONREAD`): bytes received and not read, without the FIN; with urgent data those in front
+/// of the urgent byte alone, so that it is 0 at the mark whatever follows (`tcp_inq` in `include/net/tcp.h`).
 pub(super) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    Ok(usize::try_from(asked(fd, libc::FIONREAD)?).unwrap_or(0))
+}
+
+/// `SIOCATMARK`: whether the next byte to read is the urgent one, arrived or announced.
+pub(super) fn at_mark(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(asked(fd, SIOCATMARK)? != 0)
+}
+
+/// The number that one of these two requests gives.
+fn asked(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<libc::c_int> {
     let mut value = MaybeUninit::<libc::c_int>::uninit();
     // SAFETY: the request writes one c_int at the pointer.
-    cvt(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, value.as_mut_ptr()) })?;
+    cvt(unsafe { libc::ioctl(fd.as_raw_fd(), request, value.as_mut_ptr()) })?;
     // SAFETY: the call succeeded, so the value was written.
-    Ok(usize::try_from(unsafe { value.assume_init() }).unwrap_or(0))
+    Ok(unsafe { value.assume_init() })
 }
 
 /// Memory charged for received packets not yet consumed, bytes: with an empty receive queue, those out of order.

@@ -7,7 +7,12 @@ use crate::rows;
 use baton_tests::peer::{PATIENCE, Peer, Segment, Start, flag};
 use netns_lab::plan::INTERMEDIATE;
 
-pub(crate) const ROWS: &[Row] = rows![urgent_byte_after_the_migration, urgent_byte_in_the_request];
+pub(crate) const ROWS: &[Row] = rows![
+    urgent_byte_after_the_migration,
+    urgent_byte_in_the_request,
+    urgent_byte_in_the_body,
+    urgent_byte_behind_a_request,
+];
 
 const TEXT: &str = "GET /a HTTP/1.1\r\nHost: lab\r\nX-Test: a!b\r\n\r\n";
 
@@ -16,7 +21,7 @@ fn urgent(peer: &mut Peer, text: &str) -> Segment {
     let mut segment = peer.data_segment(text.as_bytes());
     segment.flags |= flag::URG;
     // Linux takes the pointer for the number behind the urgent byte.
-    segment.urgent = u16::try_from(TEXT.find('!').unwrap()).unwrap() + 1;
+    segment.urgent = u16::try_from(text.find('!').unwrap()).unwrap() + 1;
     segment
 }
 
@@ -60,5 +65,42 @@ fn urgent_byte_in_the_request(place: &Place) {
     assert!(server.request().starts_with("GET /b"));
     server.answer(b"second");
     assert_eq!(peer.response(), (200, b"second".to_vec()));
+    place.expect_migrated(&peer);
+}
+
+/// The head's read ends before the byte, and the kernel counts nothing behind it as unread: the handoff takes it along.
+fn urgent_byte_in_the_body(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let segment = urgent(&mut peer, "POST /a HTTP/1.1\r\nHost: lab\r\nContent-Length: 10\r\n\r\n01234!56789");
+    peer.send(&segment);
+    let mut server = place.server().accept(&peer);
+    assert!(server.request().starts_with("POST /a"));
+    assert_eq!(server.read(10), b"0123456789");
+    server.answer(b"first");
+    assert_eq!(peer.response(), (200, b"first".to_vec()));
+    peer.get("/b");
+    assert!(server.request().starts_with("GET /b"));
+    server.answer(b"second");
+    assert_eq!(peer.response(), (200, b"second".to_vec()));
+    place.expect_migrated(&peer);
+}
+
+fn urgent_byte_behind_a_request(place: &Place) {
+    let mut peer = place.open(&Start::default());
+    let segment =
+        urgent(&mut peer, "GET /a HTTP/1.1\r\nHost: lab\r\n\r\n!GET /b HTTP/1.1\r\nHost: lab\r\n\r\n");
+    peer.send(&segment);
+    let mut server = place.server().accept(&peer);
+    assert!(server.request().starts_with("GET /a"));
+    server.answer(b"first");
+    assert_eq!(peer.response(), (200, b"first".to_vec()));
+    let mut server = place.server().accept(&peer);
+    assert!(server.request().starts_with("GET /b"));
+    server.answer(b"second");
+    assert_eq!(peer.response(), (200, b"second".to_vec()));
+    peer.get("/c");
+    assert!(server.request().starts_with("GET /c"));
+    server.answer(b"third");
+    assert_eq!(peer.response(), (200, b"third".to_vec()));
     place.expect_migrated(&peer);
 }

@@ -199,6 +199,40 @@ async fn what_arrives_after_the_capture_is_seen_and_not_lost() {
     assert_eq!(rest, b"late");
 }
 
+/// Waits until the other end has acknowledged all.
+fn arrived(peer: &StdStream) {
+    let unacked = || {
+        let info: TcpInfo = sys::tcp(peer.as_fd(), libc::TCP_INFO).unwrap();
+        info.unacked != 0 || info.notsent_bytes != 0
+    };
+    while unacked() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Neither a drain nor a capture takes the urgent mark, where the kernel counts nothing unread, for the end of what arrived.
+#[tokio::test]
+async fn what_follows_an_urgent_byte_is_drained_and_no_capture_leaves_it_behind() {
+    for (drains, behind) in [(true, "6789"), (false, "6789"), (true, ""), (false, "")] {
+        let Some(Pair { live, mut peer, ends }) = pair().await else { return };
+        peer.write_all(b"01234").unwrap();
+        socket2::SockRef::from(&peer).send_out_of_band(b"!").unwrap();
+        peer.write_all(behind.as_bytes()).unwrap();
+        arrived(&peer);
+        // As the front reads the head: up to the mark.
+        let mut bytes = Vec::new();
+        live.stream.read_at_once(&mut bytes).unwrap();
+        assert_eq!(bytes, b"01234");
+        if drains {
+            live.drain(&mut bytes, LIMIT).unwrap();
+        }
+        let captured = captured(live, ends, &mut bytes);
+        assert_eq!(String::from_utf8(bytes).unwrap(), format!("01234{behind}"), "drained {drains}");
+        assert_eq!(captured.connection.rcv_nxt.raw(), peer_numbers(&peer).0);
+        assert_eq!(captured.late(), None);
+    }
+}
+
 #[tokio::test]
 async fn a_release_says_nothing_to_the_client() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
