@@ -139,7 +139,6 @@ struct Opened {
     /// For each vip, a socket for each worker.
     listeners: Vec<(SocketAddr, Vec<TcpListener>)>,
     migration: Option<OpenedPlane>,
-    access_log: AccessLog,
 }
 
 /// The data plane, and what the migrator needs with it.
@@ -156,10 +155,15 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     // Capabilities are a thread's own: those that the runtime starts inherit what is left here.
     let kept = baton_daemon::privileges::drop_to(&KEPT)?;
     tracing::debug!(?kept, "capabilities dropped");
+    // Both have threads.
+    let access_log = open_access_log(config)?;
+    if let Some(tracing) = &config.tracing {
+        crate::trace::start(tracing, config.name.get_ref()).map_err(StartError::Tracing)?;
+    }
     // A list of many flows must not hold up handoffs: the admin endpoint has a thread to itself.
     let aside = Builder::new_multi_thread().worker_threads(1).thread_name("admin").enable_all().build()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, path, opened, aside.handle()));
+    let served = runtime.block_on(serve(config, path, opened, access_log, aside.handle()));
     runtime.shutdown_timeout(RUNTIME_END);
     aside.shutdown_timeout(RUNTIME_END);
     served
@@ -201,11 +205,7 @@ fn open(config: &Config, mut inherited: Vec<(SocketAddr, TcpListener)>) -> Resul
             Some(OpenedPlane { plane: Arc::new(plane), uplink, tls: needs.tls.clone() })
         }
     };
-    let access_log = open_access_log(config)?;
-    if let Some(tracing) = &config.tracing {
-        crate::trace::start(tracing, config.name.get_ref()).map_err(StartError::Tracing)?;
-    }
-    Ok(Opened { listeners, migration, access_log })
+    Ok(Opened { listeners, migration })
 }
 
 fn open_access_log(config: &Config) -> Result<AccessLog, StartError> {
@@ -272,10 +272,15 @@ fn open_plane(config: &Config, uplink: &str) -> Result<Plane, PlaneError> {
     }
 }
 
-async fn serve(config: &Config, path: &Path, opened: Opened, aside: &Handle) -> Result<(), StartError> {
+async fn serve(
+    config: &Config,
+    path: &Path,
+    opened: Opened,
+    access_log: AccessLog,
+    aside: &Handle,
+) -> Result<(), StartError> {
     // Before anything begins: a signal from here on stops in good order.
     let mut signals = Signals::new()?;
-    let access_log = opened.access_log;
     reopen_on_signal(access_log.clone())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let targets = Arc::new(Targets::default());

@@ -4,6 +4,7 @@ use crate::client::{self, Response};
 use crate::skip;
 use netns_lab::{Family, Lab, LabSpec, Program, command, plan};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -300,6 +301,21 @@ impl TestLab {
         let state = self.lab.snapshot();
         let mut of = state.processes.iter().filter(|p| p.node == node && p.program == name);
         of.find(|p| p.id.is_alive()).unwrap().id.pid
+    }
+
+    /// The sets of effective and permitted capabilities that the threads of a node's program have: one if all are alike.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn capabilities(&self, node: &str, program: Program) -> BTreeSet<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid(node, program))).unwrap();
+        let of = |task: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+            let sets = status.lines().filter(|l| l.starts_with("CapEff:") || l.starts_with("CapPrm:"));
+            Some(sets.map(|l| l.replace('\t', " ")).collect::<Vec<_>>().join(", "))
+        };
+        // A thread may end meanwhile.
+        tasks.flatten().filter_map(of).collect()
     }
 
     /// The flows a node's daemon knows.

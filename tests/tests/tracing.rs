@@ -127,6 +127,8 @@ fn a_collector_gets_the_stages_of_a_migration_and_why_a_request_was_proxied() {
             .intermediate_also(SITE)
     };
     let Some(t) = lab::up("tracing", order) else { return };
+    let capabilities = t.capabilities(INTERMEDIATE, Program::Balancer);
+    assert_eq!(capabilities.len(), 1, "the thread that sends has others: {capabilities:?}");
     // Before anybody collects: served all the same, and counted.
     assert_eq!(t.get("/1k").unwrap().status, 200);
     t.eventually("what nobody took is counted", Duration::from_secs(15), |t| {

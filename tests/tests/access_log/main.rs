@@ -144,6 +144,8 @@ fn a_hundred_migrated_requests_and_some_proxied_ones_have_one_record_each_with_t
 #[test]
 fn rotation_under_load_loses_no_line() {
     let Some(l) = up("alogrotate", |s| s) else { return };
+    let capabilities = l.t.capabilities(INTERMEDIATE, Program::Balancer);
+    assert_eq!(capabilities.len(), 1, "the thread that writes has others: {capabilities:?}");
     let requests = 400;
     let rotated = std::thread::scope(|scope| {
         let load = scope.spawn(|| {
