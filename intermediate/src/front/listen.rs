@@ -110,6 +110,7 @@ fn open(vip: SocketAddr, shared: bool, options: ListenOptions) -> io::Result<Tcp
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_shared_port_is_refused_to_who_comes_second() {
@@ -163,22 +164,46 @@ mod tests {
         );
     }
 
+    /// The next connection's client, waited for.
+    fn next_client(listener: &TcpListener) -> SocketAddr {
+        loop {
+            match listener.accept() {
+                Ok((_, client)) => return client,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(SHORT),
+                Err(e) => panic!("accept: {e}"),
+            }
+        }
+    }
+
+    const SHORT: Duration = Duration::from_millis(1);
+    /// When the kernel sends the SYN-ACK again, whose acknowledgement makes a silent connection an established one.
+    const DEFERRED: Duration = Duration::from_secs(1);
+
     #[test]
     fn a_deferred_connection_is_given_out_once_its_client_has_spoken() {
         let options = ListenOptions { deferred: true, ..ListenOptions::default() };
-        let listeners = listen_shared("127.0.0.1:0".parse().unwrap(), 1, options, Vec::new()).unwrap();
+        let (listeners, mut silent) = loop {
+            let listeners = listen_shared("127.0.0.1:0".parse().unwrap(), 1, options, Vec::new()).unwrap();
+            let addr = listeners[0].local_addr().unwrap();
+            let begun = Instant::now();
+            let silent = std::net::TcpStream::connect(addr).unwrap();
+            let mut speaks = std::net::TcpStream::connect(addr).unwrap();
+            speaks.write_all(b"GET").unwrap();
+            let (client, next) = (next_client(&listeners[0]), listeners[0].accept());
+            if begun.elapsed() >= DEFERRED {
+                // This thread was kept waiting for so long that the other may have been given out.
+                continue;
+            }
+            assert_eq!(client, speaks.local_addr().unwrap(), "the second that came, the first that spoke");
+            assert_eq!(next.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            break (listeners, silent);
+        };
         let addr = listeners[0].local_addr().unwrap();
-        let mut silent = std::net::TcpStream::connect(addr).unwrap();
-        let mut speaks = std::net::TcpStream::connect(addr).unwrap();
-        speaks.write_all(b"GET").unwrap();
-        let (_, client) = listeners[0].accept().unwrap();
-        assert_eq!(client, speaks.local_addr().unwrap(), "the second that came, the first that spoke");
-        assert_eq!(listeners[0].accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         silent.write_all(b"GET").unwrap();
-        assert_eq!(listeners[0].accept().unwrap().1, silent.local_addr().unwrap());
+        assert_eq!(next_client(&listeners[0]), silent.local_addr().unwrap());
         // Whoever takes the socket over says anew what holds.
         let taken = listen_shared(addr, 1, ListenOptions::default(), listeners).unwrap();
         let silent = std::net::TcpStream::connect(addr).unwrap();
-        assert_eq!(taken[0].accept().unwrap().1, silent.local_addr().unwrap());
+        assert_eq!(next_client(&taken[0]), silent.local_addr().unwrap());
     }
 }
