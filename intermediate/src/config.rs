@@ -201,9 +201,12 @@ impl Config {
 
     /// For a VIP's listening sockets, where links have this MTU.
     pub fn listen_options(&self, vip: SocketAddr, mtu: u32) -> ListenOptions {
-        let listener = self.listener.iter().find(|listener| *listener.vip.get_ref() == vip);
-        let deferred = listener.is_some_and(Listener::is_deferred);
-        ListenOptions { segment_bytes: self.segment_bytes(vip, mtu), deferred }
+        ListenOptions { segment_bytes: self.segment_bytes(vip, mtu), deferred: self.is_deferred(vip) }
+    }
+
+    /// Whether the kernel keeps a VIP's connections until their clients have spoken.
+    pub fn is_deferred(&self, vip: SocketAddr) -> bool {
+        self.listener.iter().any(|listener| *listener.vip.get_ref() == vip && listener.is_deferred())
     }
 
     /// For the front, where a listener says nothing else.

@@ -213,7 +213,7 @@ impl Reloader {
         // It waits for what the file before is to have yet.
         let changed = tokio::task::spawn_blocking(move || access_log.change(log, ACCESS_LOG_CHANGE));
         for (vip, sockets) in sockets {
-            self.workers.listen(vip, sockets, config.accepting(vip));
+            self.workers.listen(vip, sockets, &config);
             reloaded.listeners_added.push(vip);
         }
         reloaded.listeners_removed = now.into_iter().filter(|vip| !wanted.contains(vip)).collect();
@@ -277,10 +277,10 @@ impl Reloader {
             .collect();
         let wants =
             config.listener.iter().any(|listener| listener.mode() == Mode::Migrate) || config.migrates();
-        let of_started = |vip| self.started.listener.iter().find(|listener| *listener.vip.get_ref() == vip);
         for listener in &config.listener {
-            let opened = of_started(*listener.vip.get_ref());
-            if opened.is_some_and(|opened| opened.is_deferred() != listener.is_deferred()) {
+            // As its sockets were opened, be it at the start or by a reload.
+            let opened = self.workers.is_deferred(*listener.vip.get_ref());
+            if opened.is_some_and(|deferred| deferred != listener.is_deferred()) {
                 keys.push(format!("defer_accept of listener {}", listener.name()));
             }
         }

@@ -318,7 +318,7 @@ async fn serve(
     }
     let mut workers = Workers::start(&front, config.workers().saturating_sub(1), &control)?;
     for (vip, sockets) in opened.listeners {
-        workers.listen(vip, sockets, config.accepting(vip));
+        workers.listen(vip, sockets, config);
     }
     // Beside the workers: checks must not hold up handoffs.
     aside.spawn(crate::health::run(Arc::clone(&front), control.stop()));

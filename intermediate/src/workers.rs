@@ -6,6 +6,7 @@
 //! to the others ([`Aside`](crate::front::Aside)). On the other VIPs each worker has its own socket (`SO_REUSEPORT`), and
 //! the kernel spreads connections over them.
 
+use crate::config::Config;
 use crate::front::{Front, StopControl};
 use baton_daemon::service;
 use std::collections::HashMap;
@@ -24,6 +25,13 @@ struct Post {
     left: watch::Receiver<bool>,
 }
 
+/// A VIP's sockets.
+struct Listening {
+    leave: watch::Sender<bool>,
+    /// They were opened with `defer_accept`.
+    deferred: bool,
+}
+
 /// All workers, and what they listen on. Dropping it ends those beside the main thread, with all that runs on them.
 pub(crate) struct Workers {
     front: Arc<Front>,
@@ -34,7 +42,7 @@ pub(crate) struct Workers {
     /// What those threads run.
     runtimes: Vec<Handle>,
     /// What is listened on.
-    vips: HashMap<SocketAddr, watch::Sender<bool>>,
+    vips: HashMap<SocketAddr, Listening>,
 }
 
 impl Workers {
@@ -68,8 +76,10 @@ impl Workers {
     }
 
     /// Accepts on a VIP's sockets, the first in the main thread's runtime, where this is called, the others each in a
-    /// worker's, on no more than `accepting` of them; and has them kept for the next run.
-    pub(crate) fn listen(&mut self, vip: SocketAddr, sockets: Vec<TcpListener>, accepting: usize) {
+    /// worker's, on no more than there are to accept; and has them kept for the next run. They were opened with this
+    /// configuration.
+    pub(crate) fn listen(&mut self, vip: SocketAddr, sockets: Vec<TcpListener>, config: &Config) {
+        let accepting = config.accepting(vip);
         let (leave, left) = watch::channel(false);
         for (n, socket) in sockets.into_iter().enumerate() {
             service::keep(vip, &socket);
@@ -79,14 +89,14 @@ impl Workers {
                 Some(worker) => drop(worker.send(post)),
             }
         }
-        self.vips.insert(vip, leave);
+        self.vips.insert(vip, Listening { leave, deferred: config.is_deferred(vip) });
     }
 
     /// Has a VIP listened on no more, from now on; the future is over when its sockets are closed. What waits in their
     /// queues is accepted before, and what was accepted goes on.
     pub(crate) fn unlisten(&mut self, vip: SocketAddr) -> impl Future<Output = ()> + use<> {
         service::forget(vip);
-        let leave = self.vips.remove(&vip);
+        let leave = self.vips.remove(&vip).map(|listening| listening.leave);
         if let Some(leave) = &leave {
             leave.send_replace(true);
         }
@@ -105,6 +115,11 @@ impl Workers {
     /// The VIPs that are listened on.
     pub(crate) fn vips(&self) -> impl Iterator<Item = SocketAddr> {
         self.vips.keys().copied()
+    }
+
+    /// Whether a VIP's sockets were opened with `defer_accept`; `None` if it is not listened on.
+    pub(crate) fn is_deferred(&self, vip: SocketAddr) -> Option<bool> {
+        self.vips.get(&vip).map(|listening| listening.deferred)
     }
 }
 

@@ -194,8 +194,9 @@ fn listeners_and_targets_come_and_go_and_connections_go_on() {
         assert!(ask(&t, vip, "/1k").is_err());
     }
     // A port below 1024, after capabilities were dropped.
-    let listeners =
-        second.map(|vip| format!("[[listener]]\nvip = \"{vip}\"\npool = \"two\"\nmode = \"proxy\"\n"));
+    let listeners = second.map(|vip| {
+        format!("[[listener]]\nvip = \"{vip}\"\npool = \"two\"\nmode = \"proxy\"\ndefer_accept = true\n")
+    });
     write(&t, |text| format!("{text}# second\n{}", listeners.concat()));
     let (status, said) = reload(&t);
     let second_named = serde_json::json!(second.map(|vip| vip.to_string()));
@@ -205,6 +206,10 @@ fn listeners_and_targets_come_and_go_and_connections_go_on() {
         assert_eq!(served_by(&response), "target2");
         connection
     });
+    // Their sockets stay as they were opened, which is said.
+    write(&t, |text| text.replace("defer_accept = true", "defer_accept = false"));
+    let keys = second.map(|vip| format!("defer_accept of listener {vip}"));
+    assert_eq!(reload(&t).1["needs_restart"], serde_json::json!(keys));
 
     // Gone again, and target1 with it: what is open goes on.
     let of_first = VIPS.map(|vip| {
@@ -236,6 +241,16 @@ fn listeners_and_targets_come_and_go_and_connections_go_on() {
     let views = t.admin(INTERMEDIATE, "/v1/targets");
     let removed = views["targets"].as_array().unwrap().iter().filter(|v| v["removed"] == true).count();
     assert!(removed <= 1, "{views}");
+
+    // One of the start, opened anew: by what its sockets are now.
+    let (vip, other) = (format!("vip = \"{VIP}\"\n"), format!("vip = \"{}\"\n", second[0]));
+    write(&t, |text| text.replacen(&vip, &other, 1));
+    assert_eq!(reload(&t).1["listeners_removed"], serde_json::json!([VIP]));
+    write(&t, |text| text.replacen(&other, &format!("{vip}defer_accept = true\n"), 1));
+    for added in [serde_json::json!([VIP]), serde_json::json!([])] {
+        let (_, said) = reload(&t);
+        assert_eq!((&said["listeners_added"], &said["needs_restart"]), (&added, &serde_json::json!([])));
+    }
 }
 
 /// Eight clients after each other, half of them at each VIP, until told to stop: how many were served, how many refused. A
