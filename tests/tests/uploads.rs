@@ -110,18 +110,33 @@ fn through_user_space(t: &TestLab) -> Seen {
     Seen { drained, held, queued: diverted - held }
 }
 
-/// A counter of TCP in client1's namespace (/proc/net/snmp, /proc/net/netstat).
-fn tcp(t: &TestLab, name: &'static str) -> u64 {
-    t.client(move || {
-        let read = |file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap();
-        let text = read("snmp") + &read("netstat");
-        let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("Tcp")).collect();
-        let found = lines.chunks(2).find_map(|pair| {
-            let at = pair[0].split(' ').position(|n| n == name)?;
-            pair[1].split(' ').nth(at)?.parse().ok()
-        });
-        found.unwrap()
-    })
+/// A counter of TCP in client1's namespace.
+fn tcp(t: &TestLab, name: &str) -> u64 {
+    tcp_of(t, "client1", name)
+}
+
+/// The same in a node's (/proc/net/snmp, /proc/net/netstat).
+fn tcp_of(t: &TestLab, node: &str, name: &str) -> u64 {
+    let text = t.lab.output(node, &["cat", "/proc/net/snmp", "/proc/net/netstat"]).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("Tcp")).collect();
+    let found = lines.chunks(2).find_map(|pair| {
+        let at = pair[0].split(' ').position(|n| n == name)?;
+        pair[1].split(' ').nth(at)?.parse().ok()
+    });
+    found.unwrap()
+}
+
+/// A client that hears nothing sends again after a second only, as RFC 6298 has it.
+fn patient_client(t: &TestLab) {
+    let routes = "for v in -4 -6; do ip $v route change $(ip $v route show default) rto_min 1s; done";
+    t.lab.output("client1", &["sh", "-ec", routes]).unwrap();
+}
+
+/// What disturbs an upload on a machine that has no time for the lab: the client loses its patience, the intermediate its own
+/// with a server that does not read, or such a server its packets.
+fn disturbances(t: &TestLab) -> [u64; 3] {
+    let impatient = t.metric(INTERMEDIATE, "baton_hold_impatient_total");
+    [tcp(t, "TCPTimeouts"), impatient, tcp_of(t, "target1", "TCPBacklogDrop")]
 }
 
 /// No tail loss probes in client1's namespace: they are retransmissions after a few milliseconds of a freeze that a
@@ -284,13 +299,18 @@ fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransm
 fn an_upload_at_full_speed_passes_its_freeze_without_a_retransmission() {
     let Some(t) = lab::up("fullspeed", |s| both(s.targets(1))) else { return };
     no_tail_loss_probes(&t);
+    patient_client(&t);
     // But not at the intermediate: what its daemon gives back and what comes anew are on different CPUs.
     one_cpu_for_each_device(&t, &["client1", "router", "target1"]);
     // A sender that is never idle, and less than may queue behind what was held.
     let bytes = u64::from(DRAIN_BYTES) - (1 << 20);
+    let lost = |t: &TestLab| {
+        let dropped = t.metric(INTERMEDIATE, "baton_hold_dropped_total");
+        [tcp(t, "RetransSegs"), dropped, t.metric(INTERMEDIATE, "baton_hold_reconciled_total")]
+    };
     let (mut judged, mut through, mut rounds) = (0, 0, 0);
     for vip in VIPS.into_iter().cycle() {
-        let (resent, timeouts) = (tcp(&t, "RetransSegs"), tcp(&t, "TCPTimeouts"));
+        let (before, quiet) = (lost(&t), disturbances(&t));
         let started = Instant::now();
         let (status, _) = t.client(move || send(vip, "PUT", &format!("/upload/s{rounds}"), bytes));
         let took = started.elapsed();
@@ -301,27 +321,32 @@ fn an_upload_at_full_speed_passes_its_freeze_without_a_retransmission() {
             number(flow, "diverted") == number(flow, "released")
         });
         let Seen { held, queued, .. } = through_user_space(&t);
-        let resent = tcp(&t, "RetransSegs") - resent;
+        let after = lost(&t);
+        let disturbed = disturbances(&t) != quiet;
         println!(
-            "{vip}: {took:?}, {held} bytes held in the freeze, {queued} behind them, {resent} segments resent"
+            "{vip}: {took:?}, {held} bytes held in the freeze, {queued} behind them, {} segments resent{}",
+            after[0] - before[0],
+            if disturbed { ", disturbed" } else { "" }
         );
         rounds += 1;
-        // On a machine that has no time for the lab the client may have lost its patience, or the intermediate its own with a
-        // server that does not read.
-        if tcp(&t, "TCPTimeouts") == timeouts && took < Duration::from_millis(150) {
-            assert_eq!(resent, 0, "round {rounds}: segments resent");
+        if !disturbed {
+            assert_eq!(
+                after, before,
+                "round {rounds}: segments resent, packets dropped, accounts reconciled"
+            );
             through += held + queued;
             judged += 1;
         }
-        if judged == 12 {
+        // A machine that disturbs many rounds has judged enough with a few.
+        if through > 50_000 && (judged >= 12 || judged >= 3 && rounds >= 16) {
             break;
         }
-        assert!(rounds < 100, "only {judged} rounds of {rounds} were undisturbed");
+        assert!(
+            rounds < 40,
+            "{judged} rounds of {rounds} were undisturbed, {through} bytes came during their freezes"
+        );
     }
-    assert!(through > 12 * 50_000, "hardly anything came during the freezes: {through} bytes");
     assert_eq!(t.uploaded("s0"), Body::sha256(bytes));
-    assert_eq!(t.metric(INTERMEDIATE, "baton_hold_dropped_total"), 0);
-    assert_eq!(t.metric(INTERMEDIATE, "baton_hold_reconciled_total"), 0);
     t.expect_requests(rounds, 0);
 }
 

@@ -189,6 +189,13 @@ impl Collector for OfMigrator {
         single(
             e,
             counter,
+            "baton_hold_impatient",
+            "Flows whose held packets went on though their server's window had not opened for them in time.",
+            stats.impatient,
+        )?;
+        single(
+            e,
+            counter,
             "baton_resets",
             "Clients reset because it was not known where their request ran.",
             stats.reset_connections,

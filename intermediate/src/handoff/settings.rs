@@ -44,6 +44,8 @@ pub struct MigratorStats {
     pub cut: u64,
     /// Hold accounts reconciled: at least one held packet was lost each time.
     pub reconciled: u64,
+    /// Flows whose held packets went on though their server's window had not opened for them in time.
+    pub impatient: u64,
     /// Bytes of the streams of connections offered to agents that were read here: heads, and what of bodies was there.
     pub prefetched: u64,
     /// Connections whose socket had received more after its capture.

@@ -12,6 +12,7 @@ use crate::targets::TargetId;
 use baton_shared::control::{FlowRef, Message};
 use baton_shared::state::window::Window;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
 
@@ -46,6 +47,7 @@ impl Migrator {
         let migrator = Arc::clone(self);
         tokio::spawn(async move {
             if !migrator.ask_on(&mut waiting).await {
+                migrator.impatient.fetch_add(1, Ordering::Relaxed);
                 // The server's kernel answers what it does not take.
                 waiting.window.give_up();
                 migrator.let_go(&mut waiting);
