@@ -250,6 +250,7 @@ fn expect_100_continue_is_answered_by_the_server_and_the_body_follows() {
 fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransmission() {
     let Some(t) = lab::up("frozen", |s| both(s.targets(1))) else { return };
     no_tail_loss_probes(&t);
+    patient_client(&t);
     let mut all_held = 0;
     for (n, vip) in (0..12).zip(VIPS.into_iter().cycle()) {
         let (resent, held) = (tcp(&t, "RetransSegs"), t.metric(INTERMEDIATE, "baton_held_total"));
@@ -278,7 +279,7 @@ fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransm
                     (sha, connection.response().unwrap().status)
                 })
             });
-            // Less than the 200 ms after which any stack sends again what nobody acknowledges.
+            // Less than the 200 ms after which an impatient stack sends again what nobody acknowledges.
             std::thread::sleep(Duration::from_millis(40 + 8 * n as u64));
             t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
             sender.join().unwrap()
