@@ -74,8 +74,10 @@ pub struct Watch {
     may_be_long: bool,
     /// Newest timestamp received.
     tsval: Option<u32>,
-    /// If it came with a pure acknowledgement, that one's sequence number.
+    /// The highest sequence number it came with.
     tsval_at: Option<u32>,
+    /// If a pure acknowledgement came with it first, that one's sequence number.
+    tsval_acked_at: Option<u32>,
     /// Whether the echo may be 0.
     no_echo: NoEcho,
     /// What was received, from the first byte of data on; `None` where there is a gap.
@@ -110,6 +112,7 @@ impl Watch {
             may_be_long: false,
             tsval: None,
             tsval_at: None,
+            tsval_acked_at: None,
             no_echo: NoEcho::Never,
             stream: Vec::new(),
             whole: 0,
@@ -272,14 +275,21 @@ impl Watch {
             (false, Some(_)) => Err(format!("timestamps nobody agreed on: {packet:?}")),
             (true, Some((value, echo))) => {
                 let newest = self.tsval.unwrap_or(value);
-                // A pure acknowledgement that another CPU sent, about data on its way: what it overtook is older by its number, too.
-                let overtaken = self.tsval_at.is_some_and(|at| before(packet.segment.seq, at));
+                // Another CPU was quicker with what follows: what it overtook is older by its number, too. By data only what
+                // comes for the first time was overtaken: what is sent again is sent later.
+                let behind = |at: Option<u32>| at.is_some_and(|at| before(packet.segment.seq, at));
+                let overtaken =
+                    behind(self.tsval_acked_at) || (behind(self.tsval_at) && self.is_new(&packet.segment));
                 let leeway = if self.may_overtake || overtaken { OVERTAKEN_MS } else { 0 };
                 if before(value.wrapping_add(leeway), newest) {
                     return Err(format!("timestamp before {newest}: {packet:?}"));
                 }
+                let seq = packet.segment.seq;
                 if self.tsval.is_none() || before(newest, value) {
-                    self.tsval_at = (packet.length() == 0).then_some(packet.segment.seq);
+                    self.tsval_at = Some(seq);
+                    self.tsval_acked_at = (packet.length() == 0).then_some(seq);
+                } else if value == newest {
+                    self.tsval_at = self.tsval_at.map(|at| later(at, seq));
                 }
                 self.tsval = Some(later(newest, value));
                 if !self.may_be_no_echo(echo)
@@ -291,6 +301,14 @@ impl Watch {
                 Ok(())
             }
         }
+    }
+
+    /// Whether nothing of this data was received before.
+    fn is_new(&self, segment: &Segment) -> bool {
+        let first = self.peer_isn().map_or(0, |isn| isn.wrapping_add(1));
+        let from = usize::try_from(segment.seq.wrapping_sub(first)).unwrap_or(usize::MAX);
+        let mut known = self.stream.iter().skip(from).take(segment.payload.len());
+        !segment.payload.is_empty() && known.all(Option::is_none)
     }
 
     /// Whether this is no echo yet, and may be.

@@ -157,7 +157,7 @@ fn what_is_allowed_is_no_more_than_that() {
 }
 
 #[test]
-fn what_a_pure_acknowledgement_overtook_may_be_a_little_older_and_nothing_else() {
+fn what_was_overtaken_by_what_follows_it_may_be_a_little_older_and_nothing_else() {
     let with = |seq, payload: &[u8], tsval| {
         packet(Segment { options: options(Some((tsval, 8))), ..data(seq, payload) })
     };
@@ -167,6 +167,15 @@ fn what_a_pure_acknowledgement_overtook_may_be_a_little_older_and_nothing_else()
     watch.received_packet(&with(1, b"bc", MS)).unwrap();
     refused(&mut watch, &with(3, b"d", MS), "timestamp before");
     refused(&mut watch, &with(1, b"bc", MS - OVERTAKEN_MS), "timestamp before");
+    // Data overtakes data, too, but not what has come before.
+    watch.received_packet(&with(6, b"g", MS + 1)).unwrap();
+    watch.received_packet(&with(8, b"i", MS + 2)).unwrap();
+    refused(&mut watch, &with(9, b"j", MS + 1), "timestamp before");
+    refused(&mut watch, &with(6, b"g", MS + 1), "timestamp before");
+    refused(&mut watch, &with(6, b"gh", MS + 1), "timestamp before");
+    refused(&mut watch, &with(7, b"h", MS + 1 - OVERTAKEN_MS), "timestamp before");
+    watch.received_packet(&with(7, b"h", MS + 1)).unwrap();
+    refused(&mut watch, &with(7, b"h", MS + 1), "timestamp before");
 }
 
 #[test]
