@@ -109,7 +109,11 @@ fn how_connections_end_and_what_windows_do() {
 #[test]
 fn the_same_with_replayed_handshakes() {
     let replayed = |spec: LabSpec| short_deadline(spec.serve(Serve::Translate));
-    play_in("tcpreplay", replayed, &["options", "freeze", "after", "between", "closing", "windows"]);
+    play_in(
+        "tcpreplay",
+        replayed,
+        &["options", "freeze", "after", "between", "closing", "urgent", "windows"],
+    );
 }
 
 #[test]
