@@ -161,7 +161,7 @@ fn act(
 #[inline(always)]
 fn hand_over(skb: Skb, tcp_at: u32, scratch: &Scratch) -> bool {
     let length = scratch.segment.payload;
-    if !Copied::fits(length) {
+    if !Copied::fits(scratch.record.read_from, scratch.segment.seq, length) {
         return false;
     }
     let Some(mut place) = COPIES.reserve::<Copied>(0) else { return false };

@@ -2,6 +2,7 @@
 //! agent no system call, else as a copy of the packet through the TUN.
 
 use super::FlowKey;
+use crate::seq::before;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Payload that goes by the ring buffer, bytes, at most: a power of two, by which the verifier follows a length.
@@ -24,10 +25,11 @@ pub struct Copied {
 const _: () = assert!(size_of::<Copied>() == 44 + COPY_BYTES as usize);
 
 impl Copied {
-    /// Whether so much payload, bytes, goes by the ring buffer.
+    /// Whether so much payload, bytes, with this number goes by the ring buffer while the agent needs the stream next at
+    /// `read_from`. What lies behind that goes through the TUN, in its order: the two are not read in the order of both.
     #[inline(always)]
-    pub const fn fits(payload: u32) -> bool {
-        payload.wrapping_sub(1) < COPY_BYTES
+    pub const fn fits(read_from: u32, seq: u32, payload: u32) -> bool {
+        payload.wrapping_sub(1) < COPY_BYTES && !before(read_from, seq)
     }
 
     /// The payload.
@@ -43,8 +45,14 @@ mod tests {
 
     #[test]
     fn one_byte_up_to_all_fit() {
-        let fitting = [0, 1, COPY_BYTES, COPY_BYTES + 1, u32::MAX].map(Copied::fits);
+        let fitting = [0, 1, COPY_BYTES, COPY_BYTES + 1, u32::MAX].map(|payload| Copied::fits(7, 7, payload));
         assert_eq!(fitting, [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn what_lies_behind_the_byte_to_be_read_next_does_not_overtake_what_goes_through_the_tun() {
+        let fitting = [u32::MAX - 9, 2, 3, 4].map(|seq| Copied::fits(3, seq, 100));
+        assert_eq!(fitting, [true, true, true, false]);
     }
 
     #[test]

@@ -193,7 +193,10 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
             translate(&case.record, &segment, direction, &mut patch);
             write(case, &ip, &tcp, &segment, &patch)
         });
-        if verdict.counter.is_some() && patch.account.copy != 0 && Copied::fits(segment.payload) {
+        if verdict.counter.is_some()
+            && patch.account.copy != 0
+            && Copied::fits(case.record.read_from, segment.seq, segment.payload)
+        {
             let bytes = packet[ip.upper_at + tcp.header_len()..ip.total].to_vec();
             copied = Some((key, segment.seq, bytes));
         }

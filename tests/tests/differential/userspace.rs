@@ -52,7 +52,8 @@ impl Flows for OneFlow {
     fn copy(&self, packet: &[u8]) {
         let (key, reply, payload) = reply::read(packet).unwrap();
         // Here it goes through the TUN, whatever its size.
-        let fitting = u32::try_from(payload.len()).is_ok_and(Copied::fits);
+        let (from, seq) = (self.given.read_from, reply.seq.raw());
+        let fitting = u32::try_from(payload.len()).is_ok_and(|length| Copied::fits(from, seq, length));
         let copied = fitting.then(|| (key, reply.seq.raw(), payload.to_vec()));
         assert!(self.copied.replace(copied).is_none());
     }
