@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord, LegSettings, Settings};
 use baton_shared::translate::adopt::Attributes;
@@ -33,10 +33,6 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Pac
 /// When a packet's first fragment was dropped, CLOCK_MONOTONIC ns. Written and read here alone.
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(PACKETS_MAX, 0);
-/// Small parts of responses for the agent ([`Copied`](baton_shared::record::Copied)). Written here, read by the daemon; not
-/// pinned: what no agent has read when it ends, its successor does not know either.
-#[map]
-pub(crate) static COPIES: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 
 /// The packet in hand. Programs do not interrupt each other on one CPU.
 #[map]

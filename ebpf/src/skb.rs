@@ -74,15 +74,14 @@ impl Skb {
         }
     }
 
-    /// Copies `length` bytes, 1 to `MOST`, at `offset` to the buffer's start. `MOST` is a power of two.
+    /// Copies `length` bytes, 1 to 64, at `offset` to the buffer's start.
     #[inline(always)]
-    pub(crate) fn load_up_to<const MOST: usize>(self, offset: u32, length: u32, to: &mut [u8; MOST]) -> bool {
-        const { assert!(MOST.is_power_of_two()) };
+    pub(crate) fn load_up_to_64(self, offset: u32, length: u32, to: &mut [u8; 64]) -> bool {
         let mut bounded = u64::from(length).wrapping_sub(1);
-        // SAFETY: arithmetic on one register. The verifier follows it to 1..=MOST where it loses a comparison
+        // SAFETY: arithmetic on one register. The verifier follows it to 1..=64 where it loses a comparison
         // that LLVM has merged with another.
-        unsafe { asm!("{0} &= {most}", "{0} += 1", inout(reg) bounded, most = const MOST - 1) };
-        // SAFETY: at most MOST bytes are written.
+        unsafe { asm!("{0} &= 63", "{0} += 1", inout(reg) bounded) };
+        // SAFETY: at most 64 bytes are written.
         unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.as_mut_ptr().cast(), bounded as u32) == 0 }
     }
 

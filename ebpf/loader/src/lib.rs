@@ -10,7 +10,6 @@
 
 pub mod adopt;
 mod attach;
-mod copies;
 mod error;
 mod former;
 mod open;
@@ -20,7 +19,6 @@ mod sys;
 mod userspace;
 
 pub use attach::Hook;
-pub use copies::Copies;
 pub use error::{InsertError, PlaneError};
 pub use slots::Slots;
 

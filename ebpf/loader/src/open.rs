@@ -1,7 +1,6 @@
 //! Opening the data plane: pins, maps, programs.
 
 use crate::attach::{Hook, Place};
-use crate::copies::{self, Copies};
 use crate::former::{self, Former};
 use crate::slots::Slots;
 use crate::sys::{self, MappedSlots, TypedMap};
@@ -40,9 +39,7 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
 
     // An adopted flow of a target is found under two keys.
     let keys = if config.side == Side::Target { flows.saturating_mul(2) } else { flows };
-    let of_target = config.side == Side::Target;
-    let copies = if of_target { copies::BYTES } else { copies::NO_BYTES };
-    let mut object = load_object(&pins, flows, keys, copies)?;
+    let mut object = load_object(&pins, flows, keys)?;
     // Before the maps are taken out of the object: the programs refer to their descriptors.
     load_program(&mut object, TUN_PROGRAM)?;
     load_program(&mut object, config.side.program())?;
@@ -61,9 +58,6 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     let legs = TypedMap::new(legs, (4, size_u32::<LegSettings>())).map_err(map_error("open", "LEGS"))?;
     let counters = object.take_map("COUNTERS").ok_or_else(|| missing("COUNTERS"))?;
     let counters = PerCpuArray::<MapData, u64>::try_from(counters).map_err(load_error("COUNTERS"))?;
-
-    let copies = object.take_map(copies::MAP).ok_or_else(|| missing(copies::MAP))?;
-    let copies = of_target.then(|| Copies::of(copies)).transpose()?;
 
     let swept = sweep(&flows_map, &mapped)?;
     let mut lost = 0;
@@ -99,7 +93,6 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         counters,
         tun: Mutex::new(Tun { object, link: None }),
         adopting: Mutex::new(None),
-        copies: Mutex::new(copies),
         knows_earlier: found && lost == 0,
         lost_records: !found || lost + swept > 0,
     };
@@ -152,15 +145,12 @@ fn capacity(pins: &Path, wanted: u32) -> Result<(u32, bool), PlaneError> {
     Ok((wanted, readable))
 }
 
-fn load_object(pins: &Path, flows: u32, keys: u32, copies: u32) -> Result<Ebpf, PlaneError> {
+fn load_object(pins: &Path, flows: u32, keys: u32) -> Result<Ebpf, PlaneError> {
     let mut loader = EbpfLoader::new();
     for map in MAPS {
         loader.map_pin_path(map, pins.join(map));
     }
-    loader
-        .map_max_entries("FLOWS", keys)
-        .map_max_entries("SLOTS", flows)
-        .map_max_entries(copies::MAP, copies);
+    loader.map_max_entries("FLOWS", keys).map_max_entries("SLOTS", flows);
     loader.load(OBJECT).map_err(load_error("the eBPF object"))
 }
 

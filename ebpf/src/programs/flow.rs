@@ -2,11 +2,11 @@
 
 use super::headers::{NoUpper, load_ip, load_key, load_segment};
 use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, leg, report};
-use crate::maps::{COPIES, FLOWS, SCRATCH, SETTINGS, SLOTS, Scratch, count};
+use crate::maps::{FLOWS, SCRATCH, SETTINGS, SLOTS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
 use baton_shared::addr::IpWords;
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{Copied, Settings};
+use baton_shared::record::Settings;
 use baton_shared::translate::{
     Action, Direction, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked, translate,
 };
@@ -118,8 +118,8 @@ fn act(
         return SHOT;
     }
     if let Some(counter) = verdict.counter {
-        if direction == Direction::ToClient && scratch.patch.account.copy != 0 {
-            let copied = hand_over(skb, tcp_at, scratch) || skb.copy_to(settings.tun_ifindex);
+        if scratch.patch.account.copy != 0 {
+            let copied = skb.copy_to(settings.tun_ifindex);
             count(if copied {
                 PacketCounter::ResponseCopied.code()
             } else {
@@ -155,28 +155,6 @@ fn act(
             }
         }
     }
-}
-
-/// Puts the packet's payload into the ring buffer, if it is small and there is room.
-#[inline(always)]
-fn hand_over(skb: Skb, tcp_at: u32, scratch: &Scratch) -> bool {
-    let length = scratch.segment.payload;
-    if !Copied::fits(scratch.record.read_from, scratch.segment.seq, length) {
-        return false;
-    }
-    let Some(mut place) = COPIES.reserve::<Copied>(0) else { return false };
-    let copied = place.as_mut_ptr();
-    // SAFETY: the reserved memory, which any bytes are a value of; nobody else has it before it is submitted.
-    let copied = unsafe { &mut *copied };
-    (copied.key, copied.seq, copied.length) = (scratch.key, scratch.segment.seq, length);
-    let loaded = skb.load_up_to(tcp_at + scratch.tcp.header_bytes(), length, &mut copied.bytes);
-    // The reader is woken if it has read all before.
-    if loaded {
-        place.submit(0);
-    } else {
-        place.discard(0);
-    }
-    loaded
 }
 
 /// Writes the account into the record.

@@ -1,6 +1,5 @@
 //! The engine: owns the TUN device and the flow table and serves all handoffs, none of them waiting for another.
 
-use super::copies::Arrivals;
 use super::packet::{self, Ends, FromServer};
 use super::preflight::Preflight;
 use super::probe::{self, Probes};
@@ -13,7 +12,7 @@ use crate::sock_diag::SockDiag;
 use baton_daemon::admin::events::{self, Kind};
 use baton_daemon::control::{Server, ServerEvent};
 use baton_daemon::tun::Tun;
-use baton_loader::{Copies, Plane, monotonic_ns};
+use baton_loader::{Plane, monotonic_ns};
 use baton_shared::control::{FlowRef, Message, RefusedAnswer};
 use baton_shared::reason::Refusal;
 use baton_shared::seq::{Client, Seq};
@@ -28,7 +27,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// How often handoffs under way are looked at, if no packet does it.
 const HANDOFF_TICK: Duration = Duration::from_millis(2);
-/// For how long copies of small responses gather before they are read: one wakeup for many of them.
+/// For how long copies of small responses gather in the TUN before they are read: one wakeup for many of them.
 const REST: Duration = Duration::from_millis(1);
 /// How often flows are looked at for their end.
 const AGEING_TICK: Duration = Duration::from_millis(50);
@@ -63,8 +62,6 @@ impl Shared {
 pub(crate) struct Engine {
     pub(crate) shared: Shared,
     pub(crate) tun: Arc<Tun>,
-    /// What the program copies without the TUN; `None` in user space.
-    pub(crate) copies: Option<Copies>,
     pub(crate) server: Arc<OnceLock<Server>>,
     pub(crate) diag: SockDiag,
     /// What is looked at now and then.
@@ -92,16 +89,16 @@ pub(crate) struct Engine {
     waiting: Arc<Notify>,
     /// Flows whose response is to be timed have come.
     ticks_wanted: bool,
-    /// All that was read lately were copies of whole responses.
+    /// All that was read from the TUN lately were copies of whole responses.
     pub(crate) may_rest: bool,
 }
 
 /// Sees to what the TUN and the clock bring, until `stop` is done.
 pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) -> io::Result<()> {
     let lock = || engine.lock().unwrap_or_else(PoisonError::into_inner);
-    let (tun, waiting, arrivals) = {
+    let (tun, waiting) = {
         let engine = lock();
-        (Arc::clone(&engine.tun), Arc::clone(&engine.waiting), Arrivals::of(engine.copies.as_ref())?)
+        (Arc::clone(&engine.tun), Arc::clone(&engine.waiting))
     };
     let mut buffer = vec![0; PACKET_BYTES].into_boxed_slice();
     tokio::pin!(stop);
@@ -116,13 +113,7 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
             () = &mut stop => return Ok(()),
             received = tun.recv(&mut buffer), if rest_until.is_none() => {
                 let length = received?;
-                if lock().on_packets(buffer.get(..length)) {
-                    rest_until = Some(Instant::now() + REST);
-                }
-            }
-            arrived = arrivals.next(), if rest_until.is_none() => {
-                arrived?;
-                if lock().on_packets(None) {
+                if lock().on_packets(buffer.get(..length).unwrap_or_default()) {
                     rest_until = Some(Instant::now() + REST);
                 }
             }
@@ -139,8 +130,6 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
             engine.see_to_loads(&mut table, monotonic_ns());
             ticks = table.loads.responses.wants_tick(monotonic_ns());
             if now >= age_at {
-                // What ends is reported with what it answered.
-                engine.drain_copies(&mut table);
                 engine.age(&mut table, monotonic_ns());
                 engine.look_around(monotonic_ns());
                 age_at = now + AGEING_TICK;
@@ -148,7 +137,7 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
         }
         ticks |= std::mem::take(&mut engine.ticks_wanted);
         if engine.is_awaited() || rest_until.is_some_and(|until| until <= now) {
-            rest_until = rest_until.is_some_and(|_| engine.on_packets(None)).then_some(now + REST);
+            rest_until = None;
         }
         let wake = match (engine.is_awaited(), ticks) {
             (true, _) => age_at.min(now + HANDOFF_TICK),
@@ -175,7 +164,6 @@ impl Engine {
         let blind_ns = if shared.plane.knows_earlier() { 0 } else { BLIND_NS };
         Engine {
             blind_until_ns: monotonic_ns().saturating_add(blind_ns),
-            copies: shared.plane.take_copies(),
             shared,
             tun: Arc::new(tun),
             server,
@@ -292,7 +280,6 @@ impl Engine {
             }
             Message::Recall(request) => {
                 // What the server has sent by now is read before it is judged.
-                self.drain_copies(table);
                 self.drain_tun(table, true);
                 self.on_recall(table, session, peer, &request);
             }
@@ -309,10 +296,7 @@ impl Engine {
                     self.refuse_probe(session, id, &why);
                 }
             }
-            Message::Inspect(flow) => {
-                self.drain_copies(table);
-                self.on_inspect(table, session, (peer, flow));
-            }
+            Message::Inspect(flow) => self.on_inspect(table, session, (peer, flow)),
             Message::EndSeen(flow) => self.on_end_seen(table, session, (peer, flow)),
             // The transport answers pings; the rest is not for an agent.
             _ => {}
@@ -400,20 +384,16 @@ impl Engine {
         self.buffer = buffer;
     }
 
-    /// A packet came by the TUN, or something by the ring buffer; there may be more. Whether what comes next may wait a little:
-    /// something came, and it was nothing but whole responses.
-    fn on_packets(&mut self, packet: Option<&[u8]>) -> bool {
+    /// A packet came by the TUN; there may be more. Whether what comes next may wait a little.
+    fn on_packets(&mut self, packet: &[u8]) -> bool {
         let table = Arc::clone(&self.shared.table);
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
         self.may_rest = true;
-        let any = self.drain_copies(&mut table) || packet.is_some();
-        if let Some(packet) = packet {
-            self.on_packet(&mut table, packet);
-        }
+        self.on_packet(&mut table, packet);
         // Copies have gathered, or a handoff waits for more.
         let copies = self.may_rest;
         self.drain_tun(&mut table, copies);
-        any && self.may_rest && !self.is_awaited()
+        self.may_rest && !self.is_awaited()
     }
 
     /// A packet of the server's kernel: diverted in mid-handshake, or a copy with a part of a response.

@@ -2,17 +2,16 @@
 
 use crate::host::fragment_key;
 use crate::{Case, Hook, Outcome};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{Copied, FLAG_ADOPTED, FlowKey, FlowRecord, LegSettings, Settings};
+use baton_shared::record::{FLAG_ADOPTED, FlowKey, FlowRecord, LegSettings, Settings};
 use baton_shared::translate::fragments::{FragmentKey, REMEMBERED_NS};
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
-use zerocopy::FromBytes as _;
 
 /// The TUN's number: never used, a test run does not redirect.
 const TUN: u32 = 1;
@@ -49,7 +48,6 @@ pub(crate) struct Bench {
     settings: Array<MapData, RawSettings>,
     counters: PerCpuArray<MapData, u64>,
     fragments: HashMap<MapData, RawFragment, u64>,
-    copies: RingBuf<MapData>,
     counted: Vec<u64>,
 }
 
@@ -87,9 +85,8 @@ impl Bench {
         let legs = map("LEGS")?.try_into()?;
         let counters = map("COUNTERS")?.try_into()?;
         let fragments = map("FRAGMENTS")?.try_into()?;
-        let copies = map("COPIES")?.try_into()?;
         let counted = vec![0; PacketCounter::CAPACITY as usize];
-        let mut bench = Bench { object, flows, slots, legs, settings, counters, fragments, copies, counted };
+        let mut bench = Bench { object, flows, slots, legs, settings, counters, fragments, counted };
         let uplink = Settings { uplink_ifindex: TUN, ..Settings::default() };
         bench.set(&Settings { tun_ifindex: TUN, reinject_mark: MARK, ..uplink });
         Ok(bench)
@@ -177,45 +174,10 @@ impl Bench {
         assert_eq!(self.fragments.keys().count(), 0, "{}: other fragments are remembered", case.name);
         let verdict = result.return_value.cast_signed();
         let [.., a, b, c, d] = context_after[..12] else { unreachable!("twelve bytes") };
-        let copied = self.copied();
         (
-            Outcome { verdict, frame, counters: self.count(), record, remembered, copied },
+            Outcome { verdict, frame, counters: self.count(), record, remembered },
             u32::from_ne_bytes([a, b, c, d]),
         )
-    }
-
-    /// What the program put into the ring buffer: of one packet one part at most.
-    fn copied(&mut self) -> Option<(FlowKey, u32, Vec<u8>)> {
-        let copied = self.next_copied();
-        assert!(copied.is_none() || self.next_copied().is_none());
-        copied
-    }
-
-    fn next_copied(&mut self) -> Option<(FlowKey, u32, Vec<u8>)> {
-        let item = self.copies.next()?;
-        let copied = Copied::ref_from_bytes(&item).unwrap();
-        Some((copied.key, copied.seq, copied.payload().to_vec()))
-    }
-
-    /// Runs the egress program on so many packets while nobody reads the ring buffer: by how much each counter went up, and
-    /// what is found there then.
-    pub(crate) fn run_unread(&mut self, case: &Case, times: u32) -> (Vec<u64>, u32) {
-        let (key, record): (RawKey, RawRecord) =
-            (zerocopy::transmute!(case.record.key), zerocopy::transmute!(case.record));
-        self.slots.set(SLOT, record, 0).unwrap();
-        self.flows.insert(key, SLOT, 0).unwrap();
-        let program: &SchedClassifier = self.object.program("target_egress").unwrap().try_into().unwrap();
-        for _ in 0..times {
-            let mut frame = vec![0u8; case.frame.len() + 64];
-            let options = TestRunOptions {
-                data_in: Some(&case.frame),
-                data_out: Some(&mut frame),
-                ..TestRunOptions::default()
-            };
-            program.test_run(options).unwrap();
-        }
-        self.flows.remove(&key).unwrap();
-        (self.count(), (0..times).map_while(|_| self.next_copied()).map(|_| 1).sum())
     }
 
     /// Runs the egress program on one packet over and over, on another CPU, and meanwhile, `rounds` times, on another one

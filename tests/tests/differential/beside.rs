@@ -4,7 +4,7 @@ use crate::cases::{Version, frame, record};
 use crate::{Case, Hook, with_bench};
 use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
-use baton_shared::record::{FLAG_TRACKED, FlowRecord, NOTE_FIN, NOTE_SYN_ACK};
+use baton_shared::record::{FlowRecord, NOTE_FIN, NOTE_SYN_ACK};
 
 #[test]
 fn a_packet_with_no_news_undoes_no_note_of_another_cpu() {
@@ -40,25 +40,6 @@ fn a_packet_with_no_news_undoes_no_note_of_another_cpu() {
                 NOTE_SYN_ACK | NOTE_FIN,
             );
             assert_eq!(noted, right, "round {round}");
-        }
-    });
-}
-
-#[test]
-fn what_finds_the_ring_buffer_full_is_copied_through_the_tun_and_a_read_one_has_room_again() {
-    with_bench(|bench| {
-        let response = frame(Hook::Egress, Version::V6);
-        let start = response.tcp.sequence_number;
-        let record =
-            FlowRecord { flags: FLAG_TRACKED, read_from: start, ..record(Hook::Egress, Version::V6) };
-        let case = Case::new("unread", Hook::Egress, record, response.bytes());
-        let mut of_first = 0;
-        for _ in 0..2 {
-            let (counters, read) = bench.run_unread(&case, 100);
-            assert_eq!(counters[C::ResponseCopied.code() as usize], 100, "{read} in the ring buffer");
-            assert!((1..100).contains(&read), "{read}");
-            assert!(of_first == 0 || read == of_first, "{read}, and at first {of_first}");
-            of_first = read;
         }
     });
 }
