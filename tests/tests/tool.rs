@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -258,31 +259,37 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
 
     // Packets before and after each rewrite, with the verdict.
     let scratch = tempfile::tempdir().unwrap();
-    let mut captures = flows.clone().map(|(id, _)| {
-        let file = scratch.path().join(format!("{id}.pcapng"));
-        let mut capture = t.tool(&["capture", "--flow", &id, "--seconds", "2", "-w"]);
-        let mut capture = Running(capture.arg(&file).stderr(Stdio::piped()).spawn().unwrap());
-        let mut stderr = BufReader::new(capture.0.stderr.take().unwrap());
-        let mut line = String::new();
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.contains("capturing"), "{line}");
-        (capture, stderr, file)
+    let captured = AtomicBool::new(false);
+    let files = std::thread::scope(|scope| {
+        // From before they begin until they have ended: something passes, however slow all is.
+        scope.spawn(|| {
+            while !captured.load(Ordering::SeqCst) {
+                for connection in &mut connections {
+                    connection.get("/10k").unwrap();
+                    assert_eq!(connection.response().unwrap().body_bytes, 10_240);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let captures = flows.clone().map(|(id, _)| {
+            let file = scratch.path().join(format!("{id}.pcapng"));
+            let mut capture = t.tool(&["capture", "--flow", &id, "--seconds", "2", "-w"]);
+            let mut capture = Running(capture.arg(&file).stderr(Stdio::piped()).spawn().unwrap());
+            let mut stderr = BufReader::new(capture.0.stderr.take().unwrap());
+            let mut line = String::new();
+            let _ = stderr.read_line(&mut line);
+            (capture, stderr, file, line)
+        });
+        let ended = captures.map(|(mut capture, _stderr, file, line)| (capture.0.wait(), file, line));
+        // Whatever became of them: the requests must end before anything is asserted.
+        captured.store(true, Ordering::SeqCst);
+        ended.map(|(ended, file, line)| {
+            assert!(line.contains("capturing"), "{line}");
+            assert!(ended.unwrap().success());
+            file
+        })
     });
-    for (capture, ..) in &mut captures {
-        // As long as it takes: something passes, however slow all is.
-        let ended = loop {
-            for connection in &mut connections {
-                connection.get("/10k").unwrap();
-                assert_eq!(connection.response().unwrap().body_bytes, 10_240);
-            }
-            if let Some(ended) = capture.0.try_wait().unwrap() {
-                break ended;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        };
-        assert!(ended.success());
-    }
-    for ((_, _, file), (vip, (_, target))) in captures.iter().zip(VIPS.iter().zip(&flows)) {
+    for (file, (vip, (_, target))) in files.iter().zip(VIPS.iter().zip(&flows)) {
         let lines = packets(file);
         let vip = vip.ip().to_string();
         let has = |parts: &[&str]| lines.iter().any(|line| parts.iter().all(|part| line.contains(part)));

@@ -258,9 +258,10 @@ mod tests {
         commit(&flows, &place, u64::MAX);
         let (slot, flow_id) = (place.slot, place.flow.flow_id);
         let check = |stalled: bool| {
-            let since = Instant::now().checked_sub(if stalled { STALLED } else { Duration::ZERO }).unwrap();
+            let now = Instant::now();
+            let since = now.checked_sub(if stalled { STALLED } else { Duration::ZERO }).unwrap();
             let mut watch = Watch::new(flow_id, flows.plane.slots().accounts(slot), since);
-            flows.check_accounts(&flows.table(), &mut watch, Instant::now());
+            flows.check_accounts(&flows.table(), &mut watch, now);
             (flows.plane.slots().accounts(slot), flows.reconciled())
         };
         let apart = u32::MAX;

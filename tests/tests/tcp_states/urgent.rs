@@ -4,6 +4,7 @@
 
 use crate::place::{Place, Row};
 use crate::rows;
+use crate::server::Accepted;
 use baton_tests::peer::{PATIENCE, Peer, Segment, Start, flag};
 use netns_lab::plan::INTERMEDIATE;
 
@@ -25,19 +26,24 @@ fn urgent(peer: &mut Peer, text: &str) -> Segment {
     segment
 }
 
+/// The server answers what it has read, each time with another body.
+fn answered(peer: &mut Peer, server: &mut Accepted) {
+    let body = format!("answer behind {}", peer.watch().next_expected()).into_bytes();
+    server.answer(&body);
+    assert_eq!(peer.response(), (200, body));
+}
+
 fn urgent_byte_after_the_migration(place: &Place) {
     for to in [place.direct(), place.vip()] {
         let mut peer = Peer::open(place.host(), to, &Start::default());
         peer.get("/first");
         let mut server = place.server().accept(&peer);
         server.request();
-        server.answer(b"first");
-        peer.response();
+        answered(&mut peer, &mut server);
         let segment = urgent(&mut peer, TEXT);
         peer.send(&segment);
         assert_eq!(server.request(), TEXT.replace('!', ""));
-        server.answer(b"second");
-        assert_eq!(peer.response(), (200, b"second".to_vec()));
+        answered(&mut peer, &mut server);
     }
 }
 
@@ -59,12 +65,10 @@ fn urgent_byte_in_the_request(place: &Place) {
     peer.data(end.as_bytes());
     let mut server = place.server().accept(&peer);
     assert_eq!(server.request(), TEXT.replace('!', ""));
-    server.answer(b"first");
-    assert_eq!(peer.response(), (200, b"first".to_vec()));
+    answered(&mut peer, &mut server);
     peer.get("/b");
     assert!(server.request().starts_with("GET /b"));
-    server.answer(b"second");
-    assert_eq!(peer.response(), (200, b"second".to_vec()));
+    answered(&mut peer, &mut server);
     place.expect_migrated(&peer);
 }
 
@@ -76,12 +80,10 @@ fn urgent_byte_in_the_body(place: &Place) {
     let mut server = place.server().accept(&peer);
     assert!(server.request().starts_with("POST /a"));
     assert_eq!(server.read(10), b"0123456789");
-    server.answer(b"first");
-    assert_eq!(peer.response(), (200, b"first".to_vec()));
+    answered(&mut peer, &mut server);
     peer.get("/b");
     assert!(server.request().starts_with("GET /b"));
-    server.answer(b"second");
-    assert_eq!(peer.response(), (200, b"second".to_vec()));
+    answered(&mut peer, &mut server);
     place.expect_migrated(&peer);
 }
 
@@ -92,15 +94,12 @@ fn urgent_byte_behind_a_request(place: &Place) {
     peer.send(&segment);
     let mut server = place.server().accept(&peer);
     assert!(server.request().starts_with("GET /a"));
-    server.answer(b"first");
-    assert_eq!(peer.response(), (200, b"first".to_vec()));
+    answered(&mut peer, &mut server);
     let mut server = place.server().accept(&peer);
     assert!(server.request().starts_with("GET /b"));
-    server.answer(b"second");
-    assert_eq!(peer.response(), (200, b"second".to_vec()));
+    answered(&mut peer, &mut server);
     peer.get("/c");
     assert!(server.request().starts_with("GET /c"));
-    server.answer(b"third");
-    assert_eq!(peer.response(), (200, b"third".to_vec()));
+    answered(&mut peer, &mut server);
     place.expect_migrated(&peer);
 }
