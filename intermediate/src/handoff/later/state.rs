@@ -201,13 +201,7 @@ impl State {
     /// flow's.
     pub(super) fn catch_up(&mut self, record: &FlowRecord, options: Option<&NegotiatedOptions>) -> Heard {
         let program = Heard::of_record(record, options);
-        let heard = match self.waiting.heard() {
-            Some(mut heard) => {
-                heard.catch_up(program, record.note_window, true);
-                heard
-            }
-            None => program,
-        };
+        let heard = Heard::by_now(self.waiting.heard(), program, record.note_window);
         self.keep_heard(heard);
         heard
     }
