@@ -114,7 +114,7 @@ fn is_fed(record: &FlowRecord) -> bool {
     record.flags & FLAG_FED != 0 || !before(record.note_ack, record.ack_floor)
 }
 
-/// The answer as it was given, from the record.
+/// The answer as it was given, but for window and times, from the record.
 fn migrated(flow: FlowRef, record: &FlowRecord) -> Answer {
     Answer::Migrated(MigratedAnswer {
         flow,

@@ -307,29 +307,32 @@ impl Engine {
     /// refused, now and should it come later. If not all records of the run before were found it is not "never seen": that one may
     /// have fed it, and nobody else may run it.
     fn on_status(&mut self, table: &mut Table, session: u64, who: Who) {
-        let found = table.slot_of(&who).and_then(|slot| Some((slot, table.get(slot)?)));
-        let answer = match found {
-            Some((slot, flow)) => flow.answer.map(|answer| match answer {
-                Answer::Migrated(mut migrated) => {
-                    let record = self.shared.plane.slots().read(slot);
-                    migrated.window_end = Seq::new(record.noted_window_end());
-                    Answer::Migrated(migrated)
-                }
-                refused @ Answer::Refused(_) => refused,
-            }),
-            None => table.memory.answer(&who).or_else(|| {
-                let now = monotonic_ns();
-                let blind = now < self.blind_until_ns;
-                let reason = if blind { Refusal::LostInFeeding } else { Refusal::NeverSeen };
-                let answer = Answer::Refused(RefusedAnswer { flow: who.1, reason });
-                self.shared.metrics.refused(reason);
-                table.memory.keep(who, answer, now);
-                Some(answer)
-            }),
-        };
+        let answer = self.known(table, &who).unwrap_or_else(|| {
+            let now = monotonic_ns();
+            let blind = now < self.blind_until_ns;
+            let reason = if blind { Refusal::LostInFeeding } else { Refusal::NeverSeen };
+            let answer = Answer::Refused(RefusedAnswer { flow: who.1, reason });
+            self.shared.metrics.refused(reason);
+            table.memory.keep(who, answer, now);
+            Some(answer)
+        });
         if let Some(answer) = answer {
             self.say(session, answer);
         }
+    }
+
+    /// The answer to a handoff that was seen, if there is one by now; with the server's window as it is now.
+    pub(crate) fn known(&self, table: &Table, who: &Who) -> Option<Option<Answer>> {
+        let found = table.slot_of(who).and_then(|slot| Some((slot, table.get(slot)?)));
+        let Some((slot, flow)) = found else { return table.memory.answer(who).map(Some) };
+        Some(flow.answer.map(|answer| match answer {
+            Answer::Migrated(mut migrated) => {
+                let record = self.shared.plane.slots().read(slot);
+                migrated.window_end = Seq::new(record.noted_window_end());
+                Answer::Migrated(migrated)
+            }
+            refused @ Answer::Refused(_) => refused,
+        }))
     }
 
     /// Queues a message. One that cannot be queued is asked for again by the intermediate.

@@ -38,11 +38,7 @@ impl Engine {
     ) {
         let now = monotonic_ns();
         let who = (peer, handoff.flow);
-        let known = match table.slot_of(&who).and_then(|slot| table.get(slot)) {
-            Some(flow) => Some(flow.answer),
-            None => table.memory.answer(&who).map(Some),
-        };
-        match known {
+        match self.known(table, &who) {
             Some(Some(answer)) => return self.say(session, answer),
             Some(None) => return,
             None => {}
