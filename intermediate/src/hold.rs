@@ -1,7 +1,7 @@
 //! The hold queue: client packets of frozen flows, diverted by the ingress program into a TUN device.
 //!
 //! Held, not dropped: a dropped packet costs the client a retransmission. They are kept in the order they came and
-//! written back into the TUN when the flow is committed (the program translates them) or given up (the ordinary
+//! written back into the TUN when the flow is committed, as far as its server's window takes them, or given up (the ordinary
 //! stack gets them). Packets of flows that are not frozen, which the program still diverts so that nothing
 //! overtakes what is held, are written back at once.
 
@@ -202,15 +202,12 @@ impl Hold {
         flow
     }
 
-    /// Writes the flow's packets back in their order, `first` before them, and holds none of it any more. The
-    /// plane must know before where they belong: translated, or to the ordinary stack.
-    pub fn release(&self, flow: &Arc<HeldFlow>, first: &[Vec<u8>]) {
+    /// Writes the flow's packets back in their order, and holds none of it any more. The plane must know before where they
+    /// belong.
+    pub fn release(&self, flow: &Arc<HeldFlow>) {
         {
             // A packet of the flow that comes in meanwhile waits here and is written behind them.
             let mut queue = flow.queue();
-            for packet in first {
-                self.write_back(packet, Offload::default());
-            }
             for packet in self.empty(&mut queue) {
                 self.write_back(&packet.bytes, packet.offload);
             }
@@ -355,13 +352,12 @@ mod tests {
         assert_eq!(sink.0.lock().unwrap().len(), 1, "another flow's packet goes back at once");
         assert_eq!(flow.newest_ack(), Some(9));
         assert_eq!((hold.stats().packets, hold.stats().held), (2, 2));
-        let extra = packet(1000, 0, 0);
-        hold.release(&flow, std::slice::from_ref(&extra));
+        hold.release(&flow);
         hold.on_packet(&packet(1000, 9, 9), Offload::default());
         let written = sink.0.lock().unwrap().clone();
-        assert_eq!(written[1..], [extra, first, packet(1000, 5, 9), packet(1000, 9, 9)]);
+        assert_eq!(written[1..], [first, packet(1000, 5, 9), packet(1000, 9, 9)]);
         let stats = hold.stats();
-        assert_eq!((stats.packets, stats.bytes, stats.written_back, stats.dropped_full), (0, 0, 5, 0));
+        assert_eq!((stats.packets, stats.bytes, stats.written_back, stats.dropped_full), (0, 0, 4, 0));
     }
 
     #[test]
@@ -377,7 +373,7 @@ mod tests {
         assert_eq!((hold.stats().packets, hold.stats().dropped_full), (3, 3));
         hold.discard(&one);
         assert_eq!(hold.stats().packets, 1);
-        hold.release(&two, &[]);
+        hold.release(&two);
         assert_eq!(sink.0.lock().unwrap().len(), 1);
         assert_eq!(hold.stats().bytes, 0);
     }
@@ -400,10 +396,10 @@ mod tests {
         let key = facts(&packet(1000, 1, 1)).unwrap().key;
         let old = hold.begin(key);
         let new = hold.begin(key);
-        hold.release(&old, &[]);
+        hold.release(&old);
         hold.on_packet(&packet(1000, 1, 1), Offload::default());
         assert!(sink.0.lock().unwrap().is_empty());
-        hold.release(&new, &[]);
+        hold.release(&new);
         assert_eq!(sink.0.lock().unwrap().len(), 1);
     }
 }

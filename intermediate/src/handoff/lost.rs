@@ -93,7 +93,7 @@ impl Migrator {
         // Before the packets are diverted: none of them may find the queue missing.
         let held = self.hold.begin(key);
         let Some(taken) = self.flows.take_from_target(flow, FREEZE_MARGIN + FREEZE_MARGIN) else {
-            return self.hold.release(&held, &[]);
+            return self.hold.release(&held);
         };
         self.unresolved.remember(Lost { flow, target, server: taken.server, connection: taken.client });
         // The last acknowledgement may have been lost on the way, and a reset before the client's next number is

@@ -122,7 +122,7 @@ impl Migrator {
         match self.flows.begin(identity, freeze) {
             Ok(place) => Ok((place, held)),
             Err(e) => {
-                self.hold.release(&held, &[]);
+                self.hold.release(&held);
                 Err(e)
             }
         }
@@ -131,7 +131,7 @@ impl Migrator {
     /// The client's packets go to the ordinary stack again, held ones too.
     pub(super) fn unfreeze(&self, place: &Place, held: &Arc<HeldFlow>) {
         self.flows.abandon(place.flow);
-        self.hold.release(held, &[]);
+        self.hold.release(held);
     }
 
     /// Back to ordinary use: the socket first, so that what is written back finds it awake.

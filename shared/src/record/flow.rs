@@ -224,7 +224,7 @@ pub struct FlowRecord {
     pub drain_end: u32,
     /// With `FLAG_TRACKED`, in the space of this direction's sender as it arrives: payload from here on is the daemon's
     /// to read. I: the end of the request under way, what reaches beyond it is diverted to the hold TUN. T: where the
-    /// agent needs the server's stream next, what reaches beyond it is copied to the agent. By the daemon.
+    /// agent needs the server's stream next, what reaches beyond it is copied to the agent's TUN. By the daemon.
     pub read_from: u32,
     /// I: the largest packet, bytes with its IP header, that the way to the target takes, without what the leg puts in front
     /// of it; 0: any. By the daemon, as it learns it.

@@ -49,7 +49,7 @@ impl Migrator {
                     };
                     self.make_fit(flow, &mut state, connection.rcv_nxt, fresh);
                     self.write_all_back(&mut state);
-                    self.hold.release(&hand.held, &[]);
+                    self.hold.release(&hand.held);
                 }
                 Self::count(&self.laters.counts.returned);
                 router.take_back(Returned { stream, client: flow.client(), vip: flow.vip(), seat, bytes });

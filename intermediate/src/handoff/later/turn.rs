@@ -251,7 +251,7 @@ impl Migrator {
                     settings.freeze.max(settings.deadline + FREEZE_MARGIN)
                 };
                 let Some(place) = self.flows.refreeze(handoff, freeze) else {
-                    return self.hold.release(&held, &[]);
+                    return self.hold.release(&held);
                 };
                 let hand = InHand { place, held, answer };
                 match self.judge_again(flow, plan) {
