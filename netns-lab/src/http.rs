@@ -9,9 +9,9 @@ use std::time::Duration;
 /// The status code and the body of a GET, with the header that the daemons ask for.
 ///
 /// # Errors
-/// When nobody listens there, the answer takes longer than five seconds, or is not HTTP.
+/// When nobody listens there, the answer takes longer than twenty seconds, or is not HTTP.
 pub fn get(socket: &Path, path: &str) -> Result<(u16, String)> {
-    ask(socket, "GET", path, Duration::from_secs(5))
+    ask(socket, "GET", path, Duration::from_secs(20))
 }
 
 /// The status code and the body of a POST without a body, with the header that the daemons ask for.
@@ -27,7 +27,7 @@ fn ask(socket: &Path, method: &str, path: &str, limit: Duration) -> Result<(u16,
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_write_timeout(Some(limit))?;
     let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
     write!(stream, "{method} {path} HTTP/1.0\r\nHost: baton\r\nX-Baton-CSRF: 1\r\n{length}\r\n")?;
     let mut answer = Vec::new();

@@ -15,7 +15,7 @@ use std::time::Duration;
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long the intermediate may take to reach the agents, whose addresses it tries again after two seconds at most.
-const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A program the lab runs on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// whose tests mostly wait stand [side by side](up_beside).
 static STANDING: Standing = Standing { labs: Mutex::new(0), fewer: Condvar::new() };
 
+/// How long a request may take to be counted after its client has the answer.
+const COUNTED: Duration = Duration::from_secs(20);
+
 /// How many labs stand side by side at most.
 const SIDE_BY_SIDE: usize = 2;
 
@@ -179,16 +182,57 @@ impl TestLab {
     /// # Panics
     /// If the node does not answer, or has no such sample: a test of a misspelt one could not fail.
     pub fn metric(&self, node: &str, sample: &str) -> u64 {
+        let [value] = self.metrics(node, [sample]);
+        value
+    }
+
+    /// Samples of one answer of a node's `/metrics`: those of two answers must not be held against each other, as things go
+    /// on in between.
+    ///
+    /// # Panics
+    /// As [`TestLab::metric`] does.
+    pub fn metrics<const N: usize>(&self, node: &str, samples: [&str; N]) -> [u64; N] {
         let (status, text) = self.lab.admin_text(node, "/metrics").unwrap();
         assert_eq!(status, 200, "{text}");
-        let line = text.lines().find_map(|l| l.strip_prefix(sample)?.strip_prefix(' '));
-        let Some(value) = line else { panic!("{node} has no sample {sample} in:\n{text}") };
-        value.trim().parse().unwrap()
+        samples.map(|sample| {
+            let line = text.lines().find_map(|l| l.strip_prefix(sample)?.strip_prefix(' '));
+            let Some(value) = line else { panic!("{node} has no sample {sample} in:\n{text}") };
+            value.trim().parse().unwrap()
+        })
     }
 
     /// How many packets a node's data plane counted under a reason.
     pub fn packets(&self, node: &str, reason: &str) -> u64 {
-        self.metric(node, &format!("baton_packets_total{{reason=\"{reason}\"}}"))
+        let [packets] = self.packets_of(node, [reason]);
+        packets
+    }
+
+    /// The same under several reasons, of one answer.
+    pub fn packets_of<const N: usize>(&self, node: &str, reasons: [&str; N]) -> [u64; N] {
+        let samples = reasons.map(|reason| format!("baton_packets_total{{reason=\"{reason}\"}}"));
+        self.metrics(node, samples.each_ref().map(String::as_str))
+    }
+
+    /// Waits until the intermediate has given back all that it held: of each flow that it knows as many bytes as were diverted,
+    /// and no fewer packets of all flows so far. They may be more: what its server's window takes in part comes back in parts.
+    ///
+    /// # Panics
+    /// If something of it is missing.
+    pub fn expect_all_released(&self) {
+        self.eventually("all that was held is given back", Duration::from_secs(20), |t| {
+            let [diverted, released] = t.packets_of(plan::INTERMEDIATE, ["diverted", "released"]);
+            let bytes = |flow: &Value, key| flow.get(key).and_then(Value::as_u64).unwrap();
+            let flows = t.flows(plan::INTERMEDIATE);
+            released >= diverted
+                && flows.iter().all(|flow| bytes(flow, "diverted") == bytes(flow, "released"))
+        });
+        assert_eq!(self.metric(plan::INTERMEDIATE, "baton_hold_dropped_total"), 0);
+    }
+
+    /// How many requests the intermediate has counted as migrated and as proxied, at one moment.
+    pub fn requests(&self) -> (u64, u64) {
+        let outcomes = ["migrated", "proxied"].map(|o| format!("baton_requests_total{{outcome=\"{o}\"}}"));
+        self.metrics(plan::INTERMEDIATE, outcomes.each_ref().map(String::as_str)).into()
     }
 
     /// How many requests the intermediate migrated.
@@ -203,12 +247,12 @@ impl TestLab {
     /// # Panics
     /// If the counts are others.
     pub fn expect_requests(&self, migrated: u64, proxied: u64) {
-        let started = Instant::now();
-        while (self.migrated(), self.all_proxied()) != (migrated, proxied) && started.elapsed().as_secs() < 10
-        {
+        let (started, mut counted) = (Instant::now(), self.requests());
+        while counted != (migrated, proxied) && started.elapsed() < COUNTED {
             std::thread::sleep(Duration::from_millis(20));
+            counted = self.requests();
         }
-        assert_eq!((self.migrated(), self.all_proxied()), (migrated, proxied), "requests migrated, proxied");
+        assert_eq!(counted, (migrated, proxied), "requests migrated, proxied");
     }
 
     /// Waits until the intermediate has counted this many requests, nearly all of them as migrated: on a bad link or a busy
@@ -217,10 +261,13 @@ impl TestLab {
     /// # Panics
     /// If the counts are others.
     pub fn expect_mostly_migrated(&self, requests: u64) {
-        self.eventually("all requests are counted", Duration::from_secs(10), |t| {
-            t.migrated() + t.all_proxied() == requests
+        let mut proxied = 0;
+        self.eventually("all requests are counted", COUNTED, |t| {
+            let migrated;
+            (migrated, proxied) = t.requests();
+            migrated + proxied == requests
         });
-        assert!(self.all_proxied() * 8 <= requests, "{} of {requests} were proxied", self.all_proxied());
+        assert!(proxied * 8 <= requests, "{proxied} of {requests} were proxied");
     }
 
     /// How many requests the intermediate proxied for a reason.
@@ -238,6 +285,32 @@ impl TestLab {
         self.metric(plan::INTERMEDIATE, &format!("baton_closed_total{{reason=\"{reason}\"}}"))
     }
 
+    /// Waits until the intermediate has counted this many connections as closed for a reason: their clients may know before.
+    ///
+    /// # Panics
+    /// If the count is another.
+    pub fn expect_closed(&self, reason: &str, count: u64) {
+        let mut counted = 0;
+        self.eventually(&format!("{count} are counted as closed for {reason}"), COUNTED, |t| {
+            counted = t.closed(reason);
+            counted >= count
+        });
+        assert_eq!(counted, count, "closed for {reason}");
+    }
+
+    /// The same of requests that were proxied for a reason.
+    ///
+    /// # Panics
+    /// If the count is another.
+    pub fn expect_proxied(&self, reason: &str, count: u64) {
+        let mut counted = 0;
+        self.eventually(&format!("{count} are counted as proxied for {reason}"), COUNTED, |t| {
+            counted = t.proxied(reason);
+            counted >= count
+        });
+        assert_eq!(counted, count, "proxied for {reason}");
+    }
+
     /// What nginx on a target has logged, a line per request.
     pub fn access_log(&self, target: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.lab.access_log(target)).unwrap_or_default();
@@ -251,8 +324,9 @@ impl TestLab {
     pub fn lines(&self, count: usize) -> Vec<Value> {
         let path = log_of(&self.lab.node_dir(plan::INTERMEDIATE));
         let read = || std::fs::read_to_string(&path).unwrap_or_default();
-        self.eventually("all lines of the access log", Duration::from_secs(10), |_| {
-            read().lines().count() >= count
+        // The last one may be half written.
+        self.eventually("all lines of the access log", Duration::from_secs(30), |_| {
+            read().matches('\n').count() >= count
         });
         let text = read();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -41,8 +41,8 @@ fn downloads_uploads_and_a_hundred_small_requests_are_migrated_and_byte_exact() 
     // The servers saw the client, and the clients' packets of migrated flows were carried by the daemon.
     assert!(t.access_log("target1").iter().all(|line| line.starts_with("10.90.11.2 ")));
     assert!(t.packets(INTERMEDIATE, "translated") > 1000);
-    assert_eq!(t.packets(INTERMEDIATE, "diverted"), t.packets(INTERMEDIATE, "released"));
-    t.eventually("all records are freed", Duration::from_secs(12), |t| {
+    t.expect_all_released();
+    t.eventually("all records are freed", Duration::from_secs(30), |t| {
         [INTERMEDIATE, "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
     });
 }
@@ -153,7 +153,7 @@ fn daemons_that_stall_in_mid_download_lose_nothing() {
     };
     let response = std::thread::scope(|scope| {
         let asked = scope.spawn(|| t.get("/100m"));
-        t.eventually("the migration", Duration::from_secs(5), |t| t.migrated() == 1);
+        t.eventually("the migration", Duration::from_secs(20), |t| t.migrated() == 1);
         for (node, program) in [("target1", Program::Agent), (INTERMEDIATE, Program::Balancer)] {
             std::thread::sleep(Duration::from_millis(300));
             t.lab.signal(node, program, libc::SIGSTOP).unwrap();
@@ -182,7 +182,7 @@ fn what_was_changed_on_the_hosts_is_put_back_and_a_killed_daemon_does_not_stop_t
     assert_eq!(t.client(move || client::get(direct, "/1k")).unwrap().sha256, t.sha256("1k"));
     t.lab.start_agent("target1").unwrap();
     t.lab.start_intermediate().unwrap();
-    t.eventually("migrations again", Duration::from_secs(8), |t| {
+    t.eventually("migrations again", Duration::from_secs(30), |t| {
         t.get("/1k").is_ok_and(|r| r.sha256 == t.sha256("1k")) && t.migrated() > 0
     });
     t.lab.stop_intermediate().unwrap();
