@@ -217,6 +217,7 @@ impl Reloader {
             reloaded.listeners_added.push(vip);
         }
         reloaded.listeners_removed = now.into_iter().filter(|vip| !wanted.contains(vip)).collect();
+        reloaded.listeners_removed.sort();
         let leaving: Vec<_> =
             reloaded.listeners_removed.iter().map(|vip| self.workers.unlisten(*vip)).collect();
         // The next reload may want their addresses again.

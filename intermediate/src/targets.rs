@@ -8,6 +8,7 @@ pub use agent::{Agent, AgentId, AgentLink, NotSent};
 pub use load::{TargetLoad, UnderWay};
 pub use order::Ordered;
 
+pub use baton_shared::balance::Servers;
 use baton_shared::control::{Message, ServerLoad};
 use baton_shared::health::Admin;
 use baton_shared::translate::Leg;
@@ -47,44 +48,6 @@ pub struct TargetSpec {
     pub agent_name: String,
     /// How packets go there.
     pub leg: Leg,
-}
-
-/// One server's addresses, at most one of each family. A flow keeps its family, so the client's says which.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Servers {
-    /// Of the IPv4 socket.
-    pub v4: Option<SocketAddr>,
-    /// Of the IPv6 socket.
-    pub v6: Option<SocketAddr>,
-}
-
-impl Servers {
-    /// Each into the place of its family; a later one replaces an earlier one.
-    pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let mut servers = Servers::default();
-        for address in addresses {
-            let place = if address.is_ipv4() { &mut servers.v4 } else { &mut servers.v6 };
-            *place = Some(address);
-        }
-        servers
-    }
-
-    /// The one that can take over connections of this VIP.
-    pub fn for_vip(&self, vip: SocketAddr) -> Option<SocketAddr> {
-        if vip.is_ipv4() { self.v4 } else { self.v6 }
-    }
-
-    /// The one to connect to for a client of this VIP, of its family if there is such a one, and the other one, if there are
-    /// two.
-    pub fn towards(&self, vip: SocketAddr) -> Option<(SocketAddr, Option<SocketAddr>)> {
-        let (own, other) = if vip.is_ipv4() { (self.v4, self.v6) } else { (self.v6, self.v4) };
-        own.map(|own| (own, other)).or(other.map(|other| (other, None)))
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = SocketAddr> {
-        self.v4.into_iter().chain(self.v6)
-    }
 }
 
 /// One target.

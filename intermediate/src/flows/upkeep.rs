@@ -8,6 +8,7 @@ use baton_loader::monotonic_ns;
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
 use baton_shared::record::{FLAG_TRACKED, FLAG_WITHIN_BODY, FlowKey, FlowRecord, FlowState};
+use baton_shared::state::accounts::{AccountFacts, Accounts, judge_accounts};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,8 +18,6 @@ use std::time::{Duration, Instant};
 const WATCH: Duration = Duration::from_secs(1);
 /// Settled accounts are looked at in every so-manieth sweep.
 const LOOKED_AT_IN_TURN: u64 = 4;
-/// Accounts that differ and have not moved for this long are reconciled.
-const STALLED: Duration = Duration::from_millis(200);
 
 impl Flows {
     /// Takes over what an earlier run left in the plane: committed flows go on, frozen ones are removed (their
@@ -114,22 +113,25 @@ impl Flows {
         let Some(entry) = table.get(watch.flow_id) else { return false };
         let in_hands = self.in_hands.lock();
         let accounts = self.plane.slots().accounts(entry.slot);
-        let (diverted, released) = accounts;
-        watch.open = diverted != released;
-        if !watch.open {
-            // Behind its end nothing is diverted.
-            return now < watch.until && !entry.ended;
-        }
-        // What is held for its turn, or until its flow has an owner again, is not lost.
-        let holding = !entry.committed
-            || in_hands.contains_key(&watch.flow_id)
-            || entry.later.as_ref().is_some_and(|later| later.holds());
-        if accounts != watch.accounts || holding {
-            watch.accounts = accounts;
-            watch.since = now;
-        } else if now.duration_since(watch.since) >= STALLED {
-            self.plane.slots().set_released(entry.slot, diverted);
-            self.reconciled.fetch_add(1, Ordering::Relaxed);
+        let verdict = judge_accounts(&AccountFacts {
+            accounts,
+            before: watch.accounts,
+            still_for: now.duration_since(watch.since),
+            holding: !entry.committed
+                || in_hands.contains_key(&watch.flow_id)
+                || entry.later.as_ref().is_some_and(|later| later.holds()),
+            watched_enough: now >= watch.until,
+            ended: entry.ended,
+        });
+        watch.open = !matches!(verdict, Accounts::Over | Accounts::Settled);
+        match verdict {
+            Accounts::Over => return false,
+            Accounts::Settled | Accounts::Still => {}
+            Accounts::Moving => (watch.accounts, watch.since) = (accounts, now),
+            Accounts::Lost => {
+                self.plane.slots().set_released(entry.slot, accounts.0);
+                self.reconciled.fetch_add(1, Ordering::Relaxed);
+            }
         }
         true
     }
@@ -194,6 +196,7 @@ mod tests {
     use crate::flows::{FlowIdentity, Place};
     use crate::targets::{TargetId, Targets};
     use baton_loader::{Plane, Side, UserspaceConfig};
+    use baton_shared::state::accounts::STALLED;
 
     /// Flows on which nothing was seen for a millisecond are idle; ended ones go at once. Nothing is led through any device.
     fn flows() -> Flows {

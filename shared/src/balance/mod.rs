@@ -11,6 +11,7 @@ mod maglev;
 mod p2c;
 mod rendezvous;
 mod round_robin;
+mod servers;
 mod stay;
 mod sticky;
 mod weight;
@@ -22,6 +23,7 @@ pub use maglev::{DEFAULT_LOAD_PERCENT, DEFAULT_TABLE_SIZE, MAX_TABLE_SIZE, Magle
 pub use p2c::{least_active_of_two, least_time_of_two};
 pub use rendezvous::rendezvous;
 pub use round_robin::SmoothRoundRobin;
+pub use servers::Servers;
 pub use stay::{HolderFacts, NextFacts, Place, Stay, judge_next, judge_stay, plan_holds};
 pub use sticky::{StickyKey, cookie_value};
 pub use weight::{MAX_WEIGHT, SCALE, effective_weight};

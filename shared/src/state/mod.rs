@@ -1,6 +1,7 @@
 //! State machines of the daemons: told what happened and what time it is, asked what to do. No I/O, no clock.
 
 pub mod acceptable;
+pub mod accounts;
 pub mod adopt;
 pub mod behind;
 pub mod commit;
