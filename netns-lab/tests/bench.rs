@@ -42,6 +42,15 @@ fn a_small_benchmark_answers_every_request_and_writes_every_figure() {
         assert_eq!(cell["failed"], 0, "{cell}");
         assert!(figure("/mb_per_s") > 0.0 && figure("/requests_per_s") > 0.0, "{cell}");
         assert!(figure("/ttfb_us/p50") > 0.0 && figure("/ttfb_us/p99") >= figure("/ttfb_us/p50"), "{cell}");
+        // What a handoff takes is told where each request has one, and nowhere else.
+        let handed = cell["balancer"] == "baton" && cell["keepalive"] == false;
+        for field in ["freeze_to_installed_us", "freeze_to_installed_under_load_us"] {
+            assert_eq!(!cell[field].is_null(), handed, "{field} in {cell}");
+            if handed {
+                let [p50, p99] = ["p50", "p99"].map(|p| figure(&format!("/{field}/{p}")));
+                assert!(p50 > 0.0 && p99 >= p50, "{field} in {cell}");
+            }
+        }
         for place in ["intermediate", "target", "machine", "kernel_network"] {
             assert!(figure(&format!("/cpu_s_per_gb/{place}")) >= 0.0, "{cell}");
         }
@@ -55,6 +64,7 @@ fn a_small_benchmark_answers_every_request_and_writes_every_figure() {
         text.contains("| 1k x2, kept (wrk) | baton |") && text.contains("(bench.requests.svg)"),
         "{text}"
     );
+    assert!(text.contains("| freeze to installed p50 / p99, us, one at a time |"), "{text}");
     assert!(std::fs::read_to_string(dir.path().join("bench.cpu.svg")).unwrap().starts_with("<svg"));
 }
 

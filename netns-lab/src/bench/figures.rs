@@ -58,6 +58,9 @@ pub(super) struct Sample {
     per_gb: CpuReading,
     per_1000: CpuReading,
     failed: u64,
+    /// Median and 99th percentile of what handoffs took, microseconds: one at a time, and under the load.
+    alone: Option<(f64, f64)>,
+    loaded: Option<(f64, f64)>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
@@ -80,8 +83,25 @@ impl Sample {
             per_gb: scaled(bytes / 1e9),
             per_1000: scaled(requests / 1e3),
             failed: done.failed,
+            alone: None,
+            loaded: None,
         }
     }
+
+    /// With what handoffs took, microseconds.
+    pub(super) fn with_handoffs(self, alone: Option<Vec<f64>>, loaded: Option<Vec<f64>>) -> Self {
+        let two = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            (!values.is_empty()).then(|| (percentile(&values, 50), percentile(&values, 99)))
+        };
+        Sample { alone: alone.and_then(two), loaded: loaded.and_then(two), ..self }
+    }
+}
+
+/// Over the rounds that have them.
+fn percentiles(samples: impl Iterator<Item = Option<(f64, f64)>>) -> Option<Percentiles> {
+    let (p50, p99): (Vec<f64>, Vec<f64>) = samples.flatten().unzip();
+    (!p50.is_empty()).then(|| Percentiles { p50: Figure::of(p50), p99: Figure::of(p99) })
 }
 
 /// The cell with the figures of its samples.
@@ -90,6 +110,8 @@ pub(super) fn filled(mut cell: Cell, samples: &[Sample]) -> Cell {
     cell.mb_per_s = of(|s| s.mb_per_s);
     cell.requests_per_s = of(|s| s.requests_per_s);
     cell.ttfb_us = Percentiles { p50: of(|s| s.ttfb_p50), p99: of(|s| s.ttfb_p99) };
+    cell.freeze_to_installed_us = percentiles(samples.iter().map(|s| s.alone));
+    cell.freeze_to_installed_under_load_us = percentiles(samples.iter().map(|s| s.loaded));
     cell.cpu_s_per_gb = Cpu {
         intermediate: of(|s| s.per_gb.intermediate),
         target: of(|s| s.per_gb.target),
@@ -123,5 +145,14 @@ mod tests {
         let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!((percentile(&hundred, 50), percentile(&hundred, 99)), (50.5, 100.0));
         assert_eq!((percentile(&[7.0], 99), percentile(&[], 50)), (7.0, 0.0));
+    }
+
+    #[test]
+    fn handoffs_are_told_of_by_the_rounds_that_had_any() {
+        let rounds = [Some((3.0, 9.0)), None, Some((1.0, 5.0))];
+        let found = percentiles(rounds.into_iter()).unwrap();
+        assert_eq!(found.p50, Figure { median: 2.0, min: 1.0, max: 3.0 });
+        assert_eq!(found.p99, Figure { median: 7.0, min: 5.0, max: 9.0 });
+        assert_eq!(percentiles([None, None].into_iter()), None);
     }
 }

@@ -59,6 +59,10 @@ impl Load {
         Load { size: size.to_owned(), bytes, connections, keepalive, seconds }
     }
 
+    pub(super) fn keepalive(&self) -> bool {
+        self.keepalive
+    }
+
     fn program(&self) -> &'static str {
         match (self.bytes >= LARGE, self.keepalive) {
             (true, _) => "curl",
@@ -80,6 +84,8 @@ impl Load {
             mb_per_s: Figure::default(),
             requests_per_s: Figure::default(),
             ttfb_us: Percentiles::default(),
+            freeze_to_installed_us: None,
+            freeze_to_installed_under_load_us: None,
             cpu_s_per_gb: none.clone(),
             cpu_s_per_1000_requests: none,
             failed: 0,

@@ -7,6 +7,7 @@
 mod cpu;
 mod figures;
 mod idle;
+mod installed;
 mod load;
 mod plot;
 mod report;
@@ -21,6 +22,7 @@ use crate::{Impairment, Lab, content, interrupt, plan};
 use anyhow::{Context, Result, bail};
 use cpu::CpuReading;
 use figures::Sample;
+use installed::Since;
 use load::Load;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -79,6 +81,11 @@ pub struct Cell {
     /// From the request (with a new connection: from its start) to the first byte of the response, microseconds, one
     /// request at a time.
     pub ttfb_us: Percentiles,
+    /// Baton's new connections: from the start of the freeze until the client's packets were on their way to the target,
+    /// microseconds, of those requests whose first byte was waited for. None: no handoff belongs to this row's requests.
+    pub freeze_to_installed_us: Option<Percentiles>,
+    /// The same of the load's requests, of which up to 10 000 are remembered in each round.
+    pub freeze_to_installed_under_load_us: Option<Percentiles>,
     /// Processor seconds for each 10^9 bytes of body.
     pub cpu_s_per_gb: Cpu,
     /// Processor seconds for 1000 requests.
@@ -204,11 +211,17 @@ fn side(spec: &BenchSpec, way: Way) -> Result<Side> {
 
 /// One load on one way.
 fn measure(side: &Side, load: &Load) -> Result<Sample> {
+    let handoffs = || if load.keepalive() { Ok(None) } else { Since::now(side) };
+    let begun = handoffs()?;
     let ttfb = load.first_bytes(side)?;
+    let asked = u64::try_from(ttfb.len()).unwrap_or(0);
+    let alone = begun.map(|since| since.durations(asked)).transpose()?;
+    let begun = handoffs()?;
     let before = CpuReading::take(&side.lab)?;
     let done = load.run(side)?;
     let after = CpuReading::take(&side.lab)?;
     // Ends that are still being reported belong to nobody's round.
     std::thread::sleep(Duration::from_millis(100));
-    Ok(Sample::new(&done, after - before, ttfb))
+    let loaded = begun.map(|since| since.durations(done.requests)).transpose()?;
+    Ok(Sample::new(&done, after - before, ttfb).with_handoffs(alone, loaded))
 }

@@ -1,7 +1,7 @@
 //! The results: JSON for programs, Markdown with ratios for people.
 
 use super::idle::Idle;
-use super::{BenchSpec, Cell, Cpu, Figure, Way, plot};
+use super::{BenchSpec, Cell, Cpu, Figure, Percentiles, Way, plot};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -96,6 +96,7 @@ impl Report {
                 cell.failed
             );
         }
+        self.handoffs(&mut text);
         self.shaped(&mut text);
         self.far(&mut text);
         self.idle_rows(&mut text);
@@ -116,6 +117,25 @@ impl Report {
         }
         if let Some(name) = &self.congestion {
             let _ = writeln!(text, "\nThe servers' congestion control is {name}.");
+        }
+    }
+
+    /// What handoffs took, where there were some.
+    fn handoffs(&self, text: &mut String) {
+        let handed = |cell: &&Cell| {
+            cell.freeze_to_installed_us.is_some() || cell.freeze_to_installed_under_load_us.is_some()
+        };
+        let mut rows = self.cells.iter().filter(handed).peekable();
+        if rows.peek().is_none() {
+            return;
+        }
+        text.push_str(
+            "\n| load | way | freeze to installed p50 / p99, us, one at a time | the same under the load |\n|---|---|---|---|\n",
+        );
+        for cell in rows {
+            let (alone, loaded) =
+                (spread(cell.freeze_to_installed_us), spread(cell.freeze_to_installed_under_load_us));
+            let _ = writeln!(text, "| {} | {} | {alone} | {loaded} |", load(cell), cell.balancer.name());
         }
     }
 
@@ -187,6 +207,12 @@ impl Report {
 fn places(cpu: &Cpu, scale: f64, digits: usize) -> String {
     let all = [cpu.intermediate, cpu.target, cpu.kernel_network, cpu.machine];
     all.map(|figure| format!("{:.digits$}", figure.median * scale)).join(" / ")
+}
+
+/// Median and 99th percentile, each with its spread over the rounds.
+fn spread(durations: Option<Percentiles>) -> String {
+    let one = |f: Figure| format!("{:.0} [{:.0} to {:.0}]", f.median, f.min, f.max);
+    durations.map_or("-".to_owned(), |d| format!("{} / {}", one(d.p50), one(d.p99)))
 }
 
 /// The load of a row, in words.
