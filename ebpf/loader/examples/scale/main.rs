@@ -7,19 +7,27 @@
 //! is the number of cache lines and page-table entries that are not at hand. So there are two figures: every packet of
 //! another flow, the worst there is, and trains of sixteen packets of one flow. `floor` is a packet of no flow, which is
 //! let through after the lookup. The sizes take turns, so that a machine that slows down is slow for all of them.
+//!
+//! `bare_ns` are programs that do nothing but touch the memory a flow is in, in the same run: its entry in the hash table, and a
+//! word of its record, and the whole record. What they grow by (`growth_ns`, over the first size) no instruction of ours causes.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a panic is the report of a measurement that failed"
 )]
 
-use aya::maps::{Array, HashMap, MapData};
+mod bare;
+mod sys;
+
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use bare::Bare;
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::record::{FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_SYN_ACK, Settings};
 use etherparse::PacketBuilder;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 
 type Key = [u32; size_of::<FlowKey>() / 4];
 type Record = [u64; size_of::<FlowRecord>() / 8];
@@ -35,6 +43,7 @@ const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 90, 101, 2), 80);
 struct Table {
     flows: u32,
     object: Ebpf,
+    bare: Vec<Bare>,
     /// SplitMix64's state: which flow the next packet is of.
     random: u64,
 }
@@ -87,6 +96,13 @@ impl Table {
         let ours = Settings { tun_ifindex: 1, uplink_ifindex: 1, reinject_mark: 7, ..Settings::default() };
         let ours: [u32; size_of::<Settings>() / 4] = zerocopy::transmute!(ours);
         settings.set(0, ours, 0).unwrap();
+        let (Some(Map::HashMap(flows_map)), Some(Map::Array(slots_map))) =
+            (object.map("FLOWS"), object.map("SLOTS"))
+        else {
+            panic!("maps of another kind");
+        };
+        let (flows_fd, slots_fd) = (flows_map.fd().as_fd(), slots_map.fd().as_fd());
+        let bare = Bare::ALL.map(|touch| Bare::load(touch, flows_fd, slots_fd).unwrap()).into();
         let mut keys: HashMap<MapData, Key, u32> = object.take_map("FLOWS").unwrap().try_into().unwrap();
         let mut slots: Array<MapData, Record> = object.take_map("SLOTS").unwrap().try_into().unwrap();
         for n in 0..flows {
@@ -115,7 +131,7 @@ impl Table {
                 keys.insert(key, slot, 0).unwrap();
             }
         }
-        Table { flows, object, random: u64::from(flows) }
+        Table { flows, object, bare, random: u64::from(flows) }
     }
 
     fn any(&mut self) -> u32 {
@@ -140,20 +156,34 @@ impl Table {
         sum / f64::from(PACKETS)
     }
 
-    /// From the client on the intermediate, from the server on the target, and of no flow; the same in trains.
-    fn round(&mut self) -> [f64; 6] {
+    /// The same of a program that does next to nothing.
+    fn time_bare(&mut self, which: usize, train: u32) -> f64 {
+        let packets: Vec<_> = (0..PACKETS).map(|_| Bare::packet(&key(client(self.any()), VIP))).collect();
+        let sum: f64 =
+            packets.iter().map(|packet| f64::from(self.bare[which].run(packet, train).unwrap())).sum();
+        sum / f64::from(PACKETS)
+    }
+
+    /// From the client on the intermediate, from the server on the target, of no flow, and the bare ones; the same in trains.
+    fn round(&mut self) -> [Times; 2] {
         // TC_ACT_REDIRECT, and TC_ACT_UNSPEC: on to whatever comes next.
         const ON: u32 = u32::MAX;
-        let mut all = [0.0; 6];
-        for (train, three) in [1, TRAIN].into_iter().zip(all.chunks_exact_mut(3)) {
-            three[0] = self.time("intermediate_ingress", |n| acknowledgement(client(n), VIP), 7, train);
-            three[1] = self.time("target_egress", |n| acknowledgement(SERVER, client(n)), ON, train);
-            let nobody = (SERVER.0, 81);
-            three[2] = self.time("intermediate_ingress", |n| acknowledgement(client(n), nobody), ON, train);
-        }
-        all
+        let nobody = (SERVER.0, 81);
+        [1, TRAIN].map(|train| {
+            [
+                self.time("intermediate_ingress", |n| acknowledgement(client(n), VIP), 7, train),
+                self.time("target_egress", |n| acknowledgement(SERVER, client(n)), ON, train),
+                self.time("intermediate_ingress", |n| acknowledgement(client(n), nobody), ON, train),
+                self.time_bare(0, train),
+                self.time_bare(1, train),
+                self.time_bare(2, train),
+            ]
+        })
     }
 }
+
+/// Nanoseconds of the intermediate's program, the target's, of a packet of no flow, of the bare programs.
+type Times = [f64; 6];
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -164,29 +194,35 @@ fn main() {
     let asked: Vec<u32> = std::env::args().skip(1).map(|n| n.parse().expect("a number of flows")).collect();
     let sizes = if asked.is_empty() { vec![1_000, 10_000, 100_000, 1_000_000] } else { asked };
     let mut tables: Vec<Table> = sizes.iter().map(|flows| Table::filled(*flows)).collect();
-    let mut rounds: Vec<Vec<[f64; 6]>> = vec![Vec::new(); tables.len()];
+    let mut rounds: Vec<Vec<[Times; 2]>> = vec![Vec::new(); tables.len()];
     for _ in 0..ROUNDS {
         for (table, rounds) in tables.iter_mut().zip(&mut rounds) {
             rounds.push(table.round());
         }
     }
-    let figures: Vec<[f64; 6]> = rounds
-        .iter()
-        .map(|rounds| std::array::from_fn(|i| median(rounds.iter().map(|r| r[i]).collect())))
-        .collect();
-    let rows = sizes.iter().zip(&figures).map(|(flows, f)| {
-        let three = |at: usize| {
-            let over = |i: usize| f[i] / figures[0][i];
-            format!(
-                "{{ \"intermediate_ns\": {:.0}, \"target_ns\": {:.0}, \"floor_ns\": {:.0}, \"over_first\": [{:.2}, {:.2}] }}",
-                f[at],
-                f[at + 1],
-                f[at + 2],
-                over(at),
-                over(at + 1)
-            )
-        };
-        format!("  {{ \"flows\": {flows}, \"each_another_flow\": {},\n    \"trains_of_{TRAIN}\": {} }}", three(0), three(3))
+    let medians = |rounds: &Vec<[Times; 2]>, way: usize| -> Times {
+        std::array::from_fn(|i| median(rounds.iter().map(|r| r[way][i]).collect()))
+    };
+    let rows = sizes.iter().zip(&rounds).map(|(flows, own)| {
+        let [each, trains] = [0, 1].map(|way| row(&medians(own, way), &medians(&rounds[0], way)));
+        format!("  {{ \"flows\": {flows},\n    \"each_another_flow\": {each},\n    \"trains_of_{TRAIN}\": {trains} }}")
     });
     println!("[\n{}\n]", rows.collect::<Vec<_>>().join(",\n"));
+}
+
+/// One way's figures with so many flows, beside those of the first size.
+fn row(times: &Times, first: &Times) -> String {
+    let ([i, t, floor, bare @ ..], [i1, t1, _, bare1 @ ..]) = (times, first);
+    let [entry, word, record] = bare;
+    let [entry_more, word_more, record_more] = [0, 1, 2].map(|n| bare[n] - bare1[n]);
+    format!(
+        "{{ \"intermediate_ns\": {i:.0}, \"target_ns\": {t:.0}, \"floor_ns\": {floor:.0}, \"over_first\": [{:.2}, {:.2}],\n      \
+         \"bare_ns\": {{ \"entry\": {entry:.0}, \"word\": {word:.0}, \"record\": {record:.0} }},\n      \
+         \"growth_ns\": {{ \"intermediate\": {:.0}, \"target\": {:.0}, \"entry\": {entry_more:.0}, \"word\": {word_more:.0}, \
+         \"record\": {record_more:.0} }} }}",
+        i / i1,
+        t / t1,
+        i - i1,
+        t - t1,
+    )
 }
