@@ -10,7 +10,8 @@
 //! | any live | migrated | `Committed` | commit |
 //! | any live | refused, the request was not and will not be run | `Proxied` | proxy |
 //! | `Sent` after a reconnection | refused `never_seen` | `Cancelling` | ask `Cancel`: the handoff might still come |
-//! | any live | refused `lost_in_feeding` | `Unresolved` | reset |
+//! | any live, another agent process since | refused `lost_in_feeding` | `Unresolved` | reset |
+//! | any live, the same agent process all along | refused `lost_in_feeding` | as refused `never_seen` | |
 //! | `Sent` | deadline | `Cancelling` | ask `Cancel` |
 //! | `Cancelling`, `Severed` | deadline | same | |
 //! | any live, never known as delivered | channel down, not one byte was written | `Proxied` | proxy |
@@ -22,6 +23,9 @@
 //!
 //! Why `never_seen` in answer to `Status` is not the end: what the broken connection carried may still lie in the
 //! agent's receive buffer. `Cancel` forbids it for good; `Status` only asks.
+//!
+//! Why `lost_in_feeding` may mean `never_seen`: soon after its start an agent does not know what the process before it fed, and
+//! says so of every handoff that it has not seen. One that was sent to this process the one before cannot have fed.
 
 use crate::reason::{ProxyReason, Refusal};
 
@@ -106,6 +110,8 @@ pub struct Handoff {
     late: bool,
     /// The last question was `Status`.
     status_asked: bool,
+    /// The agent is another process than the one it was first sent to.
+    other_process: bool,
 }
 
 impl Default for Handoff {
@@ -117,7 +123,13 @@ impl Default for Handoff {
 impl Handoff {
     /// The handoff's message was given to the channel.
     pub const fn new() -> Self {
-        Handoff { state: HandoffState::Sent, delivered: false, late: false, status_asked: false }
+        Handoff {
+            state: HandoffState::Sent,
+            delivered: false,
+            late: false,
+            status_asked: false,
+            other_process: false,
+        }
     }
 
     /// Where it stands.
@@ -132,6 +144,12 @@ impl Handoff {
         if self.state.is_final() {
             return Do::Wait;
         }
+        let event = match event {
+            HandoffEvent::Refused(Refusal::LostInFeeding) if !self.other_process => {
+                HandoffEvent::Refused(Refusal::NeverSeen)
+            }
+            other => other,
+        };
         let (to, action) = match event {
             HandoffEvent::Migrated => (State::Committed, Do::Commit),
             HandoffEvent::Refused(Refusal::NeverSeen) if self.status_asked => self.cancel(),
@@ -151,6 +169,7 @@ impl Handoff {
                 (State::Severed, Do::Wait)
             }
             HandoffEvent::ChannelUp { same_instance } => {
+                self.other_process |= !same_instance;
                 if same_instance && !self.late && self.state != State::Cancelling {
                     self.status_asked = true;
                     (State::Sent, Do::Ask(Question::Status))
@@ -224,7 +243,9 @@ mod tests {
                 match action {
                     Do::Commit => assert_eq!(*event, On::Migrated),
                     Do::Proxy(ProxyReason::Refused, Some(reason)) => {
-                        assert_eq!(*event, On::Refused(*reason));
+                        let other = before.iter().any(|(e, _)| *e == On::ChannelUp { same_instance: false });
+                        let lost = *event == On::Refused(Refusal::LostInFeeding);
+                        assert!(*event == On::Refused(*reason) || (lost && !other), "{path:?}");
                         assert!(reason.request_not_run());
                     }
                     Do::Proxy(reason, refusal) => {
@@ -297,6 +318,23 @@ mod tests {
             handoff.on(On::Refused(Refusal::NeverSeen)),
             Do::Proxy(ProxyReason::Refused, Some(Refusal::NeverSeen))
         );
+    }
+
+    #[test]
+    fn an_agent_that_knows_nothing_of_the_process_before_it_is_believed_about_what_it_was_sent_itself() {
+        let (lost, same) = (On::Refused(Refusal::LostInFeeding), On::ChannelUp { same_instance: true });
+        let proxied = Do::Proxy(ProxyReason::Refused, Some(Refusal::NeverSeen));
+        let mut late = Handoff::new();
+        for event in [On::Deadline, On::ChannelDown { delivered: true }, same] {
+            late.on(event);
+        }
+        assert_eq!(late.on(lost), proxied);
+        let mut in_time = Handoff::new();
+        in_time.on(On::ChannelDown { delivered: true });
+        assert_eq!(in_time.on(same), Do::Ask(Question::Status));
+        // Asked only: it might still come.
+        assert_eq!(in_time.on(lost), Do::Ask(Question::Cancel));
+        assert_eq!(in_time.on(lost), proxied);
     }
 
     #[test]
