@@ -2,14 +2,14 @@
 //! `Type=notify-reload` and `FileDescriptorStoreMax=`. Listening sockets outlive the daemon here.
 
 use crate::{Lab, Program, sys};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::collections::VecDeque;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The number of the first descriptor that a manager hands over.
 const FIRST: RawFd = 3;
@@ -60,6 +60,25 @@ impl Manager {
     #[must_use]
     pub fn watching(self, limit: Duration) -> Self {
         Manager { watchdog: Some(limit), ..self }
+    }
+
+    /// Waits until all that it was told before is known.
+    ///
+    /// # Errors
+    /// When its socket is gone, or nobody reads it for a minute.
+    pub fn catch_up(&self) -> Result<()> {
+        // Datagrams come in the order in which they were sent.
+        const MARK: &str = "X_CAUGHT_UP=1";
+        let before = self.told(MARK);
+        UnixDatagram::unbound()?
+            .send_to(MARK.as_bytes(), &self.path)
+            .with_context(|| self.path.display().to_string())?;
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.told(MARK) == before {
+            ensure!(Instant::now() < until, "{}: nobody reads", self.path.display());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// How many listening sockets are kept.

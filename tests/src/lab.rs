@@ -404,6 +404,13 @@ pub fn both(spec: LabSpec) -> LabSpec {
     spec.family(Family::Dual)
 }
 
+/// The same with an agent that has longer to answer than a busy machine stands still: where all requests must migrate, none is
+/// proxied for that.
+#[must_use]
+pub fn patient(spec: LabSpec) -> LabSpec {
+    spec.intermediate_with("handoff", "deadline_ms", 4000)
+}
+
 fn log_of(node_dir: &Path) -> PathBuf {
     node_dir.join("access-lines.log")
 }

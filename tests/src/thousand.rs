@@ -33,7 +33,7 @@ pub fn ask_and_find_logged_once(t: &TestLab) {
     t.expect_requests(1000, 0);
     let from: HashSet<SocketAddr> = from.into_iter().flatten().collect();
     let logged = || TARGETS.iter().flat_map(|target| t.access_log(target)).collect::<Vec<_>>();
-    t.eventually("nginx writes its log", Duration::from_secs(5), |_| logged().len() >= 1000);
+    t.eventually("nginx writes its log", Duration::from_secs(20), |_| logged().len() >= 1000);
     let lines = logged();
     assert_eq!(lines.len(), 1000, "each request ran once");
     for line in &lines {
@@ -60,8 +60,8 @@ fn came_from(vip: SocketAddr, n: usize, want: &str) -> SocketAddr {
 /// If something is.
 pub fn expect_nothing_left(t: &TestLab, linger: Duration) {
     let nodes = [INTERMEDIATE, TARGETS[0], TARGETS[1]];
-    t.eventually("all records are freed", linger * 4, |t| nodes.iter().all(|node| t.flows(node).is_empty()));
-    for node in nodes {
-        assert_eq!(t.metric(node, "baton_flow_table_used"), 0, "{node}'s table");
-    }
+    t.eventually("all records are freed", linger + Duration::from_secs(20), |t| {
+        let nothing = |node| t.flows(node).is_empty() && t.metric(node, "baton_flow_table_used") == 0;
+        nodes.into_iter().all(nothing)
+    });
 }

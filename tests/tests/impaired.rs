@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{self, Connection};
-use baton_tests::lab::{self, TestLab};
+use baton_tests::lab::{self, TestLab, patient};
 use baton_tests::sniff::{Sacks, Sniffer, sacks};
 use netns_lab::{Family, Impairment, LabSpec, Plane, content, plan};
 use sha2::{Digest, Sha256};
@@ -21,6 +21,8 @@ const CLIENTS: [&str; 3] = ["client1", "client2", "client3"];
 /// Connections a seed has: two downloads, two uploads, one kept for many requests.
 const CONNECTIONS: u64 = 5;
 const UPLOADS: u64 = 2;
+/// How long what must come is waited for.
+const LIMIT: Duration = Duration::from_secs(20);
 /// Bytes of an upload.
 const UPLOAD: usize = 600_000;
 
@@ -160,7 +162,7 @@ fn seeds_in(name: &str, family: Family, plane: Plane, vip: SocketAddr, links: &[
     let order = |s: LabSpec| {
         let impair_links = links.iter().map(|link| (*link).to_owned()).collect();
         let clients = u8::try_from(links.len()).unwrap();
-        let impaired = s.clients(clients).family(family).plane(plane).impair(Impairment::default());
+        let impaired = patient(s).clients(clients).family(family).plane(plane).impair(Impairment::default());
         LabSpec { impair_links, ..impaired }
     };
     let Some(t) = lab::up(name, order) else { return };
@@ -198,7 +200,7 @@ fn seeds_in(name: &str, family: Family, plane: Plane, vip: SocketAddr, links: &[
     );
     assert!(wrong.is_empty(), "{} of {count} seeds failed:\n{}", wrong.len(), wrong.join("\n"));
     // An upload of which a part is missing just when it would be handed off is proxied; nothing else is.
-    t.eventually("all requests are counted", Duration::from_secs(3), |t| {
+    t.eventually("all requests are counted", LIMIT, |t| {
         t.migrated() + t.all_proxied() == count * CONNECTIONS
     });
     assert_eq!(t.all_proxied(), t.proxied("connection_state"));
@@ -285,8 +287,11 @@ fn lossy_downloads(
         .into_iter()
         .map(|(name, value)| (name.clone(), value - before.get(&name).unwrap_or(&0)))
         .collect();
-    // The last acknowledgements are still under way.
-    std::thread::sleep(Duration::from_millis(200));
+    // The last acknowledgements are still under way until the server's kernel has forgotten the connections.
+    t.eventually("the connections are over", LIMIT, |t| {
+        let list = ["ss", "-tnH", "exclude", "listening", "exclude", "time-wait", "sport", "=", ":80"];
+        t.lab.output("target1", &list).unwrap().trim().is_empty()
+    });
     (counted, sacks(&capture.segments(), from))
 }
 

@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::Connection;
-use baton_tests::lab::{self, TestLab, VIP, both};
+use baton_tests::lab::{self, TestLab, VIP, both, patient};
 use netns_lab::LabSpec;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
+
+/// How long what must come is waited for.
+const LIMIT: Duration = Duration::from_secs(20);
 
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: lab\r\n\r\n";
 
@@ -38,7 +41,7 @@ fn unwanted() -> Vec<(String, u16)> {
 
 #[test]
 fn by_default_a_later_request_is_judged_before_a_server_gets_it() {
-    let Some(t) = lab::up("later", |s| both(s.targets(1))) else { return };
+    let Some(t) = lab::up("later", |s| patient(both(s.targets(1)))) else { return };
     const FIRST: &str = "GET /1k?first HTTP/1.1\r\nHost: lab\r\n\r\n";
     let cases = unwanted();
     let want = t.sha256("1k");
@@ -65,9 +68,7 @@ fn by_default_a_later_request_is_judged_before_a_server_gets_it() {
         }
     }
     let firsts = cases.len() * 3 * 2;
-    t.eventually("nginx writes its log", Duration::from_secs(5), |t| {
-        t.access_log("target1").len() >= firsts + 8
-    });
+    t.eventually("nginx writes its log", LIMIT, |t| t.access_log("target1").len() >= firsts + 8);
     for line in t.access_log("target1") {
         let expected = ["\"GET /1k?first HTTP/1.1\" 200", "\"GET /whoami HTTP/1.1\" 200"];
         assert!(expected.iter().any(|text| line.contains(text)), "the server got {line}");
@@ -91,7 +92,7 @@ fn site(spec: LabSpec) -> LabSpec {
             "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:{port}\"\nserver = \"ADDRESS:7001\"\n"
         )
     };
-    spec.targets(1)
+    patient(spec.targets(1))
         .intermediate_with("listener", "pool", "told")
         .intermediate_also(
             "\n[[target]]\nname = \"told\"\nserver = \"10.90.101.2:7001\"\nagent = \"10.90.101.2:7400\"\n\
@@ -185,13 +186,13 @@ fn behind_a_connections_last_request_the_server_gets_nothing_and_the_client_its_
                 connection.send(start.as_bytes()).unwrap();
                 connection
             });
-            t.eventually(&case, Duration::from_secs(10), |t| t.migrated() == migrated + 1);
+            t.eventually(&case, LIMIT, |t| t.migrated() == migrated + 1);
             connection.send(format!("{rest}{behind}").as_bytes()).unwrap();
             if fin {
                 connection.socket().shutdown(Shutdown::Write).unwrap();
             }
             dropped += u64::from(!behind.is_empty());
-            t.eventually(&case, Duration::from_secs(10), |t| {
+            t.eventually(&case, LIMIT, |t| {
                 t.metric("intermediate", "baton_later_requests_total{outcome=\"dropped\"}") == dropped
             });
             server.go_on.send(()).unwrap();
@@ -203,10 +204,7 @@ fn behind_a_connections_last_request_the_server_gets_nothing_and_the_client_its_
                 "the close: {case}"
             );
             drop(connection);
-            let received = server
-                .received
-                .recv_timeout(Duration::from_secs(20))
-                .unwrap_or_else(|e| panic!("{case}: {e}"));
+            let received = server.received.recv_timeout(LIMIT).unwrap_or_else(|e| panic!("{case}: {e}"));
             let received = String::from_utf8_lossy(&received).into_owned();
             assert_eq!(received.matches("HTTP/1.").count(), 1, "{n}: {received}");
             assert_eq!(
@@ -226,16 +224,16 @@ fn behind_a_connections_last_request_the_server_gets_nothing_and_the_client_its_
         connection.send(CHUNKED.as_bytes()).unwrap();
         connection
     });
-    t.eventually("a chunked upload migrates", Duration::from_secs(10), |t| t.migrated() == migrated + 1);
+    t.eventually("a chunked upload migrates", LIMIT, |t| t.migrated() == migrated + 1);
     connection.send(format!("5\r\nhello!{HIDDEN}").as_bytes()).unwrap();
     assert_eq!(connection.read_some().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(t.metric("intermediate", "baton_later_requests_total{outcome=\"broken_off\"}"), 1);
-    let cut = server.received.recv_timeout(Duration::from_secs(20));
+    let cut = server.received.recv_timeout(LIMIT);
     assert_eq!(cut.unwrap_err(), RecvTimeoutError::Disconnected, "the server's connection was reset");
     assert_eq!(t.metric("intermediate", "baton_flows_cut_total"), 0, "no target was lost");
     assert_eq!(t.all_proxied(), 0);
     // Clients whose bytes were never acknowledged have been told that their connections are gone.
-    t.eventually("all records are freed", Duration::from_secs(20), |t| {
+    t.eventually("all records are freed", LIMIT * 2, |t| {
         ["intermediate", "target1"].iter().all(|node| t.flows(node).is_empty())
     });
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{self, Connection};
-use baton_tests::lab::{self, TestLab};
+use baton_tests::lab::{self, TestLab, patient};
 use netns_lab::spec::Plane;
 use netns_lab::{Family, plan};
 use socket2::SockRef;
@@ -52,7 +52,7 @@ fn narrows(leg: &str, family: Family, plane: Plane) {
     let name =
         format!("narrow-{leg}{}{}", if v4 { 4 } else { 6 }, if plane == Plane::Ebpf { "" } else { "-us" });
     let Some(t) = lab::up(&name, |s| {
-        let s = s.targets(1).family(family).plane(plane).mtu_target(NARROW);
+        let s = patient(s.targets(1)).family(family).plane(plane).mtu_target(NARROW);
         if leg == "rewrite" {
             return s;
         }
@@ -67,7 +67,7 @@ fn narrows(leg: &str, family: Family, plane: Plane) {
     t.client(move || client::get(vip, "/1k")).unwrap();
     for n in 0..2 {
         let command =
-            format!("curl -sSg --fail --max-time 20 -T {} http://{vip}/upload/narrow{n}", file.display());
+            format!("curl -sSg --fail --max-time 60 -T {} http://{vip}/upload/narrow{n}", file.display());
         let (begun, before) = (Instant::now(), count("drop_too_big"));
         t.lab.output("client1", &["bash", "-c", &command]).unwrap();
         let took = begun.elapsed();
@@ -128,7 +128,7 @@ fn moves(leg: &str, family: Family) {
     };
     let name = format!("leg-{leg}{}", if v4 { 4 } else { 6 });
     let Some(t) = lab::up(&name, |s| {
-        let s = s.targets(1).family(family).intermediate_with("target", "leg", leg);
+        let s = patient(s.targets(1)).family(family).intermediate_with("target", "leg", leg);
         let s = s.agents_with("allow", "leg", leg).agents_with("allow", "leg_source", source.to_string());
         netns_lab::LabSpec { urpf: true, ..s }
     }) else {
@@ -152,7 +152,7 @@ fn moves(leg: &str, family: Family) {
     let down = begun.elapsed();
 
     let (before, file) = (retransmitted(&t), t.lab.www_dir().join("10m"));
-    let command = format!("curl -sSg --fail --max-time 20 -T {} http://{vip}/upload/leg", file.display());
+    let command = format!("curl -sSg --fail --max-time 60 -T {} http://{vip}/upload/leg", file.display());
     let begun = Instant::now();
     t.lab.output("client1", &["bash", "-c", &command]).unwrap();
     let up = begun.elapsed();

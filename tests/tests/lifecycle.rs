@@ -5,7 +5,7 @@
 use baton_shared::record::{ABI_VERSION, former};
 use baton_tests::build::Upgrade;
 use baton_tests::hung::Hung;
-use baton_tests::lab::{self, TestLab, VIPS, both};
+use baton_tests::lab::{self, TestLab, VIPS, both, patient};
 use baton_tests::load::{DOWNLOADS, Tally, under_load};
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{LabSpec, Manager, Program};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// Two targets whose links are so slow that downloads are always under way.
 fn order(s: LabSpec) -> LabSpec {
-    LabSpec { rate_target: "1gbit".parse().ok(), ..both(s.targets(2)) }
+    LabSpec { rate_target: "1gbit".parse().ok(), ..patient(both(s.targets(2))) }
 }
 
 /// What a stopped daemon left pinned becomes a former version's, which had the same records under another ABI number; where
@@ -31,9 +31,12 @@ fn left_by_a_former_version(t: &TestLab, node: &str, side: &str) {
     std::fs::remove_dir(here).unwrap();
 }
 
+/// How long what must come is waited for. A download takes some seconds, more on a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
+
 /// All downloads that go on are migrated, half of them over each version of IP.
 fn all_migrated(t: &TestLab) {
-    t.eventually("all downloads are migrated", Duration::from_secs(30), |t| {
+    t.eventually("all downloads are migrated", LIMIT, |t| {
         let flows = [t.flows("target1"), t.flows("target2")].concat();
         VIPS.iter().all(|vip| {
             let live = |f: &&Value| f["state"] == "committed" && f["vip"] == vip.to_string();
@@ -41,9 +44,7 @@ fn all_migrated(t: &TestLab) {
         })
     });
     // Downloads that were proxied while an agent was away would end with the process that carries them.
-    t.eventually("nothing is proxied any more", Duration::from_secs(30), |t| {
-        t.metric(INTERMEDIATE, "baton_connections") == 0
-    });
+    t.eventually("nothing is proxied any more", LIMIT, |t| t.metric(INTERMEDIATE, "baton_connections") == 0);
 }
 
 /// The version a node's daemon says it has.
@@ -55,16 +56,16 @@ fn version(t: &TestLab, node: &str) -> String {
 fn kill_agent(t: &TestLab, target: &str, tally: &Tally) {
     let agent_up =
         |t: &TestLab| t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["up"].as_bool().unwrap();
-    t.eventually("the agent is there", Duration::from_secs(10), agent_up);
+    t.eventually("the agent is there", LIMIT, agent_up);
     let before = tally.unanswered().len();
     let noticed = tally.with_downloads_under_way(|| {
         t.lab.kill_agent(target).unwrap();
-        t.eventually("the intermediate noticed", Duration::from_secs(10), |t| !agent_up(t));
+        t.eventually("the intermediate noticed", LIMIT, |t| !agent_up(t));
         Instant::now()
     });
     tally.progress();
     t.lab.start_agent(target).unwrap();
-    t.eventually("the agent is back", Duration::from_secs(10), agent_up);
+    t.eventually("the agent is back", LIMIT, agent_up);
     tally.progress();
     let failed = tally.unanswered().split_off(before);
     assert!(
@@ -82,7 +83,7 @@ fn daemons_that_are_stopped_killed_and_upgraded_cut_no_download_and_only_request
     println!("from {} to {}", upgrade.from, upgrade.to);
     t.lab.stop_intermediate().unwrap();
     t.lab.start_managed(INTERMEDIATE, Program::Balancer, &manager).unwrap();
-    t.eventually("it is ready", Duration::from_secs(5), |_| manager.told("READY=1") == 1);
+    t.eventually("it is ready", LIMIT, |_| manager.told("READY=1") == 1);
     assert_eq!(version(&t, INTERMEDIATE), upgrade.from);
     let kept = manager.kept();
     assert!(kept >= VIPS.len(), "not every VIP's listening socket is kept");
@@ -101,6 +102,7 @@ fn daemons_that_are_stopped_killed_and_upgraded_cut_no_download_and_only_request
             assert_eq!(version(&t, INTERMEDIATE), upgrade.to);
             tally.progress();
         }
+        manager.catch_up().unwrap();
         assert_eq!(manager.told("STOPPING=1"), 2);
         for target in ["target1", "target2"] {
             assert_eq!(version(&t, target), upgrade.from);
@@ -140,6 +142,7 @@ fn daemons_that_are_stopped_killed_and_upgraded_cut_no_download_and_only_request
             .collect();
         assert_eq!(left, [format!("v{ABI_VERSION}").as_str()], "{node} took everything over");
     }
+    manager.catch_up().unwrap();
     assert_eq!(manager.kept(), kept, "the sockets are still the same");
     assert!(manager.told("READY=1") >= 4);
 }
@@ -152,7 +155,7 @@ fn without_a_manager_requests_fail_only_between_a_kill_and_the_next_start_and_no
         let (killing, ready) = tally.with_downloads_under_way(|| {
             let killing = Instant::now();
             t.lab.kill_intermediate().unwrap();
-            t.eventually("somebody is refused at each VIP", Duration::from_secs(10), |_| {
+            t.eventually("somebody is refused at each VIP", LIMIT, |_| {
                 let refused = tally.unanswered();
                 refused.len() > VIPS.len() && VIPS.iter().all(|vip| refused.iter().any(|one| one.vip == *vip))
             });
@@ -182,13 +185,15 @@ fn who_hangs_is_not_heard_of(
     let heard = || manager.told("WATCHDOG=1");
     let goes_on = || {
         let before = heard();
-        t.eventually("the watchdog hears of it", Duration::from_secs(10), |_| heard() > before + 2);
+        t.eventually("the watchdog hears of it", LIMIT, |_| heard() > before + 2);
     };
     goes_on();
     let hung = Hung::of(t.pid(node, program), thread);
-    // What was said before may come after.
+    // Of threads that do not hang one may be about to say a last word.
+    manager.catch_up().unwrap();
     let before = heard() + 1;
     std::thread::sleep(Duration::from_millis(600));
+    manager.catch_up().unwrap();
     assert!(heard() <= before, "{node}: {thread:?} hangs, and {} words came", heard() - before);
     drop(hung);
     goes_on();
@@ -200,21 +205,19 @@ fn a_manager_keeps_what_reloads_leave_and_its_watchdog_hears_of_daemons_that_do_
     let manager = watching(&plan::run_dir(&t.lab.spec().name));
     t.lab.stop_intermediate().unwrap();
     t.lab.start_managed(INTERMEDIATE, Program::Balancer, &manager).unwrap();
-    t.eventually("it is ready", Duration::from_secs(5), |_| manager.told("READY=1") == 1);
+    t.eventually("it is ready", LIMIT, |_| manager.told("READY=1") == 1);
     let kept = manager.kept();
     let file = t.lab.config(INTERMEDIATE, Program::Balancer);
     let text = std::fs::read_to_string(&file).unwrap();
     let new = ["10.90.1.2:8088", "[fd90:1::2]:8088"].map(|vip| format!("\n[[listener]]\nvip = \"{vip}\"\n"));
     std::fs::write(&file, format!("{text}{}", new.concat())).unwrap();
     t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGHUP).unwrap();
-    t.eventually("the new listeners' sockets are kept too", Duration::from_secs(10), |_| {
+    t.eventually("the new listeners' sockets are kept too", LIMIT, |_| {
         manager.kept() == 2 * kept && manager.told("READY=1") == 2 && manager.told("RELOADING=1") == 1
     });
     std::fs::write(&file, text).unwrap();
     t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGHUP).unwrap();
-    t.eventually("they are given up", Duration::from_secs(10), |_| {
-        manager.kept() == kept && manager.told("READY=1") == 3
-    });
+    t.eventually("they are given up", LIMIT, |_| manager.kept() == kept && manager.told("READY=1") == 3);
     for vip in VIPS {
         assert_eq!(t.get_at(vip, "/1k").unwrap().status, 200);
     }

@@ -4,23 +4,27 @@
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use baton_tests::client::{Connection, Response};
-use baton_tests::lab::{self, TestLab, VIPS, both};
+use baton_tests::lab::{self, TestLab, VIPS, both, patient};
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{LabSpec, Program};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// `handoff.agent_lost_ms` here.
 const AGENT_LOST: Duration = Duration::from_millis(1500);
 /// How long a channel may be silent before its agent counts as gone, two attempts to connect to a silent host, the
 /// asking and resetting of the client, and room for a busy machine.
-const NOTICE: Duration = Duration::from_secs(3 + 2 + 2 + 3);
+const NOTICE: Duration = Duration::from_secs(3 + 2 + 2 + 13);
+/// How long what must come is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// One target, from which two downloads take four seconds.
 fn one_slow_target(spec: LabSpec) -> LabSpec {
     let rate = "400mbit".parse().ok();
-    LabSpec { rate_target: rate, ..both(spec.targets(1)) }.intermediate_with(
+    LabSpec { rate_target: rate, ..patient(both(spec.targets(1))) }.intermediate_with(
         "handoff",
         "agent_lost_ms",
         u64::try_from(AGENT_LOST.as_millis()).unwrap(),
@@ -51,7 +55,7 @@ fn forget_all(t: &TestLab) {
         }
     }
     // The kernel takes a program off its hook a moment after the last that refers to it is gone.
-    t.eventually("no program is left", Duration::from_secs(5), |t| {
+    t.eventually("no program is left", LIMIT, |t| {
         let left = |way| SchedClassifier::query_tcx("eth0", way).map_or(0, |(_, programs)| programs.len());
         let both = move || left(TcAttachType::Ingress) + left(TcAttachType::Egress);
         t.lab.inside("target1", both).unwrap() == 0
@@ -64,6 +68,17 @@ fn kept_alive(vip: SocketAddr) -> Connection {
     connection.get("/1k").unwrap();
     assert_eq!(connection.response().unwrap().status, 200);
     connection
+}
+
+/// A download that goes on, at a pace at which it lasts half a minute, until `over` is set; then its end.
+fn download_until(vip: SocketAddr, over: &AtomicBool) -> io::Result<Response> {
+    let mut connection = Connection::open(vip)?;
+    connection.get("/100m")?;
+    while !over.load(Ordering::Relaxed) {
+        assert!(connection.read_some()? > 0, "it ended");
+        std::thread::sleep(Duration::from_millis(80));
+    }
+    connection.response()
 }
 
 /// Writes until the connection fails.
@@ -85,6 +100,7 @@ fn upload_until_it_fails(vip: SocketAddr) -> io::Error {
 #[test]
 fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
     let Some(t) = lab::up("gone", one_slow_target) else { return };
+    let over = Arc::new(AtomicBool::new(false));
     let (busy, idle, took) = std::thread::scope(|scope| {
         let t = &t;
         let uploads = VIPS.map(|vip| scope.spawn(move || t.client(move || upload_until_it_fails(vip))));
@@ -95,13 +111,15 @@ fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
                 all.iter_mut().map(|kept| kept.read_some().unwrap_err()).collect::<Vec<_>>()
             })
         });
-        t.eventually("the migrations", Duration::from_secs(20), |t| t.migrated() == IDLE + 2);
-        // Last: they last four seconds.
-        let downloads = VIPS.map(|vip| scope.spawn(move || t.get_at(vip, "/100m").unwrap_err()));
-        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == IDLE + 4);
+        let downloads = VIPS.map(|vip| {
+            let over = Arc::clone(&over);
+            scope.spawn(move || t.client(move || download_until(vip, &over)).unwrap_err())
+        });
+        t.eventually("the migrations", LIMIT, |t| t.migrated() == IDLE + 4);
         std::thread::sleep(Duration::from_millis(300));
-        t.lab.output("target1", &["ip", "link", "set", "eth0", "down"]).unwrap();
         let gone = Instant::now();
+        t.lab.output("target1", &["ip", "link", "set", "eth0", "down"]).unwrap();
+        over.store(true, Ordering::Relaxed);
         let downloads = downloads.map(|one| ("download", one.join().unwrap()));
         let uploads = uploads.map(|one| ("upload", one.join().unwrap()));
         (downloads.into_iter().chain(uploads), idle.join().unwrap(), gone.elapsed())
@@ -112,7 +130,7 @@ fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{which}: {error}");
     }
     assert!(took >= AGENT_LOST && took < AGENT_LOST + NOTICE, "took {took:?}");
-    nothing_left(&t, &[INTERMEDIATE], Duration::from_secs(2));
+    nothing_left(&t, &[INTERMEDIATE], LIMIT);
     assert_eq!(cut(&t), IDLE + 4);
 }
 
@@ -120,29 +138,32 @@ fn a_target_host_that_is_gone_ends_its_flows_with_resets() {
 fn a_dead_agent_costs_no_flow_neither_busy_nor_idle() {
     let Some(t) = lab::up("stays", one_slow_target) else { return };
     let want = t.sha256("100m");
-    let (after, downloads) = std::thread::scope(|scope| {
-        let t = &t;
-        let idle = scope.spawn(|| {
-            t.client(|| {
-                let kept = VIPS.map(kept_alive);
-                std::thread::sleep(AGENT_LOST * 4);
-                kept.map(|mut kept| {
-                    kept.get("/10k").unwrap();
-                    kept.response().unwrap().sha256
-                })
-            })
-        });
-        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 2);
-        let downloads = VIPS.map(|vip| scope.spawn(move || t.get_at(vip, "/100m").unwrap().sha256));
-        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 4);
-        t.lab.kill_agent("target1").unwrap();
-        (idle.join().unwrap(), downloads.map(|one| one.join().unwrap()))
+    let kept = t.client(|| VIPS.map(kept_alive));
+    let downloads = t.client(|| {
+        VIPS.map(|vip| {
+            let mut connection = Connection::open(vip).unwrap();
+            connection.get("/100m").unwrap();
+            connection
+        })
+    });
+    t.eventually("the migrations", LIMIT, |t| t.migrated() == 4);
+    t.lab.kill_agent("target1").unwrap();
+    // They go on only now: nobody has read a byte of them.
+    let downloads = std::thread::scope(|scope| {
+        let reading =
+            downloads.map(|mut connection| scope.spawn(move || connection.response().unwrap().sha256));
+        std::thread::sleep(AGENT_LOST * 4);
+        reading.map(|one| one.join().unwrap())
+    });
+    let after = kept.map(|mut kept| {
+        kept.get("/10k").unwrap();
+        kept.response().unwrap().sha256
     });
     let small = t.sha256("10k");
     assert_eq!((after, downloads), ([small.clone(), small], [want.clone(), want]));
     assert_eq!(cut(&t), 0);
     t.lab.start_agent("target1").unwrap();
-    nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(15));
+    nothing_left(&t, &[INTERMEDIATE, "target1"], LIMIT);
     assert_eq!(cut(&t), 0);
 }
 
@@ -152,7 +173,7 @@ fn a_target_host_that_was_started_anew_has_its_old_flows_reset() {
     let errors = std::thread::scope(|scope| {
         let idle =
             scope.spawn(|| t.client(|| VIPS.map(kept_alive).map(|mut kept| kept.read_some().unwrap_err())));
-        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 2);
+        t.eventually("the migrations", LIMIT, |t| t.migrated() == 2);
         t.lab.kill_agent("target1").unwrap();
         forget_all(&t);
         t.lab.start_agent("target1").unwrap();
@@ -161,18 +182,19 @@ fn a_target_host_that_was_started_anew_has_its_old_flows_reset() {
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
     }
-    nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(3));
+    nothing_left(&t, &[INTERMEDIATE, "target1"], LIMIT);
     assert_eq!(cut(&t), 2);
-    let sockets =
-        t.lab.output("target1", &["ss", "-tnH", "state", "established", "sport", "=", ":80"]).unwrap();
-    assert!(sockets.trim().is_empty(), "the server was not told: {sockets}");
+    t.eventually("the server is told", LIMIT, |t| {
+        let list = ["ss", "-tnH", "state", "established", "sport", "=", ":80"];
+        t.lab.output("target1", &list).unwrap().trim().is_empty()
+    });
 }
 
 #[test]
 fn a_client_nobody_hears_is_reset_though_the_host_answers() {
     let Some(t) = lab::up("unheard", one_slow_target) else { return };
     let mut kept = t.client(|| VIPS.map(kept_alive));
-    t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 2);
+    t.eventually("the migrations", LIMIT, |t| t.migrated() == 2);
     t.lab.kill_agent("target1").unwrap();
     // The host is there, its server too, but nothing translates what it says, and no agent tells.
     forget_all(&t);
@@ -189,7 +211,7 @@ fn a_client_nobody_hears_is_reset_though_the_host_answers() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
         assert!(at - asked >= AGENT_LOST);
     }
-    nothing_left(&t, &[INTERMEDIATE], Duration::from_secs(3));
+    nothing_left(&t, &[INTERMEDIATE], LIMIT);
     assert_eq!(cut(&t), 2);
 }
 
@@ -220,6 +242,6 @@ fn a_server_killed_in_mid_download_looks_to_the_client_as_it_does_without_baton(
         assert_eq!(direct.kind(), migrated.kind(), "direct: {direct}; migrated: {migrated}");
     }
     t.expect_requests(2, 0);
-    nothing_left(&t, &[INTERMEDIATE, "target1"], Duration::from_secs(12));
+    nothing_left(&t, &[INTERMEDIATE, "target1"], LIMIT);
     assert_eq!(cut(&t), 0);
 }

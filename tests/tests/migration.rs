@@ -2,18 +2,22 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
 use baton_tests::client::{self, Connection};
-use baton_tests::lab::{self, VIPS, both};
+use baton_tests::lab::{self, VIPS, both, patient};
 use baton_tests::thousand;
-use netns_lab::plan;
+use netns_lab::{LabSpec, plan};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 const LINGER: Duration = Duration::from_secs(3);
 
+fn usual(spec: LabSpec) -> LabSpec {
+    patient(both(spec))
+}
+
 #[test]
 fn twenty_downloads_of_100_mb_by_curl_are_byte_exact_and_bypass_the_intermediate() {
-    let Some(t) = lab::up("download", both) else { return };
+    let Some(t) = lab::up("download", usual) else { return };
     let want = t.sha256("100m");
     let before = t.lab.link_counters().unwrap();
     for (n, vip) in (1..=20).zip(VIPS.into_iter().cycle()) {
@@ -37,14 +41,14 @@ fn twenty_downloads_of_100_mb_by_curl_are_byte_exact_and_bypass_the_intermediate
 
 #[test]
 fn a_thousand_small_requests_on_new_connections_8_at_a_time_are_all_migrated() {
-    let Some(t) = lab::up("small", both) else { return };
+    let Some(t) = lab::up("small", usual) else { return };
     thousand::ask_and_find_logged_once(&t);
     thousand::expect_nothing_left(&t, LINGER);
 }
 
 #[test]
 fn a_request_in_several_segments_with_pauses_is_migrated_once_it_is_complete() {
-    let Some(t) = lab::up("pieces", both) else { return };
+    let Some(t) = lab::up("pieces", usual) else { return };
     let want = t.sha256("10k");
     t.client_at_each(move |vip| {
         let mut connection = Connection::open(vip).unwrap();
@@ -60,7 +64,7 @@ fn a_request_in_several_segments_with_pauses_is_migrated_once_it_is_complete() {
 
 #[test]
 fn two_requests_on_one_kept_connection_are_both_answered_by_the_server() {
-    let Some(t) = lab::up("kept", both) else { return };
+    let Some(t) = lab::up("kept", usual) else { return };
     let want = ["1k", "100k", "10k"].map(|file| t.sha256(file));
     t.client_at_each(move |vip| {
         let mut connection = Connection::open(vip).unwrap();
@@ -75,7 +79,7 @@ fn two_requests_on_one_kept_connection_are_both_answered_by_the_server() {
 
 #[test]
 fn keepalive_single_ends_the_connection_after_one_response() {
-    let Some(t) = lab::up("single", |s| both(s).intermediate_with("listener", "keepalive", "single")) else {
+    let Some(t) = lab::up("single", |s| usual(s).intermediate_with("listener", "keepalive", "single")) else {
         return;
     };
     let want = t.sha256("10k");
@@ -91,7 +95,7 @@ fn keepalive_single_ends_the_connection_after_one_response() {
 
 #[test]
 fn the_server_sees_the_clients_address_and_the_request_as_sent() {
-    let Some(t) = lab::up("whoami", both) else { return };
+    let Some(t) = lab::up("whoami", usual) else { return };
     let addresses = [plan::client_addr(1).into(), plan::client_addr6(1).into()];
     for (vip, address) in VIPS.into_iter().zip(addresses) {
         let (client, text) = t.client(move || {
@@ -109,7 +113,7 @@ fn the_server_sees_the_clients_address_and_the_request_as_sent() {
 
 #[test]
 fn an_upload_with_its_body_in_flight_arrives_byte_exact() {
-    let Some(t) = lab::up("upload", both) else { return };
+    let Some(t) = lab::up("upload", usual) else { return };
     let source = t.lab.www_dir().join("100m");
     for (round, vip) in ["a", "b"].into_iter().zip(VIPS) {
         let source = source.clone();
@@ -121,7 +125,7 @@ fn an_upload_with_its_body_in_flight_arrives_byte_exact() {
 
 #[test]
 fn a_client_that_closes_its_direction_with_the_request_gets_its_answer() {
-    let Some(t) = lab::up("halfclose", both) else { return };
+    let Some(t) = lab::up("halfclose", usual) else { return };
     let want = t.sha256("10k");
     t.client_at_each(move |vip| {
         let mut connection = Connection::open(vip).unwrap();
@@ -135,7 +139,7 @@ fn a_client_that_closes_its_direction_with_the_request_gets_its_answer() {
 
 #[test]
 fn options_the_client_does_not_have_are_not_needed() {
-    let Some(t) = lab::up("options", both) else { return };
+    let Some(t) = lab::up("options", usual) else { return };
     let want = t.sha256("10m");
     for (key, off, on) in [
         ("tcp_timestamps", "0", "1"),
@@ -162,21 +166,21 @@ fn options_the_client_does_not_have_are_not_needed() {
 
 #[test]
 fn two_targets_share_the_requests() {
-    let Some(t) = lab::up("share", both) else { return };
+    let Some(t) = lab::up("share", usual) else { return };
     for (n, vip) in VIPS.into_iter().enumerate() {
         for _ in 0..10 {
             assert_eq!(t.get_at(vip, "/1k").unwrap().status, 200);
         }
         for target in ["target1", "target2"] {
             let whose = format!("five requests each of {vip}");
-            t.eventually(&whose, Duration::from_secs(5), |t| t.access_log(target).len() == 5 * (n + 1));
+            t.eventually(&whose, Duration::from_secs(20), |t| t.access_log(target).len() == 5 * (n + 1));
         }
     }
 }
 
 #[test]
 fn a_client_that_resets_in_mid_download_leaves_nothing_behind() {
-    let Some(t) = lab::up("reset", both) else { return };
+    let Some(t) = lab::up("reset", usual) else { return };
     t.client_at_each(|vip| {
         for _ in 0..10 {
             let mut connection = Connection::open(vip).unwrap();
@@ -186,14 +190,14 @@ fn a_client_that_resets_in_mid_download_leaves_nothing_behind() {
         }
     });
     t.expect_requests(20, 0);
-    t.eventually("all records are freed", LINGER * 6, |t| {
+    t.eventually("all records are freed", LINGER * 10, |t| {
         ["intermediate", "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
     });
 }
 
 #[test]
 fn a_port_used_again_at_once_gets_a_migration_of_its_own() {
-    let Some(t) = lab::up("ports", both) else { return };
+    let Some(t) = lab::up("ports", usual) else { return };
     let want = t.sha256("1k");
     t.client(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40015").unwrap());
     t.client_at_each(move |vip| {

@@ -8,8 +8,8 @@ use super::wire::{Options, Packet, Segment, Shown, flag};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How long a packet that must come is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(8);
+/// How long a packet that must come is waited for: longer than a busy machine may stand still.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a connection begins.
 #[derive(Debug, Clone)]
@@ -358,8 +358,16 @@ impl Peer {
     /// The same without repetitions of what is acknowledged: an acknowledgement may have been slow.
     pub fn listen_for_news(&mut self, time: Duration) -> Vec<Packet> {
         let mut heard = self.listen(time);
-        heard.retain(|p| p.length() == 0 || before(self.ack, p.segment.seq.wrapping_add(p.length())));
+        heard.retain(is_news(self.ack));
         heard
+    }
+
+    /// Waits for a packet that is no repetition of what is acknowledged.
+    ///
+    /// # Panics
+    /// If none comes, with all that was sent and received.
+    pub fn wait_for_news(&mut self, what: &str) -> Packet {
+        self.wait(what, is_news(self.ack))
     }
 
     /// Listens until nothing comes any more: the last acknowledgement has arrived, and so has what the other end sent
@@ -454,6 +462,11 @@ impl Peer {
         let log = self.log.get(skip..).unwrap_or_default().join("\n");
         panic!("{} to {}: {what}\n(ms, way, what)\n{log}", self.from, self.to)
     }
+}
+
+/// Whether a packet is more than a repetition of what lies before this acknowledgement.
+fn is_news(ack: u32) -> impl Fn(&Packet) -> bool {
+    move |p| p.length() == 0 || before(ack, p.segment.seq.wrapping_add(p.length()))
 }
 
 /// A GET as the peer sends it.

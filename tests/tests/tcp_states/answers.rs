@@ -179,7 +179,7 @@ fn syn_ack_sent_again_after_the_request(place: &Place) {
         ..both.server.segment()
     };
     both.server.forge(&late);
-    let heard = both.client.listen(Duration::from_millis(150));
+    let heard = both.client.listen_for_news(Duration::from_millis(150));
     assert_eq!(heard, [], "no SYN-ACK reaches the client");
     both.again();
     both.close();

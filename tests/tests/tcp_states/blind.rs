@@ -53,9 +53,9 @@ fn alike(place: &Place, ends: bool, answered: bool, make: impl Fn(&mut Peer) -> 
         };
         let mut heard = Vec::new();
         if answered {
-            heard.push(peer.wait("an answer", |_| true));
+            heard.push(peer.wait_for_news("an answer"));
         }
-        heard.extend(peer.listen(Duration::from_millis(150)));
+        heard.extend(peer.listen_for_news(Duration::from_millis(150)));
         answers.push(heard.iter().map(said).collect::<Vec<_>>());
         if ends {
             // What came before that is noticed would be kept as the beginning of a request.
@@ -192,7 +192,7 @@ fn wrong_checksum(place: &Place) {
         reset.flags = flag::RST;
         // Without its checksum the reset would end the connection: a translation that mends it would be deadly.
         peer.corrupt(&reset);
-        assert_eq!(peer.listen(Duration::from_millis(150)), []);
+        assert_eq!(peer.listen_for_news(Duration::from_millis(150)), []);
         place.fetch(&mut peer, "10k");
         place.close(&mut peer);
     }

@@ -6,7 +6,7 @@ use crate::scripted::put;
 use crate::server::head;
 use baton_tests::peer::{PATIENCE, Peer, Start, flag};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) const ROWS: &[Row] = rows![
     // First, since these take longest.
@@ -167,14 +167,14 @@ fn fin_again(place: &Place, client_first: bool) {
             peer.fin(b"");
             peer.wait_acknowledged();
         }
-        std::thread::sleep(Duration::from_millis(200));
+        peer.settle();
         let isn = peer.watch().peer_isn().unwrap();
         let mut again = peer.segment();
         again.seq = again.seq.wrapping_sub(1);
         again.flags |= flag::FIN;
         peer.send(&again);
-        let mut heard = vec![peer.wait("an answer", |_| true)];
-        heard.extend(peer.listen(Duration::from_millis(200)));
+        let mut heard = vec![peer.wait_for_news("an answer")];
+        heard.extend(peer.listen_for_news(Duration::from_millis(200)));
         let said =
             |p: &baton_tests::peer::Packet| (p.segment.flags, p.segment.seq.wrapping_sub(isn), p.segment.ack);
         answers.push(heard.iter().map(said).collect::<Vec<_>>());
@@ -297,8 +297,12 @@ fn fin_of_the_server_sent_again(place: &Place) {
     peer.wait_acknowledged();
 }
 
+/// How long a client waits before it says its SYN again: once more than it need be, since a busy machine may be slow, and before the
+/// record of the port's former connection is gone by itself (the lab's `linger_ms` is 3 s).
+const SYN_AGAIN: [Duration; 2] = [Duration::from_millis(1000), Duration::from_millis(1200)];
+
 /// The port is used again at once, with a lower and with a higher initial number: each time a connection of its own,
-/// migrated again. A client would send its SYN again after a second: so long it may take.
+/// migrated again.
 fn port_again(place: &Place, mut end: impl FnMut(&mut Peer, crate::server::Accepted)) {
     let mut start = Start::default();
     let (mut peer, server) = answered(place);
@@ -311,16 +315,16 @@ fn port_again(place: &Place, mut end: impl FnMut(&mut Peer, crate::server::Accep
         let host = peer.into_host();
         peer = Peer::dial(host, place.vip(), &start);
         // What the end before left under way is not of this connection.
-        let until = Instant::now() + PATIENCE;
-        let mut tried = 1;
-        while peer.try_syn_ack(Duration::from_millis(1000)).is_none() {
-            if Instant::now() > until {
-                peer.fail("the port cannot be used again");
+        let answered = SYN_AGAIN.iter().any(|time| {
+            let answer = peer.try_syn_ack(*time);
+            if answer.is_none() {
+                peer.repeat_syn(&start);
             }
-            tried += 1;
-            peer.repeat_syn(&start);
+            answer.is_some()
+        });
+        if !answered && peer.try_syn_ack(PATIENCE).is_none() {
+            peer.fail("the port cannot be used again");
         }
-        assert!(tried <= 2, "{tried} SYNs were needed");
         peer.acknowledge();
         peer.get("/again");
         let mut server = place.server().accept(&peer);

@@ -34,7 +34,7 @@ fn refused(place: &Place, before: Option<fn(&mut Segment)>, change: impl Fn(&mut
     change(&mut segment);
     peer.forge(&segment);
     // Whatever is answered to it is no response.
-    let heard = peer.listen(Duration::from_millis(150));
+    let heard = peer.listen_for_news(Duration::from_millis(150));
     assert!(heard.iter().all(|packet| packet.length() == 0 && !packet.has(flag::RST)), "{heard:?}");
     place.fetch(&mut peer, "1k");
     place.close(&mut peer);
@@ -79,7 +79,7 @@ fn request_with_a_wrong_checksum(place: &Place) {
         segment.flags |= flag::PSH;
         segment.payload = payload;
         peer.corrupt(&segment);
-        assert_eq!(peer.listen(Duration::from_millis(150)), [], "no kernel answers it");
+        assert_eq!(peer.listen_for_news(Duration::from_millis(150)), [], "no kernel answers it");
     }
     place.fetch(&mut peer, "1k");
     place.close(&mut peer);

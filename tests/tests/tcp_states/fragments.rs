@@ -55,7 +55,7 @@ fn lost(place: &Place, peer: &mut Peer, segment: &Segment, last_first: bool) {
         in_the_kernel(place, "ReasmReqds") == before.1 + given
     });
     // Neither a reset for those that passed nor a report of what is missing.
-    let answers = peer.listen(Duration::from_millis(100));
+    let answers = peer.listen_for_news(Duration::from_millis(100));
     assert!(answers.is_empty(), "fragments were answered: {answers:?}");
 }
 
@@ -103,7 +103,7 @@ fn later_request_in_fragments_last_first(place: &Place) {
     });
     sysctl(&format!("={}", time.trim()));
     // Without the first fragment it does so without a word (`ip_expire()`, `ip6frag_expire_frag_queue()`).
-    let answers = peer.listen(Duration::from_millis(100));
+    let answers = peer.listen_for_news(Duration::from_millis(100));
     assert!(answers.is_empty(), "fragments were answered: {answers:?}");
     peer.send(&segment);
     place.expect_file(&mut peer, "10k");

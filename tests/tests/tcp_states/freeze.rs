@@ -1,10 +1,10 @@
 //! What comes with the request and while the connection is frozen. The agent is stopped to make the freeze last. The
 //! peer repeats nothing: what the hold queue lost would be missed.
 
-use crate::place::{Place, Row};
+use crate::place::{DEADLINE, Place, Row};
 use crate::rows;
 use crate::scripted::put;
-use baton_tests::peer::{Peer, Start, flag, request};
+use baton_tests::peer::{PATIENCE, Peer, Start, flag, request};
 use std::time::Duration;
 
 pub(crate) const ALONE: &[Row] = rows![
@@ -46,7 +46,7 @@ fn frozen(place: &Place, start: &Start, path: &str, meanwhile: impl FnOnce(&mut 
 /// The flow is gone from both hosts; asked for with patience, since it lingers.
 fn expect_gone(place: &Place, peer: &Peer) {
     let client = peer.from().to_string();
-    place.t.eventually("the flow to end", Duration::from_secs(8), |t| {
+    place.t.eventually("the flow to end", PATIENCE, |t| {
         ["intermediate", "target1"]
             .iter()
             .all(|node| t.flows(node).iter().all(|f| f["client"] != client.as_str() || !f["end"].is_null()))
@@ -309,9 +309,7 @@ fn reset_before_a_head(place: &Place, there: &[u8]) {
         peer.wait_acknowledged();
     }
     peer.reset();
-    place.t.eventually("the connection to be given up", Duration::from_secs(5), |t| {
-        t.closed("client_gone") == before + 1
-    });
+    place.t.eventually("the connection to be given up", PATIENCE, |t| t.closed("client_gone") == before + 1);
     assert_eq!(peer.listen_for_news(Duration::from_millis(100)), [], "nothing follows a reset");
     assert_eq!(place.flow_state(&peer), None, "no record was made");
 }
@@ -346,10 +344,10 @@ fn fin_then_reset_during_the_freeze(place: &Place) {
 }
 
 fn answer_after_the_deadline(place: &Place) {
-    // The lab's deadline is a second: past it the intermediate asks the agent to let be, and goes by what it says.
+    // Past the deadline the intermediate asks the agent to let be, and goes by what it says.
     let mut peer = frozen(place, &Start::default(), "/10k", |peer| {
         peer.get("/1k");
-        let early = peer.listen(Duration::from_millis(1300));
+        let early = peer.listen(DEADLINE + Duration::from_millis(300));
         assert!(early.iter().all(|p| p.length() == 0), "an answer from nowhere: {early:?}");
     });
     place.expect_file(&mut peer, "10k");

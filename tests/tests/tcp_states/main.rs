@@ -68,19 +68,14 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("serving", serving::ROWS, &[]),
 ];
 
-/// The agent's time to answer is short, so that being late takes little.
-fn short_deadline(spec: LabSpec) -> LabSpec {
-    spec.intermediate_with("handoff", "deadline_ms", 1000)
-}
-
 #[test]
 fn what_the_handshake_agrees_on() {
-    play_in("tcpopt", short_deadline, &["options", "cookies", "fastopen"]);
+    play_in("tcpopt", |s| s, &["options", "cookies", "fastopen"]);
 }
 
 #[test]
 fn while_the_connection_is_frozen() {
-    play_in("tcpfreeze", short_deadline, &["freeze"]);
+    play_in("tcpfreeze", |s| s, &["freeze"]);
 }
 
 #[test]
@@ -108,7 +103,7 @@ fn how_connections_end_and_what_windows_do() {
 /// Where servers' kernels cannot adopt connections, handshakes are replayed: once more what differs most by that.
 #[test]
 fn the_same_with_replayed_handshakes() {
-    let replayed = |spec: LabSpec| short_deadline(spec.serve(Serve::Translate));
+    let replayed = |spec: LabSpec| spec.serve(Serve::Translate);
     play_in(
         "tcpreplay",
         replayed,
@@ -130,7 +125,8 @@ fn with_servers_of_every_kind() {
         let scripted = |spec: LabSpec| {
             let server = server.to_string();
             // No kernel listens for these servers that could adopt for them.
-            short_deadline(spec.family(family).serve(Serve::Translate))
+            spec.family(family)
+                .serve(Serve::Translate)
                 .intermediate_with("target", "server", server.as_str())
                 .agent_with("target1", "allow", "server", server.as_str())
         };

@@ -3,7 +3,7 @@
 use crate::GROUPS;
 use crate::server::Server;
 use baton_tests::lab::{self, TestLab};
-use baton_tests::peer::{Device, Host, Peer, SERVER, SERVER6, Start};
+use baton_tests::peer::{Device, Host, PATIENCE, Peer, SERVER, SERVER6, Start};
 use netns_lab::spec::Plane;
 use netns_lab::{Family, LabSpec, Program, plan};
 use serde_json::Value;
@@ -19,6 +19,10 @@ pub(crate) type Row = (&'static str, fn(&Place));
 
 /// How many rows are played at once in a lab: they mostly wait.
 const AT_ONCE: usize = 8;
+
+/// The agent's time to answer: longer than a busy machine may stand still while an agent is stopped, and short, since rows
+/// are late by it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(3);
 
 /// The groups that play the server themselves; in a lab they come last.
 const PLAYED: [&str; 3] = ["closing", "urgent", "windows"];
@@ -40,10 +44,12 @@ pub(crate) struct Place {
 
 /// Plays groups in a lab of this kind with nginx on its target.
 pub(crate) fn play_in(lab_name: &str, order: impl FnOnce(LabSpec) -> LabSpec, groups: &[&str]) {
-    let Some(t) = lab::up_beside(lab_name, |s| order(s.targets(1).family(Family::Dual).plane(plane())))
-    else {
-        return;
+    let deadline = u64::try_from(DEADLINE.as_millis()).unwrap();
+    let usual = |spec: LabSpec| {
+        let spec = spec.targets(1).family(Family::Dual).plane(plane());
+        spec.intermediate_with("handoff", "deadline_ms", deadline)
     };
+    let Some(t) = lab::up_beside(lab_name, |s| order(usual(s))) else { return };
     let device = Device::open(&t.lab).unwrap();
     let scripted = groups.iter().any(|group| SCRIPTED.contains(group));
     let seats = scripted.then(|| Device::open_server(&t.lab).unwrap());
@@ -178,7 +184,7 @@ impl Place {
 
     /// Waits until the intermediate has recorded how this client's request went.
     pub(crate) fn expect_outcome(&self, peer: &Peer, outcome: &str, reason: Option<&str>) {
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + PATIENCE;
         loop {
             match self.outcome(peer) {
                 Some((got, why)) if got == outcome && reason.is_none_or(|r| r == why) => return,
@@ -217,7 +223,7 @@ impl Place {
 
     /// Waits until an agent that adopts has noticed that the server's buffers are of a fixed size.
     pub(crate) fn expect_noticed(&self) {
-        self.t.eventually("the buffer is noticed", Duration::from_secs(10), |_| {
+        self.t.eventually("the buffer is noticed", PATIENCE, |_| {
             let serve = &self.serving()["serve"];
             serve["way"] != "adopt" || serve["window_scale"] == 4
         });
@@ -244,7 +250,7 @@ impl Place {
 
     /// Waits until this client's flow stands so.
     pub(crate) fn expect_state(&self, peer: &Peer, state: &str) {
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + PATIENCE;
         while self.flow_state(peer).as_deref() != Some(state) {
             if Instant::now() > until {
                 peer.fail(&format!("its flow is {:?}, not {state}", self.flow_state(peer)));
@@ -267,7 +273,7 @@ impl Place {
     /// Waits until this client's flow has ended on both hosts.
     pub(crate) fn expect_ended(&self, peer: &Peer) {
         let client = peer.from().to_string();
-        let until = Instant::now() + Duration::from_secs(12);
+        let until = Instant::now() + PATIENCE;
         loop {
             let live = |node: &str| {
                 let flows = self.t.flows(node);
@@ -290,7 +296,7 @@ impl Place {
     /// Waits until the agent has seen this client's flow end, and expects this reason.
     pub(crate) fn expect_end_on_target(&self, peer: &Peer, reason: &str) {
         let client = peer.from().to_string();
-        let until = Instant::now() + Duration::from_secs(12);
+        let until = Instant::now() + PATIENCE;
         let end = loop {
             let flows = self.t.flows("target1");
             let flow = flows.iter().find(|f| f["client"] == client.as_str());

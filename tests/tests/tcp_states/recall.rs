@@ -57,7 +57,7 @@ fn answered_from(place: &Place, isn: u32) -> Peer {
 /// Waits until the next request is held, and the first target's agent is asked for the flow.
 fn expect_held(place: &Place, peer: &Peer) {
     let client = peer.from().to_string();
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + PATIENCE;
     let held = |f: &Value| {
         f["client"] == client.as_str() && f["state"] == "committed" && f["diverted"] != f["released"]
     };
@@ -181,7 +181,7 @@ fn fin_during_the_recall(place: &Place) {
 /// The client's socket is gone: it answers whatever comes with a reset, as its kernel does (RFC 9293, section 3.10.7.1).
 fn expect_ended(place: &Place, peer: &mut Peer) {
     let client = peer.from().to_string();
-    let until = Instant::now() + Duration::from_secs(12);
+    let until = Instant::now() + PATIENCE;
     let lives = |f: &Value| f["client"] == client.as_str() && f["end"].is_null();
     while ["intermediate", "target1", "target2"].iter().any(|node| place.t.flows(node).iter().any(lives)) {
         if Instant::now() > until {

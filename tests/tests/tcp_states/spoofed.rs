@@ -35,8 +35,8 @@ fn both_ways(place: &Place, tries: impl Fn(&Segment) -> Vec<Segment>, then: impl
 
 /// Nothing came of it but challenges, one at least: something was there.
 fn undisturbed(place: &Place, peer: &mut Peer) {
-    let challenge = peer.wait("a challenge", |_| true);
-    let heard = peer.listen(Duration::from_millis(100));
+    let challenge = peer.wait_for_news("a challenge");
+    let heard = peer.listen_for_news(Duration::from_millis(100));
     for packet in heard.iter().chain([&challenge]) {
         if (packet.segment.flags, packet.length(), packet.segment.ack) != (flag::ACK, 0, peer.seq) {
             peer.fail(&format!("this is no challenge: {packet:?}"));
