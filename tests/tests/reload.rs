@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// How long a reload by signal may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
 const POOLS: &str = r#"
 [[pool]]
 name = "one"
@@ -27,7 +30,9 @@ pool = "two"
 "#;
 
 fn site(name: &str) -> Option<TestLab> {
-    lab::up(name, |s| both(s).intermediate_with("listener", "pool", "one").intermediate_also(POOLS))
+    lab::up(name, |s| {
+        lab::patient(both(s)).intermediate_with("listener", "pool", "one").intermediate_also(POOLS)
+    })
 }
 
 /// Writes another configuration in the place of the one there is.
@@ -103,9 +108,9 @@ fn a_wrong_file_changes_nothing_and_says_where_it_is_wrong() {
     t.lab.exec(INTERMEDIATE, &["kill", "-HUP", &pid.to_string()]).unwrap();
     let refused =
         |n| move |t: &TestLab| t.metric(INTERMEDIATE, "baton_reloads_total{outcome=\"refused\"}") == n;
-    t.eventually("the second refusal", Duration::from_secs(5), refused(2));
-    let log = std::fs::read_to_string(t.lab.log(INTERMEDIATE, Program::Balancer)).unwrap();
-    assert_eq!(log.matches("nothing was changed").count(), 2, "{log}");
+    t.eventually("the second refusal", LIMIT, refused(2));
+    let log = |t: &TestLab| std::fs::read_to_string(t.lab.log(INTERMEDIATE, Program::Balancer)).unwrap();
+    t.eventually("both are logged", LIMIT, |t| log(t).matches("nothing was changed").count() == 2);
     write(&t, |_| format!("{good}{ROUTE}[[listener]]\nvip = \"10.90.1.99:80\"\npool = \"one\"\n"));
     let (status, said) = reload(&t);
     assert_eq!(status, 409, "{said}");
@@ -119,12 +124,12 @@ fn a_wrong_file_changes_nothing_and_says_where_it_is_wrong() {
     assert!(status == 409 && said["error"].as_str().unwrap().contains("without room"), "{said}");
     write(&t, |_| good.replace("linger_ms = 3000", "linger_ms = 4000") + ROUTE);
     t.lab.exec(INTERMEDIATE, &["kill", "-HUP", &pid.to_string()]).unwrap();
-    t.eventually("the reload", Duration::from_secs(5), |t| {
+    t.eventually("the reload", LIMIT, |t| {
         t.metric(INTERMEDIATE, "baton_reloads_total{outcome=\"applied\"}") == 1
     });
     assert_eq!(served_by(&t.get("/10k").unwrap()), "target2");
-    let log = std::fs::read_to_string(t.lab.log(INTERMEDIATE, Program::Balancer)).unwrap();
-    assert!(log.contains("[plane] changed, which takes effect after a restart"), "{log}");
+    let warning = "[plane] changed, which takes effect after a restart";
+    t.eventually("what it does not change is logged", LIMIT, |t| log(t).contains(warning));
 
     // Files that are included are part of it: each is read anew, and told by its name.
     let parts = t.lab.node_dir(INTERMEDIATE).join("conf.d");
@@ -156,7 +161,7 @@ fn listeners_and_targets_come_and_go_and_connections_go_on() {
             format!("\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"{vip}\"\nserver = \"{server}\"\n")
         });
     let order = |s: LabSpec| {
-        let s = both(s).intermediate_with("listener", "pool", "one").intermediate_also(POOLS);
+        let s = lab::patient(both(s)).intermediate_with("listener", "pool", "one").intermediate_also(POOLS);
         s.agents_also(&allow).agents_also(&allow6)
     };
     let Some(t) = lab::up("reloadlisten", order) else { return };

@@ -37,7 +37,7 @@ fn download(t: &TestLab, vip: SocketAddr) -> (Connection, SocketAddr) {
 fn a_client_that_is_far_away_is_known_to_be_so_by_its_servers_kernel() {
     let order = |s: LabSpec| {
         let far = Impairment { delay: DELAY, ..Impairment::default() };
-        s.targets(1).family(Family::Dual).impair(far).serve(Serve::Translate)
+        lab::patient(s.targets(1)).family(Family::Dual).impair(far).serve(Serve::Translate)
     };
     let Some(t) = lab::up("roundtrip", order) else { return };
     for vip in t.lab.vips() {

@@ -110,7 +110,7 @@ traceparent = true
 "#;
 
 fn site(name: &str) -> Option<TestLab> {
-    let single = |s: netns_lab::LabSpec| s.intermediate_with("listener", "keepalive", "single");
+    let single = |s: netns_lab::LabSpec| lab::patient(s).intermediate_with("listener", "keepalive", "single");
     let dual = |s: netns_lab::LabSpec| single(s).family(netns_lab::Family::Dual);
     lab::up(name, |s| {
         dual(s)
@@ -224,7 +224,9 @@ fn a_later_or_pipelined_request_for_another_host_never_reaches_the_first_hosts_s
     });
     let served = served.map(|response| response.served_by().to_owned());
     assert_eq!(served, ["target1", "target2"]);
-    assert_eq!((t.migrated(), t.proxied("pipelined"), t.proxied("later_request")), (0, 1, 1));
+    t.expect_requests(0, 2);
+    t.expect_proxied("pipelined", 1);
+    t.expect_proxied("later_request", 1);
     // One after the other: the first server ends the connection before it could get the second.
     let (first, rest) = t.client(move || {
         let mut connection = Connection::open(VIP).unwrap();
@@ -257,7 +259,8 @@ fn a_later_or_pipelined_request_for_another_host_never_reaches_the_first_hosts_s
     let logs = |target: &str| t.access_log(target).join("\n");
     assert!(!logs("target1").contains("secret") && !logs("target1").contains("/10k"), "{}", logs("target1"));
     assert!(!logs("target2").contains("/1k "), "{}", logs("target2"));
-    assert_eq!((t.proxied("disabled"), t.proxied("later_request")), (2, 7));
+    t.expect_proxied("disabled", 2);
+    t.expect_proxied("later_request", 7);
 }
 
 #[test]
@@ -347,10 +350,10 @@ fn by_element(t: &TestLab) {
 
 #[test]
 fn without_a_route_it_is_404_and_counted() {
-    let Some(t) = lab::up("noroute", |s| s.intermediate_also(SITE)) else { return };
+    let Some(t) = lab::up("noroute", |s| lab::patient(s).intermediate_also(SITE)) else { return };
     assert_eq!(ask(&t, "a.two.example", "/1k", "").status, 200);
     assert_eq!(ask(&t, "nobody.example", "/1k", "").status, 404);
-    assert_eq!(t.closed("no_route"), 1);
+    t.expect_closed("no_route", 1);
     assert_eq!(ask(&t, "nobody.example", "/1k/..;/%2f10k", "").status, 400);
     t.expect_requests(1, 0);
 }

@@ -117,7 +117,10 @@ intermediate = \"intermediate\"
 vip = \"10.90.1.100:443\"
 server = \"ADDRESS:443\"
 ";
-    spec.targets(5).intermediate_with("listener", "name", "web").intermediate_also(&toml).agents_also(allow)
+    lab::patient(spec.targets(5))
+        .intermediate_with("listener", "name", "web")
+        .intermediate_also(&toml)
+        .agents_also(allow)
 }
 
 /// curl on client1, told where the site's hosts are.

@@ -56,7 +56,7 @@ pool = "{name}"
             }
         }
     }
-    spec.targets(u8::try_from(ways.len()).unwrap())
+    lab::patient(spec.targets(u8::try_from(ways.len()).unwrap()))
         .family(Family::Dual)
         .intermediate_with("listener", "pool", "plain")
         .intermediate_also(&intermediate)

@@ -16,7 +16,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn run(t: &TestLab, args: &[&str]) -> (bool, String) {
     let Output { status, stdout, stderr } = t.tool(args).output().unwrap();
@@ -210,7 +210,7 @@ fn completions_and_pages_can_be_used(t: &TestLab, scratch: &Path) {
 
 #[test]
 fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
-    let Some(t) = lab::up("tool", |s| both(pool(s))) else { return };
+    let Some(t) = lab::up("tool", |s| lab::patient(both(pool(s)))) else { return };
     let mut events = t.tool(&["events", "--kind", "handoff,end", "--json"]);
     let mut events = Running(events.stdout(Stdio::piped()).spawn().unwrap());
     // It is there once a request is seen by it.
@@ -251,8 +251,10 @@ fn the_tool_shows_a_flow_captures_it_and_drains_its_target() {
         }
     }
     let target = flows[0].1.as_str();
-    let status = says(&t, &["status"]);
-    assert!(status.contains("2 migrated") && status.contains("agent target1: ready"), "{status}");
+    t.eventually("both are counted, and the agent is ready", LIMIT, |t| {
+        let status = says(t, &["status"]);
+        status.contains("2 migrated") && status.contains("agent target1: ready")
+    });
     // Agents report about once a second.
     t.eventually("its server listens", LIMIT, |t| says(t, &["targets", target]).contains(": listens"));
     assert!(says(&t, &["migrations", "--stages"]).contains("handoff"));

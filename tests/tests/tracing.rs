@@ -104,7 +104,7 @@ fn ask(t: &TestLab, path: &str, more: &str) -> Response {
 /// The spans of the request with this path, its own first.
 fn spans_of(t: &TestLab, got: &Got, path: &str, whole: usize) -> Vec<Span> {
     let mut found = Vec::new();
-    t.eventually(&format!("the spans of {path}"), Duration::from_secs(10), |_| {
+    t.eventually(&format!("the spans of {path}"), Duration::from_secs(30), |_| {
         let got = got.lock().unwrap();
         let Some((_, root)) =
             got.iter().find(|(_, s)| texts(&s.attributes).get("url.path").is_some_and(|p| p == path))
@@ -122,7 +122,8 @@ fn spans_of(t: &TestLab, got: &Got, path: &str, whole: usize) -> Vec<Span> {
 #[test]
 fn a_collector_gets_the_stages_of_a_migration_and_why_a_request_was_proxied() {
     let order = |s: netns_lab::LabSpec| {
-        s.intermediate_with("tracing", "endpoint", ENDPOINT)
+        lab::patient(s)
+            .intermediate_with("tracing", "endpoint", ENDPOINT)
             .intermediate_with("listener", "pool", "all")
             .intermediate_also(SITE)
     };
@@ -131,7 +132,7 @@ fn a_collector_gets_the_stages_of_a_migration_and_why_a_request_was_proxied() {
     assert_eq!(capabilities.len(), 1, "the thread that sends has others: {capabilities:?}");
     // Before anybody collects: served all the same, and counted.
     assert_eq!(t.get("/1k").unwrap().status, 200);
-    t.eventually("what nobody took is counted", Duration::from_secs(15), |t| {
+    t.eventually("what nobody took is counted", Duration::from_secs(30), |t| {
         t.metric(INTERMEDIATE, "baton_spans_total{outcome=\"failed\"}") > 0
     });
     let got = collector(&t);
@@ -175,7 +176,7 @@ fn a_collector_gets_the_stages_of_a_migration_and_why_a_request_was_proxied() {
     let before = got.lock().unwrap().len();
     ask(&t, "/1m", &format!("traceparent: {}\r\n", parent.replace("-01", "-00")));
     ask(&t, "/10k", "");
-    t.eventually("the request after it", Duration::from_secs(10), |_| {
+    t.eventually("the request after it", Duration::from_secs(30), |_| {
         got.lock().unwrap().len() == before + 2
     });
 

@@ -10,6 +10,14 @@ use netns_lab::LabSpec;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// How long the daemons and nginx may take to note what has happened.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The sample of later requests with an outcome.
+fn later(outcome: &str) -> String {
+    format!("baton_later_requests_total{{outcome=\"{outcome}\"}}")
+}
+
 fn ask(connection: &mut Connection, path: &str, to: char) -> Response {
     connection.get(&format!("{path}?to={to}")).unwrap();
     let response = connection.response().unwrap_or_else(|e| panic!("{path} to {to}: {e}"));
@@ -27,36 +35,43 @@ fn no_request_on_the_wrong_target(t: &TestLab) {
     }
 }
 
-fn alternate(t: &TestLab, vip: SocketAddr, requests: usize) {
+/// The connection on which so many requests have been asked in turn of both pools.
+fn alternate(t: &TestLab, vip: SocketAddr, requests: usize) -> Connection {
     let want = t.sha256("1k");
-    t.client(move || {
+    let connection = t.client(move || {
         let mut connection = Connection::open(vip).unwrap();
         for n in 0..requests {
             let to = if n % 2 == 0 { 'a' } else { 'b' };
             let response = ask(&mut connection, "/1k", to);
             assert_eq!(response.sha256, want, "request {n}");
         }
+        connection
     });
     no_request_on_the_wrong_target(t);
+    connection
 }
 
 #[test]
 fn a_thousand_requests_on_one_connection_alternate_between_two_targets() {
-    let Some(t) = lab::up("alternate", two_pools) else { return };
-    alternate(&t, VIP, 1000);
+    let Some(t) = lab::up("alternate", |s| lab::patient(two_pools(s))) else { return };
+    let connection = alternate(&t, VIP, 1000);
     let flows = t.flows("intermediate");
     assert_eq!(flows.len(), 1, "{flows:?}");
     assert_eq!(flows[0]["generation"], 1000, "{flows:?}");
     // Each was moved without a socket here, and of its packets only those with a request in them were looked at.
-    let later = |outcome: &str| {
-        t.metric("intermediate", &format!("baton_later_requests_total{{outcome=\"{outcome}\"}}"))
-    };
-    assert_eq!((later("moved"), later("returned"), t.all_proxied()), (999, 0, 0));
+    let mut counted = [0; 2];
+    t.eventually("all are counted", LIMIT, |t| {
+        let samples = ["moved", "returned"].map(later);
+        counted = t.metrics("intermediate", samples.each_ref().map(String::as_str));
+        counted.iter().sum::<u64>() >= 999
+    });
+    assert_eq!((counted, t.all_proxied()), ([999, 0], 0), "moved, returned, proxied");
     let (read, acks) = (t.packets("intermediate", "later_request"), t.packets("intermediate", "translated"));
     assert!((1..1100).contains(&read) && acks > 500, "{read} were read, {acks} passed");
-    t.eventually("nginx writes its logs", Duration::from_secs(5), |t| {
+    t.eventually("nginx writes its logs", LIMIT, |t| {
         t.access_log("target1").len() + t.access_log("target2").len() == 1000
     });
+    drop(connection);
 }
 
 #[test]
@@ -174,7 +189,7 @@ fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_reques
         let flows = t.flows("intermediate");
         flows.len() == 4 && flows.iter().all(|flow| flow["state"] == "committed")
     };
-    t.eventually("all are given away, and the download is under way", Duration::from_secs(5), |t| {
+    t.eventually("all are given away, and the download is under way", LIMIT, |t| {
         committed(t) && t.flows("intermediate").iter().any(|flow| flow["requests"] == 4)
     });
     for round in 0..2 {
@@ -203,7 +218,7 @@ fn tracked_connections_outlive_a_killed_intermediate_and_are_still_routed_reques
                 })
                 .collect()
         });
-        t.eventually("the old ones are gone", Duration::from_secs(15), committed);
+        t.eventually("the old ones are gone", Duration::from_secs(30), committed);
     }
     no_request_on_the_wrong_target(&t);
     assert_eq!(t.closed("recall_refused"), 0);
@@ -222,8 +237,9 @@ fn a_client_whose_bytes_died_with_the_intermediate_is_reset_and_does_not_wait_fo
             connection
         })
     });
-    t.eventually("the first requests are under way", Duration::from_secs(5), |t| {
-        t.flows("target1").len() == 2
+    t.eventually("the first requests are under way", LIMIT, |t| {
+        let given = t.flows("intermediate");
+        given.len() == 2 && given.iter().all(|flow| flow["state"] == "committed")
     });
     t.lab.kill_intermediate().unwrap();
     t.lab.start_intermediate().unwrap();
@@ -278,7 +294,7 @@ fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
     for events in told {
         events.wait("recall", |recall| recall["reason"] == "recalled");
     }
-    assert!(t.metric("intermediate", "baton_later_requests_total{outcome=\"returned\"}") >= 8);
+    t.eventually("each is counted", LIMIT, |t| t.metric("intermediate", &later("returned")) >= 8);
     no_request_on_the_wrong_target(&t);
 }
 
@@ -322,7 +338,7 @@ fn a_connection_that_ends_after_its_last_request_leaves_nothing_behind() {
             }
         }
     });
-    t.eventually("all records are freed", Duration::from_secs(15), |t| {
+    t.eventually("all records are freed", Duration::from_secs(30), |t| {
         ["intermediate", "target1", "target2"].iter().all(|node| t.flows(node).is_empty())
     });
     no_request_on_the_wrong_target(&t);
@@ -353,7 +369,7 @@ fn without_ebpf_later_requests_are_routed_just_so() {
     let Some(t) = lab::up("tracked-user", |s| both(two_pools(s)).plane(netns_lab::Plane::Userspace)) else {
         return;
     };
-    VIPS.into_iter().for_each(|vip| alternate(&t, vip, 100));
+    VIPS.into_iter().for_each(|vip| drop(alternate(&t, vip, 100)));
     let large = t.sha256("1m");
     t.client_at_each(move |vip| {
         let mut connection = Connection::open(vip).unwrap();

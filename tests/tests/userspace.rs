@@ -17,7 +17,7 @@ fn routing(t: &TestLab, node: &str) -> String {
 
 #[test]
 fn downloads_uploads_and_a_hundred_small_requests_are_migrated_and_byte_exact() {
-    let Some(t) = lab::up("us-work", |s| s.plane(Plane::Userspace)) else { return };
+    let Some(t) = lab::up("us-work", |s| lab::patient(s).plane(Plane::Userspace)) else { return };
     assert_eq!(t.admin(INTERMEDIATE, "/readyz")["data_plane"], "userspace");
     for _ in 0..4 {
         assert_eq!(t.get("/10m").unwrap().sha256, t.sha256("10m"));
@@ -56,7 +56,9 @@ fn put(t: &TestLab, to: SocketAddr, name: &'static str) {
 
 #[test]
 fn both_versions_of_ip_are_carried() {
-    let Some(t) = lab::up("us-dual", |s| s.plane(Plane::Userspace).family(Family::Dual)) else { return };
+    let Some(t) = lab::up("us-dual", |s| lab::patient(s).plane(Plane::Userspace).family(Family::Dual)) else {
+        return;
+    };
     for vip in plan::vips(Family::Dual) {
         let response = t.client(move || client::get(vip, "/10m")).unwrap();
         assert_eq!((response.status, response.sha256), (200, t.sha256("10m")), "{vip}");
@@ -69,7 +71,7 @@ fn both_versions_of_ip_are_carried() {
 #[test]
 fn a_reload_takes_no_listener_that_the_plane_does_not_know_and_all_else() {
     let order = |s: netns_lab::LabSpec| {
-        s.plane(Plane::Userspace).family(Family::Dual).targets(1).serve(Serve::Translate)
+        lab::patient(s).plane(Plane::Userspace).family(Family::Dual).targets(1).serve(Serve::Translate)
     };
     let Some(t) = lab::up("us-reload", order) else { return };
     let path = t.lab.config(INTERMEDIATE, Program::Balancer);
@@ -122,8 +124,8 @@ fn connections_past_the_vip_and_proxied_ones_go_their_ordinary_way() {
 fn each_host_has_the_plane_it_wants() {
     for (name, carried) in [("us-mixed1", true), ("us-mixed2", false)] {
         let order = |s: netns_lab::LabSpec| match carried {
-            true => s.intermediate_with("plane", "kind", "userspace"),
-            false => s.agents_with("plane", "kind", "userspace"),
+            true => lab::patient(s).intermediate_with("plane", "kind", "userspace"),
+            false => lab::patient(s).agents_with("plane", "kind", "userspace"),
         };
         let Some(t) = lab::up(name, order) else { return };
         assert_eq!(t.get("/10m").unwrap().sha256, t.sha256("10m"));
@@ -135,7 +137,8 @@ fn each_host_has_the_plane_it_wants() {
 
 #[test]
 fn an_ipv4_path_with_a_smaller_mtu_is_found() {
-    let Some(t) = lab::up("us-mtu", |s| s.targets(1).plane(Plane::Userspace).mtu_client(1280)) else {
+    let Some(t) = lab::up("us-mtu", |s| lab::patient(s.targets(1)).plane(Plane::Userspace).mtu_client(1280))
+    else {
         return;
     };
     let response = t.get("/1m").unwrap();

@@ -17,7 +17,7 @@ const VIP6: &str = "[fd90:1::100]:7001";
 const SERVERS: [&str; 2] = ["10.90.101.2:7001", "[fd90:101::2]:7001"];
 
 fn site(spec: LabSpec, keys: &str) -> LabSpec {
-    spec.targets(1)
+    lab::patient(spec.targets(1))
         .family(Family::Dual)
         .intermediate_with("listener", "pool", "plain")
         .intermediate_also(
@@ -128,7 +128,7 @@ fn serve_at(t: &TestLab, server: &'static str) {
 
 fn open(vip: &str, path: &str) -> WebSocket<TcpStream> {
     let stream = TcpStream::connect(vip).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     client(format!("ws://{vip}{path}"), stream).unwrap().0
 }
 
@@ -271,7 +271,7 @@ fn websockets_are_proxied_where_nothing_migrates() {
     let (_, told) = t.client(|| talk(VIP, "/socket"));
     assert!(told.starts_with("10.90.1.2:"), "{told}");
     t.expect_requests(0, 1);
-    assert_eq!(t.proxied("disabled"), 1);
+    t.expect_proxied("disabled", 1);
 }
 
 #[test]

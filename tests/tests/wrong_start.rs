@@ -26,7 +26,7 @@ fn run(
     std::fs::write(&changed, text).unwrap();
     let name = t.lab.program_name(program);
     let binary = command::built(name).unwrap();
-    let mut words = vec!["timeout", "10"];
+    let mut words = vec!["timeout", "60"];
     words.extend(before);
     let (binary, changed) = (binary.to_string_lossy().into_owned(), changed.to_string_lossy().into_owned());
     words.extend([binary.as_str(), verb, "--config", changed.as_str()]);
@@ -93,7 +93,7 @@ fn refused_peer(t: &TestLab, cert: &str, say: &[&str]) {
     .unwrap();
     t.lab.stop_agent("target1").unwrap();
     let _ = t.lab.start_agent("target1");
-    t.eventually("the refusal is logged", Duration::from_secs(8), |t| {
+    t.eventually("the refusal is logged", Duration::from_secs(30), |t| {
         let log = |node, program| std::fs::read_to_string(t.lab.log(node, program)).unwrap_or_default();
         let all = log(INTERMEDIATE, Program::Balancer) + &log("target1", Program::Agent);
         say.iter().all(|word| all.contains(word))
@@ -114,7 +114,7 @@ fn a_peer_that_the_agent_does_not_name_is_refused() {
     else {
         return;
     };
-    t.eventually("the refusal is logged", Duration::from_secs(8), |t| {
+    t.eventually("the refusal is logged", Duration::from_secs(30), |t| {
         let log = std::fs::read_to_string(t.lab.log("target1", Program::Agent)).unwrap_or_default();
         log.lines().any(|line| line.contains("intermediate") && line.contains("allow"))
     });
