@@ -28,7 +28,7 @@ impl Logged {
 
     /// All lines, once there are so many.
     async fn lines(&self, count: usize) -> Vec<Value> {
-        for _ in 0..200 {
+        for _ in 0..1000 {
             self.log.finish(Duration::from_secs(1));
             let text = std::fs::read_to_string(&self.path).unwrap();
             if text.lines().count() >= count {
@@ -117,7 +117,10 @@ async fn what_goes_wrong_is_told_from_whose_side_it_came() {
     client.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n").await;
     client.until("\r\n\r\n").await;
     drop(client);
+    // One after the other: the ends of two are noticed in any order.
+    logged.lines(2).await;
     logged.bed.client().await.rest().await;
+    logged.lines(3).await;
     logged.bed.exchange(b"GET / HT").await;
     drop(logged.bed.client().await);
     let lines = logged.lines(4).await;

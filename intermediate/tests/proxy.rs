@@ -212,7 +212,7 @@ async fn slow_heads_end_in_408_and_silence_in_a_close() {
     tokio::time::timeout(Duration::from_secs(10), answered).await.expect("an answer").unwrap();
     assert_eq!(&answer, b"HTTP/1.1 408");
     assert_eq!(bed.client().await.rest().await, "");
-    assert_eq!(bed.front.metrics.closed(CloseReason::HeadTimeout), 2);
+    bed.closed_becomes(CloseReason::HeadTimeout, 2).await;
 }
 
 #[tokio::test]
@@ -334,14 +334,16 @@ async fn connections_over_the_limit_are_closed_and_counted() {
     let (address, _) = server().await;
     let mut narrow = limits();
     narrow.connections = 2;
-    narrow.head_timeout = Duration::from_secs(5);
+    narrow.head_timeout = Duration::from_secs(30);
     let bed = Bed::start(narrow, &[address]);
     let (mut oldest, mut younger) = (bed.client().await, bed.client().await);
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    while bed.front.metrics.open_connections() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     // The one that has waited longest for its request makes way.
     assert!(bed.exchange(GET_CLOSE).await.ends_with("asked for /b\n"));
     assert_eq!(oldest.rest().await, "");
-    assert_eq!(bed.front.metrics.closed(CloseReason::ConnectionLimit), 1);
+    bed.closed_becomes(CloseReason::ConnectionLimit, 1).await;
     // Who is being served does not.
     younger.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab").await;
     younger.until("ab").await;
@@ -349,7 +351,7 @@ async fn connections_over_the_limit_are_closed_and_counted() {
     other.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab").await;
     other.until("ab").await;
     assert_eq!(bed.client().await.rest().await, "");
-    assert_eq!(bed.front.metrics.closed(CloseReason::ConnectionLimit), 2);
+    bed.closed_becomes(CloseReason::ConnectionLimit, 2).await;
     younger.send(b"cd").await;
     younger.until("cd").await;
 }
@@ -362,7 +364,9 @@ async fn a_stop_lets_the_request_under_way_end() {
     busy.send(b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab").await;
     busy.until("ab").await;
     let mut silent = bed.client().await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    while bed.front.metrics.open_connections() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let vip = bed.vip;
     let stopping = tokio::spawn(bed.control.stop_and_wait(Duration::from_secs(5)));
     assert_eq!(silent.rest().await, "");
@@ -398,7 +402,7 @@ async fn a_kept_connection_leaves_a_drained_listener_behind_its_next_whole_respo
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_given_up_and_one_that_reads_slowly_is_not() {
     let (address, _) = server().await;
-    let bed = Bed::start(limits(), &[address]);
+    let bed = Bed::start(FrontLimits { client_timeout: Duration::from_secs(2), ..limits() }, &[address]);
     let request = b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
     let mut stalled = bed.client().await;
     stalled.send(request).await;
@@ -406,9 +410,9 @@ async fn a_client_that_reads_nothing_is_given_up_and_one_that_reads_slowly_is_no
     slow.send(request).await;
     let mut bytes = vec![0; LARGE / 16];
     let mut read = 0;
-    // Several times as long as a client may take in nothing.
+    // Longer than a client may take in nothing.
     for _ in 0..8 {
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
         read += slow.0.read_exact(&mut bytes).await.unwrap();
     }
     let until = Instant::now() + Duration::from_secs(20);

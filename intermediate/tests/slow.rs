@@ -51,7 +51,10 @@ async fn a_body_that_drips_is_answered_408_and_its_server_sees_no_request_whole(
 #[tokio::test]
 async fn a_body_in_time_is_served_though_it_pauses() {
     let (address, _) = server().await;
-    let bed = Bed::start(limits(), &[address]);
+    let mut slow = limits();
+    // Far less than what comes, so that a machine may stand still meanwhile.
+    slow.request.body_rate.bytes_per_second = 300;
+    let bed = Bed::start(slow, &[address]);
     let mut client = bed.client().await;
     client
         .send(b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 6000\r\nConnection: close\r\n\r\n")
@@ -136,12 +139,22 @@ async fn a_response_sipped_is_given_up_and_its_buffers_go() {
     bed.closed_becomes(CloseReason::SlowReader, 1).await;
 }
 
+/// Waits until `done`.
+async fn becomes(what: &str, done: impl Fn() -> bool) {
+    let waiting = async {
+        while !done() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, waiting).await.is_ok(), "not in {PATIENCE:?}: {what}");
+}
+
 #[tokio::test]
 async fn one_source_has_so_many_connections_and_gives_them_back() {
     let (address, _) = server().await;
     let limits = FrontLimits {
         sources: SourceLimits { connections: 3, ..SourceLimits::default() },
-        head_timeout: Duration::from_secs(5),
+        head_timeout: Duration::from_secs(30),
         ..limits()
     };
     let bed = Bed::start(limits, &[address]);
@@ -149,18 +162,17 @@ async fn one_source_has_so_many_connections_and_gives_them_back() {
     for _ in 0..3 {
         held.push(bed.client().await);
     }
-    sleep(Duration::from_millis(50)).await;
+    becomes("all are held", || bed.front.metrics.open_connections() == 3).await;
     let mut fourth = bed.client().await;
     assert_eq!(fourth.0.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed without a word");
-    assert_eq!(bed.front.metrics.closed(CloseReason::SourceLimit), 1);
+    bed.closed_becomes(CloseReason::SourceLimit, 1).await;
     drop(held.pop());
-    sleep(Duration::from_millis(50)).await;
+    becomes("one place is free", || bed.front.metrics.open_connections() == 2).await;
     let mut client = bed.client().await;
     client.send(GET).await;
     client.until("asked for /a\n").await;
     drop((client, held));
-    sleep(Duration::from_millis(100)).await;
-    assert_eq!(bed.front.waiting.sources(), 0, "nothing is kept of a source without connections");
+    becomes("nothing is kept of a source without connections", || bed.front.waiting.sources() == 0).await;
 }
 
 #[tokio::test]

@@ -150,7 +150,7 @@ async fn what_may_be_repeated_is_if_a_kept_connection_closes_and_nothing_else() 
     let post = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert!(bed.exchange(post).await.starts_with("HTTP/1.1 502 "));
     assert_eq!(taken.load(Ordering::Relaxed), 3, "it may have run: not sent again");
-    assert_eq!(bed.front.metrics.closed(CloseReason::UpstreamFailed), 1);
+    bed.closed_becomes(CloseReason::UpstreamFailed, 1).await;
     // On a new connection nothing is sent twice.
     let (address, taken) = scripted(|_, mut server| async move {
         server.until("\r\n\r\n").await;
@@ -191,7 +191,10 @@ async fn interim_responses_come_before_the_answer_in_their_order_and_only_to_who
         }
     })
     .await;
-    let bed = Bed::start(limits(), &[address]);
+    let mut patient = limits();
+    // The server pauses.
+    patient.request.upstream_timeout = Duration::from_secs(20);
+    let bed = Bed::start(patient, &[address]);
     let mut client = bed.client().await;
     for _ in 0..3 {
         client.send(GET).await;
@@ -249,7 +252,7 @@ async fn kept_connections_are_closed_before_servers_would() {
     static CLOSED: AtomicUsize = AtomicUsize::new(0);
     let bed = Bed::start(limits(), &[address]);
     assert!(bed.exchange(GET_CLOSE).await.ends_with("ok"));
-    let until = std::time::Instant::now() + Duration::from_secs(10);
+    let until = std::time::Instant::now() + Duration::from_secs(20);
     while CLOSED.load(Ordering::Relaxed) == 0 {
         assert!(std::time::Instant::now() < until, "it is kept for ever");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -339,17 +342,18 @@ async fn an_upgrade_that_is_not_configured_goes_on_as_a_plain_request() {
 async fn a_tunnel_in_which_nothing_passes_ends_after_its_time() {
     let (address, _) = server().await;
     let bed = Bed::with_listener(limits(), &[&[address]], vec![], |mut l| {
-        l.times.idle = Duration::from_millis(900);
+        l.times.idle = Duration::from_millis(2500);
         l
     });
     let mut client = bed.client().await;
     client.send(b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
     assert!(client.until("\r\n\r\n").await.starts_with("HTTP/1.1 101 "));
-    for _ in 0..6 {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    // Longer than that in all.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
         client.send(b"x").await;
         client.until("x").await;
     }
     assert_eq!(client.rest().await, "");
-    assert_eq!(bed.front.metrics.closed(CloseReason::RelayIdle), 1);
+    bed.closed_becomes(CloseReason::RelayIdle, 1).await;
 }

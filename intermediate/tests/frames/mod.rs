@@ -202,7 +202,7 @@ impl Http2 {
                 }
             }
         };
-        timeout(Duration::from_secs(10), reading).await.expect("an answer")
+        timeout(Duration::from_secs(30), reading).await.expect("an answer")
     }
 
     /// Until all that was sent before has been looked at; whether the connection goes on.
@@ -218,7 +218,7 @@ impl Http2 {
             }
             false
         };
-        timeout(Duration::from_secs(10), waiting).await.expect("an acknowledgement")
+        timeout(Duration::from_secs(30), waiting).await.expect("an acknowledgement")
     }
 
     /// The code a stream was reset with; none if it was answered, or the connection ended.
@@ -235,7 +235,7 @@ impl Http2 {
             }
             None
         };
-        timeout(Duration::from_secs(10), waiting).await.expect("an answer")
+        timeout(Duration::from_secs(30), waiting).await.expect("an answer")
     }
 
     /// Opens the windows of a stream and of the connection.
@@ -256,7 +256,7 @@ impl Http2 {
 
     /// Reads until the connection's end; whether it came in ten seconds. Opens no window.
     pub(crate) async fn is_ended(&mut self) -> bool {
-        timeout(Duration::from_secs(10), async { while self.read().await.is_some() {} }).await.is_ok()
+        timeout(Duration::from_secs(30), async { while self.read().await.is_some() {} }).await.is_ok()
     }
 }
 

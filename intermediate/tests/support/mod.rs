@@ -155,7 +155,7 @@ impl Bed {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(10), counted).await;
+        let _ = tokio::time::timeout(Duration::from_secs(30), counted).await;
         assert_eq!(self.front.metrics.closed(reason), count, "closed for {}", reason.name());
     }
 
@@ -188,7 +188,7 @@ impl Client {
     pub async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
         let read = self.0.read_to_end(&mut bytes);
-        tokio::time::timeout(Duration::from_secs(10), read).await.expect("the end").expect("no reset");
+        tokio::time::timeout(Duration::from_secs(30), read).await.expect("the end").expect("no reset");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -205,7 +205,7 @@ impl Client {
                 );
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), read).await.expect("an answer");
+        tokio::time::timeout(Duration::from_secs(30), read).await.expect("an answer");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }

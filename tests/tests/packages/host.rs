@@ -120,7 +120,7 @@ impl<'a> Host<'a> {
         let more = [dir.to_str().unwrap(), &group, BOOT];
         let holder = t.lab.spawn(node, &[&words[..], &more].concat()).unwrap();
         let mut host = Host { t, node: node.to_owned(), dir, group, holder };
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         // Before there is a systemd, some versions do nothing for this and call that a success.
         while host.run(&["systemctl", "is-active", "basic.target"]).1.trim() != "active" {
             if host.holder.try_wait().unwrap().is_some() || Instant::now() > until {
