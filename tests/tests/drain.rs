@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const POOL: &str = "[[pool]]\nname = \"web\"\ntargets = [\"target1\", \"target2\"]\n";
 
@@ -76,7 +76,8 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
                 scope.spawn(move || {
                     let mut done = 0u32;
                     for vip in VIPS.into_iter().cycle() {
-                        if stop.load(Ordering::Relaxed) {
+                        // Each makes its part of the load, however slow the machine is.
+                        if stop.load(Ordering::Relaxed) && done > 20 {
                             break;
                         }
                         let response = t.get_at(vip, "/10k").unwrap();
@@ -87,16 +88,15 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
                         );
                         done += 1;
                     }
-                    done
                 })
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(500));
+        t.eventually("the load has begun", Duration::from_secs(20), |t| t.access_log("target1").len() > 20);
         let answer = t.order("/v1/targets/target1/drain");
         assert_eq!((&answer["admin"], &answer["drained"]), (&"draining".into(), &false.into()), "{answer}");
         assert!(answer["flows"].as_u64().unwrap() >= 2, "the downloads are left: {answer}");
         // What was on its way at that moment is served.
-        t.eventually("only the downloads are left", Duration::from_secs(5), |t| {
+        t.eventually("only the downloads are left", Duration::from_secs(20), |t| {
             let now = view(t, "target1");
             now["flows"] == 2 && now["in_hand"] == 0
         });
@@ -119,13 +119,11 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
 
         let answer = t.order("/v1/targets/target1/undrain");
         assert_eq!(answer["admin"], "ready");
-        t.eventually("it is used again", Duration::from_secs(5), |t| {
+        t.eventually("it is used again", Duration::from_secs(20), |t| {
             t.access_log("target1").len() > served + 10
         });
         stop.store(true, Ordering::Relaxed);
-        for thread in load {
-            assert!(thread.join().unwrap() > 20);
-        }
+        load.into_iter().for_each(|thread| thread.join().unwrap());
     });
     assert_eq!((t.all_proxied(), t.closed("no_target")), (0, 0));
 }
@@ -176,8 +174,9 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
                     "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"{vip}\"\nserver = \"{server}\"\n"
                 )
             });
+            // Its clients speak first, however long they are kept from it.
             s.agents_also(&allow.concat()).intermediate_also(&format!(
-                "[[listener]]\nvip = \"{vip}\"\nprotocol = \"tcp\"\npool = \"web\"\n"
+                "[[listener]]\nvip = \"{vip}\"\nprotocol = \"tcp\"\npool = \"web\"\nsilence_ms = 20000\n"
             ))
         })
     };
@@ -208,19 +207,19 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
         (interleaved(four, six), pinned)
     });
     let on_first = kept.iter().filter(|(_, on)| on == "target1").count();
-    t.eventually("the others have ended", Duration::from_secs(10), |t| {
+    t.eventually("the others have ended", Duration::from_secs(20), |t| {
         view(t, "target1")["flows"].as_u64() == Some(on_first as u64 + 2)
     });
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| t.order("/v1/targets/target1/drain?wait_ms=60000"));
-        t.eventually("it drains", Duration::from_secs(5), |t| view(t, "target1")["admin"] == "draining");
+        t.eventually("it drains", Duration::from_secs(10), |t| view(t, "target1")["admin"] == "draining");
         // One request each; what was on the other stays there.
         for (connection, on) in &mut kept {
             *on = ask(connection, &sum);
             assert_eq!(on, "target2");
         }
         for (left, mut pinned) in [2, 1].into_iter().zip(pinned) {
-            t.eventually("only those that are pinned are left", Duration::from_secs(10), |t| {
+            t.eventually("only those that are pinned are left", Duration::from_secs(20), |t| {
                 let now = view(t, "target1");
                 (now["flows"].as_u64(), now["pinned"].as_u64(), now["in_hand"].as_u64())
                     == (Some(left), Some(left), Some(0))
@@ -245,19 +244,19 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     }
     t.order("/v1/targets/target1/undrain");
     // Where a request is to go is judged again when its connection has left its target: that may be long after.
-    let stayed = || t.metric(INTERMEDIATE, "baton_later_requests_total{outcome=\"stayed\"}");
     for others in ["drain", "undrain"] {
         t.order("/v1/targets/target2/undrain");
-        let before = stayed();
-        of_each(&mut kept).for_each(|connection| connection.get("/10m").unwrap());
-        t.eventually("their downloads have begun", Duration::from_secs(5), |_| stayed() >= before + 2);
+        for connection in of_each(&mut kept) {
+            connection.get("/10m").unwrap();
+            assert_eq!(connection.socket().peek(&mut [0]).unwrap(), 1, "its download has begun");
+        }
         t.order("/v1/targets/target2/drain");
         of_each(&mut kept).for_each(|connection| connection.get("/10k").unwrap());
-        t.eventually("their next requests are to go to the other target", Duration::from_secs(5), |t| {
+        t.eventually("their next requests are to go to the other target", Duration::from_secs(20), |t| {
             let flows = t.admin(INTERMEDIATE, "/v1/flows?target=target2");
             flows["flows"].as_array().unwrap().iter().filter(|flow| flow["leaving"] == true).count() == 2
         });
-        let drained = t.order("/v1/targets/target1/drain?wait_ms=1000");
+        let drained = t.order("/v1/targets/target1/drain?wait_ms=10000");
         assert_eq!(drained["drained"], true, "nothing is on its way there: {drained}");
         // Nobody else takes them, or the one that has them does.
         t.order(&format!("/v1/targets/target2/{others}"));
@@ -272,7 +271,7 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     // Those that are on their way to a target are waited for there before they have arrived.
     t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
     of_each(&mut kept).for_each(|connection| connection.get("/10k").unwrap());
-    t.eventually("they are on their way", Duration::from_secs(5), |t| view(t, "target1")["in_hand"] == 2);
+    t.eventually("they are on their way", Duration::from_secs(10), |t| view(t, "target1")["in_hand"] == 2);
     let answer = t.order("/v1/targets/target1/drain");
     let at_listeners = flows(&t);
     t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
@@ -305,7 +304,7 @@ fn a_drain_ends_while_clients_keep_their_connections_whose_next_requests_go_else
     t.lab.start_agent("target1").unwrap();
     t.order("/v1/targets/target2/undrain");
     let up = |t: &TestLab| {
-        t.eventually("both agents are connected", Duration::from_secs(10), |t| {
+        t.eventually("both agents are connected", Duration::from_secs(30), |t| {
             let connected = t.metric("target1", "baton_intermediates_connected") > 0;
             connected && ["target1", "target2"].iter().all(|target| view(t, target)["agent_state"] == "up")
         });
@@ -352,7 +351,7 @@ fn a_target_that_is_drained_alone_leaves_nothing_to_go_to_and_unknown_ones_are_t
     for vip in VIPS {
         assert_eq!(t.get_at(vip, "/1k").unwrap().status, 503);
     }
-    assert_eq!(t.proxied("no_usable_target"), 2);
+    t.expect_proxied("no_usable_target", 2);
     t.order("/v1/targets/target2/undrain");
     for vip in VIPS {
         assert_eq!(t.get_at(vip, "/1k").unwrap().status, 200);
@@ -383,7 +382,7 @@ fn a_drained_listener_and_a_drained_node_take_no_connections_and_come_back() {
     });
     for (n, mut kept) in kept.into_iter().enumerate() {
         let (vip, other) = (VIPS[n], VIPS[1 - n]);
-        t.eventually("both are given away", Duration::from_secs(5), |t| flows(t)[n] == 2);
+        t.eventually("both are given away", Duration::from_secs(10), |t| flows(t)[n] == 2);
         let answer = t.order(&format!("/v1/listeners/{vip}/drain"));
         assert_eq!((&answer["state"], &answer["flows"]), (&"draining".into(), &2.into()), "{answer}");
         // One more response, which says that it is the last.
@@ -392,36 +391,50 @@ fn a_drained_listener_and_a_drained_node_take_no_connections_and_come_back() {
         assert_eq!((last.status, &last.sha256, last.header("connection")), (200, &sum, Some("close")));
         assert_eq!(kept.read_some().unwrap(), 0, "the server closes");
         drop(kept);
-        t.eventually("only the download is left", Duration::from_secs(10), |t| flows(t)[n] == 1);
-        t.eventually("connections are refused", Duration::from_secs(5), |t| {
+        t.eventually("only the download is left", Duration::from_secs(20), |t| flows(t)[n] == 1);
+        t.eventually("connections are refused", Duration::from_secs(15), |t| {
             t.get_at(vip, "/1k").is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
         });
         assert_eq!(t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap().0, 200, "the node itself is ready");
         assert_eq!(t.get_at(other, "/1k").unwrap().status, 200, "the other listener is");
         t.order(&format!("/v1/listeners/{vip}/undrain"));
-        t.eventually("it listens again", Duration::from_secs(5), |t| t.get_at(vip, "/1k").is_ok());
+        t.eventually("it listens again", Duration::from_secs(15), |t| t.get_at(vip, "/1k").is_ok());
     }
     let before = t.migrated();
     for vip in VIPS.into_iter().cycle().take(4) {
         assert_eq!(t.get_at(vip, "/1k").unwrap().sha256, t.sha256("1k"));
     }
     // The one before may be counted late.
-    t.eventually("they migrate as before", Duration::from_secs(3), |t| t.migrated() >= before + 4);
+    t.eventually("they migrate as before", Duration::from_secs(10), |t| t.migrated() >= before + 4);
     assert_eq!(t.all_proxied(), 0);
 
     // Not ready at once, closed later: whoever sends connections here has time to learn of it.
-    let answer = t.order("/v1/node/drain?after_ms=1500");
-    assert_eq!((&answer["state"], &answer["drained"]), (&"draining".into(), &false.into()), "{answer}");
-    let (status, text) = t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap();
-    assert_eq!((status, text.contains("\"draining\":true")), (503, true), "{text}");
-    for vip in VIPS {
-        assert_eq!(t.get_at(vip, "/1k").unwrap().status, 200);
+    let mut in_time = false;
+    for _ in 0..5 {
+        let ordered = Instant::now();
+        let answer = t.order("/v1/node/drain?after_ms=1500");
+        assert_eq!((&answer["state"], &answer["drained"]), (&"draining".into(), &false.into()), "{answer}");
+        let (status, text) = t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap();
+        assert_eq!((status, text.contains("\"draining\":true")), (503, true), "{text}");
+        let served = |vip| t.get_at(vip, "/1k").is_ok_and(|response| response.status == 200);
+        in_time = VIPS.map(served) == [true; 2];
+        assert!(in_time || ordered.elapsed() > Duration::from_millis(1500), "closed at once");
+        for vip in VIPS {
+            t.eventually("it closes", Duration::from_secs(15), |t| t.get_at(vip, "/1k").is_err());
+        }
+        if in_time {
+            break;
+        }
+        // A busy machine kept the clients until the time was over.
+        t.order("/v1/node/undrain");
     }
-    for vip in VIPS {
-        t.eventually("it closes", Duration::from_secs(8), |t| t.get_at(vip, "/1k").is_err());
-    }
-    let node = t.admin(INTERMEDIATE, "/v1/node");
-    assert_eq!((&node["drained"], &node["flows"]), (&false.into(), &2.into()), "{node}");
+    assert!(in_time, "no client was served before the time was over");
+    // The others' ends may be known a little later.
+    t.eventually("the downloads are left", Duration::from_secs(20), |t| {
+        let node = t.admin(INTERMEDIATE, "/v1/node");
+        assert_eq!(node["drained"], false, "{node}");
+        node["flows"] == 2
+    });
     for mut held in held {
         let (whole, held) = t.client(move || (held.response().unwrap(), held));
         assert_eq!(whole.sha256, t.sha256("10m"), "the download went on all the time");
@@ -430,7 +443,7 @@ fn a_drained_listener_and_a_drained_node_take_no_connections_and_come_back() {
     assert_eq!(t.order("/v1/node/drain?wait_ms=20000")["drained"], true);
     assert_eq!(t.order("/v1/node/undrain")["state"], "ready");
     for vip in VIPS {
-        t.eventually("it is back", Duration::from_secs(5), |t| t.get_at(vip, "/1k").is_ok());
+        t.eventually("it is back", Duration::from_secs(15), |t| t.get_at(vip, "/1k").is_ok());
     }
     assert_eq!(t.lab.admin_text(INTERMEDIATE, "/readyz").unwrap().0, 200);
 }

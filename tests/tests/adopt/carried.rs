@@ -1,6 +1,6 @@
 //! What adopted connections carry, and what befalls them.
 
-use crate::{LINGER, TARGETS, adopted, adopting, counted, expect_adopted, sysctl};
+use crate::{LINGER, SOON, TARGETS, adopted, adopting, counted, expect_adopted, sysctl};
 use baton_tests::client::{self, Connection};
 use baton_tests::lab::{self, TestLab, VIP, VIPS, both};
 use baton_tests::thousand;
@@ -8,7 +8,6 @@ use baton_tests::two_pools::{served_by, two_pools};
 use netns_lab::{Family, LabSpec, Program, Serve, plan};
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 #[test]
 fn twenty_downloads_of_100_mb_are_byte_exact_and_nothing_is_translated_on_the_targets() {
@@ -65,32 +64,26 @@ fn kept_connections_uploads_and_half_closed_ones_work_over_both_ip_versions() {
 fn an_agent_killed_in_mid_download_takes_nothing_with_it_and_a_new_one_takes_the_flow_over() {
     let Some(t) = adopting("akill", |s| s.targets(1)) else { return };
     let want = t.sha256("100m");
-    let hash = std::thread::scope(|scope| {
-        let download = scope.spawn(|| {
-            t.client(|| {
-                let mut connection = Connection::open(VIP).unwrap();
-                connection.get("/100m").unwrap();
-                assert!(connection.read_some().unwrap() > 0);
-                std::thread::sleep(Duration::from_millis(1500));
-                connection.response().unwrap().sha256
-            })
-        });
-        t.eventually("the flow is there", Duration::from_secs(5), |t| t.flows("target1").len() == 1);
-        assert_eq!(t.flows("target1")[0]["adopted"], true);
-        t.lab.kill("target1", Program::Agent).unwrap();
-        t.lab.start("target1", Program::Agent).unwrap();
-        t.eventually("taken over", Duration::from_secs(5), |t| t.flows("target1").len() == 1);
-        let flow = &t.flows("target1")[0];
-        assert_eq!(
-            (&flow["adopted"], flow["state"].as_str()),
-            (&Value::Bool(true), Some("committed")),
-            "{flow}"
-        );
-        assert_eq!(flow["vip"], VIP.to_string());
-        assert_eq!(flow["server"], "10.90.101.2:80");
-        download.join().unwrap()
+    // Begun, and read on when the new agent is there.
+    let mut connection = t.client(|| {
+        let mut connection = Connection::open(VIP).unwrap();
+        connection.get("/100m").unwrap();
+        assert!(connection.read_some().unwrap() > 0);
+        connection
     });
-    assert_eq!(hash, want);
+    t.eventually("the flow is there", SOON, |t| {
+        let flows = t.flows("target1");
+        flows.len() == 1 && flows[0]["adopted"] == true && flows[0]["state"] == "committed"
+    });
+    t.lab.kill("target1", Program::Agent).unwrap();
+    t.lab.start("target1", Program::Agent).unwrap();
+    t.eventually("taken over", SOON, |t| t.flows("target1").len() == 1);
+    let flow = &t.flows("target1")[0];
+    assert_eq!((&flow["adopted"], flow["state"].as_str()), (&Value::Bool(true), Some("committed")), "{flow}");
+    assert_eq!(flow["vip"], VIP.to_string());
+    assert_eq!(flow["server"], "10.90.101.2:80");
+    assert_eq!(connection.response().unwrap().sha256, want);
+    drop(connection);
     t.eventually("its end is noticed and its record freed", LINGER * 4, |t| {
         ["intermediate", "target1"].iter().all(|node| t.flows(node).is_empty())
     });
@@ -151,34 +144,37 @@ fn requests_longer_than_the_first_window_are_fed_whole() {
         };
         assert_eq!((put.unwrap().status, t.uploaded(&name)), (201, t.sha256("100k")), "{name}");
     }
-    t.eventually("all were adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 5);
+    t.eventually("all were adopted", SOON, |t| adopted(t, &["target1"]) == 5);
 }
 
 #[test]
 fn the_socket_knows_the_clients_round_trip_time_from_its_first_byte() {
     let Some(t) = adopting("artt", |s| s.targets(1).impair("delay=15ms".parse().unwrap())) else { return };
-    let rtt = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            t.client(|| {
-                let mut connection = Connection::open(VIP).unwrap();
-                connection.get("/whoami").unwrap();
-                connection.response().unwrap();
-                std::thread::sleep(Duration::from_millis(600));
-            });
+    let measured = || {
+        let connection = t.client(|| {
+            let mut connection = Connection::open(VIP).unwrap();
+            connection.get("/whoami").unwrap();
+            connection.response().unwrap();
+            connection
         });
-        let mut found = String::new();
-        t.eventually("the server's socket is there", Duration::from_secs(5), |t| {
-            found = t
-                .lab
-                .output("target1", &["ss", "-tniH", "state", "established", "src", "10.90.1.100"])
-                .unwrap();
-            found.contains("minrtt:")
+        let client = connection.socket().local_addr().unwrap().to_string();
+        let mut min = None;
+        t.eventually("the server's socket is there", SOON, |t| {
+            let words = ["ss", "-tniH", "state", "established", "src", "10.90.1.100", "dst", &client];
+            let found = t.lab.output("target1", &words).unwrap();
+            min = found.split_whitespace().find_map(|word| word.strip_prefix("minrtt:")?.parse::<f64>().ok());
+            min.is_some()
         });
-        let min = found.split_whitespace().find_map(|word| word.strip_prefix("minrtt:")).unwrap();
-        min.parse::<f64>().unwrap()
-    });
-    // A replayed handshake would leave some hundredths of a millisecond.
-    assert!((25.0..60.0).contains(&rtt), "{rtt} ms");
+        min.unwrap()
+    };
+    // A replayed handshake would leave some hundredths of a millisecond. A busy machine lengthens one or another.
+    let mut all = Vec::new();
+    while all.last().is_none_or(|rtt| *rtt >= 60.0) {
+        assert!(all.len() < 10, "{all:?} ms");
+        let rtt = measured();
+        assert!(rtt >= 25.0, "{rtt} ms");
+        all.push(rtt);
+    }
 }
 
 #[test]
@@ -198,7 +194,7 @@ fn reverse_path_filters_are_no_obstacle_even_when_strict() {
     }
     let response = t.get("/10m").unwrap();
     assert_eq!((response.status, response.sha256), (200, t.sha256("10m")));
-    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 1);
+    t.eventually("adopted", SOON, |t| adopted(t, &["target1"]) == 1);
 }
 
 #[test]
@@ -206,7 +202,7 @@ fn a_path_with_a_smaller_mtu_is_discovered_by_adopted_sockets() {
     let Some(t) = adopting("amtu", |s| s.targets(1).mtu_client(1300)) else { return };
     let response = t.get("/10m").unwrap();
     assert_eq!((response.status, response.sha256), (200, t.sha256("10m")));
-    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 1);
+    t.eventually("adopted", SOON, |t| adopted(t, &["target1"]) == 1);
     assert!(counted(&t, "target1", "icmp_translated") > 0, "the error found the socket");
 }
 
@@ -249,7 +245,7 @@ fn an_encapsulated_leg_carries_adopted_flows() {
         let Some(t) = adopting("aleg", order) else { return };
         let response = t.get("/10m").unwrap();
         assert_eq!((response.status, response.sha256), (200, t.sha256("10m")), "{leg}");
-        t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 1);
+        t.eventually("adopted", SOON, |t| adopted(t, &["target1"]) == 1);
         assert!(counted(&t, "target1", "leg_stripped") > 0, "{leg}");
         assert!(counted(&t, "target1", "readdressed") > 0, "{leg}");
     }

@@ -1,6 +1,6 @@
 //! Everything that can be missing for adopting connections, provoked: each is named, and handshakes are replayed meanwhile.
 
-use crate::{LINGER, adopted, adopting, counted, sysctl};
+use crate::{LINGER, SOON, adopted, adopting, counted, sysctl};
 use baton_tests::client;
 use baton_tests::lab::{self, TestLab};
 use baton_tests::skip;
@@ -26,7 +26,7 @@ fn serve(t: &TestLab, target: &str) -> (String, Vec<String>) {
 }
 
 fn eventually_missing(t: &TestLab, way: &str, names: &[&str]) {
-    t.eventually(&format!("{way}, for want of {names:?}"), Duration::from_secs(8), |t| {
+    t.eventually(&format!("{way}, for want of {names:?}"), Duration::from_secs(20), |t| {
         let (is, missing) = serve(t, "target1");
         is == way && missing == names
     });
@@ -105,17 +105,14 @@ fn an_mptcp_listener_is_named_and_its_connections_are_replayed_even_before_it_is
     // The agent looks at the host every five seconds; a connection between two looks is the kernel's to refuse.
     let failed = |t: &TestLab| t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_failed\"}");
     listen_with_mptcp(&t);
-    let (way, missing) = serve(&t, "target1");
     let response = t.get("/1k").unwrap();
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
-    if way == "adopt" {
-        assert_eq!(failed(&t), 1, "the kernel refused");
-        assert_eq!(counted(&t, "target1", "drop_adopt_refused"), 1);
-    } else {
-        assert_eq!(missing, ["mptcp_listener"]);
+    match failed(&t) {
+        0 => assert_eq!(serve(&t, "target1").1, ["mptcp_listener"], "noticed in time"),
+        refused => assert_eq!((refused, counted(&t, "target1", "drop_adopt_refused")), (1, 1)),
     }
     t.expect_requests(1, 0);
-    t.eventually("it is named", Duration::from_secs(8), |t| {
+    t.eventually("it is named", Duration::from_secs(20), |t| {
         serve(t, "target1").1.contains(&"mptcp_listener".to_owned())
     });
     assert_eq!(t.get("/1k").unwrap().text(), "ok");
@@ -156,7 +153,7 @@ fn the_vip_is_delivered_by_a_rule_of_the_agents_own_which_comes_back_by_itself_a
             "the host's own programs are not concerned"
         );
         // They reach the intermediate, as ever.
-        let said = t.lab.output("target1", &["curl", "-gsS", "--max-time", "10", url]).unwrap();
+        let said = t.lab.output("target1", &["curl", "-gsS", "--max-time", "30", url]).unwrap();
         assert!(said.starts_with("target: target1"), "{said}");
         assert_eq!(rule.contains(second_rule), version == "-4", "each VIP has its rule: {rule}");
         ip(&format!("rule del pref 66 to {vip} iif eth0 lookup 66"));
@@ -166,13 +163,13 @@ fn the_vip_is_delivered_by_a_rule_of_the_agents_own_which_comes_back_by_itself_a
             lines.sort();
             lines
         };
-        t.eventually("it comes back", Duration::from_secs(8), |_| sorted(&ip("rule show")) == sorted(&rule));
+        t.eventually("it comes back", Duration::from_secs(20), |_| sorted(&ip("rule show")) == sorted(&rule));
     }
     assert_eq!(t.proxied("local_client"), 2);
     for vip in t.lab.vips().into_iter().chain([second]) {
         assert_eq!(t.client(move || client::get(vip, "/1k")).unwrap().status, 200);
     }
-    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 3);
+    t.eventually("adopted", SOON, |t| adopted(t, &["target1"]) == 3);
     assert_eq!(t.all_proxied(), 2);
 }
 
@@ -208,7 +205,8 @@ fn auto_falls_back_to_a_replayed_handshake_and_says_so() {
     // Nobody made the VIP local.
     assert_eq!(serve(&t, "target1"), ("translate".to_owned(), vec!["vip_local".to_owned()]));
     assert_eq!(t.get("/1k").unwrap().status, 200);
-    assert_eq!((adopted(&t, &["target1"]), t.migrated(), t.all_proxied()), (0, 1, 0));
+    t.expect_requests(1, 0);
+    assert_eq!(adopted(&t, &["target1"]), 0);
     t.lab.output("target1", &["ip", "route", "add", "local", "10.90.1.100/32", "dev", "lo"]).unwrap();
     eventually_missing(&t, "adopt", &[]);
     assert_eq!(
@@ -216,20 +214,21 @@ fn auto_falls_back_to_a_replayed_handshake_and_says_so() {
         1
     );
     assert_eq!(t.get("/1k").unwrap().status, 200);
-    t.eventually("adopted", Duration::from_secs(3), |t| adopted(t, &["target1"]) == 1);
+    t.eventually("adopted", SOON, |t| adopted(t, &["target1"]) == 1);
     // What no look at the host shows: a handoff between two looks, and the kernel resets instead of adopting. The
     // handshake is replayed within the same handoff, and the client notices nothing.
     sysctl(&t, "target1", "net.ipv4.tcp_syncookies", "0");
-    let before = serve(&t, "target1");
-    if before.1.is_empty() {
-        assert_eq!(t.get("/1k").unwrap().status, 200);
-        assert_eq!(t.all_proxied(), 0);
-        assert_eq!(t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_reset\"}"), 1);
-        assert_eq!(counted(&t, "target1", "drop_adopt_reset"), 1);
-        assert_eq!(serve(&t, "target1").0, "translate");
-        assert!(serve(&t, "target1").1.contains(&"tried".to_owned()));
+    assert_eq!(t.get("/1k").unwrap().status, 200);
+    let (reset, now) =
+        (t.metric("target1", "baton_handoffs_unadopted_total{reason=\"adopt_reset\"}"), serve(&t, "target1"));
+    assert_eq!(now.0, "translate");
+    if reset == 0 {
+        assert!(now.1.contains(&"tcp_syncookies".to_owned()), "a look came before: {now:?}");
+    } else {
+        assert_eq!((reset, counted(&t, "target1", "drop_adopt_reset")), (1, 1));
+        assert!(now.1.contains(&"tried".to_owned()), "{now:?}");
     }
-    t.expect_requests(if before.1.is_empty() { 3 } else { 2 }, 0);
+    t.expect_requests(3, 0);
 }
 
 #[test]
@@ -255,5 +254,5 @@ fn silence_is_noticed_and_the_handshake_replayed_within_the_same_handoff() {
     assert!(serve(&t, "target1").1.contains(&"tried".to_owned()));
     assert!(counted(&t, "target1", "adopt_assigned") > 1, "the packet was sent again");
     assert_eq!(adopted(&t, &["target1"]), 0);
-    t.eventually("nothing is left", LINGER * 4, |t| t.flows("target1").is_empty());
+    t.eventually("nothing is left", LINGER * 10, |t| t.flows("target1").is_empty());
 }

@@ -7,7 +7,7 @@ use baton_tests::lab::{self, TestLab};
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{Family, LabSpec, Program};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const POOL: &str = r#"
 [[pool]]
@@ -78,10 +78,21 @@ fn a_killed_server_is_taken_out_by_its_checks_and_brought_back_without_a_failed_
     // An answer may be here before its server has logged it.
     t.eventually("three requests each", limit, |t| TARGETS.map(|target| served(t, target)) == [3, 3]);
 
-    t.lab.kill("target1", Program::Server).unwrap();
-    // Before the checks know: what its kernel refuses is given to the other.
-    all_right(&t, 4);
-    let retried = t.metric(INTERMEDIATE, "baton_handoffs_retried_total{reason=\"refused\"}");
+    // Before the checks know: what its kernel refuses is given to the other. On a busy machine they may be faster.
+    let mut requests = 6;
+    let retried = loop {
+        t.lab.kill("target1", Program::Server).unwrap();
+        all_right(&t, 4);
+        requests += 4;
+        let retried = t.metric(INTERMEDIATE, "baton_handoffs_retried_total{reason=\"refused\"}");
+        if retried > 0 {
+            break retried;
+        }
+        assert_ne!(t.standing("target1"), "up", "a refused handoff was given to the other target");
+        assert!(requests < 6 + 5 * 4, "the checks were always faster");
+        t.lab.start("target1", Program::Server).unwrap();
+        t.eventually("it is back", limit, |t| t.standing("target1") == "up");
+    };
     t.eventually("the checks take it out", limit, |t| t.standing("target1") == "failing");
     let labels = member("target1", "result=\"failed\"");
     assert!(t.metric(INTERMEDIATE, &format!("baton_checks_total{{{labels}}}")) >= 3);
@@ -92,15 +103,14 @@ fn a_killed_server_is_taken_out_by_its_checks_and_brought_back_without_a_failed_
     let now = t.metric(INTERMEDIATE, "baton_handoffs_retried_total{reason=\"refused\"}")
         + t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"server_refused\"}");
     assert_eq!(now, of_others, "nothing is tried there any more");
-    assert!(retried > 0, "a refused handoff was given to the other target");
     assert_eq!((t.all_proxied(), t.closed("no_target")), (0, 0));
 
     t.lab.start("target1", Program::Server).unwrap();
     let before = served(&t, "target1");
     t.eventually("it is back", limit, |t| t.standing("target1") == "up");
     all_right(&t, 6);
-    assert_eq!(served(&t, "target1"), before + 3);
-    t.expect_requests(26, 0);
+    t.eventually("half of them are its own", limit, |t| served(t, "target1") == before + 3);
+    t.expect_requests(requests + 10 + 6, 0);
 }
 
 #[test]
@@ -108,20 +118,36 @@ fn without_checks_refused_requests_eject_a_server_for_a_time() {
     let more = "[pool.health]\nkind = \"none\"\neject_failures = 2\neject_ms = 2000\n";
     let Some(t) = lab::up("ejected", |s| pool(s, more)) else { return };
     all_right(&t, 2);
-    t.lab.kill("target1", Program::Server).unwrap();
-    all_right(&t, 8);
-    assert_eq!(t.standing("target1"), "ejected");
     let refused = || t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"server_refused\"}");
-    assert_eq!(refused(), 2, "no more than the failures it takes");
+    let mut requests = 2;
+    let ejected = loop {
+        let (before, killed) = (refused(), Instant::now());
+        t.lab.kill("target1", Program::Server).unwrap();
+        all_right(&t, 8);
+        requests += 8;
+        let (tried, standing) = (refused() - before, t.standing("target1"));
+        if killed.elapsed() < Duration::from_secs(2) {
+            assert_eq!((tried, standing.as_str()), (2, "ejected"), "no more than the failures it takes");
+            break before + 2;
+        }
+        // A busy machine: its time may be over already.
+        assert!(requests < 2 + 5 * 9, "nothing was done in its time");
+        t.lab.start("target1", Program::Server).unwrap();
+        t.eventually("it is up again", Duration::from_secs(30), |t| {
+            all_right(t, 1);
+            requests += 1;
+            t.standing("target1") == "up"
+        });
+    };
     // On probation one failure ejects again.
-    t.eventually("its time is over", Duration::from_secs(5), |t| t.standing("target1") == "suspect");
+    t.eventually("its time is over", Duration::from_secs(10), |t| t.standing("target1") == "suspect");
     all_right(&t, 4);
-    assert_eq!((refused(), t.standing("target1").as_str()), (3, "ejected"));
+    assert_eq!((refused(), t.standing("target1").as_str()), (ejected + 1, "ejected"));
     t.lab.start("target1", Program::Server).unwrap();
-    t.eventually("its longer time is over", Duration::from_secs(8), |t| t.standing("target1") == "suspect");
+    t.eventually("its longer time is over", Duration::from_secs(20), |t| t.standing("target1") == "suspect");
     all_right(&t, 4);
-    assert_eq!((refused(), t.standing("target1").as_str()), (3, "up"));
-    t.expect_requests(18, 0);
+    assert_eq!((refused(), t.standing("target1").as_str()), (ejected + 1, "up"));
+    t.expect_requests(requests + 8, 0);
 }
 
 #[test]
@@ -136,7 +162,7 @@ fn a_server_whose_agent_is_dead_is_well_and_is_proxied_to() {
     let Some(t) = lab::up("deadagent", order) else { return };
     all_right(&t, 2);
     t.lab.kill_agent("target1").unwrap();
-    t.eventually("the intermediate has noticed", Duration::from_secs(6), |t| {
+    t.eventually("the intermediate has noticed", Duration::from_secs(15), |t| {
         t.admin(INTERMEDIATE, "/v1/targets/target1")["agent_state"] == "gone"
     });
     let before = t.proxied("no_agent");
@@ -144,12 +170,13 @@ fn a_server_whose_agent_is_dead_is_well_and_is_proxied_to() {
     assert_eq!(t.proxied("no_agent"), before + 5);
     assert_eq!(t.standing("target1"), "up", "its server answers its checks");
     t.lab.start_agent("target1").unwrap();
-    t.eventually("its agent is back", Duration::from_secs(6), |t| {
+    t.eventually("its agent is back", Duration::from_secs(15), |t| {
         t.admin(INTERMEDIATE, "/v1/targets/target1")["agent_state"] == "up"
     });
+    // The first two have been counted by now.
     let migrated = t.migrated();
     all_right(&t, 3);
-    t.eventually("they migrate", Duration::from_secs(3), |t| t.migrated() == migrated + 3);
+    t.eventually("they migrate", Duration::from_secs(10), |t| t.migrated() == migrated + 3);
 }
 
 #[test]
@@ -171,7 +198,9 @@ fn with_no_server_healthy_all_are_tried_and_it_is_called_a_panic() {
     t.lab.start("target2", Program::Server).unwrap();
     all_right(&t, 4);
     t.eventually("one is back", limit, |t| t.standing("target2") == "up");
-    assert_eq!(t.metric(INTERMEDIATE, "baton_pool_panic{pool=\"web\"}"), 0);
+    t.eventually("the panic is over", limit, |t| {
+        t.metric(INTERMEDIATE, "baton_pool_panic{pool=\"web\"}") == 0
+    });
     all_right(&t, 4);
 }
 
@@ -179,12 +208,14 @@ fn with_no_server_healthy_all_are_tried_and_it_is_called_a_panic() {
 fn load_reports_reach_the_intermediate() {
     let Some(t) = lab::up("loads", |s| pool(s, "")) else { return };
     all_right(&t, 4);
-    t.eventually("the responses were counted", Duration::from_secs(5), |t| {
-        let load = t.admin(INTERMEDIATE, "/v1/targets/target1")["load"][0].clone();
-        load["listening"] == true && load["responses"].as_u64() >= Some(2) && load["accept_limit"] == 4096
+    t.eventually("the responses were counted and timed", Duration::from_secs(15), |t| {
+        let view = t.admin(INTERMEDIATE, "/v1/targets/target1");
+        let load = &view["load"][0];
+        load["listening"] == true
+            && load["responses"].as_u64() >= Some(2)
+            && load["accept_limit"] == 4096
+            && view["pools"][0]["latency_us"].as_u64() > Some(0)
     });
-    let view = t.admin(INTERMEDIATE, "/v1/targets/target1");
-    assert!(view["pools"][0]["latency_us"].as_u64().unwrap() > 0, "{view}");
 }
 
 /// One GET of the VIP from a node's own network; its status and sum, and how it went by the intermediate's record.
@@ -195,7 +226,7 @@ fn get_from(t: &TestLab, node: &str, path: &'static str) -> (u16, String, String
     let response = response.unwrap_or_else(|e| panic!("{node} {path}: {e}"));
     // A migrated response may be there before the intermediate has noted it, whatever the query is, which it does not show.
     let noted = || newest()["client"] != before["client"];
-    t.eventually("the request is noted", Duration::from_secs(3), |_| noted());
+    t.eventually("the request is noted", Duration::from_secs(10), |_| noted());
     (response.status, response.sha256, newest()["outcome"].as_str().unwrap().to_owned())
 }
 
@@ -223,7 +254,7 @@ fn a_client_on_the_intermediates_own_host_is_proxied_by_each_of_its_addresses() 
     let (status, sha256, outcome) = get_from(&t, INTERMEDIATE, "/10k?vip");
     assert_eq!((status, &sha256, outcome.as_str()), (200, &sum, "proxied"));
     let other = netns_lab::plan::INTERMEDIATE_ADDR.to_string();
-    let words = ["curl", "-sS", "--max-time", "10", "--interface", &other, "http://10.90.1.100/whoami"];
+    let words = ["curl", "-sS", "--max-time", "30", "--interface", &other, "http://10.90.1.100/whoami"];
     let said = t.lab.output(INTERMEDIATE, &words).unwrap();
     assert!(said.starts_with("target: "), "{said}");
     assert_eq!(t.proxied("local_client"), 2);
@@ -277,7 +308,7 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
             let answer = probe(&t, target, &format!("path=/1k%3F{target}-{n}{at}"));
             well(&answer, target, other);
             assert_eq!(answer["vip"], vip.to_string());
-            t.eventually("it is logged", Duration::from_secs(3), |t| !logged(t, &path).is_empty());
+            t.eventually("it is logged", Duration::from_secs(10), |t| !logged(t, &path).is_empty());
             let lines = logged(&t, &path);
             assert_eq!(lines.len(), 1, "{lines:?}");
             let (at, line) = &lines[0];
@@ -326,7 +357,7 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
         let ask = move || {
             use std::io::{Read, Write};
             let mut stream = std::net::TcpStream::connect(lab::VIP).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             let head = format!(
                 "GET /1k?guess HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Baton-Probe: {token}\r\n\r\n"
             );
@@ -341,6 +372,7 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
     assert!(with_header("00000000000000000000000000000000").starts_with(b"HTTP/1.1 200"));
     let results =
         |result: &str| t.metric(INTERMEDIATE, &format!("baton_probes_total{{result=\"{result}\"}}"));
+    t.eventually("all are counted", Duration::from_secs(10), |_| results("ok") + results("failed") >= 15);
     assert_eq!((results("ok"), results("failed")), (14, 1));
     t.expect_requests(16, 0);
 }
@@ -361,9 +393,12 @@ fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well_and_as_a_check_take
     // They really migrated, each to the target checked, from the other's host.
     for (target, other) in [("target1", "10.90.102.2 "), ("target2", "10.90.101.2 ")] {
         let passed = checks(&t, target, "passed");
-        let lines = logged(&t, "/1k?check");
-        let of_other = lines.iter().filter(|(at, line)| *at == target && line.starts_with(other)).count();
-        assert!(of_other as u64 >= passed, "{of_other} {passed}");
+        // The answer may be there before its server has logged it.
+        t.eventually("each check is logged as the other host's", Duration::from_secs(10), |t| {
+            let lines = logged(t, "/1k?check");
+            let of_other = lines.iter().filter(|(at, line)| *at == target && line.starts_with(other));
+            of_other.count() as u64 >= passed
+        });
     }
     // A probe that was made before the agents were connected was proxied, and told nothing.
     assert_eq!(TARGETS.map(|target| checks(&t, target, "failed")), [0, 0]);
@@ -388,14 +423,14 @@ fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well_and_as_a_check_take
     assert_eq!(answer["reason"], "refused: server_refused", "{answer}");
     assert_eq!(answer["status"], 200, "the client was served all the same, by the other: {answer}");
     t.lab.start("target1", Program::Server).unwrap();
-    t.eventually("it is well again", Duration::from_secs(5), |t| {
+    t.eventually("it is well again", Duration::from_secs(20), |t| {
         probe(t, "target1", "path=/1k")["ok"] == true
     });
     t.eventually("its checks bring it back", limit, |t| t.standing("target1") == "up");
 
     // The probed target's agent is gone: nothing migrates there. The asking one's: nobody asks.
     t.lab.kill_agent("target1").unwrap();
-    t.eventually("the intermediate has noticed", Duration::from_secs(6), |t| {
+    t.eventually("the intermediate has noticed", Duration::from_secs(15), |t| {
         t.admin(INTERMEDIATE, "/v1/targets/target1")["agent_state"] == "gone"
     });
     let answer = probe(&t, "target1", "path=/1k");
@@ -436,7 +471,7 @@ fn a_probe_over_ipv6_passes_over_hosts_that_have_the_vip_for_their_own() {
         assert_eq!(answer["vip"], serde_json::json!(netns_lab::plan::VIP6.to_string()), "{answer}");
     }
     t.lab.kill_agent("target3").unwrap();
-    t.eventually("the intermediate has noticed", Duration::from_secs(6), |t| {
+    t.eventually("the intermediate has noticed", Duration::from_secs(15), |t| {
         t.admin(INTERMEDIATE, "/v1/targets/target3")["agent_state"] == "gone"
     });
     let (status, text) = t.lab.admin_post(INTERMEDIATE, "/v1/targets/target1/probe").unwrap();
