@@ -338,7 +338,7 @@ fn weights_and_what_is_under_way(t: &TestLab) {
         let has = |target| kept.iter().filter(|(_, by)| by == target).count();
         assert_eq!((has("target1"), has("target2")), (n, n), "{kept:?}");
         // A client may have its answer before the intermediate has noted whose the connection is.
-        t.eventually("both are noted", Duration::from_secs(5), |t| {
+        t.eventually("both are noted", Duration::from_secs(10), |t| {
             ["target1", "target2"].iter().all(|target| member(t, "active", target)["active"] == n)
         });
     }
@@ -409,8 +409,21 @@ fn keys_keep_their_targets_a_hot_one_is_spread_and_the_faster_server_is_preferre
         ask(t);
         known(t, "target1") > 0 && known(t, "slow") >= 300_000
     });
-    let slow = (0..30).filter(|_| ask(&t) == "slow").count();
+    // A busy machine may make the other one slower for a moment: then a request says nothing.
+    let (mut judged, mut slow) = (0, 0);
+    for _ in 0..300 {
+        let is_faster = known(&t, "target1") * 2 < known(&t, "slow");
+        let by_slow = ask(&t) == "slow";
+        if is_faster {
+            judged += 1;
+            slow += usize::from(by_slow);
+        }
+        if judged == 30 {
+            break;
+        }
+    }
+    assert_eq!(judged, 30, "the faster server was known to be faster");
     assert!(slow <= 3, "{slow} of 30 requests went to a server that takes half a second");
-    t.eventually("all were noted", Duration::from_secs(3), |t| t.migrated() > 300);
+    t.eventually("all were noted", Duration::from_secs(10), |t| t.migrated() > 300);
     assert_eq!(t.all_proxied(), 0);
 }

@@ -199,7 +199,7 @@ fn reload_all(t: &TestLab, shared: &Shared) {
 
 /// The target that each request was given to, by its path, as the access log has it.
 fn given_to(log: &std::path::Path) -> HashMap<String, String> {
-    let text = std::fs::read_to_string(log).unwrap();
+    let text = lab::whole_lines(log);
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let of = |line: Value| Some((line["path"].as_str()?.to_owned(), line["target"].as_str()?.to_owned()));
     lines.filter_map(of).collect()

@@ -74,8 +74,7 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
             .map(|_| {
                 let (stop, sum, t) = (Arc::clone(&stop), sum.clone(), &t);
                 scope.spawn(move || {
-                    let mut done = 0u32;
-                    for vip in VIPS.into_iter().cycle() {
+                    for (done, vip) in VIPS.into_iter().cycle().enumerate() {
                         // Each makes its part of the load, however slow the machine is.
                         if stop.load(Ordering::Relaxed) && done > 20 {
                             break;
@@ -86,7 +85,6 @@ fn draining_under_load_cuts_nothing_and_sends_nothing_more_there_until_undrained
                             (200, &sum),
                             "request {done} at {vip}"
                         );
-                        done += 1;
                     }
                 })
             })

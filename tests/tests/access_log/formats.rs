@@ -2,7 +2,7 @@
 
 use super::{Logged, client1};
 use baton_tests::client::Connection;
-use baton_tests::lab::VIPS;
+use baton_tests::lab::{VIPS, whole_lines};
 use netns_lab::Program;
 use netns_lab::plan::INTERMEDIATE;
 use std::collections::HashMap;
@@ -51,7 +51,7 @@ fn three(l: &Logged, vip: SocketAddr, file: &Path, agent: &str, before: usize) -
             told = (port, bytes);
         }
         l.t.eventually("the line is there", Duration::from_secs(10), |_| {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let text = whole_lines(file);
             lines = text.lines().map(str::to_owned).collect();
             lines.len() == before + n + 1
         });
@@ -110,7 +110,7 @@ pub(super) fn other_formats(l: &Logged, agent: &str) {
     let old = file.with_extension("1");
     std::fs::rename(&file, &old).unwrap();
     l.t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGUSR1).unwrap();
-    l.t.eventually("there is a new file", Duration::from_secs(5), |_| file.exists());
+    l.t.eventually("there is a new file", Duration::from_secs(15), |_| file.exists());
     for (before, vip) in [0, 3].into_iter().zip(VIPS) {
         let (new, ..) = three(l, vip, &file, agent, before);
         assert!(new[0].starts_with(&format!("{} - - [", client1(vip, 0).ip())), "{}", new[0]);

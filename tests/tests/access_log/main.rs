@@ -4,7 +4,7 @@
 mod formats;
 
 use baton_tests::client::{Connection, get};
-use baton_tests::lab::{self, TestLab, VIPS, both};
+use baton_tests::lab::{self, TestLab, VIPS, both, whole_lines};
 use baton_tests::two_pools::two_pools;
 use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::{Impairment, LabSpec, Program};
@@ -12,6 +12,8 @@ use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 struct Logged {
@@ -29,7 +31,7 @@ fn up(name: &str, order: impl FnOnce(LabSpec) -> LabSpec) -> Option<Logged> {
 }
 
 fn read(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = whole_lines(path);
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
@@ -137,6 +139,10 @@ fn a_hundred_migrated_requests_and_some_proxied_ones_have_one_record_each_with_t
         assert_eq!((line["status"].as_u64(), line["bytes"].as_u64()), (Some(200), Some(told.body)), "{line}");
         assert_eq!(line["termination"], "--");
     }
+    // Counted when they are written.
+    l.t.eventually("all are counted", Duration::from_secs(10), |t| {
+        t.metric(INTERMEDIATE, "baton_access_log_lines_total") >= 107
+    });
     let written = l.t.metric(INTERMEDIATE, "baton_access_log_lines_total");
     assert_eq!((written, l.t.metric(INTERMEDIATE, "baton_access_log_dropped_total")), (107, 0));
 }
@@ -146,15 +152,25 @@ fn rotation_under_load_loses_no_line() {
     let Some(l) = up("alogrotate", |s| s) else { return };
     let capabilities = l.t.capabilities(INTERMEDIATE, Program::Balancer);
     assert_eq!(capabilities.len(), 1, "the thread that writes has others: {capabilities:?}");
-    let requests = 400;
-    let rotated = std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
+    let (l, rotations) = (&l, Arc::new(AtomicUsize::new(0)));
+    let (rotated, requests) = std::thread::scope(|scope| {
+        let rotations = &rotations;
+        let load = scope.spawn(move || {
+            let rotations = Arc::clone(rotations);
             l.t.client(move || {
-                for (n, vip) in (0..requests).zip(VIPS.into_iter().cycle()) {
+                // Many, and more until the file has been changed under them a few times.
+                let enough = |n| n >= 400 && (rotations.load(Ordering::Relaxed) > 2 || n >= 10_000);
+                let mut asked = 0;
+                for (n, vip) in VIPS.into_iter().cycle().enumerate() {
+                    if enough(n) {
+                        break;
+                    }
                     let response = get(vip, &format!("/1k?n={n}")).unwrap();
                     assert_eq!(response.status, 200);
+                    asked = n + 1;
                 }
-            });
+                asked
+            })
         });
         let mut rotated = Vec::new();
         while !load.is_finished() {
@@ -162,11 +178,11 @@ fn rotation_under_load_loses_no_line() {
             if std::fs::rename(&l.path, &old).is_ok() {
                 l.t.lab.signal(INTERMEDIATE, Program::Balancer, libc::SIGUSR1).unwrap();
                 rotated.push(old);
+                rotations.store(rotated.len(), Ordering::Relaxed);
             }
             std::thread::sleep(Duration::from_millis(60));
         }
-        load.join().unwrap();
-        rotated
+        (rotated, load.join().unwrap())
     });
     let all = || {
         let files = rotated.iter().chain([&l.path]);
@@ -206,7 +222,8 @@ fn a_long_way_and_a_lossy_link_show_in_the_record() {
         assert_eq!(number("bytes"), head + response.body_bytes);
         assert!(number("retransmitted_bytes") > 10_000, "{line}");
         assert!(number("retransmitted_segments") > 5, "{line}");
-        assert!((18_000..500_000).contains(&number("rtt_us")), "{line}");
+        // Twenty milliseconds, and what a busy machine adds.
+        assert!((18_000..5_000_000).contains(&number("rtt_us")), "{line}");
         assert!(number("duration_us") > 20_000, "{line}");
     }
 }
@@ -306,7 +323,7 @@ fn every_later_request_of_a_tracked_connection_has_a_line_that_says_who_got_it()
     // The response may be here before the agent's word that the request was served, without which nobody may go on.
     for connection in &connections {
         let client = connection.socket().local_addr().unwrap().to_string();
-        l.t.eventually("it is known to be given away", Duration::from_secs(5), |t| {
+        l.t.eventually("it is known to be given away", Duration::from_secs(10), |t| {
             t.flows("intermediate")
                 .iter()
                 .any(|flow| flow["client"] == client.as_str() && flow["state"] == "committed")
