@@ -34,6 +34,7 @@ use baton_shared::translate::Leg;
 use compact_str::CompactString;
 use entry::Entry;
 use in_hand::InHands;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -80,6 +81,12 @@ pub struct Place {
     /// Its record as first written, state `Frozen`.
     pub record: FlowRecord,
 }
+
+/// By flows' numbers. This process gives them out and nobody else chooses them: their hash need not withstand anybody.
+pub(crate) type ByNumber<T> = HashMap<u64, T, NumberHash>;
+
+/// See [`ByNumber`].
+pub(crate) type NumberHash = foldhash::fast::RandomState;
 
 /// All flows.
 #[derive(Debug)]

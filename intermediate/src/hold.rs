@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 
 /// Where packets are written back to: the TUN device, or a test's stand-in.
 pub trait PacketSink: Send + Sync {
-    /// Writes one raw IP packet, with what of it the kernel leaves to hardware.
-    fn send(&self, packet: &[u8], offload: Offload) -> io::Result<()>;
+    /// Writes one raw IP packet of the flow in this slot, if that is known, with what of it the kernel leaves to hardware.
+    fn send(&self, slot: Option<u32>, packet: &[u8], offload: Offload) -> io::Result<()>;
 }
 
 /// What the hold queue did, for `/metrics`.
@@ -85,6 +85,8 @@ struct Queue {
     newest_ack: Option<u32>,
     /// How far the client has sent.
     newest_end: Option<Seq<Client>>,
+    /// Where its FIN ends, if that has come.
+    fin_end: Option<Seq<Client>>,
     /// No longer frozen: nothing is queued any more.
     released: bool,
 }
@@ -209,7 +211,7 @@ impl Hold {
             // A packet of the flow that comes in meanwhile waits here and is written behind them.
             let mut queue = flow.queue();
             for packet in self.empty(&mut queue) {
-                self.write_back(&packet.bytes, packet.offload);
+                self.write_back(None, &packet.bytes, packet.offload);
             }
         }
         self.forget(flow);
@@ -238,7 +240,7 @@ impl Hold {
     /// A packet came from the TUN. Only one task may call this: order rests on it.
     pub fn on_packet(&self, packet: &[u8], offload: Offload) {
         if let Offered::NotHeld(_) = self.offer(packet, offload) {
-            self.write_back(packet, offload);
+            self.write_back(None, packet, offload);
         }
     }
 
@@ -273,6 +275,9 @@ impl Hold {
                 if queue.newest_end.is_none_or(|newest| newest.before(packet.end())) {
                     queue.newest_end = Some(packet.end());
                 }
+                if packet.fin && intact() {
+                    queue.fin_end = Some(packet.end());
+                }
                 queue.packets.push_back(packet);
             }
         }
@@ -291,8 +296,9 @@ impl Hold {
         None
     }
 
-    pub(crate) fn write_back(&self, packet: &[u8], offload: Offload) {
-        match self.sink.send(packet, offload) {
+    /// Of the flow in this slot, if that is known.
+    pub(crate) fn write_back(&self, slot: Option<u32>, packet: &[u8], offload: Offload) {
+        match self.sink.send(slot, packet, offload) {
             Ok(()) => self.written_back.fetch_add(1, Ordering::Relaxed),
             Err(e) => {
                 tracing::debug!(error = %e, "a held packet could not be written back");
@@ -323,7 +329,7 @@ mod tests {
     #[derive(Default)]
     struct Written(Mutex<Vec<Vec<u8>>>);
     impl PacketSink for Written {
-        fn send(&self, packet: &[u8], _: Offload) -> io::Result<()> {
+        fn send(&self, _: Option<u32>, packet: &[u8], _: Offload) -> io::Result<()> {
             self.0.lock().unwrap().push(packet.to_vec());
             Ok(())
         }

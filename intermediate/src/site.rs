@@ -11,7 +11,7 @@ use baton_shared::balance::Method;
 use baton_shared::http::{GateRule, HeaderChanges, RequestHead, Tunnel, Tunnels};
 use baton_shared::reason::{CloseReason, ProxyReason};
 use baton_shared::route::{
-    BodyVerdict, HeadLines, KeepAlive, Mode, PoolId, RequestFacts, RequestLimits, Route, RouteTable,
+    BodyVerdict, KeepAlive, Mode, PoolId, RequestFacts, RequestLimits, Route, RouteTable,
 };
 use rustls::server::ServerConfig;
 use std::net::SocketAddr;
@@ -165,16 +165,19 @@ impl Site {
         self.listeners.get(place).map(|listener| listener.name.clone()).unwrap_or_default()
     }
 
-    /// What is to be done with a request whose head passed the gate; `bytes` are those it was parsed from. The error
-    /// is to be answered.
-    pub fn decide(&self, listener: usize, head: &RequestHead, bytes: &[u8]) -> Result<Decision, Denial> {
-        let lines = HeadLines::new(bytes, head);
-        let facts = RequestFacts::of_head(listener, head, bytes, &lines);
-        let (route, mut decision) = self.find(&facts)?;
+    /// What is to be done with a request whose head passed the gate; `bytes` are those it was parsed from, `facts` its own. The
+    /// error is to be answered.
+    pub fn decide(
+        &self,
+        facts: &RequestFacts<'_>,
+        head: &RequestHead,
+        bytes: &[u8],
+    ) -> Result<Decision, Denial> {
+        let (route, mut decision) = self.find(facts)?;
         if decision.limits.judge_body(head.framing) == BodyVerdict::TooLarge {
             return Err(BODY_TOO_LARGE);
         }
-        let Some(listener) = self.listeners.get(listener) else { return Ok(decision) };
+        let Some(listener) = self.listeners.get(facts.listener) else { return Ok(decision) };
         let of_route = route.and_then(|route| route.upgrade.clone());
         let tunnels = Tunnels {
             upgrade: of_route.unwrap_or_else(|| Arc::clone(&listener.tunnels.upgrade)),

@@ -174,6 +174,11 @@ impl Slots {
         }
     }
 
+    /// [`FlowRecord::leg_mtu`], bytes, as it stands.
+    pub fn leg_mtu(&self, slot: u32) -> u32 {
+        self.mapped.field(slot, offset_of!(FlowRecord, leg_mtu)).load(Ordering::Relaxed)
+    }
+
     /// Stores [`FlowRecord::leg_mtu`], bytes.
     pub fn set_leg_mtu(&self, slot: u32, bytes: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, leg_mtu)).store(bytes, Ordering::Relaxed);

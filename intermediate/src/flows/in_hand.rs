@@ -6,20 +6,19 @@
 //! by one byte as long as a write may be under way, or packets wait for the window of their server. Such accounts are no sign of
 //! a loss, however long they stand still.
 
-use super::Flows;
+use super::{ByNumber, Flows};
 use baton_loader::Plane;
 use baton_shared::packet::held::facts;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many packets or queues of which flows, by their numbers, are in hand. Of this process: what an earlier one had is lost.
 #[derive(Clone, Debug, Default)]
-pub(super) struct InHands(Arc<Mutex<HashMap<u64, u32>>>);
+pub(super) struct InHands(Arc<Mutex<ByNumber<u32>>>);
 
 impl InHands {
     /// While this is held no flow is taken in hand or let go.
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ByNumber<u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -50,6 +49,13 @@ impl Flows {
         let length = |packet: &Vec<u8>| facts(packet).map_or(0, |facts| facts.segment.held_length());
         let bytes: u32 = packets.iter().map(length).fold(0, u32::wrapping_add);
         self.plane.slots().add_released(slot, bytes.wrapping_neg());
+    }
+}
+
+impl InHand {
+    /// Whose flow's packets it is.
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot
     }
 }
 

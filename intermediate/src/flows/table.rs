@@ -4,12 +4,13 @@
 use super::entry::Entry;
 use super::left::{Left, LeftFlows};
 use super::upkeep::Watch;
+use super::{ByNumber, NumberHash};
 use baton_loader::Plane;
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::record::FlowKey;
 use hashbrown::HashTable;
 use slab::Slab;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,13 +21,14 @@ pub(super) struct Table {
     entries: Slab<Entry>,
     by_id: HashTable<Place>,
     by_key: HashTable<Place>,
-    hasher: RandomState,
+    numbers: NumberHash,
+    keys: RandomState,
     /// Ended flows and when they are removed; in order, since all linger equally long.
     pub(super) lingering: VecDeque<(Instant, u64)>,
     /// How they ended.
-    ends: HashMap<u64, EndReport>,
+    ends: ByNumber<EndReport>,
     /// The handoffs that flows were taken back from, until the reports of that come.
-    pub(super) leaving: HashMap<u64, Left>,
+    pub(super) leaving: ByNumber<Left>,
     pub(super) left: LeftFlows,
     pub(super) watched: Vec<Watch>,
     /// How often they were looked at.
@@ -59,10 +61,11 @@ impl Table {
             entries: Slab::new(),
             by_id: HashTable::new(),
             by_key: HashTable::new(),
-            hasher: RandomState::new(),
+            numbers: NumberHash::default(),
+            keys: RandomState::new(),
             lingering: VecDeque::new(),
-            ends: HashMap::new(),
-            leaving: HashMap::new(),
+            ends: ByNumber::default(),
+            leaving: ByNumber::default(),
             left: LeftFlows::default(),
             watched: Vec::new(),
             looks: 0,
@@ -131,26 +134,26 @@ impl Table {
     fn place(&self, flow_id: u64) -> Option<Place> {
         let is_its =
             |place: &Place| place.of(&self.entries).is_some_and(|entry| self.number(entry) == flow_id);
-        self.by_id.find(self.hasher.hash_one(flow_id), is_its).copied()
+        self.by_id.find(self.numbers.hash_one(flow_id), is_its).copied()
     }
 
     /// The flow under this key.
     pub(super) fn under(&self, key: &FlowKey) -> Option<&Entry> {
         let is_its = |place: &Place| place.of(&self.entries).is_some_and(|entry| self.key(entry) == *key);
-        self.by_key.find(self.hasher.hash_one(key), is_its)?.of(&self.entries)
+        self.by_key.find(self.keys.hash_one(key), is_its)?.of(&self.entries)
     }
 
     /// A flow whose record is written, and stays as long as it has an entry. No other may have its number or its key.
     pub(super) fn insert(&mut self, entry: Entry) {
         let (flow_id, key) = (self.number(&entry), self.key(&entry));
-        let Table { plane, entries, by_id, by_key, hasher, .. } = self;
+        let Table { plane, entries, by_id, by_key, numbers, keys, .. } = self;
         let place = Place::new(entries.insert(entry));
         let of = |place: &Place| place.of(entries);
-        by_id.insert_unique(hasher.hash_one(flow_id), place, |other| {
-            of(other).map_or(0, |entry| hasher.hash_one(plane.slots().flow_id(entry.slot)))
+        by_id.insert_unique(numbers.hash_one(flow_id), place, |other| {
+            of(other).map_or(0, |entry| numbers.hash_one(plane.slots().flow_id(entry.slot)))
         });
-        by_key.insert_unique(hasher.hash_one(key), place, |other| {
-            of(other).map_or(0, |entry| hasher.hash_one(plane.slots().key(entry.slot)))
+        by_key.insert_unique(keys.hash_one(key), place, |other| {
+            of(other).map_or(0, |entry| keys.hash_one(plane.slots().key(entry.slot)))
         });
     }
 
@@ -159,7 +162,7 @@ impl Table {
         let place = self.place(flow_id)?;
         let key = self.key(place.of(&self.entries)?);
         for (index, hash) in
-            [(&mut self.by_id, self.hasher.hash_one(flow_id)), (&mut self.by_key, self.hasher.hash_one(key))]
+            [(&mut self.by_id, self.numbers.hash_one(flow_id)), (&mut self.by_key, self.keys.hash_one(key))]
         {
             if let Ok(found) = index.find_entry(hash, |other| *other == place) {
                 found.remove();
@@ -178,6 +181,7 @@ mod tests {
     use crate::flows::flow_key;
     use baton_loader::{Side, UserspaceConfig};
     use baton_shared::record::FlowRecord;
+    use std::collections::HashMap;
 
     #[test]
     fn an_index_takes_five_bytes_for_each_of_its_places() {

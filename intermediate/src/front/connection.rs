@@ -178,7 +178,10 @@ impl Front {
         head: RequestHead,
     ) {
         let (bytes, head, probed) = self.take_probe(&accepted, bytes, head);
-        let mut decision = match accepted.site.decide(accepted.listener, &head, &bytes) {
+        let peer = accepted.peer();
+        let lines = HeadLines::new(&bytes, &head);
+        let facts = RequestFacts::of_head(peer.listener, &head, &bytes, &lines);
+        let mut decision = match accepted.site.decide(&facts, &head, &bytes) {
             Ok(decision) => decision,
             Err(denial) => {
                 let request_line = head.request_line(&bytes);
@@ -191,9 +194,6 @@ impl Front {
         if probed.is_some() {
             decision.keepalive = KeepAlive::Single;
         }
-        let peer = accepted.peer();
-        let lines = HeadLines::new(&bytes, &head);
-        let facts = RequestFacts::of_head(peer.listener, &head, &bytes, &lines);
         let behind = Behind::of(&head, decision.keepalive, decision.tunnel);
         let chosen = head.migration().and_then(|()| decision.migration(&head)).and_then(|()| match probed {
             Some(target) => self.choose_probed(target, &peer),

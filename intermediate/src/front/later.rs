@@ -66,10 +66,10 @@ impl Router for LaterRouter {
     fn route(&self, flow: &FlowNow, head: &RequestHead, bytes: &[u8]) -> Next {
         let Some(front) = self.front.upgrade() else { return Next::RETURN };
         let Some((site, listener)) = front.site_of(flow.vip) else { return Next::RETURN };
-        // A denial is an answer of ours.
-        let Ok(decision) = site.decide(listener, head, bytes) else { return Next::RETURN };
         let lines = HeadLines::new(bytes, head);
         let request = RequestFacts::of_head(listener, head, bytes, &lines);
+        // A denial is an answer of ours.
+        let Ok(decision) = site.decide(&request, head, bytes) else { return Next::RETURN };
         let asked = PickFacts { client: flow.client, vip: flow.vip, request };
         let unchanged = decision.headers.is_empty() && decision.tunnel == Tunnel::Unasked;
         let facts = NextFacts {
@@ -86,9 +86,8 @@ impl Router for LaterRouter {
         };
         let place = judge_next(&facts, || decision.pool.pick(&asked, &[flow.target]));
         let noted = || {
-            let listener = site.listener_name(listener);
-            let noted = || (logged(flow, listener, Some((head, bytes))), decision.placed());
-            front.access_log.is_on().then(noted)
+            let asked = || logged(flow, site.listener_name(listener), Some((head, bytes)));
+            front.access_log.is_on().then(|| (asked(), decision.placed()))
         };
         let asker = Asker { client: flow.client, listener };
         let to = |target, or_stay| {
@@ -106,7 +105,10 @@ impl Router for LaterRouter {
     fn note(&self, flow: &FlowNow, request: Option<(&RequestHead, &[u8])>) -> Noted {
         let front = self.front.upgrade().filter(|front| front.access_log.is_on())?;
         let (site, listener) = front.site_of(flow.vip)?;
-        let placed = request.and_then(|(head, bytes)| site.decide(listener, head, bytes).ok());
+        let placed = request.and_then(|(head, bytes)| {
+            let lines = HeadLines::new(bytes, head);
+            site.decide(&RequestFacts::of_head(listener, head, bytes, &lines), head, bytes).ok()
+        });
         let placed = placed.map(|decision| decision.placed()).unwrap_or_default();
         Some((logged(flow, site.listener_name(listener), request), placed))
     }

@@ -1,11 +1,12 @@
 //! The handoffs whose answer is awaited, and who awaits it.
 
+use crate::flows::ByNumber;
 use crate::targets::TargetId;
 use baton_shared::control::{FlowRef, MigratedAnswer};
 use baton_shared::state::handoff::HandoffEvent;
-use std::collections::HashMap;
+// A handoff is told one thing, as a rule: the runtime's own channels have room for 32 at once.
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// What a waiting handoff is told.
 #[derive(Clone, Copy, Debug)]
@@ -26,17 +27,17 @@ struct Waiting {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    by_id: Mutex<HashMap<u64, Waiting>>,
+    by_id: Mutex<ByNumber<Waiting>>,
 }
 
 impl Pending {
-    fn by_id(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
+    fn by_id(&self) -> MutexGuard<'_, ByNumber<Waiting>> {
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Before the handoff is given to the channel, so that no answer can miss it.
     pub(super) fn register(&self, flow: FlowRef, target: TargetId) -> UnboundedReceiver<Told> {
-        let (tell, told) = unbounded_channel();
+        let (tell, told) = unbounded();
         self.by_id().insert(flow.flow_id, Waiting { flow, target, tell });
         told
     }
@@ -51,7 +52,7 @@ impl Pending {
     /// Whether somebody waits for it.
     pub(super) fn tell(&self, flow: FlowRef, what: Told) -> bool {
         match self.by_id().get(&flow.flow_id) {
-            Some(waiting) if waiting.flow == flow => waiting.tell.send(what).is_ok(),
+            Some(waiting) if waiting.flow == flow => waiting.tell.unbounded_send(what).is_ok(),
             _ => false,
         }
     }
@@ -59,7 +60,7 @@ impl Pending {
     /// Tells all that wait for the agent of these targets.
     pub(super) fn tell_all(&self, targets: &[TargetId], what: impl Fn(FlowRef) -> HandoffEvent) {
         for waiting in self.by_id().values().filter(|w| targets.contains(&w.target)) {
-            let _ = waiting.tell.send(Told::Event(what(waiting.flow)));
+            let _ = waiting.tell.unbounded_send(Told::Event(what(waiting.flow)));
         }
     }
 

@@ -19,11 +19,11 @@ use baton_shared::record::{FLAG_OWED, FLAG_TRACKED, FLAG_WITHIN_BODY, FlowRecord
 use baton_shared::state::commit::committed;
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
 use baton_shared::state::window::Window;
+use futures_channel::mpsc::UnboundedReceiver;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::UnboundedReceiver;
 
 /// How a flight ended.
 pub(super) enum Resolved {
@@ -85,13 +85,13 @@ impl Migrator {
             let event = tokio::select! {
                 biased;
                 told = told.recv() => match told {
-                    Some(Told::Migrated(numbers)) => {
+                    Ok(Told::Migrated(numbers)) => {
                         answer = Some(numbers);
                         HandoffEvent::Migrated
                     }
-                    Some(Told::Event(event)) => event,
+                    Ok(Told::Event(event)) => event,
                     // The table holds the other end until the flight is over.
-                    None => HandoffEvent::GiveUp,
+                    Err(_) => HandoffEvent::GiveUp,
                 },
                 () = &mut timer => {
                     timer.as_mut().reset((sent + give_up).into());
@@ -151,9 +151,10 @@ impl Migrator {
                 self.flows.not_diverted(flight.place.slot, &late);
                 self.flows.commit(&record, flight.place.slot);
                 times.commit = lap.lap();
-                late.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
+                let slot = flight.place.slot;
+                late.iter().for_each(|packet| self.hold.write_back(Some(slot), packet, Offload::default()));
                 let (flow, held) = (flight.place.flow, Arc::clone(&flight.held));
-                self.let_through(Waiting { flow, target: id, held, later: None, window, _in_hand: in_hand });
+                self.let_through(Waiting { flow, target: id, held, later: None, window, in_hand });
             }
             Some(tracked) => {
                 let server = (id, window, in_hand);
@@ -207,7 +208,7 @@ impl Migrator {
         self.flows.commit(&record, place.slot);
         let committed = lap.lap();
         for packet in packets {
-            self.hold.write_back(&packet, Offload::default());
+            self.hold.write_back(Some(place.slot), &packet, Offload::default());
         }
         self.resume(&flow, &mut state, &flight.held, window, in_hand);
         committed

@@ -14,10 +14,10 @@ use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
 use baton_shared::http::{BodyScanner, Framing, GateRule};
 use baton_shared::reason::{ProxyReason, Refusal};
 use baton_shared::state::later::pass_content;
+use futures_channel::mpsc::UnboundedReceiver;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::mpsc::UnboundedReceiver;
 
 impl Migrator {
     /// Freeze, drain, capture, send: synchronous, ends with the handoff in the channel's hands.

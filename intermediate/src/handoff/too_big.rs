@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// No way is narrower: shorter packets need no look.
-const LEAST: usize = 68;
+const LEAST: u32 = 68;
 /// Clients are told this often in a second at most, as by Linux (`net.ipv4.icmp_msgs_per_sec`).
 const PER_SECOND: u32 = 1000;
 
@@ -34,8 +34,11 @@ impl LegSink {
     }
 
     /// The MTU to tell the client of this packet, if it is to be told.
-    fn too_big_for(&self, packet: &[u8], offload: Offload) -> Option<u32> {
-        if packet.len() <= LEAST {
+    fn too_big_for(&self, slot: Option<u32>, packet: &[u8], offload: Offload) -> Option<u32> {
+        let slots = self.plane.slots();
+        // Nearly all are shorter: those need no closer look.
+        let most = slot.map_or(LEAST, |slot| slots.leg_mtu(slot));
+        if most == 0 || u32::try_from(packet.len()).is_ok_and(|bytes| bytes <= most) {
             return None;
         }
         let mut facts = held::facts(packet)?;
@@ -43,10 +46,11 @@ impl LegSink {
             let headers = facts.segment.packet.saturating_sub(facts.segment.payload);
             facts.segment.packet = facts.segment.packet.min(headers.saturating_add(payload));
         }
-        let slot = self.plane.lookup(&facts.key).ok()??;
-        let record = self.plane.slots().read(slot);
+        let slot = slot.map_or_else(|| self.plane.lookup(&facts.key), |slot| Ok(Some(slot))).ok()??;
+        let record = slots.read(slot);
         let on_its_way = matches!(FlowState::from_raw(record.state), FlowState::Committed | FlowState::Ended);
-        (on_its_way && exceeds_leg(&record, &facts.segment)).then_some(record.leg_mtu)
+        (on_its_way && record.key == facts.key && exceeds_leg(&record, &facts.segment))
+            .then_some(record.leg_mtu)
     }
 
     fn may_tell(&self) -> bool {
@@ -61,8 +65,8 @@ impl LegSink {
 }
 
 impl PacketSink for LegSink {
-    fn send(&self, packet: &[u8], offload: Offload) -> io::Result<()> {
-        if let Some(mtu) = self.too_big_for(packet, offload).filter(|_| self.may_tell())
+    fn send(&self, slot: Option<u32>, packet: &[u8], offload: Offload) -> io::Result<()> {
+        if let Some(mtu) = self.too_big_for(slot, packet, offload).filter(|_| self.may_tell())
             && let Some((answer, client)) = too_big::answer(packet, mtu)
             && let Err(e) = self.raw.send(&answer, client)
         {

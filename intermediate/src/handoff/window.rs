@@ -31,7 +31,7 @@ pub(super) struct Waiting {
     pub(super) later: Option<Arc<LaterFlow>>,
     pub(super) window: Window,
     /// What comes queues behind what is held, and if nothing is.
-    pub(super) _in_hand: InHand,
+    pub(super) in_hand: InHand,
 }
 
 impl Migrator {
@@ -66,7 +66,7 @@ impl Migrator {
         while heard && !over {
             tokio::select! {
                 answer = told.recv() => match answer {
-                    Some(Told::Migrated(answer)) => {
+                    Ok(Told::Migrated(answer)) => {
                         waiting.window.on_told(answer.window_end);
                         next = until.min(Instant::now() + again);
                         again = again.saturating_mul(2);
@@ -89,7 +89,9 @@ impl Migrator {
         let (held, window) = (&waiting.held, &mut waiting.window);
         match &waiting.later {
             None => {
-                self.hold.release_into(held, window, |packet, offload| self.hold.write_back(packet, offload))
+                let slot = Some(waiting.in_hand.slot());
+                let write = |packet: &[u8], offload| self.hold.write_back(slot, packet, offload);
+                self.hold.release_into(held, window, write)
             }
             Some(flow) => self.read_held(flow, &mut flow.lock(), held, window),
         }

@@ -21,6 +21,9 @@ impl Hold {
             if let Some(end) = queue.newest_end {
                 window.on_sent(end);
             }
+            if let Some(end) = queue.fin_end {
+                window.on_fin(end);
+            }
             let Some(packet) = queue.packets.pop_front() else {
                 queue.released |= !window.is_awaited();
                 let over = queue.released;
@@ -84,7 +87,7 @@ mod tests {
 
     struct Nowhere;
     impl PacketSink for Nowhere {
-        fn send(&self, _: &[u8], _: Offload) -> io::Result<()> {
+        fn send(&self, _: Option<u32>, _: &[u8], _: Offload) -> io::Result<()> {
             panic!("nobody was to write it back")
         }
     }

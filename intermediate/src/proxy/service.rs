@@ -142,7 +142,9 @@ impl Session {
             None => (ProxyReason::TlsTerminated, None, false),
         };
         // Each request by itself: what an earlier one on this connection was allowed says nothing about this one.
-        let decision = match self.site.decide(self.peer.listener, &gated.head, &gated.bytes) {
+        let lines = HeadLines::new(&gated.bytes, &gated.head);
+        let facts = RequestFacts::of_head(self.peer.listener, &gated.head, &gated.bytes, &lines);
+        let decision = match self.site.decide(&facts, &gated.head, &gated.bytes) {
             Ok(decision) => decision,
             Err(denial) => return self.deny(denial, &gated),
         };
@@ -159,8 +161,6 @@ impl Session {
             self.requests.on_switch(Switch::Stayed);
         }
         let upstreams = &self.front.upstreams;
-        let lines = HeadLines::new(&gated.bytes, &gated.head);
-        let facts = RequestFacts::of_head(self.peer.listener, &gated.head, &gated.bytes, &lines);
         let origin =
             Origin { client: self.peer.client.ip(), secure: decision.secure, authority: facts.authority };
         let trace = trace::begin(&lines);

@@ -21,15 +21,16 @@ struct Found<'a> {
     expect_continue: bool,
 }
 
-/// Judges the head `bytes[start..end]`, of which [`super::HeadScanner`] has found the end.
+/// Judges the head `bytes[start..end]`, of which [`super::HeadScanner`] has found the end and counted the `headers`.
 pub(super) fn judge(
     bytes: &[u8],
     start: usize,
     end: usize,
+    headers: usize,
     limits: &HeadLimits,
 ) -> Result<RequestHead, GateRule> {
     let head = bytes.get(start..end).unwrap_or_default();
-    let mut headers = vec![httparse::EMPTY_HEADER; limits.header_count];
+    let mut headers = vec![httparse::EMPTY_HEADER; headers];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
         Ok(httparse::Status::Complete(_)) => {}

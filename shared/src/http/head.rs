@@ -139,7 +139,7 @@ impl HeadScanner {
         match self.advance(bytes, limits) {
             Err(rule) => HeadStatus::Bad(rule.into()),
             Ok(None) => HeadStatus::Incomplete,
-            Ok(Some((start, end))) => match gate::judge(bytes, start, end, limits) {
+            Ok(Some((start, end))) => match gate::judge(bytes, start, end, self.headers(), limits) {
                 Ok(head) => HeadStatus::Complete(head),
                 Err(rule) => HeadStatus::Bad(rule.into()),
             },

@@ -55,6 +55,7 @@ impl HeadScanner {
     /// `end`.
     pub fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<(usize, usize)>, GateRule> {
         while self.state != State::Done {
+            self.pass_run(bytes, limits);
             let Some(&byte) = bytes.get(self.at) else { return Ok(None) };
             if self.at - self.start >= limits.head_bytes {
                 return Err(GateRule::HeadBytes);
@@ -68,6 +69,30 @@ impl HeadScanner {
     /// Whether anything of a head has arrived (an empty line in front of it does not count).
     pub fn has_begun(&self) -> bool {
         self.at > self.start
+    }
+
+    /// How many header lines have begun.
+    pub(super) fn headers(&self) -> usize {
+        self.headers
+    }
+
+    /// Passes over the bytes in front of which each is as good as the one before: most of a head is such.
+    fn pass_run(&mut self, bytes: &[u8], limits: &HeadLimits) {
+        let rest = bytes.get(self.at..).unwrap_or_default();
+        let most = limits.head_bytes.saturating_sub(self.at - self.start);
+        let run = match self.state {
+            State::Name => run_of(is_token, rest, most),
+            State::Target => {
+                run_of(is_target, rest, most.min(limits.target_bytes.saturating_sub(self.token)))
+            }
+            State::Value => {
+                self.at += run_of(is_value, rest, most);
+                return;
+            }
+            _ => return,
+        };
+        self.token += run;
+        self.at += run;
     }
 
     fn on_byte(&mut self, byte: u8, bytes: &[u8], limits: &HeadLimits) -> Result<State, GateRule> {
@@ -108,7 +133,7 @@ impl HeadScanner {
             State::Value => match byte {
                 b'\r' => State::ValueLf,
                 b'\n' => return Err(GateRule::BareLf),
-                b'\t' | 0x20..=0x7e | 0x80..=0xff => State::Value,
+                _ if is_value(byte) => State::Value,
                 _ => return Err(GateRule::ValueControl),
             },
             State::EndLf => {
@@ -187,6 +212,11 @@ impl HeadScanner {
     }
 }
 
+/// How many bytes in front are of a kind; `most` are looked at.
+fn run_of(kind: impl Fn(u8) -> bool, bytes: &[u8], most: usize) -> usize {
+    bytes.iter().take(most).take_while(|byte| kind(**byte)).count()
+}
+
 fn line_feed(byte: u8) -> Result<(), GateRule> {
     if byte == b'\n' { Ok(()) } else { Err(GateRule::BareCr) }
 }
@@ -211,6 +241,11 @@ pub(crate) const fn is_token(byte: u8) -> bool {
                 | b'|'
                 | b'~'
         )
+}
+
+/// RFC 9110, section 5.5.
+const fn is_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | 0x20..=0x7e | 0x80..=0xff)
 }
 
 /// What RFC 3986 allows, and `^ { | }` which browsers send unescaped. Not `#`, which some readers cut at, and

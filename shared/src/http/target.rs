@@ -3,6 +3,7 @@
 use super::GateRule;
 use core::net::Ipv6Addr;
 use core::ops::Range;
+use std::borrow::Cow;
 
 /// The authority's place in `http://AUTHORITY/...`.
 pub(super) fn absolute_authority(target: &str) -> Result<Range<usize>, GateRule> {
@@ -36,8 +37,8 @@ pub(super) fn check_authority(authority: &[u8]) -> Result<(), GateRule> {
     };
     let in_brackets = text.starts_with('[');
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    let labels =
-        !name.is_empty() && !name.starts_with('.') && !name.contains("..") && name.bytes().all(plain);
+    let has_empty_label = name.as_bytes().windows(2).any(|pair| pair == b"..");
+    let labels = !name.is_empty() && !name.starts_with('.') && !has_empty_label && name.bytes().all(plain);
     if !in_brackets && !labels {
         return Err(GateRule::HostInvalid);
     }
@@ -58,9 +59,20 @@ fn is_port(digits: &str) -> bool {
 /// The path, and the query that may follow it: percent signs in the path are escapes, none hides a NUL, and no
 /// segment climbs or stands still, which every server resolves in its own way.
 pub(super) fn check_path(target: &str) -> Result<(), GateRule> {
-    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let path = target.split_once('?').map_or(target, |(path, _)| path).as_bytes();
+    let decoded = if path.contains(&b'%') { Cow::Owned(decode(path)?) } else { Cow::Borrowed(path) };
+    let is_dots = |segment: &[u8]| {
+        // Some servers cut a segment's parameters off before they resolve it.
+        let name = segment.split(|b| *b == b';').next().unwrap_or_default();
+        name == b"." || name == b".."
+    };
+    let mut segments = decoded.split(|b| matches!(b, b'/' | b'\\'));
+    if segments.any(is_dots) { Err(GateRule::TargetDots) } else { Ok(()) }
+}
+
+fn decode(path: &[u8]) -> Result<Vec<u8>, GateRule> {
     let mut decoded = Vec::with_capacity(path.len());
-    let mut bytes = path.bytes();
+    let mut bytes = path.iter().copied();
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
             decoded.push(byte);
@@ -73,11 +85,5 @@ pub(super) fn check_path(target: &str) -> Result<(), GateRule> {
             (Some(high), Some(low)) => decoded.push(high << 4 | low),
         }
     }
-    let is_dots = |segment: &[u8]| {
-        // Some servers cut a segment's parameters off before they resolve it.
-        let name = segment.split(|b| *b == b';').next().unwrap_or_default();
-        name == b"." || name == b".."
-    };
-    let mut segments = decoded.split(|b| matches!(b, b'/' | b'\\'));
-    if segments.any(is_dots) { Err(GateRule::TargetDots) } else { Ok(()) }
+    Ok(decoded)
 }

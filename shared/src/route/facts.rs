@@ -100,14 +100,14 @@ impl<'a> RequestFacts<'a> {
         let (authority, target) = if head.connect {
             (Some(target), "")
         } else {
-            match target.split_once("://") {
-                // The gate let `scheme://` through as the beginning of an absolute target alone.
-                Some((_, rest)) if !target.starts_with('/') => {
+            // The gate let `scheme://` through as the beginning of an absolute target alone.
+            match Some(target).filter(|target| !target.starts_with('/')).and_then(|t| t.split_once("://")) {
+                Some((_, rest)) => {
                     let end = rest.find(['/', '?']).unwrap_or(rest.len());
                     let (authority, path) = rest.split_at(end);
                     (Some(authority), path)
                 }
-                _ => (header_host(), target),
+                None => (header_host(), target),
             }
         };
         let mut facts = RequestFacts::new(listener, method, target, lines);

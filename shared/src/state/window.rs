@@ -16,12 +16,14 @@ pub struct Window {
     end: Seq<Client>,
     /// More of the stream comes, or may come at any moment.
     more: bool,
+    /// Where the client's FIN ends, if it has come.
+    last: Option<Seq<Client>>,
 }
 
 impl Window {
     /// Of a connection as it was `given` to a server whose window ends at `end`, while `more` of the request is to come.
     pub fn new(given: &CapturedConnection, end: Seq<Client>, more: bool) -> Self {
-        Window { given: given.rcv_nxt, promised: given.rcv_nxt.plus(given.rcv_wnd), end, more }
+        Window { given: given.rcv_nxt, promised: given.rcv_nxt.plus(given.rcv_wnd), end, more, last: None }
     }
 
     /// The server's window ends at `end`, or did so a moment ago: it never moves back.
@@ -37,6 +39,11 @@ impl Window {
         if self.promised.before(end) {
             self.on_told(end);
         }
+    }
+
+    /// The client's FIN ends at `end`: nothing comes behind it.
+    pub fn on_fin(&mut self, end: Seq<Client>) {
+        self.last = Some(end);
     }
 
     /// Whether the server's kernel takes what ends at `end`.
@@ -65,7 +72,7 @@ impl Window {
 
     /// Whether something may come that the server's kernel does not take.
     pub fn is_awaited(&self) -> bool {
-        self.more && self.is_short()
+        self.more && self.is_short() && !self.last.is_some_and(|last| self.takes(last))
     }
 
     /// It is waited for no longer.
@@ -158,5 +165,20 @@ mod tests {
         assert!(w.is_awaited(), "it has not");
         w.give_up();
         assert!(!w.is_awaited() && w.takes(GIVEN.plus(1)));
+    }
+
+    #[test]
+    fn a_client_that_has_closed_within_the_window_is_not_waited_for() {
+        let closed = |last: u32| {
+            let mut w = window(600, true);
+            w.on_sent(GIVEN.plus(last));
+            w.on_fin(GIVEN.plus(last));
+            w
+        };
+        assert!(!closed(1).is_awaited() && !closed(600).is_awaited());
+        let mut beyond = closed(601);
+        assert!(beyond.is_awaited() && !beyond.takes(GIVEN.plus(601)));
+        beyond.on_told(GIVEN.plus(601));
+        assert!(!beyond.is_awaited());
     }
 }

@@ -26,7 +26,7 @@ impl Migrator {
             if !intact {
                 Self::count(&self.laters.counts.corrupt);
             }
-            return self.hold.write_back(packet, offload);
+            return self.hold.write_back(Some(flow.slot), packet, offload);
         }
         let held = Held::new(packet, offload, facts);
         let end = state.later.end();
@@ -44,7 +44,7 @@ impl Migrator {
         }
         // A part of the request under way, sent again or on its way through the queue; or nothing of the stream.
         if facts.rst || held.length() == 0 || !end.before(held.end()) {
-            return self.hold.write_back(packet, offload);
+            return self.hold.write_back(Some(flow.slot), packet, offload);
         }
         if !held.seq.before(end) {
             return self.take_beyond(flow, state, held, facts.payload, heard);
@@ -52,7 +52,7 @@ impl Migrator {
         // Its front is a part of the request under way, which its server may lack.
         match divide(&held, end, None) {
             Some((front, rest)) => {
-                front.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
+                self.write_parts(flow, &front);
                 for held in rest {
                     let bytes = held.bytes.clone();
                     let payload = baton_shared::packet::held::facts(&bytes).map_or(&[][..], |f| f.payload);
@@ -67,13 +67,13 @@ impl Migrator {
     fn disbelieve(&self, flow: &LaterFlow, held: &Held) {
         Self::count(&self.laters.counts.disbelieved);
         self.drop_held(flow, held);
-        self.show_header(held);
+        self.show_header(flow, held);
     }
 
     /// The server's kernel sees a segment without what it carries, to answer where it lies outside the window.
-    fn show_header(&self, held: &Held) {
+    fn show_header(&self, flow: &LaterFlow, held: &Held) {
         if let Some(header) = bare(&held.bytes) {
-            self.hold.write_back(&header, Offload::default());
+            self.hold.write_back(Some(flow.slot), &header, Offload::default());
         }
     }
 
@@ -112,7 +112,7 @@ impl Migrator {
             // The client sends it again if it is needed.
             self.drop_held(flow, &held);
             if let Some((Err(NotKept::TooFar), _)) = kept {
-                self.show_header(&held);
+                self.show_header(flow, &held);
             }
         }
     }

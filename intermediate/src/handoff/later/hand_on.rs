@@ -184,7 +184,7 @@ impl Migrator {
         let (handoff, target) = (state.flow(), state.target);
         if !self.read_held(flow, state, held, &mut window) {
             let (held, later) = (Arc::clone(held), Some(Arc::clone(flow)));
-            self.follow_window(Waiting { flow: handoff, target, held, later, window, _in_hand: in_hand });
+            self.follow_window(Waiting { flow: handoff, target, held, later, window, in_hand });
         }
     }
 

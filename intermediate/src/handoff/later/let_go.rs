@@ -14,11 +14,11 @@ impl Migrator {
         self.flows.set_read_from(flow.slot, end);
         for held in state.waiting.take() {
             if !end.before(held.end()) {
-                self.hold.write_back(&held.bytes, held.offload);
+                self.hold.write_back(Some(flow.slot), &held.bytes, held.offload);
             } else if held.seq.before(end) {
                 match divide(&held, end, None) {
                     Some((front, rest)) => {
-                        front.iter().for_each(|packet| self.hold.write_back(packet, Offload::default()));
+                        self.write_parts(flow, &front);
                         rest.into_iter().for_each(|rest| state.waiting.put(rest));
                     }
                     None => self.drop_held(flow, &held),
@@ -27,6 +27,11 @@ impl Migrator {
                 state.waiting.put(held);
             }
         }
+    }
+
+    /// Packets made of what came in one.
+    pub(super) fn write_parts(&self, flow: &LaterFlow, parts: &[Vec<u8>]) {
+        parts.iter().for_each(|packet| self.hold.write_back(Some(flow.slot), packet, Offload::default()));
     }
 
     /// A target was given all before `end`: that is dropped, and the rest made fit for it.
@@ -45,10 +50,10 @@ impl Migrator {
         }
     }
 
-    /// Writes back all that is held, as it came.
+    /// Writes back all that is held, as it came: the flow has no slot any more.
     pub(super) fn write_all_back(&self, state: &mut State) {
         for held in state.waiting.take() {
-            self.hold.write_back(&held.bytes, held.offload);
+            self.hold.write_back(None, &held.bytes, held.offload);
         }
     }
 
@@ -71,7 +76,7 @@ impl Migrator {
         let Some(fin) = fin_at(&held.bytes, end.raw()) else { return };
         // It comes back without having been diverted.
         self.flows.add_released(flow.slot, 1u32.wrapping_neg());
-        self.hold.write_back(&fin, Offload::default());
+        self.hold.write_back(Some(flow.slot), &fin, Offload::default());
     }
 
     pub(super) fn drop_held(&self, flow: &LaterFlow, held: &Held) {

@@ -218,12 +218,12 @@ impl Migrator {
     pub fn on_hold_packet(self: &Arc<Self>, packet: &[u8], offload: Offload) {
         let Offered::NotHeld(facts) = self.hold.offer(packet, offload) else { return };
         let Some((slot, later)) = self.flows.place_of(&facts.key) else {
-            return self.hold.write_back(packet, offload);
+            return self.hold.write_back(None, packet, offload);
         };
         let _in_hand = self.flows.in_hand(slot);
         match later {
             Some(flow) => self.on_packet(&flow, &mut flow.lock(), packet, offload, &facts),
-            None => self.hold.write_back(packet, offload),
+            None => self.hold.write_back(Some(slot), packet, offload),
         }
     }
 

@@ -123,7 +123,7 @@ mod tests {
 
     struct Nowhere;
     impl PacketSink for Nowhere {
-        fn send(&self, _: &[u8], _: Offload) -> std::io::Result<()> {
+        fn send(&self, _: Option<u32>, _: &[u8], _: Offload) -> std::io::Result<()> {
             Ok(())
         }
     }
