@@ -3,7 +3,8 @@
 //! client directly. That is
 //! what is left of the way of later requests that are read if reading them costs nothing and nothing is asked of the target.
 //!
-//! In turn with the direct path, and with the intermediate's kernel forwarding the packets itself.
+//! In turn with the direct path, and with the intermediate's kernel forwarding the packets itself. For large responses that is
+//! the limit: the client's acknowledgements take the longer way, and nothing is translated.
 
 use crate::device::{Device, ip};
 use crate::steps::own_time;
@@ -79,13 +80,46 @@ fn lead(lab: &Lab, way: Way, lead: bool) {
     }
 }
 
-fn requests_per_s(lab: &Lab, connections: &str) -> f64 {
-    let url = format!("http://{}/1k", plan::target_addr(1));
+/// What wrk says under a label.
+fn fetch(lab: &Lab, file: &str, connections: &str, label: &str) -> String {
+    let url = format!("http://{}/{file}", plan::target_addr(1));
     let threads = if connections == "1" { "-t1" } else { "-t2" };
-    let text = lab.output("client1", &["wrk", threads, "-c", connections, "-d2s", &url]).unwrap();
+    let words = ["wrk", threads, "-c", connections, "-d2s", "--timeout", "20s", &url];
+    let text = lab.output("client1", &words).unwrap();
     assert!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
-    let line = text.lines().find_map(|line| line.strip_prefix("Requests/sec:"));
-    line.unwrap_or_else(|| panic!("wrk said: {text}")).trim().parse().unwrap()
+    let line = text.lines().find_map(|line| line.strip_prefix(label));
+    line.unwrap_or_else(|| panic!("wrk said: {text}")).trim().to_owned()
+}
+
+fn requests_per_s(lab: &Lab, connections: &str) -> f64 {
+    fetch(lab, "1k", connections, "Requests/sec:").parse().unwrap()
+}
+
+/// 10^6 bytes per second; wrk's units are powers of 1024.
+fn mb_per_s(lab: &Lab) -> f64 {
+    let said = fetch(lab, "100m", "8", "Transfer/sec:");
+    let unit = said.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let power = ["B", "KB", "MB", "GB"].iter().position(|known| *known == unit).unwrap();
+    let number: f64 = said.trim_end_matches(unit).parse().unwrap();
+    number * 1024_f64.powi(i32::try_from(power).unwrap()) / 1e6
+}
+
+/// Large responses, the client's acknowledgements over the intermediate's kernel.
+fn large(lab: &Lab) {
+    println!("\n| 100m x8 (wrk) | MB/s | over direct |\n|---|---|---|");
+    let ways = [Way::Direct, Way::Kernel];
+    let mut found = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (way, rates) in ways.into_iter().zip(&mut found) {
+            lead(lab, way, true);
+            rates.push(mb_per_s(lab));
+            lead(lab, way, false);
+        }
+    }
+    let rates = found.map(median);
+    for (way, rate) in ways.into_iter().zip(rates) {
+        println!("| {} | {rate:.0} | {:.2} |", way.name(), rate / rates[0]);
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -157,4 +191,5 @@ pub(crate) fn measure() {
             );
         }
     }
+    large(&lab);
 }
