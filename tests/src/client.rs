@@ -80,7 +80,13 @@ impl Connection {
 
     fn more(&mut self) -> io::Result<usize> {
         let mut piece = vec![0; 1 << 18];
-        let n = self.socket.read(&mut piece)?;
+        let n = loop {
+            match self.socket.read(&mut piece) {
+                // The process was stopped, and goes on: reads with a time limit are not begun anew by themselves (signal(7)).
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.rest.extend_from_slice(piece.get(..n).unwrap_or_default());
         Ok(n)
     }
