@@ -105,9 +105,17 @@ fn what_is_wrong_with_hosts_is_named_with_its_mending() {
     let Some(t) = lab::up(TEST, in_order) else { return };
     let scratch = tempfile::tempdir().unwrap();
     let told = told(scratch.path());
-    let well = doctor(&t, &[]);
-    let sick: Vec<&Value> = well.iter().filter(|finding| is_sick(finding)).collect();
-    assert!(sick.len() == 1 && sick[0]["name"] == "server misplaced", "nothing else is wrong yet: {sick:#?}");
+    // A daemon that a busy machine lets stand is wrong for that moment.
+    let mut well = Vec::new();
+    t.eventually("nothing is wrong yet but what was planted", LIMIT, |t| {
+        well = doctor(t, &[]);
+        let sick: Vec<&Value> = well.iter().filter(|finding| is_sick(finding)).collect();
+        let as_planted = sick.len() == 1 && sick[0]["name"] == "server misplaced";
+        if !as_planted {
+            println!("{sick:#?}");
+        }
+        as_planted
+    });
     let own = well.iter().find(|finding| finding["name"] == "server 10.90.101.2:80").unwrap();
     assert_eq!((&own["host"], &own["status"]), (&"target1".into(), &"ok".into()), "the agent's own: {own}");
 
@@ -222,6 +230,9 @@ fn what_is_wrong_with_the_way_is_named_with_its_mending() {
     t.lab.stop_agent("target2").unwrap();
     let firewall = plant_firewall(&t, "target2");
     t.lab.start_agent("target2").unwrap();
+    t.eventually("it is connected", LIMIT, |t| {
+        t.admin(INTERMEDIATE, "/v1/targets/target2")["agent_state"] == "up"
+    });
     for _ in 0..2 {
         assert_eq!(t.get("/1k").unwrap().status, 200, "what cannot be adopted is replayed");
     }
