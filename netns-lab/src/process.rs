@@ -8,8 +8,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long a process may take to end on SIGTERM before it is killed.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long a process may take to end on SIGTERM before it is killed. A daemon takes its part of a second to end in good
+/// order, and on a busy machine some more.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A process this machine runs or ran: its number, and the tick since boot at which it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

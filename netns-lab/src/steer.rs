@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// How long a program may take until it answers.
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long the intermediate may take to reach the agents, whose addresses it tries again after two seconds at most.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(10);

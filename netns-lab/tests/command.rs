@@ -90,7 +90,7 @@ fn long_demo() -> (Child, String, Traces) {
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let name = format!("demo-{}", child.id());
     let log = netns_lab::plan::run_dir(&name).join("target1/access.log");
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(60);
     while std::fs::metadata(&log).map_or(0, |m| m.len()) == 0 {
         assert!(Instant::now() < end, "the demo does not get to its downloads");
         std::thread::sleep(Duration::from_millis(20));
@@ -126,7 +126,8 @@ fn an_interrupted_up_leaves_nothing() {
         return;
     }
     let name = name("int");
-    let mut child = lab(&["up", "--name", &name, "--balancer", "none", "--targets", "30"])
+    // So many that it is not done when it is interrupted, even if this is a second late.
+    let mut child = lab(&["up", "--name", &name, "--balancer", "none", "--targets", "64"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

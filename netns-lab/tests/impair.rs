@@ -8,6 +8,8 @@ use netns_lab::impair::{Counts, Direction, Impairment, Lot};
 use netns_lab::{Balancer, Family, Lab, LabSpec, content, plan};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 fn spec(text: &str) -> Impairment {
@@ -25,6 +27,7 @@ fn datagrams(lab: &Lab, to: IpAddr, count: u32) -> Vec<u32> {
     let bind = move |port| UdpSocket::bind((to, port));
     let receiver = lab.inside("target1", move || bind(9000)).unwrap().unwrap();
     receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let before = lab.impairment("client1").unwrap().from_node;
     let sender = lab
         .inside("client1", move || {
             let any = if to.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -32,8 +35,15 @@ fn datagrams(lab: &Lab, to: IpAddr, count: u32) -> Vec<u32> {
         })
         .unwrap()
         .unwrap();
+    // Not more than the receiver's socket has room for, if that is kept waiting.
+    let seen = Arc::new(AtomicU32::new(0));
+    let so_far = Arc::clone(&seen);
     let sending = std::thread::spawn(move || {
         for n in 0..count {
+            let until = Instant::now() + Duration::from_secs(10);
+            while n > so_far.load(Ordering::Relaxed) + 150 && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             sender.send_to(&[n.to_be_bytes(); 16].concat(), SocketAddr::new(to, 9000)).unwrap();
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -41,12 +51,14 @@ fn datagrams(lab: &Lab, to: IpAddr, count: u32) -> Vec<u32> {
     let mut numbers = Vec::new();
     let mut buffer = [0; 100];
     loop {
-        // Asked before, so that a pause of a busy machine is not taken for the end.
-        let sent = sending.is_finished();
+        // Asked before, so that a pause of a busy machine is not taken for the end: of the sender's, or of the box.
+        let sent = sending.is_finished() && is_through(lab, &before, count);
         match receiver.recv(&mut buffer) {
             Ok(length) => {
                 assert_eq!(length, 64);
-                numbers.push(u32::from_be_bytes(buffer[..4].try_into().unwrap()));
+                let number = u32::from_be_bytes(buffer[..4].try_into().unwrap());
+                seen.fetch_max(number, Ordering::Relaxed);
+                numbers.push(number);
             }
             Err(_) if sent => break,
             Err(_) => {}
@@ -54,6 +66,14 @@ fn datagrams(lab: &Lab, to: IpAddr, count: u32) -> Vec<u32> {
     }
     sending.join().unwrap();
     numbers
+}
+
+/// Whether the box has sent on all it is to send on of as many more packets.
+fn is_through(lab: &Lab, before: &Counts, count: u32) -> bool {
+    let counts = lab.impairment("client1").unwrap().from_node;
+    let Counts { packets, link_local, lost, duplicated, overflowed, sent, .. } = counts;
+    packets >= before.packets + u64::from(count)
+        && sent >= (packets + link_local + duplicated).saturating_sub(lost + overflowed)
 }
 
 /// How often each datagram was received, and how often the lots say it is.
@@ -196,13 +216,13 @@ fn a_router_that_checks_sources_drops_what_comes_from_elsewhere() {
         let add = ["ip", "addr", "add", vip, "dev", "lo"].into_iter().chain(at_once);
         lab.output("target1", &add.collect::<Vec<_>>()).unwrap();
         let receiver = lab.inside("client1", move || UdpSocket::bind(client)).unwrap().unwrap();
-        receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let came = |from: SocketAddr| {
+        let came = |from: SocketAddr, within: u64| {
+            receiver.set_read_timeout(Some(Duration::from_secs(within))).unwrap();
             let sender = lab.inside("target1", move || UdpSocket::bind(from)).unwrap().unwrap();
             sender.send_to(b"x", client).unwrap();
             receiver.recv(&mut [0; 10]).is_ok()
         };
-        assert!(came(target.parse().unwrap()));
-        assert!(!came(SocketAddr::new(vip.parse().unwrap(), 0)), "{vip} came from the target's link");
+        assert!(came(target.parse().unwrap(), 10));
+        assert!(!came(SocketAddr::new(vip.parse().unwrap(), 0), 1), "{vip} came from the target's link");
     }
 }

@@ -4,9 +4,10 @@
 mod common;
 
 use common::{Traces, able, name, namespaces, small};
-use netns_lab::{Balancer, Lab, LabSpec, Program, content, counters, plan};
+use netns_lab::counters::{self, LinkCounters};
+use netns_lab::{Balancer, Lab, LabSpec, Program, content, plan};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_lab_without_balancer_serves_curl_byte_for_byte() {
@@ -23,19 +24,33 @@ fn a_lab_without_balancer_serves_curl_byte_for_byte() {
         let (hash, _) = content::sha256_of(&got.stdout[..]).unwrap();
         assert_eq!(hash, content::sha256_of_file(&lab.www_dir().join(file)).unwrap());
     }
-    let links = counters::difference(&before, &lab.link_counters().unwrap());
-    let link = |name: &str| links.iter().find(|l| l.link == name).unwrap();
-    assert!(link("target1").node.tx_bytes > 116_000_000);
-    assert_eq!(link("target1").node.tx_bytes, link("target1").router.rx_bytes);
-    assert!(link("client1").router.tx_bytes > 116_000_000);
-    assert!(link("intermediate").node.tx_bytes < 10_000);
+    let counted = || counters::difference(&before, &lab.link_counters().unwrap());
+    // Both ends of a link are not read at one moment: the last packets may come in between.
+    let mut links = counted();
+    let link = |links: &[LinkCounters], name: &str| links.iter().find(|l| l.link == name).unwrap().clone();
+    let agree = |of: LinkCounters| of.node.tx_bytes == of.router.rx_bytes;
+    let until = Instant::now() + Duration::from_secs(10);
+    while !agree(link(&links, "target1")) && Instant::now() < until {
+        links = counted();
+    }
+    assert!(agree(link(&links, "target1")), "{links:?}");
+    assert!(link(&links, "target1").node.tx_bytes > 116_000_000);
+    assert!(link(&links, "client1").router.tx_bytes > 116_000_000);
+    assert!(link(&links, "intermediate").node.tx_bytes < 10_000);
     let whoami = format!("http://{}/whoami", plan::target_addr(1));
     let said = lab.output("client1", &["curl", "-s", "-H", "X-Test: a b", &whoami]).unwrap();
     assert!(
         said.contains("target: target1\nclient: 10.90.11.2:") && said.contains("X-Test: a b\n"),
         "{said}"
     );
-    let log = std::fs::read_to_string(lab.access_log("target1")).unwrap();
+    // An answer may be here before its server has logged it.
+    let log = || std::fs::read_to_string(lab.access_log("target1")).unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
+    let all_there = || log().ends_with('\n') && log().lines().count() > content::FILES.len();
+    while !all_there() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let log = log();
     assert!(
         log.lines().all(|l| l.starts_with("10.90.11.2 "))
             && log.contains("\"GET /100m HTTP/1.1\" 200 104857600")

@@ -50,6 +50,12 @@ pub fn run(spec: &CostSpec) -> Result<Ledger> {
         let lab = LabSpec::new(format!("cost{}-{name}", std::process::id())).targets(1).serve(*way);
         // The request is there when its connection is accepted: what is counted does not depend on who is faster.
         let lab = lab.defer_accept();
+        // Nor on a busy machine's pauses: a handoff that is late is none.
+        let lab = lab.intermediate_with("handoff", "deadline_ms", 5000).intermediate_with(
+            "handoff",
+            "freeze_ms",
+            6000,
+        );
         let lab = Lab::up(&lab.intermediate_with("listener", "keepalive", "tracked"))?;
         ledger.0.insert(name.to_owned(), of_lab(&lab, spec)?);
     }
