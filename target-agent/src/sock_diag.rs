@@ -241,7 +241,10 @@ mod tests {
             assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "only the listener is there");
             drop(server);
             drop(client);
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while diag.socket(s, c).unwrap() != SocketState::TimeWait && std::time::Instant::now() < until {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
             assert_eq!(diag.socket(s, c).unwrap(), SocketState::TimeWait);
             drop(listener);
             assert_eq!(diag.socket(s, stranger).unwrap(), SocketState::Gone, "nothing at all is there");

@@ -10,11 +10,20 @@ use baton_shared::capture::NegotiatedOptions;
 use baton_shared::control::{FlowRef, Handoff, Message, MigratedAnswer, ProbeOrder};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::seq::Seq;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::wire::{Received, Wire};
 use support::{SERVER, VIP, World, handoff, inside, options};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits until `done` says so.
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let until = Instant::now() + LIMIT;
+    while !done() {
+        assert!(Instant::now() < until, "not in {LIMIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes()
@@ -82,10 +91,11 @@ fn a_request_is_answered_to_the_client_from_the_vip() {
     assert!(flows["flows"].as_array().unwrap().iter().all(|f| f["state"] == "ended"), "{flows}");
     assert_eq!(world.admin("/v1/migrations")["migrations"].as_array().unwrap().len(), 8);
     // Linger time over: the table is empty.
-    std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(world.admin("/v1/flows")["flows"].as_array().unwrap().len(), 0);
+    eventually("no flow is left", || {
+        world.admin("/v1/flows")["flows"].as_array().unwrap().is_empty()
+            && world.metrics().contains("baton_flow_table_used 0\n")
+    });
     let metrics = world.metrics();
-    assert!(metrics.contains("baton_flow_table_used 0\n"), "{metrics}");
     assert!(metrics.contains("baton_flows_ended_total{reason=\"finished\"} 8\n"), "{metrics}");
 }
 
@@ -174,7 +184,9 @@ fn what_must_not_run_is_refused_and_stays_refused() {
     // The client resets: the socket is gone, and the port can be used again.
     wire.reset(&h);
     let again = handoff(6, 40_004, &get("/hello"), options());
-    std::thread::sleep(Duration::from_millis(50));
+    eventually("the server's kernel has heard the reset", || {
+        world.on_target("ss -Htn state established dport = :40004").trim().is_empty()
+    });
     world.send(message(&again));
     ended(&world, &h, EndReason::SocketGone);
     let Message::Migrated(m) = world.next() else { panic!("not migrated") };
@@ -228,7 +240,7 @@ fn flows_go_on_when_the_agent_is_killed() {
     let h = handoff(2, 43_002, &get("/hang"), options());
     let m = migrate(&world, &h);
     world.kill_agent();
-    world.start_agent("idle_ms = 1000");
+    world.start_agent("idle_ms = 3000");
     world.send(Message::Status(h.flow));
     let again = loop {
         match world.next() {
@@ -251,21 +263,29 @@ fn a_request_lost_in_feeding_is_not_said_to_be_unrun() {
     let Some(mut world) = inside("a_request_lost_in_feeding_is_not_said_to_be_unrun") else { return };
     let wire = Wire::open();
     let message = |h: &Handoff| Message::Handoff(Box::new(h.clone()));
+    let is_fed = |client: &str| {
+        eventually("it is fed", || {
+            let flows = world.admin("/v1/flows?state=committed");
+            let mut all = flows["flows"].as_array().unwrap().iter();
+            all.any(|f| f["client"] == client && f["handoff"] == "feeding")
+        });
+    };
     // The server does not read for a while: its window closes in mid-request.
     let h = handoff(1, 45_001, &post("/slow", 262_144), options());
+    world.pause_server();
     world.send(message(&h));
-    std::thread::sleep(Duration::from_millis(150));
-    let flows = world.admin("/v1/flows?state=committed");
-    assert_eq!(flows["flows"][0]["handoff"], "feeding", "{flows}");
+    is_fed(&h.connection.client.to_string());
     // Too late to withdraw: it goes on, and the answer says so.
     world.send(Message::Cancel(h.flow));
     let Message::Migrated(m) = world.next() else { panic!("withdrawn while it is fed") };
+    world.resume_server();
     assert!(body(&wire.receive(&h, &m, LIMIT)).starts_with("/slow 10.95.0.77:45001 262144 "));
     ended(&world, &h, EndReason::Finished);
     // The same with an agent that dies.
     let h = handoff(2, 45_002, &post("/slow", 262_144), options());
+    world.pause_server();
     world.send(message(&h));
-    std::thread::sleep(Duration::from_millis(150));
+    is_fed(&h.connection.client.to_string());
     world.kill_agent();
     world.start_agent("");
     world.send(Message::Cancel(h.flow));
@@ -279,6 +299,7 @@ fn a_request_lost_in_feeding_is_not_said_to_be_unrun() {
         }
     }
     assert_eq!((reason, end), (Some(Refusal::LostInFeeding), Some(EndReason::Aborted)));
+    world.resume_server();
     let got = wire.receive(&h, &m, Duration::from_millis(1200));
     assert!(got.bytes.is_empty() && !got.fin, "the server answered a request it got in part: {got:?}");
 }

@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(probes.0.load(Ordering::Relaxed), MOST);
         probes.0.store(MOST - 1, Ordering::Relaxed);
         probes.begin(order(vip, 10), &server, 1).unwrap();
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(30);
         while probes.0.load(Ordering::Relaxed) >= MOST && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -52,7 +52,7 @@ mod tests {
         let mut all = vec![0; written];
         client.read_exact(&mut all).unwrap();
         let mut left = Some(1);
-        for _ in 0..200 {
+        for _ in 0..2000 {
             left = diag.unacknowledged(s, c).unwrap();
             if left == Some(0) {
                 break;

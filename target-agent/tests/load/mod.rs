@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// The first report that `wanted` takes.
 fn report(world: &World, what: &str, wanted: impl Fn(&ServerLoad) -> bool) -> ServerLoad {
-    let until = Instant::now() + Duration::from_secs(8);
+    let until = Instant::now() + LIMIT;
     let mut last = None;
     while Instant::now() < until {
         match world.next_of_any_kind(Duration::from_millis(1500)) {
@@ -36,16 +36,20 @@ fn reports_follow_flows_responses_and_ends() {
 
     // The server waits for 0.7 s before it answers; then one that answers at once.
     let slow = handoff(2, 40_002, &get("/slow"), options());
+    let begun = Instant::now();
     let answer = migrate(&world, &slow);
     assert!(wire.receive(&slow, &answer, LIMIT).fin);
+    let took = begun.elapsed().as_micros();
     // Its end is told before the load that counts it, so what comes next is the answer to the next handoff.
     let load = report(&world, "the response and the end", |l| l.responses == 1 && l.ended == 1);
-    assert!((700_000..900_000).contains(&load.response_us), "{load:?}");
+    assert!(load.response_us >= 700_000 && u128::from(load.response_us) <= took, "{load:?} in {took} us");
     let quick = handoff(3, 40_003, &get("/hello"), options());
+    let begun = Instant::now();
     let answer = migrate(&world, &quick);
     assert!(wire.receive(&quick, &answer, LIMIT).fin);
+    let took = begun.elapsed().as_micros();
     let both = report(&world, "both responses and ends", |l| l.responses == 2 && l.ended == 2);
-    assert!(both.response_us - load.response_us < 100_000, "{both:?}");
+    assert!(u128::from(both.response_us - load.response_us) <= took, "{both:?} in {took} us");
     assert_eq!((both.flows, both.resets), (1, 0));
     let shown = world.admin("/v1/targets");
     assert_eq!(shown["targets"][0]["load"]["responses"], 2, "{shown}");

@@ -96,7 +96,7 @@ fn connections(world: &World) -> usize {
 }
 
 fn await_connections(world: &World, count: usize) {
-    let until = Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(20);
     while connections(world) != count {
         assert!(Instant::now() < until, "{} stay, though nobody can reach them", connections(world));
         std::thread::sleep(Duration::from_millis(20));

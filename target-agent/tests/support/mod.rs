@@ -222,7 +222,7 @@ impl World {
     pub(crate) fn start_server(&mut self) {
         let child = self.in_target("python3", &["-c", PYTHON_SERVER]).stderr(Stdio::null()).spawn().unwrap();
         self.server = Some(Running(child));
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(20);
         while std::net::TcpStream::connect(SERVER).is_err() {
             assert!(Instant::now() < until, "the server does not start");
             std::thread::sleep(Duration::from_millis(20));
@@ -284,7 +284,7 @@ impl World {
     pub(crate) fn stop_agent(&mut self) {
         self.begin_stop();
         loop {
-            match self.next_event(Duration::from_secs(10)) {
+            match self.next_event(Duration::from_secs(20)) {
                 Some(ChannelEvent::Message(Message::Ended(report))) if report.flow == FlowRef::NONE => break,
                 Some(ChannelEvent::Down { .. }) | None => panic!("the agent says nothing of its stop"),
                 Some(_) => {}
@@ -343,7 +343,7 @@ impl World {
 
     /// The next message that is no load report.
     pub(crate) fn next(&self) -> Message {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(20);
         loop {
             match self.next_event(until.saturating_duration_since(Instant::now())) {
                 Some(ChannelEvent::Message(Message::Load(_))) => {}

@@ -360,7 +360,7 @@ fn carry(net: Net, bytes: usize, whole: bool, freezes: Freezes) {
     // The last acknowledgement may be a delayed one.
     let fed = fed_seq.wrapping_add(u32::try_from(bytes).unwrap());
     let patience = Instant::now();
-    while on_target.slots().read(out_slot).note_ack != fed && patience.elapsed().as_secs() < 2 {
+    while on_target.slots().read(out_slot).note_ack != fed && patience.elapsed().as_secs() < 20 {
         thread::sleep(Duration::from_millis(5));
     }
     let note = on_target.slots().read(out_slot);

@@ -161,13 +161,15 @@ fn programs_are_loaded_though_signals_come_meanwhile() {
         let began = std::time::Instant::now();
         Plane::open(&config(Side::Target, pins)).unwrap().detach().unwrap();
         // Often enough to meet a verifier at work, and rarely enough that it gets to its end at times.
-        let pause = began.elapsed() * 5;
+        let mut pause = began.elapsed() * 5;
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     sys::signal(loader);
                     std::thread::sleep(pause);
+                    // Where the machine becomes slower than it was just now.
+                    pause += pause / 10;
                 }
             });
             let opened: Result<Vec<()>, PlaneError> =
@@ -234,7 +236,7 @@ fn what_adopts_takes_the_place_of_what_takes_outer_headers_off_and_goes_with_det
         assert_eq!(on_ingress(), ["target_ingress"]);
         // A link without a pin is taken away by the kernel in its own time.
         let gone = || {
-            (0..100).any(|_| {
+            (0..1000).any(|_| {
                 std::thread::sleep(std::time::Duration::from_millis(20));
                 on_ingress().is_empty()
             })

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(30);
 
 fn hello(role: Role, name: &str) -> Hello {
     Hello { protocol: PROTOCOL_VERSION, role, name: name.into(), instance: random(), software: "test".into() }
