@@ -101,7 +101,7 @@ mod tests {
             kind,
             port: None,
             interval: Duration::from_secs(1),
-            timeout: Duration::from_millis(300),
+            timeout: Duration::from_millis(1500),
             thresholds: CheckThresholds { rise: 1, fall: 1 },
         }
     }
@@ -125,7 +125,7 @@ mod tests {
             let length = stream.read(&mut request).await.unwrap();
             stream.write_all(answer.as_bytes()).await.unwrap();
             if answer.is_empty() {
-                tokio::time::sleep(Duration::from_secs(2)).await;
+                tokio::time::sleep(Duration::from_secs(60)).await;
             }
             String::from_utf8(request[..length].to_vec()).unwrap()
         });

@@ -117,17 +117,18 @@ mod tests {
     #[tokio::test]
     async fn silence_ends_it_and_a_byte_now_and_then_does_not() {
         let ((mut client, near), (far, mut server)) = (pair().await, pair().await);
-        let limit = Duration::from_millis(900);
+        let limit = Duration::from_millis(2400);
         let control = StopControl::default();
         let mut stop = control.stop();
         let relaying = tokio::spawn(async move { relay(near, b"", far, limit, &mut stop).await });
-        for _ in 0..6 {
-            tokio::time::sleep(limit / 4).await;
+        // Longer than the limit in all.
+        for _ in 0..10 {
+            tokio::time::sleep(limit / 8).await;
             server.write_all(b"x").await.unwrap();
             assert_eq!(client.read_u8().await.unwrap(), b'x');
         }
         let ended = relaying.await.unwrap();
-        assert_eq!((ended.end, ended.to_client), (RelayEnd::Idle, 6));
+        assert_eq!((ended.end, ended.to_client), (RelayEnd::Idle, 10));
         assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
     }
 

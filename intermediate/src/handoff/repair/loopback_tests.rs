@@ -63,9 +63,9 @@ fn peer_numbers(peer: &StdStream) -> (u32, u32) {
     numbers
 }
 
-/// The bytes that arrive in a moment.
-fn drained(live: &Live) -> Vec<u8> {
-    std::thread::sleep(Duration::from_millis(20));
+/// All that the peer has sent.
+fn drained(live: &Live, peer: &StdStream) -> Vec<u8> {
+    arrived(peer);
     let mut bytes = Vec::new();
     live.drain(&mut bytes, LIMIT).unwrap();
     bytes
@@ -86,7 +86,7 @@ async fn the_numbers_are_the_peers_and_the_connection_goes_on_after_a_resume() {
 
 async fn numbers_and_resume(Pair { live, mut peer, ends }: Pair) {
     peer.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     assert_eq!(bytes, b"GET / HTTP/1.1\r\n\r\n");
     let captured = captured(live, ends, &mut bytes);
     let c = captured.connection.clone();
@@ -103,7 +103,8 @@ async fn numbers_and_resume(Pair { live, mut peer, ends }: Pair) {
     }
     if c.options.timestamps {
         let peer_now: u32 = sys::tcp(peer.as_fd(), libc::TCP_TIMESTAMP).unwrap();
-        let age = peer_now.wrapping_sub(c.client_tsval);
+        // The lowest bit says the unit, and is no part of the clock.
+        let age = (peer_now | 1).wrapping_sub(c.client_tsval);
         assert!(age < 60_000, "the client's timestamp is {age} ticks old");
     }
     let mut stream = captured.resume().unwrap().watched().unwrap();
@@ -121,7 +122,7 @@ async fn numbers_and_resume(Pair { live, mut peer, ends }: Pair) {
 async fn a_resumed_connection_does_not_keep_its_address_from_the_next_listener() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"head").unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     let stream = captured(live, ends, &mut bytes).resume().unwrap().watched().unwrap();
     // We close first: the connection goes to TIME_WAIT on this side.
     drop(stream);
@@ -137,14 +138,14 @@ async fn a_resumed_connection_does_not_keep_its_address_from_the_next_listener()
 async fn after_an_answered_request_the_numbers_still_agree() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"one").unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     let mut stream = live.into_stream().watched().unwrap();
     stream.write_all(&[7; 5000]).await.unwrap();
     peer.read_exact(&mut [0; 5000]).unwrap();
     peer.write_all(b"two").unwrap();
     let tsval = syn_tsval(&stream);
     let live = Live::new(stream, tsval);
-    bytes.extend(drained(&live));
+    bytes.extend(drained(&live, &peer));
     assert_eq!(bytes, b"onetwo");
     let captured = captured(live, ends, &mut bytes);
     let c = &captured.connection;
@@ -158,7 +159,7 @@ async fn a_closed_client_counts_its_fin() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"last words").unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     assert_eq!(bytes, b"last words");
     let captured = captured(live, ends, &mut bytes);
     assert!(captured.connection.client_fin);
@@ -174,9 +175,9 @@ async fn a_closed_client_counts_its_fin() {
 async fn bytes_that_arrive_before_the_capture_are_drained_by_it() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"head").unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     peer.write_all(b"body").unwrap();
-    std::thread::sleep(Duration::from_millis(20));
+    arrived(&peer);
     let captured = captured(live, ends, &mut bytes);
     assert_eq!(bytes, b"headbody");
     assert_eq!(captured.connection.rcv_nxt.raw(), peer_numbers(&peer).0);
@@ -186,13 +187,17 @@ async fn bytes_that_arrive_before_the_capture_are_drained_by_it() {
 async fn what_arrives_after_the_capture_is_seen_and_not_lost() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"head").unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     let captured = captured(live, ends, &mut bytes);
     assert_eq!(captured.late(), None);
     peer.write_all(b"late").unwrap();
     peer.shutdown(Shutdown::Write).unwrap();
-    std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(captured.late(), Some(Late { bytes: b"late".to_vec(), fin: true }));
+    let all = Some(Late { bytes: b"late".to_vec(), fin: true });
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while captured.late() != all && std::time::Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(captured.late(), all);
     let mut stream = captured.resume().unwrap().watched().unwrap();
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).await.unwrap();
@@ -237,7 +242,7 @@ async fn what_follows_an_urgent_byte_is_drained_and_no_capture_leaves_it_behind(
 async fn a_release_says_nothing_to_the_client() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"head").unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     captured(live, ends, &mut bytes).release();
     let silence = peer.read(&mut [0; 1]).unwrap_err();
     assert_eq!(silence.kind(), io::ErrorKind::WouldBlock);
@@ -247,7 +252,7 @@ async fn a_release_says_nothing_to_the_client() {
 async fn more_than_the_limit_is_not_captured_and_nothing_is_lost() {
     let Some(Pair { live, mut peer, ends: _ }) = pair().await else { return };
     peer.write_all(&[1; 1000]).unwrap();
-    std::thread::sleep(Duration::from_millis(20));
+    arrived(&peer);
     let mut bytes = Vec::new();
     let error = live.drain(&mut bytes, 400).unwrap_err();
     assert_eq!((error.reason, bytes.len()), (ProxyReason::PrefetchTooLarge, 400));
@@ -259,7 +264,7 @@ async fn more_than_the_limit_is_not_captured_and_nothing_is_lost() {
 async fn a_dropped_capture_leaves_repair_mode_and_closes_as_usual() {
     let Some(Pair { live, mut peer, ends }) = pair().await else { return };
     peer.write_all(b"head").unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     drop(captured(live, ends, &mut bytes));
     assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
 }
@@ -291,7 +296,7 @@ async fn multipath_tcp_is_told_by_its_name_and_a_client_that_only_offers_it_is_c
     let offered = pair_of("127.0.0.1:0", [Protocol::TCP, multipath]).await;
     let Some(Pair { live, mut peer, ends }) = offered else { return };
     peer.write_all(b"head").unwrap();
-    let mut bytes = drained(&live);
+    let mut bytes = drained(&live, &peer);
     let captured = captured(live, ends, &mut bytes);
     assert_eq!((bytes.as_slice(), captured.connection.options.timestamps), (&b"head"[..], true));
     assert_ne!(captured.connection.client_tsval, 0);
