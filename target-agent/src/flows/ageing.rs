@@ -48,6 +48,10 @@ impl Engine {
         match self.diag.look(flow.ends.server(), flow.ends.client()) {
             Ok(looked) => {
                 flow.way.note(&looked, now);
+                // Copies of its last response may still wait in the TUN: what they say is told with the end.
+                if flow.closing && flow.responses.is_some() {
+                    self.drain_tun(table, true);
+                }
                 self.judge(table, slot, looked.state, now);
             }
             Err(e) => tracing::error!("sock_diag: {e}"),

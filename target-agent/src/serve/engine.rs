@@ -366,6 +366,10 @@ impl Engine {
     /// Handles what the TUN has by now; unless `all` is asked for, only while a handoff waits for something: a read
     /// that finds nothing is not worth its time.
     pub(crate) fn drain_tun(&mut self, table: &mut Table, all: bool) {
+        // Whoever handles a packet reads on by himself.
+        if self.buffer.is_empty() {
+            return;
+        }
         // Out of the way of what is done with a packet.
         let mut buffer = std::mem::take(&mut self.buffer);
         loop {

@@ -400,3 +400,32 @@ fn who_got_each_is_told(l: &Logged, vip: SocketAddr, before: usize) {
     // The last handoff brought one request.
     assert_eq!(lines.last().unwrap()["bytes"].as_u64(), Some(last));
 }
+
+#[test]
+fn the_status_of_a_response_that_its_agent_read_late_is_told() {
+    let Some(l) = up("aloglate", two_pools) else { return };
+    // It stands still for longer than the connection lives: what it has not read by then is read before the end is told.
+    let stalls = [0, 50, 200, 600];
+    for (stall, vip) in stalls.into_iter().zip(VIPS.into_iter().cycle()) {
+        let mut connection = l.t.client(move || {
+            let mut connection = Connection::open(vip).unwrap();
+            connection.get("/1k?to=a&first").unwrap();
+            connection.response().unwrap();
+            connection
+        });
+        let client = connection.socket().local_addr().unwrap().to_string();
+        l.t.eventually("it is known to be given away", Duration::from_secs(10), |t| {
+            t.flows(INTERMEDIATE).iter().any(|f| f["client"] == client.as_str() && f["state"] == "committed")
+        });
+        l.t.lab.signal("target1", Program::Agent, libc::SIGSTOP).unwrap();
+        connection.get("/nothing-here?to=a&late").unwrap();
+        assert_eq!(connection.response().unwrap().status, 404);
+        drop(connection);
+        std::thread::sleep(Duration::from_millis(stall));
+        l.t.lab.signal("target1", Program::Agent, libc::SIGCONT).unwrap();
+    }
+    for line in l.lines(2 * stalls.len()) {
+        let late = line["path"].as_str().unwrap().ends_with("late");
+        assert_eq!(line["status"].as_u64(), Some(if late { 404 } else { 200 }), "{line}");
+    }
+}
