@@ -2,9 +2,9 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FlowKey, FlowRecord, LegSettings, Settings};
+use baton_shared::record::{Copied, FlowKey, FlowRecord, LegSettings, Settings};
 use baton_shared::translate::adopt::Attributes;
 use baton_shared::translate::fragments::{FragmentKey, PACKETS_MAX};
 use baton_shared::translate::{Patch, ReportPatch};
@@ -33,6 +33,16 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Pac
 /// When a packet's first fragment was dropped, CLOCK_MONOTONIC ns. Written and read here alone.
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(PACKETS_MAX, 0);
+/// Parts of responses for the agent ([`Copied`]). Written here, read by the daemon; not pinned: what no agent has read when it
+/// ends, its successor does not know either.
+#[map]
+pub(crate) static COPIES: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
+/// When to wake its reader ([`wakeup`](baton_shared::record::wakeup)). Written by the daemon, read here.
+#[map]
+pub(crate) static COPIES_WAKE: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// The next element of it.
+#[map]
+pub(crate) static PIECE: PerCpuArray<Copied> = PerCpuArray::with_max_entries(1, 0);
 
 /// The packet in hand. Programs do not interrupt each other on one CPU.
 #[map]
@@ -61,6 +71,9 @@ pub(crate) struct Scratch {
     pub(crate) outer: IpFacts,
     /// On the target's ingress: what the kernel is told of a connection to adopt.
     pub(crate) attributes: Attributes,
+    /// On the target's egress: where in the packet the next piece for the agent begins, and how many bytes are left.
+    pub(crate) copy_at: u32,
+    pub(crate) copy_left: u32,
 }
 
 /// Counts one packet.

@@ -6,13 +6,14 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_clone_redirect, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
-    bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use baton_shared::record::FlowRecord;
+use aya_ebpf::maps::RingBuf;
+use baton_shared::record::{COPY_BYTES, COPY_HEAD, Copied, FlowRecord};
 use core::arch::asm;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use core::ptr;
+use core::{ptr, slice};
 
 /// A packet at a TC hook.
 #[derive(Clone, Copy)]
@@ -74,15 +75,33 @@ impl Skb {
         }
     }
 
-    /// Copies `length` bytes, 1 to 64, at `offset` to the buffer's start.
+    /// Copies `length` bytes, 1 to `MOST`, at `offset` to the buffer's start. `MOST` is a power of two.
     #[inline(always)]
-    pub(crate) fn load_up_to_64(self, offset: u32, length: u32, to: &mut [u8; 64]) -> bool {
-        let mut bounded = u64::from(length).wrapping_sub(1);
-        // SAFETY: arithmetic on one register. The verifier follows it to 1..=64 where it loses a comparison
-        // that LLVM has merged with another.
-        unsafe { asm!("{0} &= 63", "{0} += 1", inout(reg) bounded) };
-        // SAFETY: at most 64 bytes are written.
-        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.as_mut_ptr().cast(), bounded as u32) == 0 }
+    pub(crate) fn load_up_to<const MOST: usize>(self, offset: u32, length: u32, to: &mut [u8; MOST]) -> bool {
+        let length = bounded::<MOST>(length);
+        // SAFETY: at most MOST bytes are written.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.as_mut_ptr().cast(), length as u32) == 0 }
+    }
+
+    /// Puts an element into the ring buffer: the head of `part`, and the packet's `length` bytes, 1 to [`COPY_BYTES`], at
+    /// `offset`. False if it has no room.
+    #[inline(always)]
+    pub(crate) fn put_into(
+        self,
+        ring: &RingBuf,
+        offset: u32,
+        length: u32,
+        part: &mut Copied,
+        flags: u64,
+    ) -> bool {
+        if !self.load_up_to(offset, length, &mut part.bytes) {
+            return false;
+        }
+        // Anew, for a verifier that has forgotten the bounds of what was kept on the stack.
+        let bytes = u64::from(COPY_HEAD) + bounded::<{ COPY_BYTES as usize }>(length);
+        // SAFETY: head and bytes of the payload, which lies right behind it.
+        let element = unsafe { slice::from_raw_parts(ptr::from_ref(part).cast::<u8>(), bytes as usize) };
+        ring.output::<[u8]>(element, flags).is_ok()
     }
 
     /// Writes `from` at `offset`, without touching checksums.
@@ -116,14 +135,6 @@ impl Skb {
         unsafe { bpf_l4_csum_replace(self.0.cast(), offset, 0, u64::from(change), flags) == 0 }
     }
 
-    /// Sends a copy of the packet, as it is now, out of a device; false if the kernel has no memory for it, or there is
-    /// no such device.
-    #[inline(always)]
-    pub(crate) fn copy_to(self, ifindex: u32) -> bool {
-        // SAFETY: a helper call on the context.
-        ifindex != 0 && unsafe { bpf_clone_redirect(self.0, ifindex, 0) == 0 }
-    }
-
     /// Corrects the TCP checksum at `offset` for a change of the segment by this one's complement sum.
     #[inline(always)]
     pub(crate) fn segment_changed(self, offset: u32, change: u32) -> bool {
@@ -138,6 +149,17 @@ impl Skb {
         let room = unsafe { bpf_skb_change_head(self.0.cast(), size_of::<T>() as u32, 0) == 0 };
         room && self.store(0, header)
     }
+}
+
+/// A length of 1 to `MOST`, a power of two, as the verifier can follow it.
+#[inline(always)]
+fn bounded<const MOST: usize>(length: u32) -> u64 {
+    const { assert!(MOST.is_power_of_two()) };
+    let mut bounded = u64::from(length).wrapping_sub(1);
+    // SAFETY: arithmetic on one register. The verifier follows it to 1..=MOST where it loses a comparison that LLVM has
+    // merged with another.
+    unsafe { asm!("{0} &= {most}", "{0} += 1", inout(reg) bounded, most = const MOST - 1) };
+    bounded
 }
 
 /// What a packet is put into.

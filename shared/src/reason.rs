@@ -63,7 +63,7 @@ reasons! {
         TooBig = 13, "too_big", "A client's packet is larger than the way to its target takes: it went to the daemon, which tells the client so as a router would (ICMP), and drops it. A few at the begin of uploads over a leg with a smaller MTU.";
         LaterRequest = 15, "later_request", "Data behind the end of the request under way on a tracked connection went to the intermediate to be read: the start of a later request, or the client's end.";
         ResponseCopied = 16, "response_copied", "A packet with a part of a response that its agent must read, to know where the response ends, was copied to the agent.";
-        CopyFailed = 17, "copy_failed", "The kernel could not copy a part of a response to the agent: the end of that response will not be known. Out of memory.";
+        CopyFailed = 17, "copy_failed", "A part of a response found no room in the agent's ring buffer (by the userspace plane: in its TUN): the end of that response will not be known. The agent has read nothing of 8 MiB of parts.";
         AdoptAssigned = 19, "adopt_assigned", "The agent's packet was given to the kernel, which makes the server's socket from it (docs/adopt.md).";
         AdoptRepeated = 20, "adopt_repeated", "The agent's packet, sent again, went to the socket that had been made from the first.";
         Readdressed = 21, "readdressed", "A client's packet of an adopted flow, addressed to the server, got the VIP back as its destination.";

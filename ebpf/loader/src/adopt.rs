@@ -2,7 +2,7 @@
 //! function for it, the call put into the object, the program on the uplink's ingress.
 
 use crate::attach::Place;
-use crate::{Hook, Means, OBJECT, Plane, PlaneError, Side, open};
+use crate::{Hook, Means, OBJECT, Plane, PlaneError, Side, copies, open};
 use aya::EbpfLoader;
 use aya::programs::TcAttachType;
 use aya_obj::btf::{Btf, BtfKind};
@@ -109,6 +109,7 @@ impl Plane {
         for map in open::MAPS {
             loader.map_pin_path(map, programs.pins.join(map));
         }
+        loader.map_max_entries(copies::MAP, copies::NO_BYTES);
         let mut object = loader.load(&object).map_err(open::load_error("the eBPF object"))?;
         open::load_program(&mut object, PROGRAM)?;
         let place = Place {

@@ -10,6 +10,7 @@
 
 pub mod adopt;
 mod attach;
+mod copies;
 mod error;
 mod former;
 mod open;
@@ -19,6 +20,7 @@ mod sys;
 mod userspace;
 
 pub use attach::Hook;
+pub use copies::{COPIES_BYTES, Copies};
 pub use error::{InsertError, PlaneError};
 pub use slots::Slots;
 

@@ -1,6 +1,7 @@
 //! Opening the data plane: pins, maps, programs.
 
 use crate::attach::{Hook, Place};
+use crate::copies::{self, Copies};
 use crate::former::{self, Former};
 use crate::slots::Slots;
 use crate::sys::{self, MappedSlots, TypedMap};
@@ -39,7 +40,9 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
 
     // An adopted flow of a target is found under two keys.
     let keys = if config.side == Side::Target { flows.saturating_mul(2) } else { flows };
-    let mut object = load_object(&pins, flows, keys)?;
+    let of_target = config.side == Side::Target;
+    let copies = if of_target { copies::BYTES } else { copies::NO_BYTES };
+    let mut object = load_object(&pins, flows, keys, copies)?;
     // Before the maps are taken out of the object: the programs refer to their descriptors.
     load_program(&mut object, TUN_PROGRAM)?;
     load_program(&mut object, config.side.program())?;
@@ -58,6 +61,10 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     let legs = TypedMap::new(legs, (4, size_u32::<LegSettings>())).map_err(map_error("open", "LEGS"))?;
     let counters = object.take_map("COUNTERS").ok_or_else(|| missing("COUNTERS"))?;
     let counters = PerCpuArray::<MapData, u64>::try_from(counters).map_err(load_error("COUNTERS"))?;
+
+    let copies = object.take_map(copies::MAP).ok_or_else(|| missing(copies::MAP))?;
+    let (wake, _) = typed_fd(&mut object, copies::WAKE, (4, 4))?;
+    let copies = of_target.then(|| Copies::of(copies, wake.as_fd())).transpose()?;
 
     let swept = sweep(&flows_map, &mapped)?;
     let mut lost = 0;
@@ -93,6 +100,7 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         counters,
         tun: Mutex::new(Tun { object, link: None }),
         adopting: Mutex::new(None),
+        copies: Mutex::new(copies),
         knows_earlier: found && lost == 0,
         lost_records: !found || lost + swept > 0,
     };
@@ -145,12 +153,15 @@ fn capacity(pins: &Path, wanted: u32) -> Result<(u32, bool), PlaneError> {
     Ok((wanted, readable))
 }
 
-fn load_object(pins: &Path, flows: u32, keys: u32) -> Result<Ebpf, PlaneError> {
+fn load_object(pins: &Path, flows: u32, keys: u32, copies: u32) -> Result<Ebpf, PlaneError> {
     let mut loader = EbpfLoader::new();
     for map in MAPS {
         loader.map_pin_path(map, pins.join(map));
     }
-    loader.map_max_entries("FLOWS", keys).map_max_entries("SLOTS", flows);
+    loader
+        .map_max_entries("FLOWS", keys)
+        .map_max_entries("SLOTS", flows)
+        .map_max_entries(copies::MAP, copies);
     loader.load(OBJECT).map_err(load_error("the eBPF object"))
 }
 

@@ -1,6 +1,7 @@
 //! The plane by eBPF: the loaded programs and their maps.
 
 use crate::attach::Place;
+use crate::copies::Copies;
 use crate::sys::{self, TypedMap};
 use crate::{Hook, InsertError, PlaneConfig, PlaneError, Side, Slots, open};
 use aya::maps::{MapData, PerCpuArray};
@@ -26,6 +27,8 @@ pub(crate) struct Programs {
     pub(crate) tun: Mutex<Tun>,
     /// The object of `target_adopt`, if that is on the uplink's ingress.
     pub(crate) adopting: Mutex<Option<aya::Ebpf>>,
+    /// Until it is taken.
+    pub(crate) copies: Mutex<Option<Copies>>,
     /// As [`Plane::knows_earlier`](crate::Plane::knows_earlier) says.
     pub(crate) knows_earlier: bool,
     /// As [`Plane::lost_records`](crate::Plane::lost_records) says.

@@ -338,6 +338,20 @@ const _: () = assert!(offset_of!(FlowRecord, flags) == offset_of!(FlowRecord, st
 const ACCOUNTS_WORD: usize = offset_of!(FlowRecord, diverted) / 8;
 const _: () = assert!(offset_of!(FlowRecord, diverted) == ACCOUNTS_WORD * 8);
 
+/// Maps so many bytes for reading and writing: where, and how many with the rest of the last page.
+fn map_memory(flags: libc::c_int, fd: libc::c_int, bytes: usize) -> io::Result<(NonNull<u8>, usize)> {
+    // SAFETY: sysconf only reads.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
+    let bytes = bytes.next_multiple_of(page);
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let base =
+        unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((NonNull::new(base.cast()).ok_or_else(io::Error::last_os_error)?, bytes))
+}
+
 /// The mapped array `SLOTS`. The programs read and write it at the same time, so every access is atomic.
 #[derive(Debug)]
 pub(crate) struct MappedSlots {
@@ -364,17 +378,7 @@ impl MappedSlots {
 
     fn map(flags: libc::c_int, fd: libc::c_int, count: u32) -> io::Result<Self> {
         let records = usize::try_from(count).map_err(io::Error::other)?;
-        // SAFETY: sysconf only reads.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).map_err(io::Error::other)?;
-        let bytes = (records * size_of::<FlowRecord>()).next_multiple_of(page);
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe {
-            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0)
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast()).ok_or_else(io::Error::last_os_error)?;
+        let (base, bytes) = map_memory(flags, fd, records * size_of::<FlowRecord>())?;
         Ok(MappedSlots { base, bytes, count })
     }
 
@@ -434,6 +438,40 @@ impl MappedSlots {
 }
 
 impl Drop for MappedSlots {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, to which no reference is left.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// The one word of a mapped array, which the programs read at the same time.
+#[derive(Debug)]
+pub(crate) struct MappedWord {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: as for `MappedSlots`.
+unsafe impl Send for MappedWord {}
+// SAFETY: as above.
+unsafe impl Sync for MappedWord {}
+
+impl MappedWord {
+    /// The caller has compared the map's value size with a word's.
+    pub(crate) fn new(map: BorrowedFd<'_>) -> io::Result<Self> {
+        let (base, bytes) = map_memory(libc::MAP_SHARED, map.as_raw_fd(), size_of::<AtomicU32>())?;
+        Ok(MappedWord { base, bytes })
+    }
+
+    /// Stores it; what is read of other maps after that is newer.
+    pub(crate) fn store(&self, value: u32) {
+        // SAFETY: inside the mapping, which lives as long as `self` and is page-aligned; atomics may be shared.
+        unsafe { self.base.cast::<AtomicU32>().as_ref() }.store(value, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+}
+
+impl Drop for MappedWord {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`, to which no reference is left.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };

@@ -2,15 +2,17 @@
 
 use super::headers::{NoUpper, load_ip, load_key, load_segment};
 use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, leg, report};
-use crate::maps::{FLOWS, SCRATCH, SETTINGS, SLOTS, Scratch, count};
+use crate::maps::{COPIES, COPIES_WAKE, FLOWS, PIECE, SCRATCH, SETTINGS, SLOTS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use baton_shared::addr::IpWords;
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::Settings;
+use baton_shared::record::{COPY_BYTES, COPY_PIECES, CopiedHead, Settings, Wakeup, wakeup};
 use baton_shared::translate::{
     Action, Direction, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked, translate,
 };
 use baton_shared::wire::{Fragment, PROTOCOL_TCP, TcpWords};
+use core::ptr;
 
 /// Offset of the checksum in a TCP header, bytes.
 const TCP_CHECKSUM: u32 = 16;
@@ -118,14 +120,6 @@ fn act(
         return SHOT;
     }
     if let Some(counter) = verdict.counter {
-        if scratch.patch.account.copy != 0 {
-            let copied = skb.copy_to(settings.tun_ifindex);
-            count(if copied {
-                PacketCounter::ResponseCopied.code()
-            } else {
-                PacketCounter::CopyFailed.code()
-            });
-        }
         if verdict.action == Action::Translate {
             translate(&scratch.record, &scratch.segment, direction, &mut scratch.patch);
             if !store(skb, direction, tcp_at, skb::opaque(scratch)) {
@@ -135,6 +129,14 @@ fn act(
         }
         count(counter.code());
         book(record, scratch, now);
+        // Nothing done to the headers has changed the payload.
+        if direction == Direction::ToClient && scratch.patch.account.copy != 0 {
+            if verdict.action == Action::Translate || scratch.patch.account.sent != 0 {
+                record.add_packets(1);
+                record.add_bytes(u64::from(scratch.segment.payload));
+            }
+            return pass_on(skb, skb::opaque(scratch));
+        }
     }
     match verdict.action {
         Action::Pass => {
@@ -155,6 +157,62 @@ fn act(
             }
         }
     }
+}
+
+/// Lets a packet go whose payload is to be read. The end of the program, and all is loaded anew: for the verifier the ways that
+/// come here are one, which it walks once with all its pieces.
+#[inline(always)]
+fn pass_on(skb: Skb, scratch: &mut Scratch) -> i32 {
+    count(if hand_over(skb, scratch) {
+        PacketCounter::ResponseCopied.code()
+    } else {
+        PacketCounter::CopyFailed.code()
+    });
+    NEXT
+}
+
+/// Hands the payload to the agent: to its ring buffer, piece by piece. False if not all of it had room.
+#[inline(always)]
+fn hand_over(skb: Skb, scratch: &mut Scratch) -> bool {
+    let (Some(part), Some(wake_at)) = (PIECE.get_ptr_mut(0), COPIES_WAKE.get_ptr(0)) else { return false };
+    // SAFETY: this CPU's element of the map; programs do not interrupt each other on one CPU.
+    let part = unsafe { &mut *part };
+    // SAFETY: an element of the map, one aligned word, which the daemon may write.
+    let wake_at = unsafe { ptr::read_volatile(wake_at) };
+    let payload = scratch.segment.payload;
+    part.head = CopiedHead {
+        flow_id: scratch.record.flow_id,
+        generation: scratch.record.generation,
+        seq: scratch.segment.seq,
+        key: scratch.key,
+        reserved: 0,
+    };
+    scratch.copy_at = ETHERNET + scratch.ip.upper_at + scratch.tcp.header_bytes();
+    scratch.copy_left = payload;
+    // What is kept in the map is any number to the verifier, so that the pieces differ in nothing but their count.
+    let mut scratch = skb::opaque(scratch);
+    for _ in 1..COPY_PIECES {
+        if scratch.copy_left <= COPY_BYTES {
+            break;
+        }
+        if !skb.put_into(&COPIES, scratch.copy_at, COPY_BYTES, part, u64::from(BPF_RB_NO_WAKEUP)) {
+            return false;
+        }
+        scratch.copy_at += COPY_BYTES;
+        scratch.copy_left -= COPY_BYTES;
+        part.head.seq = part.head.seq.wrapping_add(COPY_BYTES);
+        scratch = skb::opaque(scratch);
+    }
+    let left = scratch.copy_left;
+    if left > COPY_BYTES {
+        return false;
+    }
+    let flags = match wakeup(payload, wake_at, || COPIES.query(u64::from(BPF_RB_AVAIL_DATA))) {
+        Wakeup::No => BPF_RB_NO_WAKEUP,
+        Wakeup::IfRead => 0,
+        Wakeup::Now => BPF_RB_FORCE_WAKEUP,
+    };
+    skb.put_into(&COPIES, scratch.copy_at, left, part, u64::from(flags))
 }
 
 /// Writes the account into the record.

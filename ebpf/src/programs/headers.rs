@@ -104,7 +104,7 @@ pub(super) fn load_segment(skb: Skb, tcp_at: u32, scratch: &mut Scratch) -> Resu
     scratch.segment.options.places = Default::default();
     let length = header - 20;
     if length != 0 {
-        if !skb.load_up_to_64(tcp_at + 20, length, &mut scratch.options) {
+        if !skb.load_up_to(tcp_at + 20, length, &mut scratch.options) {
             return Err(PacketCounter::DropMalformed);
         }
         for at in 0..OPTIONS_MAX {

@@ -21,6 +21,8 @@ pub mod tun;
 
 mod sys;
 
+pub use sys::watch;
+
 /// A test says so when it cannot run here; where none may be skipped it fails instead.
 #[cfg(test)]
 pub(crate) fn skipped(reason: &str) {

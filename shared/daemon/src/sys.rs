@@ -353,8 +353,11 @@ pub(crate) fn tap(device: u32) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A descriptor registered with tokio's reactor.
-pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// A descriptor registered with the reactor of the tokio runtime in which this is called, to wait for it.
+///
+/// # Errors
+/// If the kernel cannot poll it.
+pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: `register` asks that the descriptor stay open and the same while it is registered: it is owned by what is
     // registered, which never gives it away.
     unsafe { AsyncFd::register(fd) }.map_err(|e| e.into_parts().1)

@@ -1,12 +1,14 @@
 //! What the daemons and the eBPF programs tell each other: keys, flow records, settings. One versioned ABI,
 //! `repr(C)`, explicit padding, no `bool`, no `Option`, no `usize`; sizes asserted.
 
+mod copied;
 mod flow;
 #[cfg(feature = "std")]
 pub mod former;
 mod leg;
 mod settings;
 
+pub use copied::{COPY_BYTES, COPY_HEAD, COPY_PIECES, Copied, CopiedHead, Wakeup, wakeup};
 pub use flow::{
     DRAIN_BYTES, FLAG_ADOPTED, FLAG_ECN, FLAG_FED, FLAG_LAST, FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_OWED,
     FLAG_OWN_SCALE, FLAG_SACK, FLAG_TIMESTAMPS, FLAG_TRACKED, FLAG_WINDOW_SCALES, FLAG_WITHIN_BODY, FlowKey,

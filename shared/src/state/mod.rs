@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod adopt;
 pub mod behind;
 pub mod commit;
+pub mod copies;
 pub mod ending;
 pub mod handoff;
 pub mod heard;

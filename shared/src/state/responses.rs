@@ -129,10 +129,19 @@ impl Responses {
             }
         }
         let kept: usize = self.early.iter().map(|(_, payload)| payload.len()).sum();
-        if self.early.len() >= EARLY || kept.saturating_add(payload.len()) > EARLY_BYTES {
+        // What is shown of one large packet in several pieces counts once.
+        let follows = |(start, part): &(Seq<Server>, Vec<u8>)| {
+            u32::try_from(part.len()).is_ok_and(|length| start.plus(length) == seq)
+        };
+        let before = self.early.iter().position(follows);
+        if (self.early.len() >= EARLY && before.is_none()) || kept.saturating_add(payload.len()) > EARLY_BYTES
+        {
             return self.stream.lose("a part of a response was not seen");
         }
-        self.early.push((seq, payload.to_vec()));
+        match before.and_then(|at| self.early.get_mut(at)) {
+            Some((_, part)) => part.extend_from_slice(payload),
+            None => self.early.push((seq, payload.to_vec())),
+        }
     }
 
     /// Passes over content that need not be shown; whether there was any.
@@ -190,6 +199,10 @@ pub fn judge_recall(responses: Option<&Responses>, facts: &RecallFacts) -> Recal
     let Some(responses) = responses else { return given_up(Refusal::NotTracked) };
     match responses.standing() {
         Standing::Unknown(_) => given_up(Refusal::FramingUnknown),
+        // The last part could not be handed over: nobody sends it again, or anything behind it by which it would be missed.
+        Standing::Between { .. } | Standing::Within if responses.read_from().before(facts.sent_end) => {
+            given_up(Refusal::FramingUnknown)
+        }
         Standing::Between { responses: complete } if complete == facts.requests => {
             let all_seen = responses.read_from() == facts.sent_end;
             let all_read = facts.server_ack == facts.request_end;

@@ -67,7 +67,7 @@ pub struct Account {
     pub note_flags: u32,
     /// A second counter to count, beside the verdict's; 0: none.
     pub also: u32,
-    /// 1 if the daemon gets a copy of the packet as it came.
+    /// 1 if the daemon gets a copy of the packet as it came, or of its payload ([`Copied`](crate::record::Copied)).
     pub copy: u32,
     /// 1 if a packet that is not changed is to be counted among those sent on the flow.
     pub sent: u32,

@@ -128,6 +128,8 @@ impl Engine {
 
     /// A flow has ended: report it, and let it linger.
     pub(crate) fn end(&mut self, table: &mut Table, slot: u32, reason: EndReason, now: u64) {
+        // The report says what was answered.
+        self.drain_copies(table);
         let Some(flow) = table.get_mut(slot) else { return };
         if flow.end.is_some() {
             return;

@@ -1,5 +1,6 @@
 //! The engine: owns the TUN device and the flow table and serves all handoffs, none of them waiting for another.
 
+use super::copies::{Arrivals, Ring};
 use super::packet::{self, Ends, FromServer};
 use super::preflight::Preflight;
 use super::probe::{self, Probes};
@@ -27,7 +28,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// How often handoffs under way are looked at, if no packet does it.
 const HANDOFF_TICK: Duration = Duration::from_millis(2);
-/// For how long copies of small responses gather in the TUN before they are read: one wakeup for many of them.
+/// In user space: for how long copies of small responses gather in the TUN before they are read, one wakeup for many of them.
 const REST: Duration = Duration::from_millis(1);
 /// How often flows are looked at for their end.
 const AGEING_TICK: Duration = Duration::from_millis(50);
@@ -62,6 +63,8 @@ impl Shared {
 pub(crate) struct Engine {
     pub(crate) shared: Shared,
     pub(crate) tun: Arc<Tun>,
+    /// Where the program puts parts of responses; `None` in user space, where they come by the TUN.
+    pub(crate) ring: Option<Ring>,
     pub(crate) server: Arc<OnceLock<Server>>,
     pub(crate) diag: SockDiag,
     /// What is looked at now and then.
@@ -96,9 +99,9 @@ pub(crate) struct Engine {
 /// Sees to what the TUN and the clock bring, until `stop` is done.
 pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) -> io::Result<()> {
     let lock = || engine.lock().unwrap_or_else(PoisonError::into_inner);
-    let (tun, waiting) = {
+    let (tun, waiting, arrivals) = {
         let engine = lock();
-        (Arc::clone(&engine.tun), Arc::clone(&engine.waiting))
+        (Arc::clone(&engine.tun), Arc::clone(&engine.waiting), Arrivals::of(engine.ring.as_ref())?)
     };
     let mut buffer = vec![0; PACKET_BYTES].into_boxed_slice();
     tokio::pin!(stop);
@@ -108,31 +111,45 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
     let mut ticks = false;
     let mut rest_until = None;
     loop {
+        let mut arrived = false;
         tokio::select! {
             biased;
-            () = &mut stop => return Ok(()),
+            () = &mut stop => {
+                // The records say how far responses were followed.
+                let mut engine = lock();
+                let table = Arc::clone(&engine.shared.table);
+                engine.drain_copies(&mut table.lock().unwrap_or_else(PoisonError::into_inner));
+                return Ok(());
+            }
             received = tun.recv(&mut buffer), if rest_until.is_none() => {
                 let length = received?;
                 if lock().on_packets(buffer.get(..length).unwrap_or_default()) {
                     rest_until = Some(Instant::now() + REST);
                 }
             }
+            came = arrivals.next() => {
+                came?;
+                arrived = true;
+            }
             () = &mut timer => {}
             () = waiting.notified() => {}
         }
         let now = Instant::now();
         let mut engine = lock();
-        if now >= timer.deadline() {
+        {
             let table = Arc::clone(&engine.shared.table);
             let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
-            engine.drive_active(&mut table);
-            engine.see_to_recalls(&mut table);
-            engine.see_to_loads(&mut table, monotonic_ns());
-            ticks = table.loads.responses.wants_tick(monotonic_ns());
-            if now >= age_at {
-                engine.age(&mut table, monotonic_ns());
-                engine.look_around(monotonic_ns());
-                age_at = now + AGEING_TICK;
+            engine.read_copies(&mut table, arrived || now >= timer.deadline());
+            if now >= timer.deadline() {
+                engine.drive_active(&mut table);
+                engine.see_to_recalls(&mut table);
+                engine.see_to_loads(&mut table, monotonic_ns());
+                ticks = table.loads.responses.wants_tick(monotonic_ns());
+                if now >= age_at {
+                    engine.age(&mut table, monotonic_ns());
+                    engine.look_around(monotonic_ns());
+                    age_at = now + AGEING_TICK;
+                }
             }
         }
         ticks |= std::mem::take(&mut engine.ticks_wanted);
@@ -145,6 +162,9 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
             (false, false) => age_at,
         };
         let wake = rest_until.map_or(wake, |until| wake.min(until));
+        let wake = engine
+            .copies_at_ns()
+            .map_or(wake, |at| wake.min(now + Duration::from_nanos(at.saturating_sub(monotonic_ns()))));
         // Put off only when it has passed or must come earlier: resetting a timer costs a little.
         if now >= timer.deadline() || wake < timer.deadline() {
             timer.as_mut().reset(wake);
@@ -164,6 +184,7 @@ impl Engine {
         let blind_ns = if shared.plane.knows_earlier() { 0 } else { BLIND_NS };
         Engine {
             blind_until_ns: monotonic_ns().saturating_add(blind_ns),
+            ring: shared.plane.take_copies().map(Ring::new),
             shared,
             tun: Arc::new(tun),
             server,
@@ -280,6 +301,7 @@ impl Engine {
             }
             Message::Recall(request) => {
                 // What the server has sent by now is read before it is judged.
+                self.drain_copies(table);
                 self.drain_tun(table, true);
                 self.on_recall(table, session, peer, &request);
             }
@@ -296,7 +318,10 @@ impl Engine {
                     self.refuse_probe(session, id, &why);
                 }
             }
-            Message::Inspect(flow) => self.on_inspect(table, session, (peer, flow)),
+            Message::Inspect(flow) => {
+                self.drain_copies(table);
+                self.on_inspect(table, session, (peer, flow));
+            }
             Message::EndSeen(flow) => self.on_end_seen(table, session, (peer, flow)),
             // The transport answers pings; the rest is not for an agent.
             _ => {}

@@ -1,6 +1,7 @@
 //! Gives handed-off connections to the local server.
 
 mod adopt;
+mod copies;
 pub(crate) mod engine;
 pub(crate) mod handoff;
 pub(crate) mod inspect;

@@ -2,13 +2,14 @@
 
 use crate::host::fragment_key;
 use crate::{Case, Hook, Outcome};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{FLAG_ADOPTED, FlowKey, FlowRecord, LegSettings, Settings};
+use baton_shared::record::{COPY_BYTES, Copied, FLAG_ADOPTED, FlowKey, FlowRecord, LegSettings, Settings};
 use baton_shared::translate::fragments::{FragmentKey, REMEMBERED_NS};
 use std::error::Error;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -48,6 +49,7 @@ pub(crate) struct Bench {
     settings: Array<MapData, RawSettings>,
     counters: PerCpuArray<MapData, u64>,
     fragments: HashMap<MapData, RawFragment, u64>,
+    copies: RingBuf<MapData>,
     counted: Vec<u64>,
 }
 
@@ -85,8 +87,9 @@ impl Bench {
         let legs = map("LEGS")?.try_into()?;
         let counters = map("COUNTERS")?.try_into()?;
         let fragments = map("FRAGMENTS")?.try_into()?;
+        let copies = map("COPIES")?.try_into()?;
         let counted = vec![0; PacketCounter::CAPACITY as usize];
-        let mut bench = Bench { object, flows, slots, legs, settings, counters, fragments, counted };
+        let mut bench = Bench { object, flows, slots, legs, settings, counters, fragments, copies, counted };
         let uplink = Settings { uplink_ifindex: TUN, ..Settings::default() };
         bench.set(&Settings { tun_ifindex: TUN, reinject_mark: MARK, ..uplink });
         Ok(bench)
@@ -174,10 +177,84 @@ impl Bench {
         assert_eq!(self.fragments.keys().count(), 0, "{}: other fragments are remembered", case.name);
         let verdict = result.return_value.cast_signed();
         let [.., a, b, c, d] = context_after[..12] else { unreachable!("twelve bytes") };
+        let copied = self.copied(&case.record);
         (
-            Outcome { verdict, frame, counters: self.count(), record, remembered },
+            Outcome { verdict, frame, counters: self.count(), record, remembered, copied },
             u32::from_ne_bytes([a, b, c, d]),
         )
+    }
+
+    /// What the program put into the ring buffer of one packet: its pieces together.
+    fn copied(&mut self, record: &FlowRecord) -> Option<(FlowKey, u32, Vec<u8>)> {
+        let (key, first, mut payload) = self.next_copied(record)?;
+        while let Some((same, seq, more)) = self.next_copied(record) {
+            assert_eq!((same, seq), (key, first.wrapping_add(u32::try_from(payload.len()).unwrap())));
+            assert!(payload.len() % COPY_BYTES as usize == 0, "a piece before the last is full");
+            payload.extend(more);
+        }
+        Some((key, first, payload))
+    }
+
+    fn next_copied(&mut self, record: &FlowRecord) -> Option<(FlowKey, u32, Vec<u8>)> {
+        let item = self.copies.next()?;
+        let (head, payload) = Copied::read(&item).unwrap();
+        assert_eq!((head.flow_id, head.generation), (record.flow_id, record.generation));
+        Some((head.key, head.seq, payload.to_vec()))
+    }
+
+    /// Whether the ring buffer's reader, which has read all and has said that it is to be woken by `wake_at`, is woken while so
+    /// many packets are sent. Nothing is left there.
+    pub(crate) fn wakes(&mut self, case: &Case, times: u32, wake_at: u32) -> bool {
+        self.set_wake(wake_at);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let reader = self.copies.as_fd().try_clone_to_owned().unwrap();
+        let reader = runtime.block_on(async { baton_daemon::watch(reader) }).unwrap();
+        self.send_unread(case, times);
+        // Who is not woken never is; who is may be kept waiting by a busy machine, but not that much longer.
+        let woken = async {
+            let woken = tokio::time::timeout(Duration::from_millis(500), reader.readable()).await;
+            woken.is_ok_and(|readable| readable.is_ok())
+        };
+        let woken = runtime.block_on(woken);
+        let left = self.take_pieces(case).len();
+        assert!(left >= times as usize, "{left} pieces of {times} packets");
+        self.set_wake(0);
+        woken
+    }
+
+    fn set_wake(&mut self, wake_at: u32) {
+        let wake = self.object.map_mut("COPIES_WAKE").unwrap();
+        Array::<_, u32>::try_from(wake).unwrap().set(0, wake_at, 0).unwrap();
+    }
+
+    /// Runs the egress program on so many packets while nobody reads the ring buffer: by how much each counter went up, and
+    /// the lengths of the pieces that are found there then.
+    pub(crate) fn run_unread(&mut self, case: &Case, times: u32) -> (Vec<u64>, Vec<usize>) {
+        self.send_unread(case, times);
+        (self.count(), self.take_pieces(case))
+    }
+
+    fn take_pieces(&mut self, case: &Case) -> Vec<usize> {
+        std::iter::from_fn(|| self.next_copied(&case.record)).map(|(.., piece)| piece.len()).collect()
+    }
+
+    /// Runs the egress program on so many packets; what it puts into the ring buffer stays there.
+    pub(crate) fn send_unread(&mut self, case: &Case, times: u32) {
+        let (key, record): (RawKey, RawRecord) =
+            (zerocopy::transmute!(case.record.key), zerocopy::transmute!(case.record));
+        self.slots.set(SLOT, record, 0).unwrap();
+        self.flows.insert(key, SLOT, 0).unwrap();
+        let program: &SchedClassifier = self.object.program("target_egress").unwrap().try_into().unwrap();
+        for _ in 0..times {
+            let mut frame = vec![0u8; case.frame.len() + 64];
+            let options = TestRunOptions {
+                data_in: Some(&case.frame),
+                data_out: Some(&mut frame),
+                ..TestRunOptions::default()
+            };
+            program.test_run(options).unwrap();
+        }
+        self.flows.remove(&key).unwrap();
     }
 
     /// Runs the egress program on one packet over and over, on another CPU, and meanwhile, `rounds` times, on another one

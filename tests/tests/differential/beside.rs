@@ -4,7 +4,7 @@ use crate::cases::{Version, frame, record};
 use crate::{Case, Hook, with_bench};
 use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
-use baton_shared::record::{FlowRecord, NOTE_FIN, NOTE_SYN_ACK};
+use baton_shared::record::{FLAG_TRACKED, FlowRecord, NOTE_FIN, NOTE_SYN_ACK};
 
 #[test]
 fn a_packet_with_no_news_undoes_no_note_of_another_cpu() {
@@ -41,6 +41,74 @@ fn a_packet_with_no_news_undoes_no_note_of_another_cpu() {
             );
             assert_eq!(noted, right, "round {round}");
         }
+    });
+}
+
+#[test]
+fn what_finds_the_ring_buffer_full_is_counted_and_what_was_read_makes_room_again() {
+    with_bench(|bench| {
+        let mut response = frame(Hook::Egress, Version::V6);
+        response.payload.resize(3000, b'x');
+        let start = response.tcp.sequence_number;
+        let record =
+            FlowRecord { flags: FLAG_TRACKED, read_from: start, ..record(Hook::Egress, Version::V6) };
+        let case = Case::new("unread", Hook::Egress, record, response.bytes());
+        for _ in 0..2 {
+            let (counters, pieces) = bench.run_unread(&case, 100);
+            let (whole, failed) =
+                (counters[C::ResponseCopied.code() as usize], counters[C::CopyFailed.code() as usize]);
+            assert_eq!((whole + failed, counters[C::Translated.code() as usize]), (100, 100));
+            assert!(whole > 0 && failed > 0, "{whole} and {failed}");
+            // The one that found no more room for its second piece left its first, or later ones did in what was too little for
+            // a full one.
+            let seconds = pieces.iter().filter(|piece| **piece == 952).count();
+            assert_eq!(u64::try_from(seconds).unwrap(), whole, "{pieces:?}");
+            let firsts = pieces.iter().filter(|piece| **piece == 2048).count();
+            assert_eq!(firsts + seconds, pieces.len());
+            assert!((0..=1).contains(&(firsts - seconds)), "{pieces:?}");
+        }
+    });
+}
+
+/// By two ways in no order of their own a small packet overtook the large one before it, and what the large one said was taken for
+/// unseen.
+#[test]
+fn a_small_part_comes_behind_all_pieces_of_the_large_one_that_was_sent_before_it() {
+    with_bench(|bench| {
+        let of = |payload: usize| {
+            let mut response = frame(Hook::Egress, Version::V4);
+            response.payload.resize(payload, b'x');
+            let start = response.tcp.sequence_number;
+            let record =
+                FlowRecord { flags: FLAG_TRACKED, read_from: start, ..record(Hook::Egress, Version::V4) };
+            Case::new("order", Hook::Egress, record, response.bytes())
+        };
+        let (small, large) = (of(100), of(3000));
+        bench.send_unread(&large, 1);
+        bench.send_unread(&small, 2);
+        bench.send_unread(&large, 1);
+        assert_eq!(bench.run_unread(&small, 1).1, [2048, 952, 100, 100, 2048, 952, 100]);
+    });
+}
+
+/// The reader of a ring buffer that is empty, and to which it is told that it looks by itself, is not woken by small parts before
+/// an amount of them has come; by a large one it is.
+#[test]
+fn a_resting_reader_is_woken_by_much_or_by_a_large_packet_and_a_woken_one_by_the_first() {
+    with_bench(|bench| {
+        let of = |payload: usize| {
+            let mut response = frame(Hook::Egress, Version::V4);
+            response.payload.resize(payload, b'x');
+            let start = response.tcp.sequence_number;
+            let record =
+                FlowRecord { flags: FLAG_TRACKED, read_from: start, ..record(Hook::Egress, Version::V4) };
+            Case::new("wakeups", Hook::Egress, record, response.bytes())
+        };
+        let (small, large) = (of(1000), of(2049));
+        assert!(bench.wakes(&small, 1, 0));
+        assert!(!bench.wakes(&small, 8, 16_384));
+        assert!(bench.wakes(&small, 20, 16_384));
+        assert!(bench.wakes(&large, 1, 16_384));
     });
 }
 

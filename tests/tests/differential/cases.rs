@@ -420,6 +420,12 @@ fn tracked_entries(add: &mut Add<'_>) {
     let copied = &[C::Translated, C::ResponseCopied];
     add("tracked: the start of a response is copied", Egress, copied, &|r, _| ends_at(1000)(r));
     add("tracked: a response begins in mid-packet", Egress, copied, &|r, _| beyond(r));
+    for length in [1, 2047, 2048, 2049, 3000] {
+        add("tracked: responses of one piece and of two are copied whole", Egress, copied, &|r, f| {
+            f.payload.resize(length, b'x');
+            ends_at(1000)(r);
+        });
+    }
     add("tracked: a server's acknowledgement is not copied", Egress, &[C::Translated], &|r, f| {
         ends_at(0)(r);
         f.payload.clear();

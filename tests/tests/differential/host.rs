@@ -22,6 +22,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
         counters: vec![0; PacketCounter::CAPACITY as usize],
         record: FlowRecord { last_seen_ns: 0, ..case.record },
         remembered: case.dropped_first.is_some() && fragment_key(&case.frame).is_some(),
+        copied: None,
     };
     try_run(case, &untouched).unwrap_or(untouched)
 }
@@ -170,6 +171,7 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     let mut patch = Patch::default();
     let unreadable = |reason| judge_unreadable(&case.record, NOW, reason);
     let there = packet.len();
+    let mut copied = None;
     let tcp = TcpHeader::from_slice(raw_tcp).ok();
     let (verdict, written) = if ip.more_fragments {
         (unreadable(PacketCounter::DropFragment), None)
@@ -191,12 +193,16 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
             translate(&case.record, &segment, direction, &mut patch);
             write(case, &ip, &tcp, &segment, &patch)
         });
+        if verdict.counter.is_some() && patch.account.copy != 0 {
+            let bytes = packet[ip.upper_at + tcp.header_len()..ip.total].to_vec();
+            copied = Some((key, segment.seq, bytes));
+        }
         (verdict, written.map(|frame| (frame, payload)))
     } else {
         (unreadable(PacketCounter::DropMalformed), None)
     };
     let remembered = ip.more_fragments && verdict.action == Action::Drop;
-    Some(book(case.hook, verdict, &patch, written, Outcome { remembered, ..untouched.clone() }))
+    Some(book(case.hook, verdict, &patch, written, Outcome { remembered, copied, ..untouched.clone() }))
 }
 
 fn segment_of(ip: &Ip, tcp: &TcpHeader, payload: usize) -> Segment {

@@ -18,7 +18,7 @@ mod random;
 mod reinject;
 mod userspace;
 
-use baton_shared::record::FlowRecord;
+use baton_shared::record::{FlowKey, FlowRecord};
 use bench::Bench;
 
 /// Which program.
@@ -59,6 +59,8 @@ pub(crate) struct Outcome {
     pub(crate) record: FlowRecord,
     /// Whether it is known afterwards that the first fragment of the frame's packet was dropped.
     pub(crate) remembered: bool,
+    /// What of its payload the agent gets to read, and its first byte's number.
+    pub(crate) copied: Option<(FlowKey, u32, Vec<u8>)>,
 }
 
 /// Compares, and writes the packets down before it panics.
@@ -70,7 +72,8 @@ fn compare(case: &Case, expected: &Outcome, got: &Outcome) {
     packet::write_pcap(&path, &[&case.frame, &expected.frame, &got.frame]);
     panic!(
         "{}: shared and the plane differ\n{:?}, marked {}, {:?}\nverdict {} against {}\nframes {}\ncounters {}\n\
-         remembered {} against {}\nexpected record {:?}\ngot record      {:?}\ngiven, expected and got are in {}",
+         remembered {} against {}, copies {}\nexpected record {:?}\ngot record      {:?}\n\
+         given, expected and got are in {}",
         case.name,
         case.hook,
         case.marked,
@@ -81,6 +84,7 @@ fn compare(case: &Case, expected: &Outcome, got: &Outcome) {
         if expected.counters == got.counters { "agree" } else { "differ" },
         expected.remembered,
         got.remembered,
+        if expected.copied == got.copied { "agree" } else { "differ" },
         expected.record,
         got.record,
         path.display()

@@ -2,6 +2,7 @@
 
 use crate::host::{NOW, fragment_key};
 use crate::{Case, Hook, Outcome};
+use baton_shared::packet::reply;
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::fragments::FragmentKey;
@@ -17,6 +18,7 @@ struct OneFlow {
     record: RefCell<FlowRecord>,
     counters: RefCell<Vec<u64>>,
     fragments: RefCell<HashMap<FragmentKey, u64>>,
+    copied: RefCell<Option<(FlowKey, u32, Vec<u8>)>>,
 }
 
 impl Flows for OneFlow {
@@ -48,7 +50,10 @@ impl Flows for OneFlow {
     }
 
     fn copy(&self, packet: &[u8]) {
-        assert!(!packet.is_empty());
+        let (key, reply, payload) = reply::read(packet).unwrap();
+        // Here it goes through the TUN.
+        let copied = (key, reply.seq.raw(), payload.to_vec());
+        assert!(self.copied.replace(Some(copied)).is_none());
     }
 
     fn dropped_first(&self, key: &FragmentKey) -> Option<u64> {
@@ -75,6 +80,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
         record: RefCell::new(FlowRecord { last_seen_ns: 0, ..case.record }),
         counters: RefCell::new(vec![0; PacketCounter::CAPACITY as usize]),
         fragments: RefCell::new(fragment.zip(case.dropped_first).into_iter().collect()),
+        copied: RefCell::default(),
     };
     let mut frame = case.frame.clone();
     // A TUN knows the version by the packet's first bits; the program by the Ethernet header.
@@ -103,5 +109,5 @@ pub(crate) fn run(case: &Case) -> Outcome {
     assert!(fragments.keys().all(|key| Some(*key) == fragment), "{fragments:?}, but {fragment:?}");
     let remembered = !fragments.is_empty();
     let (counters, record) = (flows.counters.into_inner(), flows.record.into_inner());
-    Outcome { verdict, frame, counters, record, remembered }
+    Outcome { verdict, frame, counters, record, remembered, copied: flows.copied.into_inner() }
 }

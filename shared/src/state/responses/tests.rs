@@ -292,3 +292,44 @@ fn a_recall_is_granted_only_if_nothing_at_all_is_open() {
     let unacknowledged = RecallFacts { acknowledged: false, ..silent };
     assert_eq!(judge_recall(None, &unacknowledged), RecallVerdict::Wait);
 }
+
+#[test]
+fn a_last_part_that_nobody_saw_is_waited_for_no_longer_than_a_server_is_silent() {
+    let mut responses = Responses::new(Seq::new(100), false);
+    let whole = sized(10);
+    let end = Seq::new(100 + u32::try_from(whole.len()).unwrap());
+    let judge = |responses: &Responses, silent_ns, acknowledged| {
+        let facts = RecallFacts { sent_end: end, silent_ns, acknowledged, ..GOOD };
+        judge_recall(Some(responses), &facts)
+    };
+    let given_up = RecallVerdict::Refuse(Refusal::FramingUnknown);
+    for seen in [0, 5, whole.len() - 11] {
+        responses.on_copy(Seq::new(100), &whole[..seen]);
+        assert_eq!(judge(&responses, SILENCE_NS - 1, true), RecallVerdict::Wait);
+        assert_eq!(judge(&responses, u64::MAX, false), RecallVerdict::Wait);
+        assert_eq!(judge(&responses, SILENCE_NS, true), given_up);
+    }
+    // Then it was seen after all.
+    responses.on_copy(Seq::new(100), &whole);
+    assert_eq!(judge(&responses, SILENCE_NS, true), RecallVerdict::Take);
+}
+
+#[test]
+fn pieces_of_large_packets_that_came_before_a_small_one_are_kept_as_few_parts() {
+    let body = 200_000;
+    let stream = [chunked(&[body]), sized(3)].concat();
+    let pieces = |from: usize| {
+        let packet = &stream[from..(from + 65_000).min(stream.len())];
+        packet.chunks(1000).enumerate().map(move |(at, piece)| (from + at * 1000, piece))
+    };
+    let mut responses = Responses::new(Seq::new(0), false);
+    // The second and third of three, in more pieces than parts are kept; the first is still to come.
+    for (at, piece) in pieces(65_000).chain(pieces(130_000)) {
+        responses.on_copy(Seq::new(u32::try_from(at).unwrap()), piece);
+    }
+    assert_eq!(responses.standing(), Standing::Between { responses: 0 });
+    for (at, piece) in pieces(0).chain(pieces(195_000)) {
+        responses.on_copy(Seq::new(u32::try_from(at).unwrap()), piece);
+    }
+    assert_eq!(responses.standing(), Standing::Between { responses: 2 });
+}
