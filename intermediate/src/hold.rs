@@ -5,7 +5,11 @@
 //! stack gets them). Packets of flows that are not frozen, which the program still diverts so that nothing
 //! overtakes what is held, are written back at once.
 
+pub(crate) mod cut;
+mod packet;
 mod window;
+
+pub(crate) use packet::{HeldPacket, divide};
 
 use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
@@ -55,32 +59,9 @@ pub(crate) enum Offered<'a> {
     NotHeld(HeldFacts<'a>),
 }
 
-#[derive(Debug)]
-struct Packet {
-    bytes: Vec<u8>,
-    offload: Offload,
-    seq: Seq<Client>,
-    /// Bytes of payload.
-    payload: u32,
-    fin: bool,
-}
-
-impl Packet {
-    /// `facts` are those of `packet`.
-    fn new(packet: &[u8], offload: Offload, facts: &HeldFacts<'_>) -> Self {
-        let (seq, fin) = (Seq::new(facts.seq), facts.fin);
-        Packet { bytes: packet.to_vec(), offload, seq, payload: facts.segment.payload, fin }
-    }
-
-    /// The number behind what it carries.
-    fn end(&self) -> Seq<Client> {
-        self.seq.plus(self.payload.wrapping_add(u32::from(self.fin)))
-    }
-}
-
 #[derive(Debug, Default)]
 struct Queue {
-    packets: VecDeque<Packet>,
+    packets: VecDeque<HeldPacket>,
     bytes: usize,
     newest_ack: Option<u32>,
     /// How far the client has sent.
@@ -223,7 +204,7 @@ impl Hold {
         self.forget(flow);
     }
 
-    fn empty(&self, queue: &mut Queue) -> VecDeque<Packet> {
+    fn empty(&self, queue: &mut Queue) -> VecDeque<HeldPacket> {
         queue.released = true;
         self.account.leave(queue.packets.len(), std::mem::take(&mut queue.bytes));
         std::mem::take(&mut queue.packets)
@@ -271,7 +252,7 @@ impl Hold {
             } else {
                 queue.bytes += size;
                 self.account.admit(size);
-                let packet = Packet::new(packet, offload, &facts);
+                let packet = HeldPacket::new(packet, offload, &facts);
                 if queue.newest_end.is_none_or(|newest| newest.before(packet.end())) {
                     queue.newest_end = Some(packet.end());
                 }

@@ -1,8 +1,8 @@
 //! Bytes the captured socket acknowledged after its capture, as packets from the client to be translated and fed to
 //! the server like any other.
 
-use super::later::cut::PAYLOAD;
 use super::repair::Late;
+use crate::hold::cut::PAYLOAD;
 use baton_shared::capture::CapturedConnection;
 use etherparse::{PacketBuilder, TcpOptionElement};
 use std::net::IpAddr;

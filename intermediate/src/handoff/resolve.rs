@@ -5,7 +5,7 @@ use super::later::{LaterFlow, Started};
 use super::pending::Told;
 use super::repair::Late;
 use super::unresolved::Lost;
-use super::window::Waiting;
+use super::window::AwaitingWindow;
 use super::{FREEZE_MARGIN, Migrator, StageTimes, flow_id_text, late};
 use crate::flows::{InHand, Place};
 use crate::hold::HeldFlow;
@@ -154,7 +154,7 @@ impl Migrator {
                 let slot = flight.place.slot;
                 late.iter().for_each(|packet| self.hold.write_back(Some(slot), packet, Offload::default()));
                 let (flow, held) = (flight.place.flow, Arc::clone(&flight.held));
-                self.let_through(Waiting { flow, target: id, held, later: None, window, in_hand });
+                self.let_through(AwaitingWindow { flow, target: id, held, later: None, window, in_hand });
             }
             Some(tracked) => {
                 let server = (id, window, in_hand);

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_millis(150);
 const AGAIN: Duration = Duration::from_millis(1);
 
 /// A flow of which packets may be held beyond the server's window.
-pub(super) struct Waiting {
+pub(super) struct AwaitingWindow {
     pub(super) flow: FlowRef,
     /// Who has it.
     pub(super) target: TargetId,
@@ -36,14 +36,14 @@ pub(super) struct Waiting {
 
 impl Migrator {
     /// Lets go what is held as far as the window takes it, the rest as it opens.
-    pub(super) fn let_through(self: &Arc<Self>, mut waiting: Waiting) {
+    pub(super) fn let_through(self: &Arc<Self>, mut waiting: AwaitingWindow) {
         if !self.let_go(&mut waiting) {
             self.follow_window(waiting);
         }
     }
 
     /// Lets go what is held as the window opens, in a task of its own.
-    pub(super) fn follow_window(self: &Arc<Self>, mut waiting: Waiting) {
+    pub(super) fn follow_window(self: &Arc<Self>, mut waiting: AwaitingWindow) {
         let migrator = Arc::clone(self);
         tokio::spawn(async move {
             if !migrator.ask_on(&mut waiting).await {
@@ -56,7 +56,7 @@ impl Migrator {
     }
 
     /// Until all is gone; whether it is, or there is nothing more to wait for. What comes meanwhile and fits goes on at once.
-    async fn ask_on(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
+    async fn ask_on(self: &Arc<Self>, waiting: &mut AwaitingWindow) -> bool {
         let Some(target) = self.targets.get(waiting.target) else { return false };
         let until = Instant::now() + PATIENCE;
         let mut told = self.pending.register(waiting.flow, waiting.target);
@@ -85,7 +85,7 @@ impl Migrator {
         over
     }
 
-    fn let_go(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
+    fn let_go(self: &Arc<Self>, waiting: &mut AwaitingWindow) -> bool {
         let (held, window) = (&waiting.held, &mut waiting.window);
         match &waiting.later {
             None => {

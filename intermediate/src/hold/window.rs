@@ -1,7 +1,7 @@
 //! Held packets are given back as far as the server's window takes them.
 
-use super::{HeldFlow, Hold, Packet};
-use crate::handoff::cut::{PAYLOAD, Part, cut};
+use super::cut::PAYLOAD;
+use super::{HeldFlow, HeldPacket, Hold, divide};
 use baton_daemon::tun::Offload;
 use baton_shared::packet::held::{facts, is_intact};
 use baton_shared::state::window::Window;
@@ -41,7 +41,7 @@ impl Hold {
                 write(&packet.bytes, packet.offload);
                 continue;
             }
-            match divide(&packet, window) {
+            match divided(&packet, window) {
                 Some(parts) => {
                     let parts_bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
                     queue.bytes = queue.bytes.saturating_sub(bytes).saturating_add(parts_bytes);
@@ -61,17 +61,18 @@ impl Hold {
 }
 
 /// A packet of which a part goes on by itself as packets of their own, and those of the rest behind them.
-fn divide(packet: &Packet, window: &Window) -> Option<Vec<Packet>> {
+fn divided(packet: &HeldPacket, window: &Window) -> Option<Vec<HeldPacket>> {
     let front = window.room_for(packet.seq, packet.payload, u32::try_from(PAYLOAD).ok()?);
-    let front = usize::try_from(front).ok().filter(|front| *front > 0)?;
+    if front == 0 {
+        return None;
+    }
     // What was corrupted on its way must stay so.
     if !packet.offload.is_checked() && !is_intact(&packet.bytes) {
         return None;
     }
-    let whole = usize::try_from(packet.payload).ok()?;
-    let mut parts = cut(&packet.bytes, Part { from: 0, to: front, fin: false }, None)?;
-    parts.extend(cut(&packet.bytes, Part { from: front, to: whole, fin: packet.fin }, None)?);
-    parts.iter().map(|part| Some(Packet::new(part, Offload::default(), &facts(part)?))).collect()
+    let (taken, rest) = divide(packet, packet.seq.plus(front), None)?;
+    let taken = taken.iter().map(|part| Some(HeldPacket::new(part, Offload::default(), &facts(part)?)));
+    Some(taken.collect::<Option<Vec<_>>>()?.into_iter().chain(rest).collect())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! A packet of a tracked flow comes: what is kept of it, and what goes on as it is.
 
 use super::Migrator;
-use super::cut::bare;
-use super::held::{Held, divide};
 use super::state::{LaterFlow, Phase, State};
+use crate::hold::cut::bare;
+use crate::hold::{HeldPacket, divide};
 use baton_daemon::tun::Offload;
 use baton_shared::packet::held::{HeldFacts, is_intact};
 use baton_shared::state::acceptable::{KnownClient, is_acceptable};
@@ -28,7 +28,7 @@ impl Migrator {
             }
             return self.hold.write_back(Some(flow.slot), packet, offload);
         }
-        let held = Held::new(packet, offload, facts);
+        let held = HeldPacket::new(packet, offload, facts);
         let end = state.later.end();
         let record = self.flows.record(flow.slot);
         let options = flow.options();
@@ -64,21 +64,28 @@ impl Migrator {
     }
 
     /// Its header alone goes to the server, whose kernel answers it as it answers any that it does not take.
-    fn disbelieve(&self, flow: &LaterFlow, held: &Held) {
+    fn disbelieve(&self, flow: &LaterFlow, held: &HeldPacket) {
         Self::count(&self.laters.counts.disbelieved);
         self.drop_held(flow, held);
         self.show_header(flow, held);
     }
 
     /// The server's kernel sees a segment without what it carries, to answer where it lies outside the window.
-    fn show_header(&self, flow: &LaterFlow, held: &Held) {
+    fn show_header(&self, flow: &LaterFlow, held: &HeldPacket) {
         if let Some(header) = bare(&held.bytes) {
             self.hold.write_back(Some(flow.slot), &header, Offload::default());
         }
     }
 
     /// A packet, or part of one, that lies behind the request under way.
-    fn take_beyond(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8], heard: Heard) {
+    fn take_beyond(
+        &self,
+        flow: &LaterFlow,
+        state: &mut State,
+        held: HeldPacket,
+        payload: &[u8],
+        heard: Heard,
+    ) {
         if state.phase == Phase::Dropping {
             self.forward_fin(flow, state, &held);
             self.drop_of_last(state, held.payload);
@@ -95,7 +102,7 @@ impl Migrator {
     }
 
     /// Keeps a packet that lies behind the request under way, if it is not there already and there is room.
-    fn keep(&self, flow: &LaterFlow, state: &mut State, held: Held, payload: &[u8], heard: Heard) {
+    fn keep(&self, flow: &LaterFlow, state: &mut State, held: HeldPacket, payload: &[u8], heard: Heard) {
         // What is there already came in a packet that is held.
         let have = state.later.end().plus(u32::try_from(state.later.bytes().len()).unwrap_or(u32::MAX));
         let known = !held.fin && !have.before(held.end());

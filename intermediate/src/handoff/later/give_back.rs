@@ -1,11 +1,11 @@
 //! A recalled flow goes to a socket here, and with it to the front.
 
-use super::cut::Fresh;
 use super::restore::{Returned, restore};
 use super::state::{LaterFlow, Phase};
-use super::turn::InHand;
+use super::turn::TakenBack;
 use super::{Migrator, Noted, Router};
 use crate::handoff::{FREEZE_MARGIN, flow_id_text};
+use crate::hold::cut::Fresh;
 use crate::reset::Severed;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ impl Migrator {
     pub(super) async fn give_to_front(
         self: &Arc<Self>,
         flow: &Arc<LaterFlow>,
-        mut hand: InHand,
+        mut hand: TakenBack,
         refused: Option<(ProxyReason, Option<Refusal>)>,
         noted: Noted,
     ) {

@@ -2,14 +2,14 @@
 
 use super::Migrator;
 use super::Noted;
-use super::cut::Fresh;
 use super::state::{LaterFlow, Phase, State};
-use super::turn::InHand;
-use crate::flows::InHand as PacketsInHand;
+use super::turn::TakenBack;
+use crate::flows::InHand;
 use crate::handoff::resolve::Settled;
-use crate::handoff::window::Waiting;
+use crate::handoff::window::AwaitingWindow;
 use crate::handoff::{StageTimes, Subject};
 use crate::hold::HeldFlow;
+use crate::hold::cut::Fresh;
 use crate::reset::Severed;
 use crate::targets::{NotSent, TargetId, UnderWay};
 use baton_shared::addr::PortWord;
@@ -31,7 +31,7 @@ impl Migrator {
     pub(super) async fn hand_on(
         self: &Arc<Self>,
         flow: &Arc<LaterFlow>,
-        mut hand: InHand,
+        mut hand: TakenBack,
         to: TargetId,
         head: &RequestHead,
         (fed, noted): (Vec<u8>, Noted),
@@ -101,7 +101,7 @@ impl Migrator {
     fn commit_again(
         self: &Arc<Self>,
         flow: &Arc<LaterFlow>,
-        hand: &InHand,
+        hand: &TakenBack,
         mut record: FlowRecord,
         to: TargetId,
         given: &CapturedConnection,
@@ -134,7 +134,7 @@ impl Migrator {
     fn next_handoff(
         &self,
         flow: &LaterFlow,
-        hand: &InHand,
+        hand: &TakenBack,
         (to, server): (TargetId, SocketAddr),
         head: &RequestHead,
         mut fed: Vec<u8>,
@@ -175,7 +175,7 @@ impl Migrator {
         state: &mut State,
         held: &Arc<HeldFlow>,
         mut window: Window,
-        in_hand: PacketsInHand,
+        in_hand: InHand,
     ) {
         state.phase = Phase::Following;
         let end = state.later.end();
@@ -184,7 +184,7 @@ impl Migrator {
         let (handoff, target) = (state.flow(), state.target);
         if !self.read_held(flow, state, held, &mut window) {
             let (held, later) = (Arc::clone(held), Some(Arc::clone(flow)));
-            self.follow_window(Waiting { flow: handoff, target, held, later, window, in_hand });
+            self.follow_window(AwaitingWindow { flow: handoff, target, held, later, window, in_hand });
         }
     }
 

@@ -1,9 +1,9 @@
 //! What is held goes where it belongs: to the server that has the flow, made fit for another one, or nowhere.
 
 use super::Migrator;
-use super::cut::{Fresh, fin_at};
-use super::held::{Held, divide};
 use super::state::{LaterFlow, Phase, State};
+use crate::hold::cut::{Fresh, fin_at};
+use crate::hold::{HeldPacket, divide};
 use baton_daemon::tun::Offload;
 use baton_shared::seq::{Client, Seq};
 
@@ -44,7 +44,7 @@ impl Migrator {
                 continue;
             };
             drop(front);
-            let kept: u32 = rest.iter().map(Held::length).fold(0, u32::wrapping_add);
+            let kept: u32 = rest.iter().map(HeldPacket::length).fold(0, u32::wrapping_add);
             self.flows.add_released(flow.slot, held.length().wrapping_sub(kept));
             rest.into_iter().for_each(|rest| state.waiting.put(rest));
         }
@@ -68,7 +68,7 @@ impl Migrator {
     }
 
     /// The client has closed behind bytes that no server gets: the server is told of the end alone, once.
-    pub(super) fn forward_fin(&self, flow: &LaterFlow, state: &mut State, held: &Held) {
+    pub(super) fn forward_fin(&self, flow: &LaterFlow, state: &mut State, held: &HeldPacket) {
         if !held.fin {
             return;
         }
@@ -79,7 +79,7 @@ impl Migrator {
         self.hold.write_back(Some(flow.slot), &fin, Offload::default());
     }
 
-    pub(super) fn drop_held(&self, flow: &LaterFlow, held: &Held) {
+    pub(super) fn drop_held(&self, flow: &LaterFlow, held: &HeldPacket) {
         self.flows.add_released(flow.slot, held.length());
     }
 }

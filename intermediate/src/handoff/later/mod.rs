@@ -7,11 +7,9 @@
 //! just been accepted ([`turn`]).
 
 mod admit;
-pub(crate) mod cut;
 mod ends;
 mod give_back;
 mod hand_on;
-mod held;
 mod let_go;
 mod read;
 mod restore;
@@ -34,9 +32,8 @@ use baton_daemon::tun::Offload;
 use baton_shared::http::{HeadLimits, RequestHead};
 use baton_shared::packet::held::HeldFacts;
 use baton_shared::reason::Refusal;
-use etherparse::NetSlice;
 use state::State;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -256,14 +253,5 @@ impl Migrator {
 
     pub(super) fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Source and destination.
-fn ends_of(net: &NetSlice<'_>) -> Option<(IpAddr, IpAddr)> {
-    match net {
-        NetSlice::Ipv4(ip) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
-        NetSlice::Ipv6(ip) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
-        NetSlice::Arp(_) => None,
     }
 }

@@ -57,7 +57,7 @@ impl Plan {
 }
 
 /// A flow in the intermediate's hands.
-pub(super) struct InHand {
+pub(super) struct TakenBack {
     pub(super) place: Place,
     pub(super) held: Arc<HeldFlow>,
     pub(super) answer: RecalledAnswer,
@@ -253,7 +253,7 @@ impl Migrator {
                 let Some(place) = self.flows.refreeze(handoff, freeze) else {
                     return self.hold.release(&held);
                 };
-                let hand = InHand { place, held, answer };
+                let hand = TakenBack { place, held, answer };
                 match self.judge_again(flow, plan) {
                     Plan::Move { target, head, fed, noted } => {
                         self.hand_on(flow, hand, target, &head, (fed, *noted)).await;

@@ -1,7 +1,7 @@
 //! What of one flow waits: packets that are held, and since when what has come of a request has come in part.
 
-use super::held::Held;
 use crate::hold::Account;
+use crate::hold::HeldPacket;
 use baton_shared::seq::{Client, Seq};
 use baton_shared::state::heard::Heard;
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ pub(super) struct Waiting(Option<Box<Here>>);
 
 #[derive(Debug, Default)]
 struct Here {
-    packets: VecDeque<Held>,
+    packets: VecDeque<HeldPacket>,
     bytes: usize,
     /// Where they are counted; there from the first on.
     account: Option<Arc<Account>>,
@@ -76,7 +76,7 @@ impl Waiting {
     }
 
     /// The first packet, or a further one; with it the client has said this.
-    pub(super) fn admit(&mut self, held: Held, account: &Arc<Account>, heard: Heard) {
+    pub(super) fn admit(&mut self, held: HeldPacket, account: &Arc<Account>, heard: Heard) {
         let here = self.0.get_or_insert_default();
         here.heard = Some(heard);
         here.account.get_or_insert_with(|| Arc::clone(account)).admit(held.bytes.len());
@@ -85,7 +85,7 @@ impl Waiting {
     }
 
     /// One of those that were taken, or a part of it.
-    pub(super) fn put(&mut self, held: Held) {
+    pub(super) fn put(&mut self, held: HeldPacket) {
         let here = self.0.get_or_insert_default();
         here.bytes += held.bytes.len();
         if let Some(account) = &here.account {
@@ -95,7 +95,7 @@ impl Waiting {
     }
 
     /// All of them: none is here any more.
-    pub(super) fn take(&mut self) -> VecDeque<Held> {
+    pub(super) fn take(&mut self) -> VecDeque<HeldPacket> {
         let Some(here) = &mut self.0 else { return VecDeque::new() };
         if let Some(account) = &here.account {
             account.leave(here.packets.len(), here.bytes);
@@ -113,8 +113,8 @@ impl Drop for Waiting {
 
 #[cfg(test)]
 mod tests {
-    use super::super::held::divide;
     use super::*;
+    use crate::hold::divide;
     use crate::hold::{Hold, HoldLimits, PacketSink};
     use baton_daemon::tun::Offload;
     use baton_shared::packet::held::facts;
@@ -128,11 +128,11 @@ mod tests {
         }
     }
 
-    fn held() -> Held {
+    fn held() -> HeldPacket {
         let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1000, 80, 7, 1000).ack(1);
         let mut bytes = Vec::new();
         builder.write(&mut bytes, b"GET / HTTP/1.1").unwrap();
-        Held::new(&bytes, Offload::default(), &facts(&bytes).unwrap())
+        HeldPacket::new(&bytes, Offload::default(), &facts(&bytes).unwrap())
     }
 
     #[test]

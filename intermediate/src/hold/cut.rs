@@ -1,6 +1,6 @@
 //! A part of a client's segment as packets of its own: the same header, other bytes.
 
-use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 use std::net::IpAddr;
 
 /// Payload per packet: no more than any path between the hosts of one site carries.
@@ -12,11 +12,11 @@ pub(crate) const PAYLOAD: usize = 1200;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fresh {
     /// The acknowledgement number.
-    pub(super) ack: u32,
+    pub(crate) ack: u32,
     /// The client's timestamp.
-    pub(super) tsval: u32,
+    pub(crate) tsval: u32,
     /// The timestamp it echoes.
-    pub(super) tsecr: u32,
+    pub(crate) tsecr: u32,
 }
 
 /// What of a segment to keep.
@@ -35,7 +35,7 @@ pub(crate) struct Part {
 /// left out.
 pub(crate) fn cut(packet: &[u8], part: Part, fresh: Option<Fresh>) -> Option<Vec<Vec<u8>>> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
-    let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
+    let (source, destination) = ends_of(sliced.net.as_ref()?)?;
     let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
     let mut header = tcp.to_header();
     let first = header.sequence_number.wrapping_add(u32::try_from(part.from).ok()?);
@@ -63,18 +63,18 @@ pub(crate) fn cut(packet: &[u8], part: Part, fresh: Option<Fresh>) -> Option<Vec
 }
 
 /// The packet without its payload, as a FIN with the number `seq`.
-pub(super) fn fin_at(packet: &[u8], seq: u32) -> Option<Vec<u8>> {
+pub(crate) fn fin_at(packet: &[u8], seq: u32) -> Option<Vec<u8>> {
     without_payload(packet, |header| (header.sequence_number, header.fin) = (seq, true))
 }
 
 /// The packet without its payload and without its FIN.
-pub(super) fn bare(packet: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn bare(packet: &[u8]) -> Option<Vec<u8>> {
     without_payload(packet, |header| header.fin = false)
 }
 
 fn without_payload(packet: &[u8], change: impl FnOnce(&mut TcpHeader)) -> Option<Vec<u8>> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
-    let (source, destination) = super::ends_of(sliced.net.as_ref()?)?;
+    let (source, destination) = ends_of(sliced.net.as_ref()?)?;
     let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
     let mut header = tcp.to_header();
     change(&mut header);
@@ -121,6 +121,15 @@ fn write(source: IpAddr, destination: IpAddr, header: TcpHeader, payload: &[u8])
     let mut bytes = Vec::with_capacity(builder.size(payload.len()));
     builder.write(&mut bytes, payload).ok()?;
     Some(bytes)
+}
+
+/// Source and destination.
+fn ends_of(net: &NetSlice<'_>) -> Option<(IpAddr, IpAddr)> {
+    match net {
+        NetSlice::Ipv4(ip) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
+        NetSlice::Ipv6(ip) => Some((ip.header().source_addr().into(), ip.header().destination_addr().into())),
+        NetSlice::Arp(_) => None,
+    }
 }
 
 #[cfg(test)]
