@@ -297,12 +297,7 @@ impl TestLab {
     /// # Panics
     /// If the count is another.
     pub fn expect_closed(&self, reason: &str, count: u64) {
-        let mut counted = 0;
-        self.eventually(&format!("{count} are counted as closed for {reason}"), COUNTED, |t| {
-            counted = t.closed(reason);
-            counted >= count
-        });
-        assert_eq!(counted, count, "closed for {reason}");
+        self.expect_count(&format!("closed for {reason}"), count, |t| t.closed(reason));
     }
 
     /// The same of requests that were proxied for a reason.
@@ -310,12 +305,16 @@ impl TestLab {
     /// # Panics
     /// If the count is another.
     pub fn expect_proxied(&self, reason: &str, count: u64) {
-        let mut counted = 0;
-        self.eventually(&format!("{count} are counted as proxied for {reason}"), COUNTED, |t| {
-            counted = t.proxied(reason);
-            counted >= count
+        self.expect_count(&format!("proxied for {reason}"), count, |t| t.proxied(reason));
+    }
+
+    fn expect_count(&self, what: &str, count: u64, counted: impl Fn(&Self) -> u64) {
+        let mut last = 0;
+        self.eventually(&format!("{count} are counted as {what}"), COUNTED, |t| {
+            last = counted(t);
+            last >= count
         });
-        assert_eq!(counted, count, "proxied for {reason}");
+        assert_eq!(last, count, "{what}");
     }
 
     /// What nginx on a target has logged, a line per request.

@@ -44,15 +44,19 @@ fn a_packet_with_no_news_undoes_no_note_of_another_cpu() {
     });
 }
 
+/// The start of a response that is to be read, with so much payload.
+fn response(name: &str, version: Version, payload: usize) -> Case {
+    let mut response = frame(Hook::Egress, version);
+    response.payload.resize(payload, b'x');
+    let read_from = response.tcp.sequence_number;
+    let record = FlowRecord { flags: FLAG_TRACKED, read_from, ..record(Hook::Egress, version) };
+    Case::new(name, Hook::Egress, record, response.bytes())
+}
+
 #[test]
 fn what_finds_the_ring_buffer_full_is_counted_and_what_was_read_makes_room_again() {
     with_bench(|bench| {
-        let mut response = frame(Hook::Egress, Version::V6);
-        response.payload.resize(3000, b'x');
-        let start = response.tcp.sequence_number;
-        let record =
-            FlowRecord { flags: FLAG_TRACKED, read_from: start, ..record(Hook::Egress, Version::V6) };
-        let case = Case::new("unread", Hook::Egress, record, response.bytes());
+        let case = response("unread", Version::V6, 3000);
         for _ in 0..2 {
             let (counters, pieces) = bench.run_unread(&case, 100);
             let (whole, failed) =
@@ -75,15 +79,7 @@ fn what_finds_the_ring_buffer_full_is_counted_and_what_was_read_makes_room_again
 #[test]
 fn a_small_part_comes_behind_all_pieces_of_the_large_one_that_was_sent_before_it() {
     with_bench(|bench| {
-        let of = |payload: usize| {
-            let mut response = frame(Hook::Egress, Version::V4);
-            response.payload.resize(payload, b'x');
-            let start = response.tcp.sequence_number;
-            let record =
-                FlowRecord { flags: FLAG_TRACKED, read_from: start, ..record(Hook::Egress, Version::V4) };
-            Case::new("order", Hook::Egress, record, response.bytes())
-        };
-        let (small, large) = (of(100), of(3000));
+        let (small, large) = (response("order", Version::V4, 100), response("order", Version::V4, 3000));
         bench.send_unread(&large, 1);
         bench.send_unread(&small, 2);
         bench.send_unread(&large, 1);
@@ -96,15 +92,7 @@ fn a_small_part_comes_behind_all_pieces_of_the_large_one_that_was_sent_before_it
 #[test]
 fn a_resting_reader_is_woken_by_much_or_by_a_large_packet_and_a_woken_one_by_the_first() {
     with_bench(|bench| {
-        let of = |payload: usize| {
-            let mut response = frame(Hook::Egress, Version::V4);
-            response.payload.resize(payload, b'x');
-            let start = response.tcp.sequence_number;
-            let record =
-                FlowRecord { flags: FLAG_TRACKED, read_from: start, ..record(Hook::Egress, Version::V4) };
-            Case::new("wakeups", Hook::Egress, record, response.bytes())
-        };
-        let (small, large) = (of(1000), of(2049));
+        let (small, large) = (response("wakeups", Version::V4, 1000), response("wakeups", Version::V4, 2049));
         assert!(bench.wakes(&small, 1, 0));
         assert!(!bench.wakes(&small, 8, 16_384));
         assert!(bench.wakes(&small, 20, 16_384));
