@@ -157,6 +157,28 @@ fn what_is_allowed_is_no_more_than_that() {
 }
 
 #[test]
+fn of_two_windows_said_at_once_the_wider_one_may_overtake() {
+    let with = |window, echo| {
+        packet(Segment { ack: 111, window, options: options(Some((MS, echo))), ..data(0, b"") })
+    };
+    let mut watch = connection();
+    watch.received_packet(&with(500, 8)).unwrap();
+    refused(&mut watch, &with(300, 8), "moved back");
+    let mut watch = connection();
+    watch.allow_overtaking();
+    watch.received_packet(&with(500, 8)).unwrap();
+    watch.received_packet(&with(300, 8)).unwrap();
+    assert_eq!(watch.promised(), 111 + 2000, "the narrower one changes nothing");
+    watch.sent(&Segment {
+        seq: 111,
+        flags: flag::ACK,
+        options: options(Some((9, MS))),
+        ..Segment::default()
+    });
+    refused(&mut watch, &with(300, 9), "moved back");
+}
+
+#[test]
 fn what_was_overtaken_by_what_follows_it_may_be_a_little_older_and_nothing_else() {
     let with = |seq, payload: &[u8], tsval| {
         packet(Segment { options: options(Some((tsval, 8))), ..data(seq, payload) })
