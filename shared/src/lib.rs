@@ -4,11 +4,12 @@
 //! programs and by the daemons alike. The crates around it load facts, call in here, and act.
 //!
 //! Without the `std` feature this is what the eBPF programs use: sequence arithmetic, addresses, flow records,
-//! segment facts and the translation. With it come the control messages and the daemons' state machines.
+//! segment facts, the translation and plain requests. With it come the control messages and the daemons' state machines.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod plain;
 pub mod reason;
 pub mod record;
 pub mod seq;
