@@ -3,6 +3,7 @@
 //! About one connection by its 4-tuple: one request, one answer, a few microseconds. Of listening sockets alone there is
 //! a dump, see [`listeners`].
 
+mod destroy;
 mod dump;
 pub(crate) mod info;
 pub(crate) mod listeners;
@@ -16,12 +17,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const SOCK_DESTROY: u16 = 21;
 const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
 const HEADER_BYTES: usize = 16;
 const REQUEST_BYTES: usize = HEADER_BYTES + 56;
+/// `INET_DIAG_NOCOOKIE`: whatever socket the lookup finds.
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
 /// What is on top of the protocol ("upper layer protocol"), and its name in there.
 const INET_DIAG_ULP_INFO: u16 = 19;
 const INET_ULP_INFO_NAME: u16 = 1;
@@ -86,18 +87,6 @@ impl SockDiag {
         Ok(nested(ulp, INET_ULP_INFO_NAME).is_some_and(|name| name.starts_with(b"mptcp")))
     }
 
-    /// Ends the server's socket (`SOCK_DESTROY`; needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).
-    pub(crate) fn destroy(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<()> {
-        let mut answer = [0u8; 512];
-        let question =
-            Question { flags: NLM_F_REQUEST | NLM_F_ACK, ..Question::about(SOCK_DESTROY, server, client) };
-        let length = self.ask(&question, &mut answer)?;
-        match error_code(answer.get(..length).unwrap_or_default()) {
-            0 | libc::ENOENT => Ok(()),
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        }
-    }
-
     fn ask(&mut self, question: &Question, answer: &mut [u8]) -> io::Result<usize> {
         self.send(question)?;
         loop {
@@ -143,6 +132,8 @@ struct Question {
     /// Both addresses are of one family.
     local: SocketAddr,
     remote: SocketAddr,
+    /// The kernel's name for one socket, or [`ANY_COOKIE`].
+    cookie: [u8; 8],
 }
 
 impl Question {
@@ -155,6 +146,7 @@ impl Question {
             states: u32::MAX,
             local: server,
             remote: client,
+            cookie: ANY_COOKIE,
         }
     }
 
@@ -190,7 +182,7 @@ impl Question {
             }
         }
         put(&0u32.to_ne_bytes()); // any interface
-        put(&[0xff; 8]); // INET_DIAG_NOCOOKIE
+        put(&self.cookie);
         bytes
     }
 }

@@ -119,9 +119,7 @@ impl Engine {
         if let Err(e) = self.inject_reset(ends, plane.slots().read(slot).note_ack) {
             tracing::warn!("write to the TUN: {e}");
         }
-        if matches!(self.diag.socket(ends.server(), ends.client()), Ok(SocketState::Alive))
-            && let Err(e) = self.diag.destroy(ends.server(), ends.client())
-        {
+        if let Err(e) = self.diag.destroy(ends.server(), ends.client(), &[SocketState::Alive]) {
             tracing::warn!(client = %ends.client(), server = %ends.server(), "cannot end the server's socket: {e}");
         }
     }

@@ -7,6 +7,7 @@ use crate::serve::Engine;
 use crate::serve::handoff::key;
 use crate::serve::packet::Ends;
 use baton_shared::reason::EndReason;
+use baton_shared::state::ending::SocketState;
 use std::net::IpAddr;
 
 impl Engine {
@@ -32,8 +33,8 @@ impl Engine {
                     continue;
                 }
                 tracing::warn!(%client, %vip, "a connection adopted earlier has no record: ended");
-                match self.diag.destroy(vip, client) {
-                    Ok(_) => self.shared.metrics.ended(EndReason::RecordLost),
+                match self.diag.destroy(vip, client, &[SocketState::Alive]) {
+                    Ok(()) => self.shared.metrics.ended(EndReason::RecordLost),
                     Err(e) => tracing::error!(%client, %vip, "sock_diag, destroy: {e}"),
                 }
             }

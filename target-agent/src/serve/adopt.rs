@@ -12,6 +12,7 @@ use baton_shared::reason::Refusal;
 use baton_shared::record::{FLAG_FED, FlowRecord};
 use baton_shared::seq::Seq;
 use baton_shared::state::adopt::{Adopt, Cause, Phase};
+use baton_shared::state::ending::SocketState;
 use baton_shared::state::replay::{Answer, Phase as Feeding};
 use baton_shared::state::responses::Responses;
 use std::sync::Arc;
@@ -89,8 +90,13 @@ impl Engine {
                     Err(e) => tracing::error!("sock_diag: {e}"),
                 }
             }
+            // One that waits for the client's FIN in a TIME_WAIT socket's place is told as FIN_WAIT2.
             if adopt.poll_destroy()
-                && let Err(e) = self.diag.destroy(ends.server(), ends.client())
+                && let Err(e) = self.diag.destroy(
+                    ends.server(),
+                    ends.client(),
+                    &[SocketState::TimeWait, SocketState::Alive],
+                )
             {
                 tracing::warn!(client = %ends.client(), vip = %ends.server(), "cannot end a socket in TIME_WAIT: {e}");
             }

@@ -180,9 +180,7 @@ impl Engine {
         if let Err(e) = self.inject_reset(ends, request.request_end.raw()) {
             tracing::warn!("write to the TUN: {e}");
         }
-        if matches!(self.diag.socket(ends.server(), ends.client()), Ok(SocketState::Alive))
-            && let Err(e) = self.diag.destroy(ends.server(), ends.client())
-        {
+        if let Err(e) = self.diag.destroy(ends.server(), ends.client(), &[SocketState::Alive]) {
             tracing::warn!(client = %ends.client(), server = %ends.server(), "cannot end the server's socket: {e}");
         }
         let now = monotonic_ns();

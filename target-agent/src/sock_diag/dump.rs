@@ -1,8 +1,8 @@
 //! Questions with many answers, and the connections of one address.
 
 use super::{
-    HEADER_BYTES, NLM_F_REQUEST, NLMSG_ERROR, Question, SOCK_DIAG_BY_FAMILY, SockDiag, TCP_CLOSE, TCP_LISTEN,
-    TCP_TIME_WAIT, error_code, message_type, number_at, sys,
+    ANY_COOKIE, HEADER_BYTES, NLM_F_REQUEST, NLMSG_ERROR, Question, SOCK_DIAG_BY_FAMILY, SockDiag, TCP_CLOSE,
+    TCP_LISTEN, TCP_TIME_WAIT, error_code, message_type, number_at, sys,
 };
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -52,6 +52,7 @@ impl SockDiag {
                 states: !(1 << TCP_LISTEN | 1 << TCP_TIME_WAIT | 1 << TCP_CLOSE),
                 local: SocketAddr::new(*any, own.port()),
                 remote: SocketAddr::new(*any, 0),
+                cookie: ANY_COOKIE,
             };
             self.collect(&question, |message| {
                 all.extend(ends(message).filter(|(local, _)| *local == own).map(|(_, remote)| remote));

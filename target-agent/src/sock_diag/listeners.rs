@@ -2,7 +2,9 @@
 
 use super::dump::NLM_F_DUMP;
 use super::info::{MESSAGE_BYTES, attribute};
-use super::{HEADER_BYTES, NLM_F_REQUEST, Question, SOCK_DIAG_BY_FAMILY, SockDiag, TCP_LISTEN, number_at};
+use super::{
+    ANY_COOKIE, HEADER_BYTES, NLM_F_REQUEST, Question, SOCK_DIAG_BY_FAMILY, SockDiag, TCP_LISTEN, number_at,
+};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -73,6 +75,7 @@ impl SockDiag {
             states: 1 << TCP_LISTEN,
             local: any,
             remote: SocketAddr::new(any.ip(), 0),
+            cookie: ANY_COOKIE,
         };
         self.collect(&question, |message| into.extend(socket(message)))
     }

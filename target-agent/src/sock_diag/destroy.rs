@@ -1,0 +1,170 @@
+//! Ends a server's socket, and no other.
+
+use super::{HEADER_BYTES, NLM_F_REQUEST, Question, SOCK_DIAG_BY_FAMILY, SockDiag, error_code, state};
+use baton_shared::state::ending::SocketState;
+use std::io;
+use std::net::SocketAddr;
+
+const SOCK_DESTROY: u16 = 21;
+const NLM_F_ACK: u16 = 4;
+/// Of `idiag_cookie` in `struct inet_diag_msg`, behind family to retrans, the ports, the addresses and the interface.
+const COOKIE_AT: usize = HEADER_BYTES + 4 + 4 + 32 + 4;
+
+/// The kernel's own name for a socket.
+type Cookie = [u8; 8];
+
+impl SockDiag {
+    /// Ends the server's socket for this connection if it stands like one of these (`SOCK_DESTROY`; needs CAP_NET_ADMIN and
+    /// CONFIG_INET_DIAG_DESTROY), and never another.
+    pub(crate) fn destroy(
+        &mut self,
+        server: SocketAddr,
+        client: SocketAddr,
+        standing: &[SocketState],
+    ) -> io::Result<()> {
+        match self.identify(server, client)? {
+            Some((stands, cookie)) if standing.contains(&stands) => self.destroy_this(server, client, cookie),
+            _ => Ok(()),
+        }
+    }
+
+    /// How the server's socket for this connection stands, and the name the kernel has given it; `None` if there is none.
+    fn identify(
+        &mut self,
+        server: SocketAddr,
+        client: SocketAddr,
+    ) -> io::Result<Option<(SocketState, Cookie)>> {
+        let mut answer = [0u8; 512];
+        let length = self.ask(&Question::about(SOCK_DIAG_BY_FAMILY, server, client), &mut answer)?;
+        let message = answer.get(..length).unwrap_or_default();
+        let (stands, _) = state(message)?;
+        if stands == SocketState::Gone {
+            return Ok(None);
+        }
+        let cookie = message.get(COOKIE_AT..).and_then(<[u8]>::first_chunk);
+        cookie.map(|cookie| Some((stands, *cookie))).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Ends the socket of that name. Without it the kernel would take what the 4-tuple leads to by then, and for a connection
+    /// that has ended in the meantime that is the socket that listens: the server would get no client any more.
+    fn destroy_this(&mut self, server: SocketAddr, client: SocketAddr, cookie: Cookie) -> io::Result<()> {
+        let mut answer = [0u8; 512];
+        let about = Question::about(SOCK_DESTROY, server, client);
+        let question = Question { flags: NLM_F_REQUEST | NLM_F_ACK, cookie, ..about };
+        let length = self.ask(&question, &mut answer)?;
+        match error_code(answer.get(..length).unwrap_or_default()) {
+            // ESTALE: another socket has the 4-tuple.
+            0 | libc::ENOENT | libc::ESTALE => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    /// A listener, and both ends of a connection to it with their addresses, the server's first.
+    fn connection(loopback: &str) -> (TcpListener, TcpStream, TcpStream, [SocketAddr; 2]) {
+        let listener = TcpListener::bind(loopback).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let ends = [server.local_addr().unwrap(), server.peer_addr().unwrap()];
+        (listener, server, client, ends)
+    }
+
+    /// That the listener takes connections.
+    fn serves(listener: &TcpListener) {
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.accept().unwrap().0.write_all(b"here").unwrap();
+        let mut said = [0; 4];
+        client.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"here");
+    }
+
+    /// The kernel lets root end sockets, if it was built for that.
+    fn may_destroy(diag: &mut SockDiag) -> bool {
+        let (_listener, _server, _client, [s, c]) = connection("127.0.0.1:0");
+        let Err(e) = diag.destroy(s, c, &[SocketState::Alive]) else { return true };
+        assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "SOCK_DESTROY: {e}");
+        println!(
+            "SKIPPED: this user or kernel cannot end sockets (CAP_NET_ADMIN, CONFIG_INET_DIAG_DESTROY): {e}"
+        );
+        false
+    }
+
+    #[test]
+    fn a_connection_is_ended_and_its_listener_and_others_stay() {
+        let mut diag = SockDiag::open().unwrap();
+        if !may_destroy(&mut diag) {
+            return;
+        }
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let (listener, mut server, mut client, [s, c]) = connection(loopback);
+            diag.destroy(s, c, &[SocketState::TimeWait]).unwrap();
+            client.write_all(b"x").unwrap();
+            server.read_exact(&mut [0]).unwrap();
+            diag.destroy(s, c, &[SocketState::Alive]).unwrap();
+            let ended = server.read(&mut [0]).unwrap_err();
+            assert_eq!(ended.kind(), ErrorKind::ConnectionAborted);
+            assert_eq!(diag.socket(s, c).unwrap(), SocketState::Gone);
+            serves(&listener);
+        }
+    }
+
+    /// The lookup by a 4-tuple that no connection has finds the listener.
+    #[test]
+    fn where_only_the_listener_is_left_nothing_is_ended() {
+        let mut diag = SockDiag::open().unwrap();
+        if !may_destroy(&mut diag) {
+            return;
+        }
+        for (listens, at, stranger) in [
+            ("127.0.0.1:0", "127.0.0.1", "127.0.0.9:9"),
+            ("[::1]:0", "::1", "[::9]:9"),
+            ("[::]:0", "127.0.0.1", "127.0.0.9:9"),
+        ] {
+            let listener = TcpListener::bind(listens).unwrap();
+            let at = SocketAddr::new(at.parse().unwrap(), listener.local_addr().unwrap().port());
+            let all = [SocketState::Alive, SocketState::TimeWait, SocketState::Gone];
+            diag.destroy(at, stranger.parse().unwrap(), &all).unwrap();
+            serves(&listener);
+        }
+    }
+
+    /// So it is when the connection ends between the question and the order, for the listener and for a connection that has
+    /// the 4-tuple since.
+    #[test]
+    fn what_has_the_4_tuple_of_a_connection_that_ended_meanwhile_stays() {
+        let mut diag = SockDiag::open().unwrap();
+        if !may_destroy(&mut diag) {
+            return;
+        }
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let (listener, server, client, [s, c]) = connection(loopback);
+            let (_, cookie) = diag.identify(s, c).unwrap().unwrap();
+            // A reset leaves nothing of it, and no TIME_WAIT.
+            socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            drop((client, server));
+            while diag.socket(s, c).unwrap() != SocketState::Gone {
+                std::thread::yield_now();
+            }
+            diag.destroy_this(s, c, cookie).unwrap();
+            serves(&listener);
+            let again =
+                socket2::Socket::new(socket2::Domain::for_address(c), socket2::Type::STREAM, None).unwrap();
+            again.bind(&c.into()).unwrap();
+            again.connect(&s.into()).unwrap();
+            diag.destroy_this(s, c, cookie).unwrap();
+            assert_eq!(diag.socket(s, c).unwrap(), SocketState::Alive);
+            let (mut server, from) = listener.accept().unwrap();
+            assert_eq!(from, c);
+            server.write_all(b"here").unwrap();
+            let mut said = [0; 4];
+            (&again).read_exact(&mut said).unwrap();
+            serves(&listener);
+        }
+    }
+}
