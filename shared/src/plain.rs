@@ -22,7 +22,7 @@
 
 mod table;
 
-use table::{CLASSES, DEAD, DONE, LINE, NEXT, ROW, START};
+use table::{CLASSES, DEAD, DONE, LINE, NEXT, PLACES, ROW, START};
 
 /// The longest plain request, in bytes. The scanner does not count: who calls it gives no more.
 pub const PLAIN_BYTES: u32 = 1024;
@@ -37,8 +37,10 @@ const OTHER_LINES: u32 = 2;
 const STATE: u32 = 0xff;
 /// One line feed, in [`PlainScanner`]'s bits.
 const ONE_LINE: u32 = STATE + 1;
-/// What makes it of [`LINE`] in a class.
-const LINES_UP: u32 = ONE_LINE / LINE as u32;
+/// [`LINE`] in a class is that if divided by this; what else is in a class is nothing.
+const LINE_DOWN: u32 = LINE as u32 / ONE_LINE;
+/// All bits of a place in the table.
+const PLACE: u32 = PLACES - 1;
 
 /// Names, in small letters, of which no plain request has one.
 pub const UNPLAIN_NAMES: [&str; 7] =
@@ -66,15 +68,15 @@ impl PlainScanner {
     }
 
     /// Behind the next byte.
-    // The state shares its word with a count, so that the mask in front of the load cannot be optimised away: old kernels
-    // forget between two steps that a state is below 256.
+    // The mask comes last, on bits that both sides have more of, so that the compiler needs it as well: kernels up to 6.1 lose
+    // what they know of two numbers at an OR, and 5.10 what it knows of a state that it has to keep on the stack.
     #[inline(always)]
     #[must_use]
     pub fn advance(self, byte: u8) -> Self {
         let class = u32::from(CLASSES.get(usize::from(byte)).copied().unwrap_or_default());
-        let place = ((self.0 & STATE) * ROW) | (class & (ROW - 1));
+        let place = (self.0.wrapping_mul(ROW) | class) & PLACE;
         let next = NEXT.get(place as usize).copied().unwrap_or(DEAD);
-        let lines = (self.0 & !STATE).wrapping_add((class & u32::from(LINE)) * LINES_UP);
+        let lines = (self.0 & !STATE).wrapping_add(class / LINE_DOWN);
         PlainScanner(lines | u32::from(next))
     }
 

@@ -8,10 +8,11 @@ use super::{UNPLAIN_BEGINNINGS, UNPLAIN_NAMES};
 
 /// Entries of a row; a power of two.
 pub(super) const ROW: u32 = 64;
-/// In a byte's class: it ends a line.
-pub(super) const LINE: u8 = 64;
-const CLASS: usize = 64;
-const STATES: usize = 256;
+/// In a byte's class: it ends a line. Above all bits of a place in the table.
+pub(super) const LINE: u16 = 1 << 15;
+const CLASS: usize = ROW as usize;
+/// Places in the table, one for each state a byte can be and each class; a power of two.
+pub(super) const PLACES: u32 = 256 * ROW;
 
 /// Not plain.
 pub(super) const DEAD: u8 = 0;
@@ -21,20 +22,20 @@ pub(super) const START: u8 = 1;
 pub(super) const DONE: u8 = 2;
 
 /// Each byte's class, and [`LINE`] of the line feed's.
-pub(super) static CLASSES: [u8; 256] = classes();
+pub(super) static CLASSES: [u16; 256] = classes();
 
 /// The next state, in the row of the present one under the byte's class.
-pub(super) static NEXT: [u8; STATES * CLASS] = Table::of_request().next;
+pub(super) static NEXT: [u8; PLACES as usize] = Table::of_request().next;
 
 /// How many states there are.
 #[cfg(all(test, feature = "std"))]
 pub(super) const USED: u8 = Table::of_request().states;
 
-const fn classes() -> [u8; 256] {
-    let mut classes = [class(0); 256];
+const fn classes() -> [u16; 256] {
+    let mut classes = [class(0) as u16; 256];
     let mut byte = u8::MAX;
     while byte > 0 {
-        classes[byte as usize] = class(byte);
+        classes[byte as usize] = class(byte) as u16;
         byte -= 1;
     }
     classes[b'\n' as usize] |= LINE;
@@ -130,13 +131,13 @@ struct Lines {
 
 /// The table in the making.
 struct Table {
-    next: [u8; STATES * CLASS],
+    next: [u8; PLACES as usize],
     states: u8,
 }
 
 impl Table {
     const fn of_request() -> Self {
-        let mut table = Table { next: [DEAD; STATES * CLASS], states: 3 };
+        let mut table = Table { next: [DEAD; PLACES as usize], states: 3 };
         // Whether Host was there is known from where one is: each state of a header line exists twice.
         let hosted = table.header_lines();
         let hostless = table.header_lines();
