@@ -10,7 +10,7 @@ use baton_shared::record::{LEG_PEERS, LegPeer, LegSettings};
 use baton_shared::translate::Leg;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -186,7 +186,7 @@ pub(crate) struct Policy {
     pub(crate) idle_ns: u64,
     peers: Vec<String>,
     allowed: Vec<(PeerId, SocketAddr, SocketAddr)>,
-    lookup: HashSet<(PeerId, SocketAddr, SocketAddr)>,
+    lookup: BTreeSet<(PeerId, SocketAddr, SocketAddr)>,
 }
 
 impl Policy {
@@ -198,7 +198,7 @@ impl Policy {
             idle_ns: config.plane.idle_ms().saturating_mul(1_000_000),
             peers: Vec::new(),
             allowed: Vec::new(),
-            lookup: HashSet::new(),
+            lookup: BTreeSet::new(),
         };
         for allow in &config.allow {
             let name = allow.intermediate.get_ref();

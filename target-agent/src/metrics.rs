@@ -90,9 +90,9 @@ impl Metrics {
         self.ended.add(reason);
     }
 
-    /// A server has begun to answer after so long.
-    pub(crate) fn response(&self, server: SocketAddr, us: u64) {
-        self.responses.get_or_create(&ServerLabel(server)).observe(seconds(us));
+    /// How long a server took to begin its answers.
+    pub(crate) fn responses(&self, server: SocketAddr) -> Histogram {
+        self.responses.get_or_create(&ServerLabel(server)).clone()
     }
 
     pub(crate) fn migrated(&self, total_us: u32) {

@@ -1,11 +1,11 @@
 //! What outlives a flow's slot: the answer to its handoff, so that a repeated or late message finds it again, and
 //! the report of its end until the intermediate has noted it. Both are bounded; the oldest go first.
 
-use super::table::Who;
+use super::table::{ByWho, Who};
 use baton_shared::control::{EndReport, RecalledAnswer};
 use baton_shared::state::replay::Answer;
+use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 
 /// How many answers and how many reports are kept.
 const CAPACITY: usize = 131_072;
@@ -15,9 +15,9 @@ const KEPT_NS: u64 = 300_000_000_000;
 /// Answers of handoffs without a slot.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    answers: HashMap<Who, Answer>,
+    answers: ByWho<Answer>,
     order: VecDeque<(u64, Who)>,
-    recalled: HashMap<Who, RecalledAnswer>,
+    recalled: ByWho<RecalledAnswer>,
     recalled_order: VecDeque<(u64, Who)>,
 }
 
@@ -79,7 +79,7 @@ impl Memory {
 /// Ends not yet noted.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
-    unseen: HashMap<Who, EndReport>,
+    unseen: ByWho<EndReport>,
     order: VecDeque<Who>,
 }
 

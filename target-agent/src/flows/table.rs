@@ -16,15 +16,19 @@ use baton_shared::state::adopt::Adopt;
 use baton_shared::state::replay::{Answer, Replay};
 use baton_shared::state::responses::Responses;
 use serde_json::json;
-use std::collections::{HashMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 /// An intermediate named in the configuration, by its place in the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PeerId(pub(crate) u16);
 
 /// One handoff of one intermediate.
 pub(crate) type Who = (PeerId, FlowRef);
+
+/// By handoffs. Only intermediates that the configuration names choose their numbers: their hash need not withstand anybody.
+pub(crate) type ByWho<T> = HashMap<Who, T, foldhash::fast::RandomState>;
 
 /// How many recent handoffs `/v1/migrations` shows.
 const RECENT: usize = 256;
@@ -148,7 +152,7 @@ pub(crate) struct Table {
     /// The slots of flows that have not ended.
     live: SlotSet,
     by_key: HashMap<FlowKey, u32>,
-    by_who: HashMap<Who, u32>,
+    by_who: ByWho<u32>,
     /// Slots of ended flows, when each may be freed, in this order, and whose it is: one freed before its time stays
     /// here until then.
     lingering: VecDeque<(u64, u32, Who)>,
@@ -161,7 +165,7 @@ pub(crate) struct Table {
     /// How the servers fare.
     pub(crate) loads: Loads,
     /// By session number.
-    pub(crate) sessions: HashMap<u64, Session>,
+    pub(crate) sessions: BTreeMap<u64, Session>,
 }
 
 impl Table {
@@ -237,12 +241,16 @@ impl Table {
         self.live.remove(slot);
         // Another flow may stand under the key by now.
         for key in flow.keys() {
-            if self.by_key.get(&key) == Some(&slot) {
-                self.by_key.remove(&key);
+            if let Entry::Occupied(place) = self.by_key.entry(key)
+                && *place.get() == slot
+            {
+                place.remove();
             }
         }
-        if self.by_who.get(&flow.who) == Some(&slot) {
-            self.by_who.remove(&flow.who);
+        if let Entry::Occupied(place) = self.by_who.entry(flow.who)
+            && *place.get() == slot
+        {
+            place.remove();
         }
         Some(flow)
     }
@@ -269,6 +277,6 @@ impl Table {
 
     /// The newest session of an intermediate.
     pub(crate) fn session_of(&self, peer: PeerId) -> Option<u64> {
-        self.sessions.iter().filter(|(_, s)| s.peer == Some(peer)).map(|(number, _)| *number).max()
+        self.sessions.iter().rev().find(|(_, s)| s.peer == Some(peer)).map(|(number, _)| *number)
     }
 }

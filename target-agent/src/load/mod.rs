@@ -8,8 +8,10 @@ pub(crate) use responses::{RESPONSE_TICK, Responses};
 use crate::flows::slot_set::Round;
 use crate::flows::table::{PeerId, Table};
 use crate::serve::Engine;
+use baton_daemon::metrics::seconds;
 use baton_shared::control::{Message, ServerLoad};
 use baton_shared::reason::{EndReason, Refusal};
+use prometheus_client::metrics::histogram::Histogram;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
@@ -165,8 +167,14 @@ impl Engine {
             let flow = table.get(slot).filter(|flow| flow.who == *who)?;
             Some((flow.server, slots.read(slot)))
         });
+        // Most are of one server.
+        let mut last: Option<(SocketAddr, Histogram)> = None;
         for (server, micros) in responses.taken() {
-            self.shared.metrics.response(server, micros);
+            let (_, times) = match &mut last {
+                Some(known) if known.0 == server => known,
+                other => other.insert((server, self.shared.metrics.responses(server))),
+            };
+            times.observe(seconds(micros));
             if let Some(load) = table.loads.of(server) {
                 load.responses += 1;
                 load.response_us += micros;

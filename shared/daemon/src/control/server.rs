@@ -8,7 +8,7 @@ use super::{
 };
 use crate::tls::{TlsFiles, server_config};
 use baton_shared::control::{FrameReader, Hello, Message, Role};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,7 +55,7 @@ struct Session {
 
 #[derive(Debug)]
 struct Shared {
-    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    sessions: Mutex<BTreeMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     faults: FaultCounters,
     hello: Hello,
@@ -63,7 +63,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
