@@ -83,10 +83,11 @@ impl Engine {
         loop {
             // Locally the socket has mostly acknowledged before the write below returned.
             let mut record = plane.slots().read(slot);
-            adopt.on_notes(&record, monotonic_ns());
+            let mut now = monotonic_ns();
+            adopt.on_notes(&record, now);
             if adopt.wants_probe() {
                 match self.diag.socket(ends.server(), ends.client()) {
-                    Ok(socket) => adopt.on_probe(socket, monotonic_ns()),
+                    Ok(socket) => adopt.on_probe(socket, now),
                     Err(e) => tracing::error!("sock_diag: {e}"),
                 }
             }
@@ -104,14 +105,16 @@ impl Engine {
                 plane.slots().write(slot, &record);
             }
             let mut sent = false;
-            while let Some(segment) = adopt.poll_segment(monotonic_ns()) {
+            while let Some(segment) = adopt.poll_segment(now) {
                 sent = true;
-                if !self.sends(ends, &segment, adopt.payload(&segment)) {
-                    adopt.withdraw(Refusal::Internal, monotonic_ns());
+                let is_sent = self.sends(ends, &segment, adopt.payload(&segment));
+                now = monotonic_ns();
+                if !is_sent {
+                    adopt.withdraw(Refusal::Internal, now);
                     break;
                 }
             }
-            self.answer_once(table, slot, adopt.answer());
+            self.answer_once(table, slot, adopt.answer(), now);
             if !sent {
                 break;
             }

@@ -115,7 +115,7 @@ impl Engine {
         flow.replay = Some(replay);
         table.insert(slot, Box::new(flow));
         self.active.push(slot);
-        self.drive(table, slot);
+        self.drive(table, slot, now);
         Ok(())
     }
 
@@ -205,17 +205,18 @@ impl Engine {
             slots.write(slot, &record);
             replay.on_record_in_force(now);
         }
-        self.drive(table, slot);
+        self.drive(table, slot, now);
     }
 
     /// The handoff is withdrawn, if it still can be.
     pub(crate) fn withdraw(&mut self, table: &mut Table, slot: u32, reason: Refusal) {
+        let now = monotonic_ns();
         let Some(flow) = table.get_mut(slot) else { return };
         if let Some(replay) = flow.replay.as_mut() {
-            replay.withdraw(reason, monotonic_ns());
-            self.drive(table, slot);
+            replay.withdraw(reason, now);
+            self.drive(table, slot, now);
         } else if let Some(adopt) = flow.adopt.as_mut() {
-            adopt.withdraw(reason, monotonic_ns());
+            adopt.withdraw(reason, now);
             self.drive_adopting(table, slot);
         }
     }
@@ -242,32 +243,35 @@ impl Engine {
                 replay.on_time(now);
             }
             self.active.push(slot);
-            self.drive(table, slot);
+            self.drive(table, slot, now);
         }
     }
 
     /// Does what a handoff asks for now: sends, answers, and looks at what came of it.
-    fn drive(&mut self, table: &mut Table, slot: u32) {
+    fn drive(&mut self, table: &mut Table, slot: u32, mut now: u64) {
         let Some(flow) = table.get_mut(slot) else { return };
         let ends = flow.ends;
         let Some(mut replay) = flow.replay.take() else { return };
         loop {
             let mut sent = false;
-            while let Some(segment) = replay.poll_segment(monotonic_ns()) {
+            while let Some(segment) = replay.poll_segment(now) {
                 sent = true;
-                if !self.sends(ends, &segment, replay.payload(&segment)) {
-                    replay.withdraw(Refusal::Internal, monotonic_ns());
+                let is_sent = self.sends(ends, &segment, replay.payload(&segment));
+                // The kernel has done with the packet what is to be done, which takes its time.
+                now = monotonic_ns();
+                if !is_sent {
+                    replay.withdraw(Refusal::Internal, now);
                     break;
                 }
             }
-            self.answer_once(table, slot, replay.answer());
+            self.answer_once(table, slot, replay.answer(), now);
             if replay.phase() != Phase::Feeding {
                 break;
             }
             // Locally the server has mostly acknowledged before the write returned.
             let record = self.shared.plane.slots().read(slot);
             let reset = record.note_flags & NOTE_RST != 0;
-            replay.on_notes(record.note_ack, record.note_window, reset, monotonic_ns());
+            replay.on_notes(record.note_ack, record.note_window, reset, now);
             if !sent || replay.phase() != Phase::Feeding {
                 break;
             }
@@ -291,7 +295,7 @@ impl Engine {
     }
 
     /// The answer is known: to the intermediate, and into the books.
-    pub(super) fn answered(&mut self, table: &mut Table, slot: u32, answer: Answer) {
+    pub(super) fn answered(&mut self, table: &mut Table, slot: u32, answer: Answer, now: u64) {
         let Some(flow) = table.get(slot) else { return };
         if let Some(session) = table.session_of(flow.who.0) {
             self.say(session, answer);
@@ -308,7 +312,7 @@ impl Engine {
         let (server, received_ns) = (flow.server, flow.received_ns);
         match answer {
             Answer::Migrated(m) => {
-                if table.loads.responses.await_from(slot, recent.who, monotonic_ns()) {
+                if table.loads.responses.await_from(slot, recent.who, now) {
                     self.begin_ticks();
                 }
                 self.shared.metrics.migrated(m.total_us);
@@ -319,7 +323,7 @@ impl Engine {
                 table.loads.on_refused(server, r.reason);
                 recent.refused = Some(r.reason);
                 recent.total_us =
-                    u32::try_from(monotonic_ns().saturating_sub(received_ns) / 1000).unwrap_or(u32::MAX);
+                    u32::try_from(now.saturating_sub(received_ns) / 1000).unwrap_or(u32::MAX);
             }
         }
         table.note_recent(recent);
