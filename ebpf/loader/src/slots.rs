@@ -44,11 +44,12 @@ impl Slots {
         self.capacity() - u32::try_from(self.free_list().len()).unwrap_or(u32::MAX)
     }
 
-    /// A slot for a new flow, its state `Free`; the one that was freed longest ago.
+    /// A slot for a new flow, its state `Free`, so that the next [`Slots::write`] stores all of its record; the one that was
+    /// freed longest ago.
     pub fn allocate(&self) -> Option<u32> {
         let slot = self.free_list().pop_front()?;
         // A program that had the record in hand as it was freed may have written to it since.
-        self.mapped.write(slot, &FlowRecord::default(), true);
+        self.set_state(slot, FlowState::Free);
         Some(slot)
     }
 
