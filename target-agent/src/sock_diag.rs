@@ -7,6 +7,7 @@ mod destroy;
 mod dump;
 pub(crate) mod info;
 pub(crate) mod listeners;
+pub(crate) mod many;
 mod queues;
 mod report;
 mod sys;
@@ -40,12 +41,14 @@ const TCP_LISTEN: u8 = 10;
 pub(crate) struct SockDiag {
     socket: OwnedFd,
     sequence: u32,
+    /// Where the answers to many questions are read.
+    answers: many::Answers,
 }
 
 impl SockDiag {
     /// Opens it, in the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(SockDiag { socket: sys::open()?, sequence: 0 })
+        Ok(SockDiag { socket: sys::open()?, sequence: 0, answers: many::answers() })
     }
 
     /// The state of the server's socket for this connection.

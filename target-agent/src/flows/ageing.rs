@@ -4,6 +4,8 @@ use super::slot_set::Round;
 use super::table::{Flow, Table, Who};
 use crate::serve::Engine;
 use crate::serve::packet::Ends;
+use crate::sock_diag::info::Looked;
+use crate::sock_diag::many::AT_ONCE;
 use baton_daemon::admin::events::{self, Kind};
 use baton_shared::control::{EndReport, Message, flow_id_text};
 use baton_shared::http::Statuses;
@@ -12,6 +14,7 @@ use baton_shared::record::{FlowKey, FlowState, NOTE_FIN, NOTE_LISTENER, NOTE_RST
 use baton_shared::state::ending::{SocketState, judge, retransmitted};
 use baton_shared::state::replay::Answer;
 use serde_json::json;
+use std::io;
 
 /// How long a flow may be quiet before the kernel is asked whether its socket is still there, ns.
 pub(crate) const QUIET_NS: u64 = 5_000_000_000;
@@ -29,33 +32,64 @@ impl Engine {
         self.release_lingering(table, now);
         let mut round = Round::new(self.scan_from);
         let mut questions = 0;
+        let mut due = Vec::with_capacity(AT_ONCE);
         while let Some(slot) = table.next_live(&mut round) {
             if !self.is_due(table, slot, now) {
                 continue;
             }
-            self.look(table, slot, now);
+            due.push(slot);
+            if due.len() >= AT_ONCE {
+                self.look_at(table, &due, now);
+                due.clear();
+            }
             questions += 1;
             if questions >= QUESTIONS {
                 self.scan_from = slot.saturating_add(1);
-                return;
+                break;
             }
         }
+        self.look_at(table, &due, now);
     }
 
     /// Asks the kernel about a flow's socket, and judges.
     pub(crate) fn look(&mut self, table: &mut Table, slot: u32, now: u64) {
-        let Some(flow) = table.get_mut(slot) else { return };
-        match self.diag.look(flow.ends.server(), flow.ends.client()) {
+        let Some(flow) = table.get(slot) else { return };
+        let looked = self.diag.look(flow.ends.server(), flow.ends.client());
+        self.on_looked(table, slot, looked, now);
+    }
+
+    /// The same of at most [`AT_ONCE`] flows.
+    fn look_at(&mut self, table: &mut Table, slots: &[u32], now: u64) {
+        let flows: Vec<(u32, Who, Ends)> = slots
+            .iter()
+            .filter_map(|slot| table.get(*slot).map(|flow| (*slot, flow.who, flow.ends)))
+            .collect();
+        match self.diag.look_at(flows.iter().map(|(.., ends)| (ends.server(), ends.client()))) {
             Ok(looked) => {
-                flow.way.note(&looked, now);
-                // Copies of its last response may still wait in the TUN: what they say is told with the end.
-                if flow.closing && flow.responses.is_some() {
-                    self.drain_tun(table, true);
+                for ((slot, who, _), looked) in flows.into_iter().zip(looked) {
+                    // What became of those before it may have given its slot to another.
+                    if table.get(slot).is_some_and(|flow| flow.who == who) {
+                        self.on_looked(table, slot, looked, now);
+                    }
                 }
-                self.judge(table, slot, looked.state, now);
             }
             Err(e) => tracing::error!("sock_diag: {e}"),
         }
+    }
+
+    /// What the kernel told of a flow's socket is judged.
+    fn on_looked(&mut self, table: &mut Table, slot: u32, looked: io::Result<Looked>, now: u64) {
+        let looked = match looked {
+            Ok(looked) => looked,
+            Err(e) => return tracing::error!("sock_diag: {e}"),
+        };
+        let Some(flow) = table.get_mut(slot) else { return };
+        flow.way.note(&looked, now);
+        // In user space copies of its last response may still wait in the TUN: what they say is told with the end.
+        if self.ring.is_none() && flow.closing && flow.responses.is_some() {
+            self.drain_tun(table, true);
+        }
+        self.judge(table, slot, looked.state, now);
     }
 
     /// Whether the kernel is to be asked about this flow now; settles when it will be asked again.

@@ -19,13 +19,7 @@ impl Engine {
     }
 
     /// Gives the answer if it is known by now and was not given yet: before any bookkeeping.
-    pub(super) fn answer_once(
-        &mut self,
-        table: &mut Table,
-        slot: u32,
-        answer: Option<Answer>,
-        now: u64,
-    ) {
+    pub(super) fn answer_once(&mut self, table: &mut Table, slot: u32, answer: Option<Answer>, now: u64) {
         if let Some(answer) = answer
             && let Some(flow) = table.get_mut(slot)
             && flow.answer.is_none()

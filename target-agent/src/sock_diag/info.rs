@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 /// `struct inet_diag_msg`; attributes follow it.
 pub(super) const MESSAGE_BYTES: usize = 72;
 pub(super) const INET_DIAG_INFO: u16 = 2;
+/// The attributes asked for to look at a socket.
+pub(super) const LOOK: u8 = 1 << (INET_DIAG_INFO - 1);
 
 /// What is read of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,26 +41,15 @@ impl SockDiag {
     /// The server's socket for this connection: its state and its counts.
     pub(crate) fn look(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<Looked> {
         let mut answer = [0u8; 1024];
-        let question = Question {
-            attributes: 1 << (INET_DIAG_INFO - 1),
-            ..Question::about(SOCK_DIAG_BY_FAMILY, server, client)
-        };
+        let question = Question { attributes: LOOK, ..Question::about(SOCK_DIAG_BY_FAMILY, server, client) };
         let length = self.ask(&question, &mut answer)?;
-        let message = answer.get(..length).unwrap_or_default();
-        let (state, tcp_state) = state(message)?;
-        // What answers for a connection that is gone, a listener, has counts of its own.
-        let alive = state == SocketState::Alive;
-        let info = alive.then(|| attribute(message, INET_DIAG_INFO)).flatten().and_then(parse);
-        Ok(Looked { state, tcp_state, info })
+        looked(answer.get(..length).unwrap_or_default())
     }
 
     /// Of the server's socket for this connection, if it is there and has such counts (in TIME_WAIT it has none).
     pub(crate) fn tcp_info(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<Option<TcpInfo>> {
         let mut answer = [0u8; 1024];
-        let question = Question {
-            attributes: 1 << (INET_DIAG_INFO - 1),
-            ..Question::about(SOCK_DIAG_BY_FAMILY, server, client)
-        };
+        let question = Question { attributes: LOOK, ..Question::about(SOCK_DIAG_BY_FAMILY, server, client) };
         let length = self.ask(&question, &mut answer)?;
         let message = answer.get(..length).unwrap_or_default();
         if message_type(message) == Some(NLMSG_ERROR) {
@@ -66,6 +57,15 @@ impl SockDiag {
         }
         Ok(attribute(message, INET_DIAG_INFO).and_then(parse))
     }
+}
+
+/// An answer to a question for [`LOOK`].
+pub(super) fn looked(message: &[u8]) -> io::Result<Looked> {
+    let (state, tcp_state) = state(message)?;
+    // What answers for a connection that is gone, a listener, has counts of its own.
+    let alive = state == SocketState::Alive;
+    let info = alive.then(|| attribute(message, INET_DIAG_INFO)).flatten().and_then(parse);
+    Ok(Looked { state, tcp_state, info })
 }
 
 fn parse(info: &[u8]) -> Option<TcpInfo> {

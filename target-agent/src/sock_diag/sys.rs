@@ -42,3 +42,37 @@ pub(super) fn receive(socket: &OwnedFd, answer: &mut [u8]) -> io::Result<usize> 
     let got = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
+
+/// Waits for a datagram and receives all that are there by then, one into each buffer; their lengths.
+pub(super) fn receive_many<const N: usize>(
+    socket: &OwnedFd,
+    buffers: &mut [[u8; N]],
+) -> io::Result<Vec<usize>> {
+    let mut places: Vec<libc::iovec> = buffers
+        .iter_mut()
+        .map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: N })
+        .collect();
+    let mut headers: Vec<libc::mmsghdr> = places
+        .iter_mut()
+        .map(|place| {
+            // SAFETY: of integers and pointers, all of which may be zero: no address, no control data.
+            let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            (header.msg_hdr.msg_iov, header.msg_hdr.msg_iovlen) = (place, 1);
+            header
+        })
+        .collect();
+    let number = libc::c_uint::try_from(headers.len()).map_err(io::Error::other)?;
+    // SAFETY: `number` headers, each of one place, which is a writable buffer of its length; all live through the call. The
+    // time is none.
+    let got = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            number,
+            libc::MSG_WAITFORONE,
+            std::ptr::null_mut(),
+        )
+    };
+    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    headers.iter().take(got).map(|header| usize::try_from(header.msg_len).map_err(io::Error::other)).collect()
+}
