@@ -197,6 +197,14 @@ impl Plane {
         }
     }
 
+    /// The same in the place of whatever slot is under the key.
+    pub fn replace(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
+        match &self.0 {
+            Means::Ebpf(programs) => programs.replace(key, slot),
+            Means::Userspace(userspace) => userspace.replace(key, slot),
+        }
+    }
+
     /// Removes a key; whether it was there.
     pub fn remove(&self, key: &FlowKey) -> io::Result<bool> {
         match &self.0 {

@@ -118,11 +118,12 @@ impl Programs {
 
     pub(crate) fn insert(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
         const BPF_NOEXIST: u64 = 1;
-        self.flows.put(key, &slot, BPF_NOEXIST).map_err(|e| match e.raw_os_error() {
-            Some(libc::EEXIST) => InsertError::Exists,
-            Some(libc::E2BIG) => InsertError::Full,
-            _ => InsertError::Os(e),
-        })
+        self.flows.put(key, &slot, BPF_NOEXIST).map_err(insert_error)
+    }
+
+    pub(crate) fn replace(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
+        const BPF_ANY: u64 = 0;
+        self.flows.put(key, &slot, BPF_ANY).map_err(insert_error)
     }
 
     pub(crate) fn counters(&self) -> io::Result<Vec<(PacketCounter, u64)>> {
@@ -150,5 +151,14 @@ impl Programs {
             }
         }
         open::remove_pins(&self.pins)
+    }
+}
+
+/// Why a key was not put into the flow map.
+fn insert_error(e: io::Error) -> InsertError {
+    match e.raw_os_error() {
+        Some(libc::EEXIST) => InsertError::Exists,
+        Some(libc::E2BIG) => InsertError::Full,
+        _ => InsertError::Os(e),
     }
 }

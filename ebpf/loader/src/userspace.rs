@@ -94,11 +94,20 @@ impl Userspace {
     }
 
     pub(crate) fn insert(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
+        self.put(key, slot, false)
+    }
+
+    pub(crate) fn replace(&self, key: &FlowKey, slot: u32) -> Result<(), InsertError> {
+        self.put(key, slot, true)
+    }
+
+    fn put(&self, key: &FlowKey, slot: u32, replaces: bool) -> Result<(), InsertError> {
         let mut table = self.table_mut();
-        if table.contains_key(key) {
+        let is_there = table.contains_key(key);
+        if is_there && !replaces {
             return Err(InsertError::Exists);
         }
-        if table.len() >= self.config.flows as usize {
+        if !is_there && table.len() >= self.config.flows as usize {
             return Err(InsertError::Full);
         }
         table.insert(*key, slot);

@@ -230,6 +230,13 @@ impl Engine {
         remember(table, &flow, now);
     }
 
+    /// The same of a flow one of whose keys leads to another slot by now.
+    pub(crate) fn supersede(&mut self, table: &mut Table, slot: u32, key: &FlowKey, now: u64) {
+        let Some(flow) = table.remove(slot) else { return };
+        self.free(&flow.keys().filter(|other| other != key).collect::<Vec<_>>(), &[slot]);
+        remember(table, &flow, now);
+    }
+
     /// The same of all whose linger time is over: one call for all their keys.
     fn release_lingering(&mut self, table: &mut Table, now: u64) {
         let (mut keys, mut slots) = (Vec::new(), Vec::new());

@@ -119,7 +119,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a filled slot under a key; a flow that has ended makes room.
+    /// Puts a filled slot under a key, in the place of a flow that has ended: the client may use its port again before the end
+    /// of the flow before was noticed, or while that one lingers.
     pub(super) fn put(
         &mut self,
         table: &mut Table,
@@ -128,18 +129,28 @@ impl Engine {
         now: u64,
     ) -> Result<(), Refusal> {
         let plane = std::sync::Arc::clone(&self.shared.plane);
-        let mut inserted = plane.insert(key, slot);
-        if matches!(inserted, Err(InsertError::Exists)) && self.make_room(table, key, now) {
-            inserted = plane.insert(key, slot);
-        }
-        inserted.map_err(|e| match e {
+        let old = table.slot_under(key);
+        let put = match old {
+            Some(old) if !self.gives_way(table, old, now) => return Err(Refusal::Duplicate),
+            Some(_) => plane.replace(key, slot),
+            None => match plane.insert(key, slot) {
+                // A key without a flow: left by an earlier run.
+                Err(InsertError::Exists) => plane.replace(key, slot),
+                inserted => inserted,
+            },
+        };
+        put.map_err(|e| match e {
             InsertError::Exists => Refusal::Duplicate,
             InsertError::Full => Refusal::TableFull,
             InsertError::Os(e) => {
                 tracing::error!("insert into FLOWS: {e}");
                 Refusal::Internal
             }
-        })
+        })?;
+        if let Some(old) = old {
+            self.supersede(table, old, key, now);
+        }
+        Ok(())
     }
 
     /// A free slot, or that of the flow that ended longest ago.
@@ -152,23 +163,15 @@ impl Engine {
         self.shared.plane.slots().allocate()
     }
 
-    /// The client used its port again before the end of the flow before it was noticed, or while it lingers: that
-    /// one goes, if it has ended.
-    fn make_room(&mut self, table: &mut Table, key: &FlowKey, now: u64) -> bool {
-        let Some(old) = table.slot_under(key) else {
-            // A key without a flow: left by an earlier run.
-            return self.shared.plane.remove(key).is_ok();
-        };
+    /// Whether a flow has ended, so that its key is free for another.
+    fn gives_way(&mut self, table: &mut Table, old: u32, now: u64) -> bool {
         let mut asked = false;
         loop {
             let Some(flow) = table.get(old) else { return false };
             match judge_room(Holder { in_hand: flow.is_in_hand(), ended: flow.end.is_some(), asked }) {
                 Room::Kept => return false,
                 Room::Ask => self.look(table, old, now),
-                Room::Given => {
-                    self.release(table, old, now);
-                    return true;
-                }
+                Room::Given => return true,
             }
             asked = true;
         }
@@ -322,8 +325,7 @@ impl Engine {
                 self.shared.metrics.refused(r.reason);
                 table.loads.on_refused(server, r.reason);
                 recent.refused = Some(r.reason);
-                recent.total_us =
-                    u32::try_from(now.saturating_sub(received_ns) / 1000).unwrap_or(u32::MAX);
+                recent.total_us = u32::try_from(now.saturating_sub(received_ns) / 1000).unwrap_or(u32::MAX);
             }
         }
         table.note_recent(recent);

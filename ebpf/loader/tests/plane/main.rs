@@ -74,6 +74,12 @@ fn lives_and_is_taken_over(side: Side, hook: Hook, pins: &Path) {
         plane.insert(&flow(port).key, slots[0]).unwrap();
     }
     assert!(matches!(plane.insert(&flow(999).key, 0), Err(InsertError::Full)));
+    // Another slot under a key that is there: also while there is no room for a further one.
+    for slot in [slots[1], slots[0]] {
+        plane.replace(&flow(100).key, slot).unwrap();
+        assert_eq!(plane.lookup(&flow(100).key).unwrap(), Some(slot));
+    }
+    assert!(matches!(plane.replace(&flow(999).key, 0), Err(InsertError::Full)));
     // Keys that are not there stop none of the others.
     let keys: Vec<_> = [900].into_iter().chain(second).chain([901, 902]).map(|port| flow(port).key).collect();
     let before = plane.keys().unwrap().len();
