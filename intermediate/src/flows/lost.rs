@@ -77,13 +77,14 @@ impl Flows {
             self.access_log().unreported(flow.flow_id, reason);
             self.count_ended(target);
         }
+        // Whoever finds the flow gone finds it counted.
+        if reason == EndReason::AgentLost {
+            self.cut.fetch_add(1, Ordering::Relaxed);
+        }
         self.remove(&mut table, flow.flow_id);
         drop(table);
         if first {
             self.tell_end(&report, None);
-        }
-        if reason == EndReason::AgentLost {
-            self.cut.fetch_add(1, Ordering::Relaxed);
         }
     }
 

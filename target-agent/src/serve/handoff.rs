@@ -297,9 +297,14 @@ impl Engine {
         }
     }
 
-    /// The answer is known: to the intermediate, and into the books.
+    /// The answer is known: into the counters, to the intermediate, and into the books. Whoever sees what comes of the answer
+    /// finds it counted.
     pub(super) fn answered(&mut self, table: &mut Table, slot: u32, answer: Answer, now: u64) {
         let Some(flow) = table.get(slot) else { return };
+        match answer {
+            Answer::Migrated(m) => self.shared.metrics.migrated(m.total_us),
+            Answer::Refused(r) => self.shared.metrics.refused(r.reason),
+        }
         if let Some(session) = table.session_of(flow.who.0) {
             self.say(session, answer);
         }
@@ -318,11 +323,9 @@ impl Engine {
                 if table.loads.responses.await_from(slot, recent.who, now) {
                     self.begin_ticks();
                 }
-                self.shared.metrics.migrated(m.total_us);
                 (recent.handshake_us, recent.total_us) = (m.handshake_us, m.total_us);
             }
             Answer::Refused(r) => {
-                self.shared.metrics.refused(r.reason);
                 table.loads.on_refused(server, r.reason);
                 recent.refused = Some(r.reason);
                 recent.total_us = u32::try_from(now.saturating_sub(received_ns) / 1000).unwrap_or(u32::MAX);
