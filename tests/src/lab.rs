@@ -370,6 +370,14 @@ impl TestLab {
         }
     }
 
+    /// From here on each device of these nodes has [one CPU](one_cpu_for_each_device).
+    ///
+    /// # Panics
+    /// If the kernel does not take it.
+    pub fn one_cpu_for_each_device(&self, nodes: &[&str]) {
+        nodes.iter().for_each(|node| one_cpu_for_each_device(&self.lab, node).unwrap());
+    }
+
     /// The number of a node's program that runs now.
     ///
     /// # Panics
@@ -400,6 +408,18 @@ impl TestLab {
     pub fn flows(&self, node: &str) -> Vec<Value> {
         self.admin(node, "/v1/flows").get("flows").and_then(Value::as_array).cloned().unwrap_or_default()
     }
+}
+
+/// From here on each device that a node has now has one CPU that takes in its packets, as a network card's receive queue has one
+/// for each flow. On a veth it is whichever CPU the packet was sent on, and a sender that changes its CPU, or a socket that
+/// sends for its reader on one and for what it receives on another, overtakes itself.
+///
+/// # Errors
+/// If the kernel does not take it.
+pub fn one_cpu_for_each_device(lab: &Lab, node: &str) -> anyhow::Result<()> {
+    let queues =
+        "mount -t sysfs none /sys; for q in /sys/class/net/*/queues/rx-*/rps_cpus; do echo 1 > $q; done";
+    lab.output(node, &["unshare", "-m", "sh", "-ec", queues]).map(drop)
 }
 
 /// A file's text without a last line that is still being written; empty if there is no such file.

@@ -161,16 +161,6 @@ fn no_tail_loss_probes(t: &TestLab) {
     t.client(|| std::fs::write("/proc/sys/net/ipv4/tcp_early_retrans", "0").unwrap());
 }
 
-/// From here on each device of these nodes has one CPU that takes in its packets, as a network card's receive queue has one for
-/// each flow. On a veth it is whichever CPU the packet was sent on, and a sender that changes its CPU overtakes itself.
-fn one_cpu_for_each_device(t: &TestLab, nodes: &[&str]) {
-    let queues =
-        "mount -t sysfs none /sys; for q in /sys/class/net/*/queues/rx-*/rps_cpus; do echo 1 > $q; done";
-    for node in nodes {
-        t.lab.output(node, &["unshare", "-m", "sh", "-ec", queues]).unwrap();
-    }
-}
-
 /// The only body that was POSTed to be kept, which is not kept any longer.
 fn kept(lab: &Lab) -> String {
     let dir = lab.upload_dir("target1").with_file_name(".body");
@@ -269,7 +259,7 @@ fn body_bytes_that_come_during_a_freeze_are_held_and_released_without_a_retransm
     let Some(t) = lab::up("frozen", order) else { return };
     no_tail_loss_probes(&t);
     patient_client(&t);
-    one_cpu_for_each_device(&t, &["client1", "router", "target1"]);
+    t.one_cpu_for_each_device(&["client1", "router", "target1"]);
     let (mut all_held, mut judged, mut rounds) = (0, 0, 0);
     // Twelve rounds in which nothing but the stopped agent stands still.
     for (round, vip) in (0..40usize).zip(VIPS.into_iter().cycle()) {
@@ -338,7 +328,7 @@ fn an_upload_at_full_speed_passes_its_freeze_without_a_retransmission() {
     no_tail_loss_probes(&t);
     patient_client(&t);
     // But not at the intermediate: what its daemon gives back and what comes anew are on different CPUs.
-    one_cpu_for_each_device(&t, &["client1", "router", "target1"]);
+    t.one_cpu_for_each_device(&["client1", "router", "target1"]);
     // A sender that is never idle, and less than may queue behind what was held.
     let bytes = u64::from(DRAIN_BYTES) - (1 << 20);
     let (mut judged, mut through, mut rounds) = (0, 0, 0);

@@ -2,6 +2,7 @@
 
 use super::sys;
 use super::wire::Packet;
+use crate::lab::one_cpu_for_each_device;
 use anyhow::{Context, Result};
 use netns_lab::{Lab, plan};
 use std::collections::HashMap;
@@ -55,7 +56,14 @@ impl Device {
     /// If the device or a route cannot be made.
     pub fn open(lab: &Lab) -> Result<Self> {
         let gateways = (plan::client_addr(1).into(), plan::client_addr6(1).into());
-        Self::make(lab, "client1", [(NETWORK, gateways.0), (NETWORK6, gateways.1)], Side::Clients)
+        let device =
+            Self::make(lab, "client1", [(NETWORK, gateways.0), (NETWORK6, gateways.1)], Side::Clients)?;
+        // What the client sends arrives in its order, and so does what a server sends.
+        let targets = (1..=lab.spec().targets).map(plan::target);
+        for node in ["client1".to_owned(), plan::ROUTER.to_owned()].into_iter().chain(targets) {
+            one_cpu_for_each_device(lab, &node)?;
+        }
+        Ok(device)
     }
 
     /// Makes the device in target1's namespace, which forwards from then on, with [`SERVER`] and [`SERVER6`] behind it.
@@ -71,6 +79,7 @@ impl Device {
             Self::make(lab, "target1", [(v4.as_str(), gateways.0), (v6.as_str(), gateways.1)], Side::Server)?;
         // A packet that is given a held socket before it is routed is not forwarded.
         lab.output("target1", &["sysctl", "-qw", "net.ipv4.tcp_early_demux=0"])?;
+        one_cpu_for_each_device(lab, "target1")?;
         Ok(device)
     }
 
