@@ -336,7 +336,7 @@ const _: () = assert!(offset_of!(FlowRecord, state).is_multiple_of(8));
 const _: () = assert!(offset_of!(FlowRecord, flags) == offset_of!(FlowRecord, state) + 4);
 /// The word that `diverted` begins: from there on the programs write.
 const ACCOUNTS_WORD: usize = offset_of!(FlowRecord, diverted) / 8;
-const _: () = assert!(offset_of!(FlowRecord, diverted) == ACCOUNTS_WORD * 8 && STATE_WORD < ACCOUNTS_WORD);
+const _: () = assert!(offset_of!(FlowRecord, diverted) == ACCOUNTS_WORD * 8);
 
 /// Maps so many bytes for reading and writing: where, and how many with the rest of the last page.
 fn map_memory(flags: libc::c_int, fd: libc::c_int, bytes: usize) -> io::Result<(NonNull<u8>, usize)> {
@@ -424,17 +424,14 @@ impl MappedSlots {
     pub(crate) fn write(&self, slot: u32, record: &FlowRecord, accounts: bool) {
         let words = self.words(slot);
         let new: [u64; WORDS] = zerocopy::transmute!(*record);
-        // Up to the state, behind it, and what the programs write: without a question for each word.
-        let store = |first: usize, end: usize| {
-            for (to, from) in words.iter().zip(new).take(end).skip(first) {
-                to.store(from, Ordering::Relaxed);
+        for (i, (to, from)) in words.iter().zip(new).enumerate() {
+            match i {
+                STATE_WORD => {
+                    self.field(slot, offset_of!(FlowRecord, flags)).store(record.flags, Ordering::Relaxed);
+                }
+                _ if i >= ACCOUNTS_WORD && !accounts => {}
+                _ => to.store(from, Ordering::Relaxed),
             }
-        };
-        store(0, STATE_WORD);
-        self.field(slot, offset_of!(FlowRecord, flags)).store(record.flags, Ordering::Relaxed);
-        store(STATE_WORD + 1, ACCOUNTS_WORD);
-        if accounts {
-            store(ACCOUNTS_WORD, WORDS);
         }
         self.field(slot, offset_of!(FlowRecord, state)).store(record.state, Ordering::Release);
     }
