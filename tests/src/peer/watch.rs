@@ -8,7 +8,7 @@
 //! * The right edge of the promised window never moves back by more than rounding, while there is anything to send.
 //! * Data said twice is the same data; none lies outside the window that was given, and no segment is longer than the
 //!   maximum that was named.
-//! * After the handshake there is no SYN; one said twice has the same number.
+//! * After the handshake there is no SYN; one said twice is the same.
 
 use super::wire::{Packet, Segment, flag};
 use std::collections::HashSet;
@@ -251,7 +251,8 @@ impl Watch {
         if packet.from != self.theirs || packet.to != self.ours {
             return wrong(format!("not from {} to {}", self.theirs, self.ours));
         }
-        if self.their_syn.is_none() && packet.has(flag::SYN | flag::ACK) {
+        let first = self.their_syn.is_none();
+        if first && packet.has(flag::SYN | flag::ACK) {
             self.their_syn = Some(segment.clone());
             self.given = segment.seq.wrapping_add(1).wrapping_add(u32::from(self.syn.window));
         } else if packet.has(flag::SYN) && Some(segment.seq) != self.peer_isn() {
@@ -263,7 +264,11 @@ impl Watch {
         }
         if packet.lacks(flag::RST) && !self.is_fed_again(packet) {
             self.times(packet)?;
-            self.acknowledgement(packet)?;
+            if !first && packet.has(flag::SYN) {
+                self.syn_again(packet)?;
+            } else {
+                self.acknowledgement(packet)?;
+            }
         }
         if packet.lacks(flag::SYN) { self.data(packet) } else { Ok(()) }
     }
@@ -334,6 +339,16 @@ impl Watch {
     fn is_from_before(&self, echo: u32) -> bool {
         let first = self.syn.options.timestamps.map_or(0, |(value, _)| value);
         self.called && first.wrapping_sub(echo) < FROM_BEFORE_MS
+    }
+
+    /// A SYN-ACK that is said again, because the handshake's last segment was late, is the same: it knows of nothing that came
+    /// after it.
+    fn syn_again(&self, packet: &Packet) -> Result<(), String> {
+        let said = self.their_syn.as_ref().map(|syn| (syn.ack, syn.window));
+        if said != Some((packet.segment.ack, packet.segment.window)) {
+            return Err(format!("a SYN-ACK again, and not as before {said:?}: {packet:?}"));
+        }
+        Ok(())
     }
 
     fn acknowledgement(&mut self, packet: &Packet) -> Result<(), String> {

@@ -97,6 +97,19 @@ fn a_second_syn_is_refused() {
 }
 
 #[test]
+fn a_syn_ack_may_be_said_again_as_it_was() {
+    let again = |ack, window| {
+        packet(Segment { seq: u32::MAX, ack, window, flags: flag::SYN | flag::ACK, ..data(0, b"") })
+    };
+    let mut watch = connection();
+    watch.received_packet(&packet(data(0, b"a"))).unwrap();
+    watch.received_packet(&again(101, 2000)).unwrap();
+    assert_eq!((watch.acked(), watch.promised()), (111, 111 + 2000), "it changes nothing");
+    refused(&mut watch, &again(101, 1999), "not as before");
+    refused(&mut watch, &again(111, 2000), "not as before");
+}
+
+#[test]
 fn timestamps_must_be_there_and_go_on_and_echo() {
     let with = |timestamps| packet(Segment { options: options(timestamps), ..data(0, b"a") });
     refused(&mut connection(), &with(None), "no timestamps");
