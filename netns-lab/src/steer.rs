@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// How long a program may take until it answers.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a program may take until it answers. The kernel looks at a daemon's programs for some seconds, on a busy machine
+/// for many more.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long the intermediate may take to reach the agents, whose addresses it tries again after two seconds at most.
-const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+const CONNECTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A program the lab runs on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

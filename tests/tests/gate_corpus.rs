@@ -213,7 +213,7 @@ fn exchange_from(port: u16, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn exchange_on(mut socket: TcpStream, bytes: &[u8]) -> Vec<u8> {
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     // Whoever refuses early may close before all is sent.
     let _ = socket.write_all(bytes);
     let _ = socket.shutdown(Shutdown::Write);
@@ -243,7 +243,7 @@ fn through(t: &TestLab, behind_good: bool) -> (Vec<Vec<u16>>, Log) {
             // Lines without a number have to come before the next case. nginx writes them when it has sent the answer.
             let answered = statuses.len().saturating_sub(usize::from(behind_good));
             let mut awaited = if bytes == case.bytes { answered.min(case.expected.accepted) } else { 0 };
-            let until = Instant::now() + Duration::from_secs(10);
+            let until = Instant::now() + Duration::from_secs(30);
             while awaited > 0 && Instant::now() < until {
                 awaited = awaited.saturating_sub(log.read(number));
                 std::thread::sleep(Duration::from_millis(1));

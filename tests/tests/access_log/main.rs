@@ -39,7 +39,7 @@ impl Logged {
     /// All lines, once there are this many; more would be wrong.
     fn lines(&self, count: usize) -> Vec<Value> {
         let started = Instant::now();
-        while read(&self.path).len() < count && started.elapsed() < Duration::from_secs(10) {
+        while read(&self.path).len() < count && started.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(50));
         }
         std::thread::sleep(Duration::from_millis(200));
