@@ -2,7 +2,7 @@
 
 use super::{Admin, error, not_found};
 use crate::flows::{FlowFilter, FlowView, Flows, Inspected, Shared};
-use crate::handoff::{HistoryOutcome, MigrationRecord};
+use crate::handoff::{HistoryOutcome, Remembered};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -105,17 +105,16 @@ pub(super) struct RecentQuery {
 }
 
 impl RecentQuery {
-    fn wants(&self, record: &MigrationRecord) -> bool {
+    fn wants(&self, request: &Remembered) -> bool {
         let client = |wanted: &String| match wanted.parse::<IpAddr>() {
-            Ok(ip) => record.client.ip() == ip,
-            Err(_) => wanted.parse() == Ok(record.client),
+            Ok(ip) => request.client().ip() == ip,
+            Err(_) => wanted.parse() == Ok(request.client()),
         };
-        let reasons = [record.reason, record.refusal, record.rule];
-        self.outcome.is_none_or(|outcome| outcome == record.outcome)
-            && self.target.as_ref().is_none_or(|target| *target == record.target)
-            && self.reason.as_ref().is_none_or(|reason| reasons.contains(&Some(reason.as_str())))
+        self.outcome.is_none_or(|outcome| outcome == request.outcome)
+            && self.target.as_ref().is_none_or(|target| *target == request.target())
+            && self.reason.as_ref().is_none_or(|reason| request.reasons().contains(&Some(reason.as_str())))
             && self.client.as_ref().is_none_or(client)
-            && self.id.as_ref().is_none_or(|id| *id == record.id)
+            && self.id.as_ref().is_none_or(|id| request.has_id(id))
     }
 }
 
@@ -134,6 +133,6 @@ pub(super) async fn migrations(
     };
     // One more, to know whether there are more.
     let history = admin.front.migration.history();
-    let records = history.wanted(limit.saturating_add(1), |record| query.wants(record));
+    let records = history.wanted(limit.saturating_add(1), |request| query.wants(request));
     list::stream("migrations", limit, std::iter::once(records))
 }

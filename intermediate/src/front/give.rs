@@ -50,11 +50,12 @@ impl Front {
     ) -> Option<(Socket, Vec<u8>, Entry)> {
         let Gift { migrator, pool, first, mut request, announced, tracked, .. } = gift;
         let Gift { mut original, label, trace, mut noted, .. } = gift;
-        let Accepted { stream, client, vip, at, .. } = accepted;
+        let Accepted { stream, client, vip, at, started, .. } = accepted;
         let mut stream = stream.into();
         // Once: the second time the kernel does not tell it.
         let syn_tsval = syn_tsval(&stream);
-        let mut tried = vec![first];
+        // Those that did not take it.
+        let mut tried = Vec::new();
         let mut target = first;
         loop {
             let candidate = Candidate {
@@ -70,6 +71,7 @@ impl Front {
                 trace,
                 noted,
                 accepted_at: at,
+                started,
                 head_at: Instant::now(),
             };
             let under_way = self.targets.get(target).map(|target| UnderWay::at(&target));
@@ -98,6 +100,7 @@ impl Front {
             if let Some(original) = &mut original {
                 original.extend_from_slice(&extra);
             }
+            tried.push(target);
             let may = tried.len() <= RETRIES && reason.another_may_take(refusal);
             let next = may.then(|| another(original.as_ref().unwrap_or(&request), &tried)).flatten();
             let Some(next) = next else {
@@ -110,7 +113,6 @@ impl Front {
             tracing::debug!(%client, request = label, reason = reason.name(), "another target is tried");
             self.metrics.on_retried(reason, refusal);
             self.migration.history().tell_retried(&subject, reason, refusal);
-            tried.push(next);
             target = next;
         }
     }

@@ -8,7 +8,7 @@ use crate::trace::Trace;
 use baton_shared::http::Framing;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// An accepted connection whose first request may be given to a target together with the connection.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Candidate {
     pub noted: Option<(Asked, Placed)>,
     /// When the connection was accepted.
     pub accepted_at: Instant,
+    /// The same by the clock on the wall.
+    pub started: SystemTime,
     /// When the request head was complete.
     pub head_at: Instant,
 }

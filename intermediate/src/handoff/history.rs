@@ -4,7 +4,7 @@ use super::candidate::StageTimes;
 use crate::trace::{self, Trace};
 use baton_daemon::admin::events::{self, Kind};
 use baton_shared::access::without_query_values;
-use baton_shared::control::flow_id_text;
+use baton_shared::control::{flow_id, flow_id_text};
 use baton_shared::http::Verdict;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use serde::ser::{SerializeMap, Serializer};
@@ -100,22 +100,62 @@ pub struct Subject {
     pub trace: Option<Trace>,
 }
 
-impl Subject {
-    fn record(self, outcome: HistoryOutcome) -> MigrationRecord {
-        let since_1970 = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+/// What is kept of a request. Its [`MigrationRecord`], where the fields are explained, is made when somebody wants to see it.
+#[derive(Debug)]
+pub struct Remembered {
+    /// The request without the values of a query.
+    subject: Subject,
+    pub(crate) outcome: HistoryOutcome,
+    reason: Option<&'static str>,
+    refusal: Option<&'static str>,
+    rule: Option<&'static str>,
+    /// If it was migrated.
+    times: Option<StageTimes>,
+}
+
+impl Remembered {
+    fn new(mut subject: Subject, outcome: HistoryOutcome) -> Self {
+        if subject.request.contains('?') {
+            subject.request = without_query_values(&subject.request);
+        }
+        Remembered { subject, outcome, reason: None, refusal: None, rule: None, times: None }
+    }
+
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.subject.client
+    }
+
+    pub(crate) fn target(&self) -> &str {
+        &self.subject.target
+    }
+
+    /// Why it was proxied or closed: the reason, an agent's refusal, the rule of the gate.
+    pub(crate) fn reasons(&self) -> [Option<&'static str>; 3] {
+        [self.reason, self.refusal, self.rule]
+    }
+
+    /// Whether its record has this number.
+    pub(crate) fn has_id(&self, id: &str) -> bool {
+        self.subject.flow_id.map_or(id.is_empty(), |own| flow_id(id) == Some(own))
+    }
+
+    fn record(&self) -> MigrationRecord {
+        let subject = &self.subject;
+        let since_1970 = subject.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let stages = self.times.iter().flat_map(StageTimes::named);
         MigrationRecord {
-            id: self.flow_id.map(flow_id_text).unwrap_or_default(),
-            client: self.client,
-            vip: self.vip,
-            target: self.target,
-            request: without_query_values(&self.request),
-            outcome,
-            reason: None,
-            refusal: None,
-            rule: None,
+            id: subject.flow_id.map(flow_id_text).unwrap_or_default(),
+            client: subject.client,
+            vip: subject.vip,
+            target: subject.target.clone(),
+            request: subject.request.clone(),
+            outcome: self.outcome,
+            reason: self.reason,
+            refusal: self.refusal,
+            rule: self.rule,
             started: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
-            stages_us: Vec::new(),
-            total_us: 0,
+            stages_us: stages.map(|(name, took)| (name, micros(took))).collect(),
+            total_us: self.times.map_or(0, |times| micros(times.total)),
         }
     }
 }
@@ -126,12 +166,12 @@ pub(crate) fn micros(d: Duration) -> u64 {
 
 #[derive(Debug, Default)]
 struct Ring {
-    records: VecDeque<MigrationRecord>,
+    records: VecDeque<Remembered>,
     /// Who waits for a client's next record.
     awaited: HashMap<SocketAddr, oneshot::Sender<MigrationRecord>>,
 }
 
-/// A ring of the most recent [`MigrationRecord`]s.
+/// A ring of what the most recent [`MigrationRecord`]s are made of.
 #[derive(Debug)]
 pub struct History {
     ring: Mutex<Ring>,
@@ -155,29 +195,36 @@ impl History {
     }
 
     /// The newest of the records that are wanted, newest first.
-    pub fn wanted(&self, limit: usize, wanted: impl Fn(&MigrationRecord) -> bool) -> Vec<MigrationRecord> {
-        self.ring().records.iter().rev().filter(|record| wanted(record)).take(limit).cloned().collect()
+    pub fn wanted(&self, limit: usize, wanted: impl Fn(&Remembered) -> bool) -> Vec<MigrationRecord> {
+        self.ring()
+            .records
+            .iter()
+            .rev()
+            .filter(|request| wanted(request))
+            .take(limit)
+            .map(Remembered::record)
+            .collect()
     }
 
-    fn push(&self, record: MigrationRecord) {
-        let kind = match record.outcome {
+    fn push(&self, remembered: Remembered) {
+        let kind = match remembered.outcome {
             HistoryOutcome::Migrated => Kind::Handoff,
-            _ if record.refusal.is_some() => Kind::Refusal,
+            _ if remembered.refusal.is_some() => Kind::Refusal,
             HistoryOutcome::Proxied => Kind::Proxied,
             HistoryOutcome::Closed => Kind::Closed,
         };
-        events::publish(kind, || record.event());
+        events::publish(kind, || remembered.record().event());
         let mut ring = self.ring();
         if !ring.awaited.is_empty()
-            && let Some(awaiting) = ring.awaited.remove(&record.client)
+            && let Some(awaiting) = ring.awaited.remove(&remembered.subject.client)
         {
             // Nobody waits any more if that fails.
-            let _ = awaiting.send(record.clone());
+            let _ = awaiting.send(remembered.record());
         }
         while ring.records.len() >= self.capacity.max(1) {
             ring.records.pop_front();
         }
-        ring.records.push_back(record);
+        ring.records.push_back(remembered);
     }
 
     /// Sends the next record of this client's as well. Records are pushed out of the ring in no time on a busy node.
@@ -190,18 +237,13 @@ impl History {
     /// The connection was given to a target.
     pub fn record_migrated(&self, subject: Subject, times: &StageTimes) {
         trace::migrated(&subject, times);
-        let mut record = subject.record(HistoryOutcome::Migrated);
-        record.stages_us = times.named().iter().map(|(name, d)| (*name, micros(*d))).collect();
-        record.total_us = micros(times.total);
-        self.push(record);
+        self.push(Remembered { times: Some(*times), ..Remembered::new(subject, HistoryOutcome::Migrated) });
     }
 
     /// The request is proxied.
     pub fn record_proxied(&self, subject: Subject, reason: ProxyReason, refusal: Option<Refusal>) {
-        let mut record = subject.record(HistoryOutcome::Proxied);
-        record.reason = Some(reason.name());
-        record.refusal = refusal.map(Refusal::name);
-        self.push(record);
+        let (reason, refusal) = (Some(reason.name()), refusal.map(Refusal::name));
+        self.push(Remembered { reason, refusal, ..Remembered::new(subject, HistoryOutcome::Proxied) });
     }
 
     /// A target did not take the connection, and another is tried: told to those who follow `/v1/events`.
@@ -222,17 +264,16 @@ impl History {
 
     /// The connection was closed or reset, or answered by the intermediate itself.
     pub fn record_closed(&self, subject: Subject, reason: CloseReason) {
-        let mut record = subject.record(HistoryOutcome::Closed);
-        record.reason = Some(reason.name());
-        self.push(record);
+        self.push(Remembered {
+            reason: Some(reason.name()),
+            ..Remembered::new(subject, HistoryOutcome::Closed)
+        });
     }
 
     /// The gate refused the request.
     pub fn record_refused(&self, subject: Subject, verdict: &Verdict) {
-        let mut record = subject.record(HistoryOutcome::Closed);
-        record.reason = Some(verdict.reason.name());
-        record.rule = Some(verdict.rule.name());
-        self.push(record);
+        let (reason, rule) = (Some(verdict.reason.name()), Some(verdict.rule.name()));
+        self.push(Remembered { reason, rule, ..Remembered::new(subject, HistoryOutcome::Closed) });
     }
 }
 
@@ -261,6 +302,9 @@ mod tests {
         let ids: Vec<_> = history.recent(10).into_iter().map(|r| r.id).collect();
         assert_eq!(ids, ["0000000000000003", "0000000000000002"]);
         assert_eq!(history.recent(1).len(), 1);
+        history.record_closed(Subject { flow_id: None, ..subject(4) }, CloseReason::NoRoute);
+        let with = |id: &str| history.wanted(10, |request| request.has_id(id)).len();
+        assert_eq!(["0000000000000003", "", "3", "0000000000000004"].map(with), [1, 1, 0, 0]);
     }
 
     #[test]
@@ -283,6 +327,15 @@ mod tests {
         let (to, _waiting) = oneshot::channel();
         history.await_record(client, to);
         assert_eq!(history.ring().awaited.len(), 1);
+    }
+
+    #[test]
+    fn the_values_of_a_query_are_not_kept() {
+        let history = History::new(2);
+        let request = "GET /a?token=s3cret".to_owned();
+        history.record_closed(Subject { request, ..subject(1) }, CloseReason::NoRoute);
+        assert!(!format!("{history:?}").contains("s3cret"));
+        assert_eq!(history.recent(1)[0].request, "GET /a?…");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use candidate::{Candidate, NotMigrated, Outcome, StageTimes, TrackedCandidat
 pub use dispatch::AgentEvent;
 pub use errors6::carry_errors6;
 pub(crate) use history::stages;
-pub use history::{History, HistoryOutcome, MigrationRecord, Subject};
+pub use history::{History, HistoryOutcome, MigrationRecord, Remembered, Subject};
 pub(crate) use later::LaterFlow;
 pub use later::{FlowNow, LaterCounts, Next, Noted, Returned, Router};
 pub use repair::{CaptureError, Captured, Ends, Late, Live, defer_accept, prepare_listener, syn_tsval};
@@ -57,7 +57,7 @@ use resolve::Resolved;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use unresolved::{Disowned, Unresolved};
 
 /// How long past its owner's patience a freeze binds, for the reset and its answers.
@@ -196,7 +196,8 @@ impl Migrator {
     /// dropped in mid-flight cuts the client off.
     pub async fn migrate(self: &Arc<Self>, candidate: Candidate) -> Outcome {
         let Candidate { stream, client, vip, target, syn_tsval, announced, tracked, .. } = candidate;
-        let Candidate { mut request, request_line, trace, noted, accepted_at, head_at, .. } = candidate;
+        let Candidate { mut request, request_line, trace, noted, accepted_at, started, head_at, .. } =
+            candidate;
         let start = Instant::now();
         let given = request.len();
         let mut times = StageTimes {
@@ -210,7 +211,7 @@ impl Migrator {
             vip,
             target: self.targets.get(target).map(|t| t.spec.name.clone()).unwrap_or_default(),
             request: request_line,
-            started: SystemTime::now() - accepted_at.elapsed(),
+            started,
             trace,
         };
         let (socket, ends) = ((stream, syn_tsval), Ends { client, vip });

@@ -50,7 +50,7 @@ impl Migrator {
         start: Instant,
     ) -> Resolved {
         let sent = Instant::now();
-        match self.settle(&mut flight.place, &mut told, id).await {
+        match self.settle_since(&mut flight.place, &mut told, id, sent).await {
             Settled::Committed(answer) => {
                 times.handoff = sent.elapsed();
                 times.agent = Duration::from_micros(answer.total_us.into());
@@ -74,11 +74,21 @@ impl Migrator {
         told: &mut UnboundedReceiver<Told>,
         id: TargetId,
     ) -> Settled {
+        self.settle_since(place, told, id, Instant::now()).await
+    }
+
+    /// The same of a handoff that was sent at `sent`.
+    async fn settle_since(
+        &self,
+        place: &mut Place,
+        told: &mut UnboundedReceiver<Told>,
+        id: TargetId,
+        sent: Instant,
+    ) -> Settled {
         let mut machine = Handoff::new();
-        let sent = Instant::now();
         let give_up = self.settings().agent_lost.max(self.settings().deadline + Duration::from_millis(500));
         let mut late = false;
-        let timer = tokio::time::sleep(self.settings().deadline);
+        let timer = tokio::time::sleep_until((sent + self.settings().deadline).into());
         tokio::pin!(timer);
         loop {
             let mut answer = None;

@@ -38,7 +38,12 @@ pub fn canonical(bytes: &[u8], head: &RequestHead, edits: &Edits, close: bool) -
         }
     }
     if !options.is_empty() {
-        put_line(&mut out, b"Connection", &options.join(&b", "[..]));
+        out.extend_from_slice(b"Connection: ");
+        for (at, option) in options.iter().enumerate() {
+            out.extend_from_slice(if at == 0 { b"" } else { b", " });
+            out.extend_from_slice(option);
+        }
+        out.extend_from_slice(b"\r\n");
     }
     let sets_host = edits.append.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
     if let (0, false, Some(authority)) = (hosts, sets_host, authority) {
