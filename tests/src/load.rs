@@ -3,6 +3,8 @@
 
 use crate::client::{Connection, Response};
 use crate::lab::{TestLab, VIPS};
+use netns_lab::plan::INTERMEDIATE;
+use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -86,18 +88,26 @@ impl Tally {
         }
     }
 
-    /// Does something in a moment in which bytes of every download have come, so that none is in a daemon's hand. Those that
-    /// end meanwhile are followed by others afterwards.
+    /// Does something in a moment in which bytes of every download have come and the intermediate knows it given away, so that
+    /// none is in a daemon's hand: a server may have answered before its agent's word has come there. Those that end meanwhile
+    /// are followed by others afterwards.
     ///
     /// # Panics
     /// If such a moment does not come within a minute.
-    pub fn with_downloads_under_way<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub fn with_downloads_under_way<T>(&self, t: &TestLab, work: impl FnOnce() -> T) -> T {
         self.hold.store(true, Ordering::SeqCst);
         let until = Instant::now() + Duration::from_secs(60);
         while self.beginning.load(Ordering::SeqCst) > 0 {
             assert!(Instant::now() < until, "a download does not begin");
             std::thread::sleep(Duration::from_millis(1));
         }
+        let given = |flow: &Value| {
+            let large = flow["request"].as_str().is_some_and(|line| line.contains(LARGE));
+            !large || flow["state"] == "committed" || flow["state"] == "ended"
+        };
+        t.eventually("every download is given away", until.saturating_duration_since(Instant::now()), |t| {
+            t.flows(INTERMEDIATE).iter().all(given)
+        });
         let done = work();
         self.hold.store(false, Ordering::SeqCst);
         done

@@ -58,7 +58,7 @@ fn kill_agent(t: &TestLab, target: &str, tally: &Tally) {
         |t: &TestLab| t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["up"].as_bool().unwrap();
     t.eventually("the agent is there", LIMIT, agent_up);
     let before = tally.unanswered().len();
-    let noticed = tally.with_downloads_under_way(|| {
+    let noticed = tally.with_downloads_under_way(t, || {
         t.lab.kill_agent(target).unwrap();
         t.eventually("the intermediate noticed", LIMIT, |t| !agent_up(t));
         Instant::now()
@@ -120,7 +120,7 @@ fn daemons_that_are_stopped_killed_and_upgraded_cut_no_download_and_only_request
         // What a killed daemon had in hand has no answer: of requests one after the other that is one. All else goes on, and
         // what connects meanwhile waits.
         all_migrated(&t);
-        let killed = tally.with_downloads_under_way(|| {
+        let killed = tally.with_downloads_under_way(&t, || {
             t.lab.kill_intermediate().unwrap();
             Instant::now()
         });
@@ -152,7 +152,7 @@ fn without_a_manager_requests_fail_only_between_a_kill_and_the_next_start_and_no
     let Some(t) = lab::up("unmanaged", order) else { return };
     under_load(&t, |tally| {
         all_migrated(&t);
-        let (killing, ready) = tally.with_downloads_under_way(|| {
+        let (killing, ready) = tally.with_downloads_under_way(&t, || {
             let killing = Instant::now();
             t.lab.kill_intermediate().unwrap();
             t.eventually("somebody is refused at each VIP", LIMIT, |_| {
