@@ -40,7 +40,11 @@ pub(crate) static COPIES: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 /// When to wake its reader ([`wakeup`](baton_shared::record::wakeup)). Written by the daemon, read here.
 #[map]
 pub(crate) static COPIES_WAKE: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-/// The next element of it.
+/// The ruling in force on an intermediate ([`may_be_plain`](baton_shared::translate::may_be_plain)); 0: none, every later
+/// request is read. Written by the daemon, read here; not pinned: a new daemon rules anew.
+#[map]
+pub(crate) static RULING: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// The next element of `COPIES`; on an intermediate, a client's segment that is read.
 #[map]
 pub(crate) static PIECE: PerCpuArray<Copied> = PerCpuArray::with_max_entries(1, 0);
 

@@ -6,8 +6,8 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-    bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_csum_diff, bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use aya_ebpf::maps::RingBuf;
 use baton_shared::record::{COPY_BYTES, COPY_HEAD, Copied, FlowRecord};
@@ -81,6 +81,25 @@ impl Skb {
         let length = bounded::<MOST>(length);
         // SAFETY: at most MOST bytes are written.
         unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.as_mut_ptr().cast(), length as u32) == 0 }
+    }
+
+    /// The one's complement sum, in memory order, of `length` bytes at `offset`, 4 to 64 of them and a multiple of 4, by way of
+    /// the buffer's start.
+    #[inline(always)]
+    pub(crate) fn sum_up_to<const MOST: usize>(
+        self,
+        offset: u32,
+        length: u32,
+        by: &mut [u8; MOST],
+    ) -> Option<u32> {
+        let header = by.first_chunk_mut::<64>()?;
+        if !self.load_up_to(offset, length, header) {
+            return None;
+        }
+        let length = bounded::<64>(length) as u32;
+        // SAFETY: so many bytes are there.
+        let sum = unsafe { bpf_csum_diff(ptr::null_mut(), 0, header.as_mut_ptr().cast(), length, 0) };
+        u32::try_from(sum).ok()
     }
 
     /// Puts an element into the ring buffer: the head of `part`, and the packet's `length` bytes, 1 to [`COPY_BYTES`], at
@@ -230,6 +249,16 @@ pub(crate) fn opaque<T>(value: &mut T) -> &mut T {
     }
 }
 
+/// The same number, of which LLVM does not know that it is: a loop's end that is compared with it stays apart from a constant
+/// one, which is what the verifier follows.
+#[inline(always)]
+pub(crate) fn opaque_number(number: u32) -> u32 {
+    let mut number = number;
+    // SAFETY: the register keeps its value.
+    unsafe { asm!("{0} = {0}", inout(reg) number) };
+    number
+}
+
 /// A flow's record in the map, which other CPUs and the daemon read and write at the same time: every access is
 /// of one aligned word.
 #[derive(Clone, Copy)]
@@ -299,7 +328,16 @@ impl SharedRecord {
         unsafe { ptr::read_volatile(&raw const (*self.0).state) }
     }
 
+    /// Payload that is the daemon's to read begins here, as it stands now.
+    #[inline(always)]
+    pub(crate) fn read_from(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { ptr::read_volatile(&raw const (*self.0).read_from) }
+    }
+
     word_store!(store_state, state, u32);
+    word_store!(store_read_from, read_from, u32);
+    word_store!(store_requests, requests, u32);
     word_store!(store_last_seen, last_seen_ns, u64);
     word_store!(store_released, released, u32);
     word_store!(store_note_ack, note_ack, u32);

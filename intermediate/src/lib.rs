@@ -23,6 +23,7 @@ pub mod raw;
 pub mod relay;
 pub mod reload;
 pub mod reset;
+pub mod ruling;
 pub mod run;
 pub mod site;
 pub mod socket;

@@ -18,7 +18,7 @@ pub use routing::request_routing;
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{FrameReader, encode};
 use baton_shared::http::{HeadLimits, RequestStream, Step};
-use baton_shared::record::{FlowKey, FlowRecord};
+use baton_shared::record::{FLAG_TRACKED, FlowKey, FlowRecord};
 use baton_shared::translate::fragments::FragmentKey;
 use baton_shared::translate::{Action, Direction};
 use baton_shared::wire::{OptionPlaces, OptionValues};
@@ -148,6 +148,9 @@ pub fn tcp_options(bytes: &[u8]) {
     OptionValues { places, ..OptionValues::default() }.load(&buffer);
 }
 
+/// The ruling in force.
+const RULING: u32 = 3;
+
 /// A table that has every flow, and remembers which was asked for.
 struct EveryFlow {
     state: u32,
@@ -177,12 +180,18 @@ impl Flows for EveryFlow {
             ack_delta: 0xffff_0000,
             tsval_delta: 5,
             tsecr_delta: 7,
+            flags: FLAG_TRACKED,
+            note_flags: RULING,
             ..FlowRecord::default()
         };
         Some((0, record))
     }
 
     fn book(&self, _slot: u32, _handled: &Handled<'_>) {}
+
+    fn ruling(&self) -> u32 {
+        RULING
+    }
 
     fn copy(&self, _: &[u8]) {}
 

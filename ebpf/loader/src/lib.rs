@@ -250,6 +250,15 @@ impl Plane {
         }
     }
 
+    /// Puts a ruling in force on an intermediate: later requests of a flow that was judged by the same one
+    /// ([`Slots::set_ruling`]) go on without being read if they are plain. 0: all are read, as it is at first.
+    pub fn set_ruling(&self, ruling: u32) {
+        match &self.0 {
+            Means::Ebpf(programs) => programs.ruling.store(ruling),
+            Means::Userspace(userspace) => userspace.set_ruling(ruling),
+        }
+    }
+
     /// What the programs counted since the maps were made, summed over CPUs.
     pub fn counters(&self) -> io::Result<Vec<(PacketCounter, u64)>> {
         match &self.0 {

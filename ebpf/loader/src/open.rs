@@ -4,7 +4,7 @@ use crate::attach::{Hook, Place};
 use crate::copies::{self, Copies};
 use crate::former::{self, Former};
 use crate::slots::Slots;
-use crate::sys::{self, MappedSlots, TypedMap};
+use crate::sys::{self, MappedSlots, MappedWord, TypedMap};
 use crate::{Means, OBJECT, Plane, PlaneConfig, PlaneError, Programs, Side, Tun};
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
@@ -22,6 +22,8 @@ pub(crate) const MAPS: [&str; 5] = ["FLOWS", "SLOTS", "SETTINGS", "LEGS", "COUNT
 pub(crate) const LINK: &str = "link_uplink";
 /// The link of what takes packets out of outer headers on a target.
 pub(crate) const LEG_LINK: &str = "link_leg";
+/// Where the daemon of an intermediate says which ruling is in force.
+const RULING: &str = "RULING";
 /// The program of that link.
 pub(crate) const LEG_PROGRAM: &str = "target_ingress";
 
@@ -66,6 +68,9 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
     let (wake, _) = typed_fd(&mut object, copies::WAKE, (4, 4))?;
     let copies = of_target.then(|| Copies::of(copies, wake.as_fd())).transpose()?;
 
+    let (ruling, _) = typed_fd(&mut object, RULING, (4, 4))?;
+    let ruling = MappedWord::new(ruling.as_fd()).map_err(map_error("mmap", RULING))?;
+
     let swept = sweep(&flows_map, &mapped)?;
     let mut lost = 0;
     let slots = Slots::new(mapped);
@@ -101,6 +106,7 @@ pub(crate) fn open(config: &PlaneConfig, hook: Hook) -> Result<Plane, PlaneError
         tun: Mutex::new(Tun { object, link: None }),
         adopting: Mutex::new(None),
         copies: Mutex::new(copies),
+        ruling,
         knows_earlier: found && lost == 0,
         lost_records: !found || lost + swept > 0,
     };

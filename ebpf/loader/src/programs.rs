@@ -2,7 +2,7 @@
 
 use crate::attach::Place;
 use crate::copies::Copies;
-use crate::sys::{self, TypedMap};
+use crate::sys::{self, MappedWord, TypedMap};
 use crate::{Hook, InsertError, PlaneConfig, PlaneError, Side, Slots, open};
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::TcAttachType;
@@ -29,6 +29,8 @@ pub(crate) struct Programs {
     pub(crate) adopting: Mutex<Option<aya::Ebpf>>,
     /// Until it is taken.
     pub(crate) copies: Mutex<Option<Copies>>,
+    /// The map `RULING`.
+    pub(crate) ruling: MappedWord,
     /// As [`Plane::knows_earlier`](crate::Plane::knows_earlier) says.
     pub(crate) knows_earlier: bool,
     /// As [`Plane::lost_records`](crate::Plane::lost_records) says.

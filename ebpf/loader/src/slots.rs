@@ -202,6 +202,12 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, requests)).store(requests, Ordering::Release);
     }
 
+    /// Stores [`FlowRecord::ruling`] (release): by which ruling an intermediate judged the flow's last request; 0: what follows
+    /// is read.
+    pub fn set_ruling(&self, slot: u32, ruling: u32) {
+        self.mapped.field(slot, offset_of!(FlowRecord, note_flags)).store(ruling, Ordering::Release);
+    }
+
     /// Adds payload bytes to [`FlowRecord::released`] that were diverted and will not come back.
     pub fn add_released(&self, slot: u32, bytes: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, released)).fetch_add(bytes, Ordering::AcqRel);

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem::offset_of;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How many packets' first fragments are remembered.
@@ -30,6 +30,7 @@ pub(crate) struct Userspace {
     counters: [AtomicU64; PacketCounter::CAPACITY as usize],
     fragments: Mutex<LruCache<FragmentKey, u64>>,
     steering: Mutex<Option<Steering>>,
+    ruling: AtomicU32,
 }
 
 impl Userspace {
@@ -48,6 +49,7 @@ impl Userspace {
             counters: std::array::from_fn(|_| AtomicU64::new(0)),
             fragments: Mutex::new(LruCache::new(FRAGMENTED)),
             steering: Mutex::default(),
+            ruling: AtomicU32::new(0),
         };
         Ok(Plane(Means::Userspace(Arc::new(userspace))))
     }
@@ -126,6 +128,10 @@ impl Userspace {
         self.table().keys().copied().collect()
     }
 
+    pub(crate) fn set_ruling(&self, ruling: u32) {
+        self.ruling.store(ruling, Ordering::Release);
+    }
+
     pub(crate) fn counters(&self) -> Vec<(PacketCounter, u64)> {
         let count = |c: &PacketCounter| {
             let counter = self.counters.get(c.code() as usize);
@@ -186,6 +192,11 @@ impl Flows for Judging<'_> {
         if account.released != 0 {
             word(offset_of!(FlowRecord, released)).fetch_add(account.released, Ordering::Relaxed);
         }
+        let read_from = word(offset_of!(FlowRecord, read_from));
+        if account.plain != 0 && read_from.load(Ordering::Acquire) == copy.read_from {
+            word(offset_of!(FlowRecord, requests)).store(account.requests, Ordering::Release);
+            read_from.store(account.read_from, Ordering::Release);
+        }
         if account.state != 0 {
             let (from, to) = (copy.state, account.state);
             // Only while the daemon has not freed the slot meanwhile.
@@ -210,6 +221,10 @@ impl Flows for Judging<'_> {
             wide(offset_of!(FlowRecord, packets)).fetch_add(1, Ordering::Relaxed);
             wide(offset_of!(FlowRecord, bytes)).fetch_add(payload.into(), Ordering::Relaxed);
         }
+    }
+
+    fn ruling(&self) -> u32 {
+        self.plane.ruling.load(Ordering::Acquire)
     }
 
     fn copy(&self, packet: &[u8]) {

@@ -1,7 +1,7 @@
 //! What the two uplink programs have in common: load the facts, find the flow, book the verdict, store the patch.
 
 use super::headers::{NoUpper, load_ip, load_key, load_segment};
-use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, leg, report};
+use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, leg, plain, report};
 use crate::maps::{COPIES, COPIES_WAKE, FLOWS, PIECE, SCRATCH, SETTINGS, SLOTS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
@@ -64,7 +64,9 @@ pub(super) fn handle(skb: Skb, direction: Direction) -> i32 {
         }
         Ok(()) => match direction {
             Direction::FromClient => {
-                judge_ingress(&scratch.record, &scratch.segment, marked, now, &mut scratch.patch)
+                let verdict =
+                    judge_ingress(&scratch.record, &scratch.segment, marked, now, &mut scratch.patch);
+                plain::judged(skb, tcp_at, scratch, verdict)
             }
             Direction::ToClient => judge_egress(&scratch.record, &scratch.segment, &mut scratch.patch),
         },
@@ -230,6 +232,12 @@ fn book(record: SharedRecord, scratch: &Scratch, now: u64) {
         record.add_released(account.released);
     }
     let copy = &scratch.record;
+    // Not for one that is there twice at once: the numbers are stored only by who sees none of them stored yet. The count
+    // comes first, as the daemon stores it.
+    if account.plain != 0 && record.read_from() == copy.read_from {
+        record.store_requests(account.requests);
+        record.store_read_from(account.read_from);
+    }
     // Only while the daemon has not freed the slot meanwhile.
     if account.state != 0 && record.state() == copy.state {
         record.store_state(account.state);

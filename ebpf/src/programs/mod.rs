@@ -5,6 +5,7 @@ mod fragments;
 mod headers;
 mod intermediate_ingress;
 mod leg;
+mod plain;
 mod report;
 mod target_adopt;
 mod target_egress;

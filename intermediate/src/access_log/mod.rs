@@ -19,6 +19,7 @@ pub use record::{
 };
 pub use writer::Destination;
 
+use crate::ruling;
 use arc_swap::ArcSwapOption;
 use baton_shared::control::EndReport;
 use baton_shared::reason::EndReason;
@@ -95,7 +96,9 @@ impl AccessLog {
             Next::Anew(writer) => Some(Arc::new(writer)),
         };
         let off = next.is_none();
-        let Some(before) = self.inner.writer.swap(next) else { return };
+        let before = self.inner.writer.swap(next);
+        ruling::change();
+        let Some(before) = before else { return };
         if off {
             let waiting = self.inner.join().give_up();
             waiting.into_iter().for_each(|record| before.write(record));

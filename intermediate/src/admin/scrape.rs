@@ -6,7 +6,7 @@ use crate::handoff::Migrator;
 use crate::targets::Targets;
 use baton_loader::Plane;
 use baton_shared::health::Admin;
-use baton_shared::reason::HoldDrop;
+use baton_shared::reason::{HoldDrop, PacketCounter};
 use baton_shared::record::FlowState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -14,6 +14,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::Arc;
+
+/// How often the data plane has counted something.
+fn counted(plane: &Plane, what: PacketCounter) -> u64 {
+    let counters = plane.counters().unwrap_or_default();
+    counters.iter().find(|(counter, _)| *counter == what).map_or(0, |(_, count)| *count)
+}
 
 /// Registers what is there.
 pub(super) fn register(registry: &mut Registry, front: &Arc<Front>, plane: Option<&Arc<Plane>>) {
@@ -31,13 +37,16 @@ pub(super) fn register(registry: &mut Registry, front: &Arc<Front>, plane: Optio
     }
     if let Some(migrator) = front.migration.migrator() {
         registry.register_collector(Box::new(OfMigrator(Arc::clone(migrator))));
-        let of = Arc::clone(migrator);
+        let (of, plane) = (Arc::clone(migrator), plane.map(Arc::clone));
         baton_daemon::metrics::register_labelled(
             registry,
             "baton_later_requests",
-            "Later requests on tracked connections that were read, by what became of them",
+            "Later requests on tracked connections, by what became of them",
             "outcome",
-            move || of.later_counts().outcomes().to_vec(),
+            move || {
+                let plain = plane.as_ref().map_or(0, |plane| counted(plane, PacketCounter::LaterPlain));
+                of.later_counts().outcomes().into_iter().chain([("plain", plain)]).collect()
+            },
         );
         let of = Arc::clone(migrator);
         baton_daemon::metrics::register_reasons(

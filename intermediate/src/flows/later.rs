@@ -61,6 +61,11 @@ impl Flows {
         self.plane.slots().set_read_from(slot, end.raw());
     }
 
+    /// By which ruling the flow's last request was judged, if plain ones may follow it unread; 0: none may.
+    pub(crate) fn set_ruling(&self, slot: u32, ruling: u32) {
+        self.plane.slots().set_ruling(slot, ruling);
+    }
+
     /// The end of the request under way is known, and no other may follow it.
     pub(crate) fn set_last(&self, slot: u32) {
         self.plane.slots().change_flags(slot, FLAG_WITHIN_BODY, FLAG_LAST);

@@ -4,6 +4,7 @@ use super::entry::Entry;
 use super::table::Table;
 use super::{Flows, nanos, now_ms};
 use crate::handoff::LaterFlow;
+use crate::ruling;
 use baton_loader::monotonic_ns;
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::reason::EndReason;
@@ -37,6 +38,7 @@ impl Flows {
                 }
             }
         }
+        ruling::begin(&self.plane);
         (taken, removed)
     }
 
@@ -47,6 +49,8 @@ impl Flows {
         // How far a body had been read nobody knows any more: the rest of the connection is its server's, which was told
         // to close.
         let lost_track = record.flags & FLAG_WITHIN_BODY != 0;
+        // That of an earlier run; the programs have none in force yet.
+        self.plane.slots().set_ruling(slot, 0);
         if lost_track {
             self.plane.slots().change_flags(slot, FLAG_TRACKED | FLAG_WITHIN_BODY, 0);
         }

@@ -6,6 +6,7 @@
 //! refused at once. The socket stays bound, so that listening again needs no privileges.
 
 use crate::handoff::prepare_listener;
+use crate::ruling;
 use crate::socket::Socket;
 use socket2::{SockFilter, SockRef};
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ impl Drains {
 
     fn tell(&self) {
         self.changed.send_modify(|count| *count += 1);
+        ruling::change();
     }
 
     /// Drains a listener, or takes that back; whether that changes anything.

@@ -6,9 +6,11 @@ use super::{Front, Seat, Stop};
 use crate::access_log::{Asked, RequestText};
 use crate::handoff::{FlowNow, Next, Noted, Returned, Router};
 use crate::pools::{Member, PickFacts};
+use crate::ruling;
 use crate::site::Decision;
-use baton_shared::balance::{HolderFacts, NextFacts, Place, Stay, judge_next, judge_stay};
+use baton_shared::balance::{AlikeFacts, HolderFacts, NextFacts, Place, Stay, judge_next, judge_stay};
 use baton_shared::http::{HeadLimits, RequestHead, Tunnel};
+use baton_shared::plain::are_wide_enough;
 use baton_shared::route::{HeadLines, KeepAlive, Mode, RequestFacts};
 use baton_shared::state::later::is_followed;
 use std::net::SocketAddr;
@@ -64,6 +66,8 @@ impl Router for LaterRouter {
     }
 
     fn route(&self, flow: &FlowNow, head: &RequestHead, bytes: &[u8]) -> Next {
+        // Before any of the facts it stands for.
+        let ruling = ruling::now();
         let Some(front) = self.front.upgrade() else { return Next::RETURN };
         let Some((site, listener)) = front.site_of(flow.vip) else { return Next::RETURN };
         let lines = HeadLines::new(bytes, head);
@@ -95,7 +99,16 @@ impl Router for LaterRouter {
             Next::Move { target, head, noted: noted(), or_stay }
         };
         match place {
-            Place::Here => Next::Stay { noted: noted() },
+            Place::Here => {
+                let alike = AlikeFacts {
+                    one_way: site.table.is_one_way(listener),
+                    sticky: decision.pool.spec.choice.sticky.is_some(),
+                    within_limits: are_wide_enough(&site.limits(listener).head),
+                    noted: front.access_log.is_on(),
+                };
+                let ruling = facts.lets_plain_ones_pass(&alike).then_some(ruling);
+                Next::Stay { noted: noted(), ruling }
+            }
             Place::Again { or_stay } => to(flow.target, or_stay),
             Place::Other { to: target, or_stay } => to(target, or_stay),
             Place::Front { or_stay } => Next::Return { or_stay },

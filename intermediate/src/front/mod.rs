@@ -32,6 +32,7 @@ use crate::config::{Protocol, StreamTimes};
 use crate::handoff::{History, Migrator};
 use crate::metrics::{Metrics, OpenConnection};
 use crate::proxy::{Peer, Upstreams};
+use crate::ruling;
 use crate::site::Site;
 use crate::socket::Socket;
 use crate::targets::Targets;
@@ -193,6 +194,7 @@ impl Front {
         self.departed.note(&gone, &before);
         let here: Vec<SocketAddr> = site.listeners.iter().map(|l| l.vip).collect();
         self.site.store(Arc::new(site));
+        ruling::change();
         self.departed.forget(&here);
     }
 

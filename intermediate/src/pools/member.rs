@@ -1,6 +1,7 @@
 //! A target's part in a pool: its share, and what is known of its health there.
 
 use super::{Choice, Pool};
+use crate::ruling;
 use crate::targets::Target;
 use baton_daemon::admin::events::{self, Kind};
 use baton_loader::monotonic_ns;
@@ -266,7 +267,10 @@ impl Member {
         let of_health =
             Standing::of(baton_shared::health::Admin::Ready, state.checked.state(), state.passive.state());
         let place = Standing::ALL.iter().position(|s| *s == of_health).unwrap_or(0);
-        self.standing.store(u32::try_from(place).unwrap_or(0), Ordering::Relaxed);
+        let place = u32::try_from(place).unwrap_or(0);
+        if self.standing.swap(place, Ordering::Relaxed) != place {
+            ruling::change();
+        }
         let now = self.standing();
         state.serving.note(now, now_ns);
         let since = state.serving.for_ms(now_ns).map_or(FROM_THE_START, |ms| now_ns - ms * 1_000_000);

@@ -1,5 +1,6 @@
 //! The agents: one control channel for each, however many targets are on its host.
 
+use crate::ruling;
 use baton_daemon::admin::events::{self, Kind};
 use baton_shared::control::Message;
 use baton_shared::health::{Agent as AgentState, AgentEvent};
@@ -60,11 +61,13 @@ impl Agent {
     /// Gives it its control channel.
     pub fn set_link(&self, link: Arc<dyn AgentLink>) {
         *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link);
+        ruling::change();
     }
 
     /// Closes its control channel, if it has one.
     pub(crate) fn drop_link(&self) {
         self.link.write().unwrap_or_else(PoisonError::into_inner).take();
+        ruling::change();
     }
 
     fn link(&self) -> Option<Arc<dyn AgentLink>> {
@@ -91,6 +94,8 @@ impl Agent {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *state;
         *state = before.on(event);
+        // Whether it is connected may have changed as well.
+        ruling::change();
         if before != *state {
             events::publish(
                 Kind::Channel,

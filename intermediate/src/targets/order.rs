@@ -1,5 +1,6 @@
 //! What the operator ordered of a target.
 
+use crate::ruling;
 use baton_shared::health::{Admin, AdminOrder};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -36,6 +37,7 @@ impl Ordered {
             let place = ALL.iter().position(|state| *state == to).unwrap_or(0);
             self.now.store(u32::try_from(place).unwrap_or(0), Ordering::Relaxed);
             *since = Some(SystemTime::now());
+            ruling::change();
         }
         (from, to)
     }

@@ -24,7 +24,7 @@ pub use p2c::{least_active_of_two, least_time_of_two};
 pub use rendezvous::rendezvous;
 pub use round_robin::SmoothRoundRobin;
 pub use servers::Servers;
-pub use stay::{HolderFacts, NextFacts, Place, Stay, judge_next, judge_stay, plan_holds};
+pub use stay::{AlikeFacts, HolderFacts, NextFacts, Place, Stay, judge_next, judge_stay, plan_holds};
 pub use sticky::{StickyKey, cookie_value};
 pub use weight::{MAX_WEIGHT, SCALE, effective_weight};
 

@@ -69,7 +69,28 @@ pub struct NextFacts {
     pub drained: bool,
 }
 
+/// By what else a listener's requests could differ in what becomes of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlikeFacts {
+    /// One route takes whatever comes, or none is there to take anything.
+    pub one_way: bool,
+    /// The pool's members may be named by a cookie.
+    pub sticky: bool,
+    /// The listener's limits let every plain head through.
+    pub within_limits: bool,
+    /// There is to be a record of each request.
+    pub noted: bool,
+}
+
 impl NextFacts {
+    /// Whether plain requests ([`crate::plain`]) that follow this one, which stays as it came, would do the same whatever they say, as
+    /// long as nothing changes but them: then they need not be read.
+    pub fn lets_plain_ones_pass(&self, alike: &AlikeFacts) -> bool {
+        let followed = self.migrates && !self.bound && !self.owes && !self.drained;
+        let stays = self.stay == Stay::Stays && self.as_it_is;
+        followed && stays && alike.one_way && alike.within_limits && !alike.sticky && !alike.noted
+    }
+
     /// Whether it is to be the connection's last: with its response the connection leaves a listener that is drained. One that
     /// cannot be had back is not told.
     pub const fn is_last(&self) -> bool {
@@ -205,6 +226,32 @@ mod tests {
                 Place::Again { or_stay } | Place::Other { or_stay, .. } | Place::Front { or_stay } => or_stay,
             };
             assert!(!changed, "{stay:?} {picked:?}: it cannot stay as it came");
+        }
+    }
+
+    #[test]
+    fn plain_requests_pass_only_where_nothing_but_themselves_could_make_a_difference() {
+        let alike = AlikeFacts { one_way: true, sticky: false, within_limits: true, noted: false };
+        assert!(PLAIN.lets_plain_ones_pass(&alike));
+        for other in [
+            AlikeFacts { one_way: false, ..alike },
+            AlikeFacts { sticky: true, ..alike },
+            AlikeFacts { within_limits: false, ..alike },
+            AlikeFacts { noted: true, ..alike },
+        ] {
+            assert!(!PLAIN.lets_plain_ones_pass(&other), "{other:?}");
+        }
+        for other in [
+            NextFacts { migrates: false, ..PLAIN },
+            NextFacts { stay: Stay::Leaves, ..PLAIN },
+            NextFacts { stay: Stay::Drains, ..PLAIN },
+            NextFacts { stay: Stay::Strange, ..PLAIN },
+            NextFacts { as_it_is: false, ..PLAIN },
+            NextFacts { owes: true, ..PLAIN },
+            NextFacts { bound: true, ..PLAIN },
+            NextFacts { drained: true, ..PLAIN },
+        ] {
+            assert!(!other.lets_plain_ones_pass(&alike), "{other:?}");
         }
     }
 

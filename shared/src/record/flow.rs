@@ -230,8 +230,9 @@ pub struct FlowRecord {
     /// stood there at the commit, and [`DRAIN_BYTES`].
     pub drain_end: u32,
     /// With `FLAG_TRACKED`, in the space of this direction's sender as it arrives: payload from here on is the daemon's
-    /// to read. I: the end of the request under way, what reaches beyond it is diverted to the hold TUN. T: where the
-    /// agent needs the server's stream next, what reaches beyond it is copied to the agent's TUN. By the daemon.
+    /// to read. I: the end of the request under way, what reaches beyond it is diverted to the hold TUN; the program moves it
+    /// over a plain request. T: where the agent needs the server's stream next, what reaches beyond it is copied to the
+    /// agent. By the daemon.
     pub read_from: u32,
     /// I: the largest packet, bytes with its IP header, that the way to the target takes, without what the leg puts in front
     /// of it; 0: any. By the daemon, as it learns it.
@@ -257,10 +258,12 @@ pub struct FlowRecord {
     pub note_tsval: u32,
     /// Highest sequence number sent plus segment length (FIN counts one).
     pub note_seq_end: u32,
-    /// `NOTE_*`.
+    /// `NOTE_*`. I, tracked, by the daemon: the ruling under which plain requests go on without being read
+    /// ([`FlowRecord::ruling`]); 0: none.
     pub note_flags: u32,
-    /// Tracked, by the daemon and for it alone, so that a restarted one can go on. I: requests the target was given since the
-    /// handoff, the handed-off one included. T: `state::responses::Responses::mark`.
+    /// Tracked. I: requests the target was given since the handoff, the handed-off one included; the program counts those that
+    /// it judges by itself. T, by the daemon and for it alone, so that a restarted one can go on:
+    /// `state::responses::Responses::mark`.
     pub requests: u32,
 
     // --- statistics, by the program ---
@@ -301,6 +304,13 @@ impl FlowRecord {
     #[inline(always)]
     pub const fn noted_window_end(&self) -> u32 {
         self.note_ack.wrapping_add(self.ack_delta).wrapping_add(self.note_window)
+    }
+
+    /// On I: the ruling by which the daemon judged the flow's last request, if plain ones may follow it without being read as
+    /// long as it stands (`translate::may_be_plain`); 0: they are read.
+    #[inline(always)]
+    pub const fn ruling(&self) -> u32 {
+        self.note_flags
     }
 
     /// On I: whether the target's kernel made the server's socket as the client's connection is, so that no number is

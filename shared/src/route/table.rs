@@ -129,6 +129,12 @@ impl RouteTable {
         &self.routes
     }
 
+    /// Whether all requests of a listener are one route's, or no route's, whatever they say.
+    pub fn is_one_way(&self, listener: usize) -> bool {
+        let mut of_listener = self.routes.iter().filter(|route| route.rules.apply_to(listener));
+        of_listener.next().is_none_or(|first| first.rules.are_always_fulfilled())
+    }
+
     /// The route that takes a request, if any does.
     pub fn find(&self, facts: &RequestFacts<'_>) -> Result<Option<&Route>, AmbiguousPath> {
         if !self.paths_matter {

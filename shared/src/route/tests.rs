@@ -392,3 +392,19 @@ fn options_of_a_host_alone_asks_for_what_a_star_asks_for() {
     assert_eq!(path("OPTIONS http://h? HTTP/1.1\r\nHost: h\r\n\r\n"), "/");
     assert_eq!(path("GET http://h HTTP/1.1\r\nHost: h\r\n\r\n"), "/");
 }
+
+#[test]
+fn a_listener_is_one_way_if_its_first_route_takes_all_or_it_has_none() {
+    let of = |listener: usize, rules: Rules| {
+        Route::new("r", PoolId(0), Rules { listeners: Some(vec![listener]), ..rules })
+    };
+    let table = RouteTable::new(vec![
+        of(0, host("a")),
+        of(0, Rules::default()),
+        of(1, Rules::default()),
+        of(1, with_path(PathRule::prefix("/a").unwrap())),
+    ]);
+    assert_eq!([0, 1, 2].map(|listener| table.is_one_way(listener)), [false, true, true]);
+    let everywhere = RouteTable::new(vec![Route::new("r", PoolId(0), host("a"))]);
+    assert!(!everywhere.is_one_way(7));
+}

@@ -111,6 +111,21 @@ impl LaterRequests {
         self.kept.as_ref().is_some_and(|kept| !kept.body.is_done())
     }
 
+    /// Whole requests have gone on unread, up to this number: it is the end from here on. False, and without effect, if it is
+    /// no news, or something is kept: what is kept begins at the end.
+    pub fn pass_unread(&mut self, end: Seq<Client>) -> bool {
+        let news = self.is_idle() && self.end.before(end);
+        if news {
+            self.end = end;
+        }
+        news
+    }
+
+    /// Whether nothing is kept, and no body is under way that must be read.
+    pub fn is_idle(&self) -> bool {
+        self.kept.is_none()
+    }
+
     /// The end of the request under way.
     pub fn end(&self) -> Seq<Client> {
         self.end

@@ -96,16 +96,22 @@ pub fn judge_ingress(
                 patch.account.diverted = length;
                 return Verdict::new(Action::Divert, PacketCounter::TooBig);
             }
-            if segment.ttl <= 1 {
-                return Verdict::new(Action::Drop, PacketCounter::DropTtlExpired);
-            }
-            note_client(record, segment, &mut patch.account);
-            Verdict::new(Action::Translate, PacketCounter::Translated)
+            goes_on(record, segment, &mut patch.account)
         }
         FlowState::Superseded => Verdict::new(Action::Pass, PacketCounter::Superseded),
         // The target's states do not occur here.
         FlowState::Free | FlowState::Replaying | FlowState::Fenced | FlowState::Adopting => Verdict::pass(),
     }
+}
+
+/// A client's packet goes on to the target, unless it has been on its way for too long.
+#[inline(always)]
+pub(super) fn goes_on(record: &FlowRecord, segment: &Segment, account: &mut Account) -> Verdict {
+    if segment.ttl <= 1 {
+        return Verdict::new(Action::Drop, PacketCounter::DropTtlExpired);
+    }
+    note_client(record, segment, account);
+    Verdict::new(Action::Translate, PacketCounter::Translated)
 }
 
 /// Whether held data of the flow is still on its way through the daemon, so that new data queues behind it; not for ever.

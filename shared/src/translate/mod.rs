@@ -13,6 +13,7 @@ mod inverse;
 mod judge;
 mod leg;
 mod patch;
+mod plain;
 mod report;
 mod rewrite;
 #[cfg(test)]
@@ -28,5 +29,6 @@ pub use leg::{
     outer_v6,
 };
 pub use patch::{Account, Patch};
+pub use plain::{PlainReading, judge_plain, may_be_plain};
 pub use report::{ReportPatch, judge_report, reported_flow, translate_report};
 pub use rewrite::{Direction, translate};

@@ -71,6 +71,12 @@ pub struct Account {
     pub copy: u32,
     /// 1 if a packet that is not changed is to be counted among those sent on the flow.
     pub sent: u32,
+    /// 1 if `read_from` and `requests` below are to be stored: a plain request goes on.
+    pub plain: u32,
+    /// New `read_from`.
+    pub read_from: u32,
+    /// New `requests`.
+    pub requests: u32,
     /// Why the kernel refused to make a socket; 0: nothing to store.
     pub errno: u32,
 }

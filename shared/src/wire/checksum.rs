@@ -39,6 +39,22 @@ impl Sum {
         Sum(self.0 + new as u64 + (!old) as u64)
     }
 
+    /// With a word at an even offset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, word: u32) -> Self {
+        Sum(self.0 + word as u64)
+    }
+
+    /// With the byte at this offset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_byte(self, offset: u32, byte: u8) -> Self {
+        // The half of a 16-bit piece, in memory order, that the offset falls into.
+        let half = if cfg!(target_endian = "little") { offset & 1 } else { !offset & 1 };
+        Sum(self.0 + ((byte as u64) << (half * 8)))
+    }
+
     /// With another sum, of words at even offsets as well.
     #[inline(always)]
     #[must_use]
@@ -89,6 +105,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn words_and_bytes_add_up_to_the_full_sum(words: Vec<u32>, rest: Vec<u8>) {
+            let mut sum = words.iter().fold(Sum::ZERO, |sum, word| sum.with(*word));
+            for (offset, byte) in (0u32..).zip(&rest) {
+                sum = sum.with_byte(offset, *byte);
+            }
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_ne_bytes()).chain(rest).collect();
+            prop_assert!(same(u16::from_be(!sum.folded()), full(&bytes)));
+        }
+
         #[test]
         fn incremental_equals_full(mut bytes in prop::collection::vec(any::<u8>(), 40), at in 0usize..36,
                                    new in prop_oneof![Just(0u32), Just(u32::MAX), any::<u32>()]) {

@@ -19,4 +19,4 @@ pub use ipv4::{Ipv4Words, PROTOCOL_TCP, PROTOCOL_UDP};
 pub use ipv6::{Ipv6Words, NEXT_DESTINATION, NEXT_FRAGMENT, NEXT_HOP_BY_HOP, NEXT_ROUTING};
 pub use options::{OPTION_BUFFER, OPTIONS_MAX, OptionPlaces, OptionValues};
 pub use segment::Segment;
-pub use tcp::{ACK, FIN, RST, SYN, TcpWords};
+pub use tcp::{ACK, FIN, PSH, RST, SYN, TcpWords};

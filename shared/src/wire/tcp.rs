@@ -1,5 +1,6 @@
 //! The TCP header (RFC 9293, section 3.1).
 
+use super::HeaderChecksum;
 use crate::addr::PortWord;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -9,6 +10,8 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// Reset the connection.
 pub const RST: u8 = 0x04;
+/// The receiver is to hand the data on.
+pub const PSH: u8 = 0x08;
 /// The acknowledgement field counts.
 pub const ACK: u8 = 0x10;
 
@@ -68,6 +71,13 @@ impl TcpWords {
     pub const fn window(&self) -> u16 {
         let b = self.0[3].to_ne_bytes();
         u16::from_be_bytes([b[2], b[3]])
+    }
+
+    /// The checksum.
+    #[inline(always)]
+    pub const fn checksum(&self) -> HeaderChecksum {
+        let b = self.0[4].to_ne_bytes();
+        HeaderChecksum(u16::from_ne_bytes([b[0], b[1]]))
     }
 
     /// The fourth word with another window (host order).

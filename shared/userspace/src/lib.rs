@@ -9,6 +9,7 @@
 mod carrier;
 pub mod netlink;
 mod packet;
+mod plain;
 mod report;
 mod steering;
 

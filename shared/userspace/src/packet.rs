@@ -1,6 +1,7 @@
 //! One packet: load the facts, find the flow, book the verdict, store the patch. The order is that of the eBPF
 //! programs (`ebpf/src/programs/flow.rs`), and differential tests hold the two together.
 
+use crate::plain::{self, Ruled};
 use crate::report;
 use baton_shared::addr::IpWords;
 use baton_shared::packet::headers::{NoUpper, key, load_ip, load_segment};
@@ -38,6 +39,9 @@ pub trait Flows {
 
     /// Writes the account into a slot's record. The daemon and other threads may write to it at the same time.
     fn book(&self, slot: u32, handled: &Handled<'_>);
+
+    /// The ruling in force (`baton_shared::translate::may_be_plain`); 0: none.
+    fn ruling(&self) -> u32;
 
     /// The daemon is to have a copy of this packet, which is not rewritten yet.
     fn copy(&self, packet: &[u8]);
@@ -95,7 +99,11 @@ pub fn carry(
     let verdict = match load_segment(&ip, packet.len(), raw_tcp, &mut segment) {
         Err(reason) => judge_unreadable(&record, now_ns, reason),
         Ok(()) => match direction {
-            Direction::FromClient => judge_ingress(&record, &segment, marked, now_ns, &mut patch),
+            Direction::FromClient => {
+                let verdict = judge_ingress(&record, &segment, marked, now_ns, &mut patch);
+                let ruled = Ruled { record: &record, ruling: flows.ruling(), key: &key };
+                plain::judged(&ruled, &segment, raw_tcp, verdict, &mut patch.account)
+            }
             Direction::ToClient => judge_egress(&record, &segment, &mut patch),
         },
     };
@@ -222,6 +230,10 @@ mod tests {
 
         fn book(&self, _: u32, _: &Handled<'_>) {
             self.booked.set(self.booked.get() + 1);
+        }
+
+        fn ruling(&self) -> u32 {
+            0
         }
 
         fn copy(&self, _: &[u8]) {}

@@ -19,6 +19,9 @@ const TUN: u32 = 1;
 /// The mark of reinjected packets.
 pub(crate) const MARK: u32 = 0x0ba7;
 
+/// The ruling in force.
+pub(crate) const RULING: u32 = 7;
+
 /// The one slot in use.
 const SLOT: u32 = 2;
 /// Loaded by itself, where the kernel has what it calls.
@@ -88,6 +91,8 @@ impl Bench {
         let counters = map("COUNTERS")?.try_into()?;
         let fragments = map("FRAGMENTS")?.try_into()?;
         let copies = map("COPIES")?.try_into()?;
+        let mut ruling: Array<MapData, u32> = map("RULING")?.try_into()?;
+        ruling.set(0, RULING, 0)?;
         let counted = vec![0; PacketCounter::CAPACITY as usize];
         let mut bench = Bench { object, flows, slots, legs, settings, counters, fragments, copies, counted };
         let uplink = Settings { uplink_ifindex: TUN, ..Settings::default() };

@@ -1,12 +1,15 @@
 //! `shared`'s verdict carried out on the host: etherparse takes the packet apart and computes the checksums anew.
 
+use crate::bench::RULING;
 use crate::{Case, Hook, Outcome, errors};
 use baton_shared::addr::{IpWords, PortWord};
+use baton_shared::plain::is_plain;
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::fragments::{FragmentKey, judge_later_fragment};
 use baton_shared::translate::{
-    Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_unreadable, translate,
+    Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_plain, judge_unreadable,
+    may_be_plain, translate,
 };
 use baton_shared::wire::{HeaderChecksum, OPTION_BUFFER, Segment};
 use etherparse::{Ipv4Header, Ipv6Header, TcpHeader};
@@ -182,7 +185,12 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
         let payload = ip.total - ip.upper_at - tcp.header_len();
         let segment = segment_of(&ip, &tcp, payload);
         let verdict = match case.hook {
-            Hook::Ingress => judge_ingress(&case.record, &segment, case.marked, NOW, &mut patch),
+            Hook::Ingress => {
+                let verdict = judge_ingress(&case.record, &segment, case.marked, NOW, &mut patch);
+                let plain = may_be_plain(verdict, &case.record, &segment, RULING)
+                    && is_whole_and_plain(&ip, &tcp, &packet[ip.upper_at + tcp.header_len()..ip.total]);
+                if plain { judge_plain(&case.record, &segment, &mut patch.account) } else { verdict }
+            }
             Hook::Egress => judge_egress(&case.record, &segment, &mut patch),
         };
         let written = (verdict.action == Action::Translate).then(|| {
@@ -203,6 +211,16 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
     };
     let remembered = ip.more_fragments && verdict.action == Action::Drop;
     Some(book(case.hook, verdict, &patch, written, Outcome { remembered, copied, ..untouched.clone() }))
+}
+
+/// Whether a payload is a plain request, and its segment's checksum, computed anew, is right.
+fn is_whole_and_plain(ip: &Ip, tcp: &TcpHeader, payload: &[u8]) -> bool {
+    let sum = match (ip.source, ip.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => tcp.calc_checksum_ipv4_raw(from.octets(), to.octets(), payload),
+        (IpAddr::V6(from), IpAddr::V6(to)) => tcp.calc_checksum_ipv6_raw(from.octets(), to.octets(), payload),
+        mixed => panic!("{mixed:?}"),
+    };
+    is_plain(payload) && sum.unwrap() == tcp.checksum
 }
 
 fn segment_of(ip: &Ip, tcp: &TcpHeader, payload: usize) -> Segment {
@@ -302,6 +320,10 @@ fn book(
     }
     record.diverted = record.diverted.wrapping_add(account.diverted);
     record.released = record.released.wrapping_add(account.released);
+    if account.plain != 0 {
+        record.read_from = account.read_from;
+        record.requests = account.requests;
+    }
     if account.state != 0 {
         record.state = account.state;
     }

@@ -1,5 +1,6 @@
 //! Random cases, biased to where the bugs live.
 
+use crate::bench::RULING;
 use crate::cases::Version;
 use crate::host::NOW;
 use crate::packet::Frame;
@@ -139,6 +140,27 @@ impl Random {
         }
     }
 
+    /// Makes the packet a request that is judged by the program, nearly or in full.
+    fn plain(&mut self, record: &mut FlowRecord, frame: &mut Frame) {
+        record.note_flags = RULING;
+        record.requests = self.word();
+        frame.tcp.sequence_number = record.read_from;
+        frame.tcp.acknowledgment_number =
+            record.note_ack.wrapping_add(self.pick(&[0, 1, 100, 0u32.wrapping_sub(1), 1 << 31]));
+        let tail = usize::try_from(self.below(1000)).unwrap();
+        let head =
+            format!("GET /{} HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", self.below(1000), "y".repeat(tail));
+        frame.payload = head.into_bytes();
+        if self.chance(2) {
+            (frame.tcp.ack, frame.tcp.syn, frame.tcp.fin, frame.tcp.rst) = (true, false, false, false);
+            frame.tcp.ece = false;
+        }
+        if self.chance(4) {
+            let at = usize::try_from(self.below(frame.payload.len() as u64)).unwrap();
+            frame.payload[at] = self.byte_below(128);
+        }
+    }
+
     /// An ICMP error, now and then a broken one.
     fn error(&mut self, n: u64, record: FlowRecord, version: Version) -> Case {
         let mut error = cases::error(version);
@@ -182,7 +204,7 @@ impl Random {
     pub(crate) fn case(&mut self, n: u64) -> Case {
         let hook = self.pick(&[Hook::Ingress, Hook::Egress]);
         let version = self.pick(&[Version::V4, Version::V6]);
-        let record = self.record(hook, version);
+        let mut record = self.record(hook, version);
         if hook == Hook::Ingress && self.chance(4) {
             return self.error(n, record, version);
         }
@@ -213,6 +235,9 @@ impl Random {
         frame.tcp.ece = self.chance(4);
         let count = self.pick(&[0, 0, 1, 2, 3, 100, 1400]);
         frame.payload = self.bytes(count);
+        if hook == Hook::Ingress && record.flags & FLAG_TRACKED != 0 && self.chance(2) {
+            self.plain(&mut record, &mut frame);
+        }
         let options = self.options();
         frame = frame.options(&options);
         if self.chance(8) {

@@ -1,5 +1,6 @@
 //! The userspace plane's packet function over a table of one flow.
 
+use crate::bench::RULING;
 use crate::host::{NOW, fragment_key};
 use crate::{Case, Hook, Outcome};
 use baton_shared::packet::reply;
@@ -33,6 +34,10 @@ impl Flows for OneFlow {
         record.last_seen_ns = 1;
         record.diverted = record.diverted.wrapping_add(account.diverted);
         record.released = record.released.wrapping_add(account.released);
+        if account.plain != 0 {
+            record.read_from = account.read_from;
+            record.requests = account.requests;
+        }
         if account.state != 0 {
             record.state = account.state;
         }
@@ -47,6 +52,10 @@ impl Flows for OneFlow {
             record.packets = record.packets.wrapping_add(1);
             record.bytes = record.bytes.wrapping_add(payload.into());
         }
+    }
+
+    fn ruling(&self) -> u32 {
+        RULING
     }
 
     fn copy(&self, packet: &[u8]) {

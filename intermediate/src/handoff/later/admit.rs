@@ -6,6 +6,7 @@ use crate::hold::cut::bare;
 use crate::hold::{HeldPacket, divide};
 use baton_daemon::tun::Offload;
 use baton_shared::packet::held::{HeldFacts, is_intact};
+use baton_shared::record::FlowRecord;
 use baton_shared::state::acceptable::{KnownClient, is_acceptable};
 use baton_shared::state::heard::Heard;
 use baton_shared::state::later::NotKept;
@@ -16,6 +17,7 @@ impl Migrator {
         &self,
         flow: &LaterFlow,
         state: &mut State,
+        record: &FlowRecord,
         packet: &[u8],
         offload: Offload,
         facts: &HeldFacts<'_>,
@@ -30,9 +32,8 @@ impl Migrator {
         }
         let held = HeldPacket::new(packet, offload, facts);
         let end = state.later.end();
-        let record = self.flows.record(flow.slot);
         let options = flow.options();
-        let mut heard = state.catch_up(&record, options.as_ref());
+        let mut heard = state.catch_up(record, options.as_ref());
         let known =
             KnownClient { acked: heard.ack.raw(), reach: record.note_window, tsval: state.in_order_tsval };
         let believed = !facts.rst && is_acceptable(facts, &known);

@@ -72,6 +72,8 @@ pub enum Next {
     Stay {
         /// See there.
         noted: Noted,
+        /// Plain requests may follow it unread as long as this ruling is in force.
+        ruling: Option<u32>,
     },
     /// To another target, with the connection.
     Move {
@@ -233,7 +235,13 @@ impl Migrator {
         offload: Offload,
         facts: &HeldFacts<'_>,
     ) {
-        self.take_in(flow, state, packet, offload, facts);
+        let record = self.flows.record(flow.slot);
+        // From here on the flow is read until it is judged again.
+        if record.ruling() != 0 {
+            self.flows.set_ruling(flow.slot, 0);
+            state.follow(&record);
+        }
+        self.take_in(flow, state, &record, packet, offload, facts);
         self.read_on(flow, state);
     }
 

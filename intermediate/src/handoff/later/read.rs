@@ -108,7 +108,7 @@ impl Migrator {
         let bytes = state.later.bytes();
         let now = flow.now(state);
         match router.route(&now, head, bytes) {
-            Next::Stay { noted } => {
+            Next::Stay { noted, ruling } => {
                 let Some(end) = state.later.pass(head) else {
                     return self.turn_back(flow, state, Some(head), false);
                 };
@@ -117,6 +117,10 @@ impl Migrator {
                 self.flows.set_requests(flow.slot, state.requests);
                 self.log_later(noted, state.target, state.flow(), state.requests, None);
                 Self::count(&self.laters.counts.stayed);
+                // Before it goes on: its client may ask again as soon as it has. While anything is held the program has no say.
+                if let Some(ruling) = ruling.filter(|_| state.is_idle()) {
+                    self.flows.set_ruling(flow.slot, ruling);
+                }
                 self.pass_to(flow, state, end);
             }
             Next::Move { target, head: fed, noted, or_stay } => {

@@ -197,6 +197,21 @@ impl State {
         FlowRef { flow_id: self.flow_id, generation: self.generation }
     }
 
+    /// Whether it is followed, and nothing has come behind the request in front: what comes next may be judged by its record
+    /// alone.
+    pub(super) fn is_idle(&self) -> bool {
+        self.phase == Phase::Following && !self.last && self.later.is_idle()
+    }
+
+    /// Plain requests have gone on without being read: what is known of the flow is brought up to them. `record` is the flow's.
+    pub(super) fn follow(&mut self, record: &FlowRecord) {
+        if self.later.pass_unread(Seq::new(record.read_from)) {
+            let more = record.requests.wrapping_sub(self.requests);
+            self.requests = record.requests;
+            self.all_requests = self.all_requests.saturating_add(more);
+        }
+    }
+
     /// What the client said last of what it has and takes, in packets that are held and those the program saw; `record` is the
     /// flow's.
     pub(super) fn catch_up(&mut self, record: &FlowRecord, options: Option<&NegotiatedOptions>) -> Heard {

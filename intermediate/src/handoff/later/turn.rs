@@ -223,7 +223,7 @@ impl Migrator {
         let Some(router) = self.laters.router.get().filter(|_| !holds) else { return plan };
         let bytes = state.later.bytes();
         match router.route(&flow.now(&state), head, bytes) {
-            Next::Stay { noted } => {
+            Next::Stay { noted, .. } => {
                 let fed = bytes.get(head.start..head.head_len).unwrap_or_default().to_vec();
                 Plan::Move { target: state.target, head: head.clone(), fed, noted: Box::new(noted) }
             }

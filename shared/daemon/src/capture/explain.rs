@@ -76,6 +76,11 @@ impl<R: Records> Flows for Noting<'_, R> {
 
     fn book(&self, _: u32, _: &Handled<'_>) {}
 
+    // Whether it is still in force only the program knows; mostly it is.
+    fn ruling(&self) -> u32 {
+        self.found.get().map_or(0, |record| record.ruling())
+    }
+
     fn copy(&self, _: &[u8]) {}
 
     // Fragments without ports belong to no client that could be asked for.

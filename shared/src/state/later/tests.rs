@@ -287,3 +287,22 @@ fn whoever_has_sent_nothing_more_takes_no_memory_but_16_bytes() {
         assert!(later.kept.is_none(), "what came is passed on");
     }
 }
+
+#[test]
+fn what_went_on_unread_moves_the_end_unless_something_is_kept_or_it_is_no_news() {
+    let mut later = LaterRequests::new(Seq::new(u32::MAX - 3), MOST);
+    assert!(later.is_idle());
+    assert!(!later.pass_unread(Seq::new(u32::MAX - 3)) && !later.pass_unread(Seq::new(u32::MAX - 4)));
+    assert!(later.pass_unread(Seq::new(20)));
+    assert_eq!((later.end(), later.next(&HeadLimits::default())), (Seq::new(20), Later::Nothing));
+    later.on_segment(Seq::new(20), b"GET / HT", false).unwrap();
+    assert!(!later.is_idle() && !later.pass_unread(Seq::new(28)), "it is kept from its end on");
+    assert_eq!(later.end(), Seq::new(20));
+    later.on_segment(Seq::new(28), b"TP/1.1\r\nHost: a\r\n\r\n", false).unwrap();
+    let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("a request") };
+    assert_eq!(later.pass(&head), Some(Seq::new(47)));
+    assert!(later.pass_unread(Seq::new(50)));
+    // Behind a gap, too, something is kept.
+    later.on_segment(Seq::new(60), b"x", false).unwrap();
+    assert!(!later.pass_unread(Seq::new(70)));
+}
