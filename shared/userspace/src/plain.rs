@@ -2,7 +2,6 @@
 //! (`ebpf/src/programs/plain.rs`).
 
 use baton_shared::plain::PLAIN_BYTES;
-use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::{Account, PlainReading, Verdict, judge_plain, may_be_plain};
 use baton_shared::wire::{Segment, Sum, TcpWords};
@@ -23,8 +22,7 @@ pub(crate) fn judged(
     verdict: Verdict,
     account: &mut Account,
 ) -> Verdict {
-    let may_be = verdict.counter == Some(PacketCounter::LaterRequest)
-        && may_be_plain(verdict, ruled.record, segment, ruled.ruling);
+    let may_be = may_be_plain(verdict, ruled.record, segment, ruled.ruling);
     if !may_be || !is_plain(ruled.key, segment, raw_tcp).unwrap_or(false) {
         return verdict;
     }

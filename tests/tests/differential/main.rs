@@ -18,6 +18,7 @@ mod random;
 mod reinject;
 mod userspace;
 
+use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
 use bench::Bench;
 
@@ -143,15 +144,17 @@ fn random_packets() {
     let (packets, seed) = asked_for();
     with_bench(|bench| {
         let mut random = random::Random::new(seed);
-        let mut translated = 0;
+        let (mut translated, mut plain) = (0, 0);
         for n in 0..packets {
             let case = random.case(n);
             let expected = host::run(&case);
             translated += u64::from(expected.frame != case.frame);
+            plain += expected.counters[PacketCounter::LaterPlain.code() as usize];
             compare(&case, &expected, &bench.run(&case));
         }
         println!("{packets} random packets, {translated} of them rewritten, no difference");
         assert!(translated * 5 > packets, "the generator made only {translated} translated packets");
+        assert!(plain * 1000 > packets, "and {plain} plain requests");
     });
 }
 
