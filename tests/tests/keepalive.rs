@@ -119,9 +119,10 @@ fn serve(t: &TestLab) -> Told {
     let (go_on, told) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let Ok(all) = stream.and_then(|stream| answer(stream, &told)) else { return };
-            if tell.send(all).is_err() {
-                return;
+            match stream.and_then(|stream| answer(stream, &told)) {
+                Ok(all) => tell.send(all).unwrap_or_default(),
+                // Whoever waits for it finds nobody, below this.
+                Err(e) => return eprintln!("the server's connection: {e}"),
             }
         }
     });
