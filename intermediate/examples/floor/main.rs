@@ -37,7 +37,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
-use steps::{Steps, Sum, Whose};
+use steps::{Steps, Sum, TOGETHER, Whose};
 use time::{Duration, OffsetDateTime};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -77,8 +77,8 @@ fn all() {
     map::measure(&mut steps);
     let device = Device::open();
     agent::measure(&mut steps, &device);
-    for together in [1, 8] {
-        pair::measure(&mut steps, together);
+    for (together, how) in TOGETHER {
+        pair::measure(&mut steps, together, how);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for together in [1, 8] {
@@ -182,7 +182,7 @@ async fn channel(steps: &mut Steps, together: u64, captured: &CapturedConnection
         for _ in 0..together {
             next(&mut to_front).await;
         }
-        steps.note(Whose::Beside, Sum::Both, name, begun.elapsed() / u32::try_from(together).unwrap());
+        steps.note(Whose::Beside, Sum::All, name, begun.elapsed() / u32::try_from(together).unwrap());
     }
     drop((client, server));
     std::fs::remove_dir_all(&dir).unwrap();

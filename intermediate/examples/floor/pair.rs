@@ -50,7 +50,7 @@ pub(crate) fn peer(address: &str, together: usize) {
     samples.iter().for_each(|sample| println!("{}", sample.as_nanos()));
 }
 
-pub(crate) fn measure(steps: &mut Steps, together: usize) {
+pub(crate) fn measure(steps: &mut Steps, together: usize, how: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -62,10 +62,7 @@ pub(crate) fn measure(steps: &mut Steps, together: usize) {
     stream.set_nodelay(true).unwrap();
     let waiter = Waiter::of(&stream);
     let (handoffs, mut answers) = (vec![0; HANDOFF * together], vec![0; ANSWER * together]);
-    let (sum, how) = match together {
-        1 => (Sum::Alone, "one at a time"),
-        _ => (Sum::Eight, "eight at once"),
-    };
+    let sum = Sum::Of(together);
     let own = format!("send {HANDOFF} bytes, epoll_wait, receive {ANSWER}, {how}: processor time");
     let other = format!("epoll_wait, receive {HANDOFF} bytes, send {ANSWER}, {how}: processor time");
     let wall = format!("a message and its answer between two processes, {how}: waited for");

@@ -22,13 +22,17 @@ impl Whose {
     }
 }
 
-/// Which sum a step is in: of handoffs one at a time, or eight at once that share writes and wakeups on the control channel.
+/// Which sums a step is in: all of them, or that of so many handoffs at once, which share writes and wakeups on the control
+/// channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sum {
-    Both,
-    Alone,
-    Eight,
+    All,
+    Of(usize),
 }
+
+/// How many handoffs there are at once, for each sum, and how that is said.
+pub(crate) const TOGETHER: [(usize, &str); 4] =
+    [(1, "one at a time"), (2, "two at once"), (4, "four at once"), (8, "eight at once")];
 
 struct Step {
     whose: Whose,
@@ -67,7 +71,7 @@ impl Steps {
         let begun = Instant::now();
         let value = step();
         let took = begun.elapsed().saturating_sub(self.wall);
-        self.note(whose, Sum::Both, name, took);
+        self.note(whose, Sum::All, name, took);
         value
     }
 
@@ -76,7 +80,7 @@ impl Steps {
         let begun = own_time();
         let value = step();
         let took = (own_time() - begun).saturating_sub(self.own);
-        self.note(whose, Sum::Both, name, took);
+        self.note(whose, Sum::All, name, took);
         value
     }
 
@@ -94,11 +98,11 @@ impl Steps {
             step.samples.sort_unstable();
             println!("| {} | {} | {} | {} |", step.whose.name(), step.name, step.at(10), step.at(2));
         }
-        for (sum, how) in [(Sum::Alone, "one at a time"), (Sum::Eight, "eight at once")] {
+        for (together, how) in TOGETHER {
             let mut both = [0, 0];
             for whose in [Whose::Intermediate, Whose::Agent] {
                 let own = || {
-                    let in_it = |step: &&Step| step.sum == Sum::Both || step.sum == sum;
+                    let in_it = |step: &&Step| step.sum == Sum::All || step.sum == Sum::Of(together);
                     self.steps.iter().filter(|step| step.whose == whose).filter(in_it)
                 };
                 let sums = [10, 2].map(|part| own().map(|step| step.at(part)).sum::<u64>());

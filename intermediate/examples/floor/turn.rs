@@ -54,13 +54,13 @@ pub(crate) fn measure(steps: &mut Steps, device: &Device) {
                 answer(&socket);
             }
             let name = "turn through user space: there and back, waited for";
-            steps.note(Whose::Beside, Sum::Both, name, begun.elapsed() / TURNS);
+            steps.note(Whose::Beside, Sum::All, name, begun.elapsed() / TURNS);
         }
         over.store(true, Ordering::Relaxed);
         for sample in woken.join().unwrap() {
             steps.note(
                 Whose::Beside,
-                Sum::Both,
+                Sum::All,
                 "turn through user space, woken for each: processor time",
                 sample,
             );
@@ -78,7 +78,7 @@ pub(crate) fn measure(steps: &mut Steps, device: &Device) {
             assert!(reflect(device, &mut offload, &mut buffer));
         }
         let took = begun.elapsed() / TOGETHER;
-        steps.note(Whose::Beside, Sum::Both, "the same, eight there at once, for each", took);
+        steps.note(Whose::Beside, Sum::All, "the same, eight there at once, for each", took);
         (0..TOGETHER).for_each(|_| answer(&socket));
     }
 }
