@@ -111,12 +111,12 @@ impl LaterRequests {
         self.kept.as_ref().is_some_and(|kept| !kept.body.is_done())
     }
 
-    /// Whole requests have gone on unread, up to this number: it is the end from here on. False, and without effect, if it is
-    /// no news, or something is kept: what is kept begins at the end.
+    /// Whole requests have gone on unread, up to this number: it is the end from here on, and what is kept of them is not any
+    /// more. False, and without effect, if it is no news, or the body under way must be read.
     pub fn pass_unread(&mut self, end: Seq<Client>) -> bool {
-        let news = self.is_idle() && self.end.before(end);
+        let news = self.end.before(end) && !self.is_within_body();
         if news {
-            self.end = end;
+            self.forget(end.since(self.end));
         }
         news
     }

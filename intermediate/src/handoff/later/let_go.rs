@@ -12,6 +12,11 @@ impl Migrator {
     pub(super) fn pass_to(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>) {
         // First, so that what comes now passes by itself.
         self.flows.set_read_from(flow.slot, end);
+        self.let_go_before(flow, state, end);
+    }
+
+    /// The same where the record says so already.
+    pub(super) fn let_go_before(&self, flow: &LaterFlow, state: &mut State, end: Seq<Client>) {
         for held in state.waiting.take() {
             if !end.before(held.end()) {
                 self.hold.write_back(Some(flow.slot), &held.bytes, held.offload);

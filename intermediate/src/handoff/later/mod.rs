@@ -239,7 +239,11 @@ impl Migrator {
         // From here on the flow is read until it is judged again.
         if record.ruling() != 0 {
             self.flows.set_ruling(flow.slot, 0);
-            state.follow(&record);
+        }
+        // By no ruling either: one that a program on another CPU judged by the ruling of before was not in the record yet when
+        // what lies behind it had come here.
+        if state.follow(&record) {
+            self.let_go_before(flow, state, state.later.end());
         }
         self.take_in(flow, state, &record, packet, offload, facts);
         self.read_on(flow, state);

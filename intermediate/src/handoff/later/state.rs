@@ -203,13 +203,16 @@ impl State {
         self.phase == Phase::Following && !self.last && self.later.is_idle()
     }
 
-    /// Plain requests have gone on without being read: what is known of the flow is brought up to them. `record` is the flow's.
-    pub(super) fn follow(&mut self, record: &FlowRecord) {
-        if self.later.pass_unread(Seq::new(record.read_from)) {
+    /// Plain requests may have gone on without being read: what is known of the flow is brought up to them. `record` is the
+    /// flow's. Whether there were any; what is held of them is for nobody to read then.
+    pub(super) fn follow(&mut self, record: &FlowRecord) -> bool {
+        let went_on = self.phase == Phase::Following && self.later.pass_unread(Seq::new(record.read_from));
+        if went_on {
             let more = record.requests.wrapping_sub(self.requests);
             self.requests = record.requests;
             self.all_requests = self.all_requests.saturating_add(more);
         }
+        went_on
     }
 
     /// What the client said last of what it has and takes, in packets that are held and those the program saw; `record` is the
@@ -247,11 +250,32 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
+
     use super::*;
 
     #[test]
     fn an_idle_tracked_flow_takes_104_bytes_more_than_another() {
         // Behind the two counts of its `Arc`; as docs/benchmark.md adds them up.
         assert_eq!((size_of::<State>(), size_of::<LaterFlow>()), (64, 104));
+    }
+
+    #[test]
+    fn what_a_program_on_another_cpu_judged_is_followed_although_more_had_come_before_the_record_said_so() {
+        let before = FlowRecord { read_from: 1000, requests: 3, ..FlowRecord::default() };
+        let flow = LaterFlow::taken_over(&before, 0, None);
+        let mut state = flow.lock();
+        assert!(!state.follow(&before));
+        let next = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        state.later.on_segment(Seq::new(1100), next, false).unwrap();
+        assert_eq!(state.later.gap(), Some(Seq::new(1000)));
+        let now = FlowRecord { read_from: 1100, requests: 5, ..before };
+        assert!(state.follow(&now) && !state.follow(&now));
+        assert_eq!((state.requests, state.all_requests, state.later.gap()), (5, 5, None));
+        assert_eq!((state.later.end(), state.later.bytes()), (Seq::new(1100), &next[..]));
+        // Between two owners nothing goes on.
+        state.phase = Phase::Turning;
+        assert!(!state.follow(&FlowRecord { read_from: 1200, requests: 6, ..now }));
+        assert_eq!((state.requests, state.later.end()), (5, Seq::new(1100)));
     }
 }

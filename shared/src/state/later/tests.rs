@@ -289,20 +289,35 @@ fn whoever_has_sent_nothing_more_takes_no_memory_but_16_bytes() {
 }
 
 #[test]
-fn what_went_on_unread_moves_the_end_unless_something_is_kept_or_it_is_no_news() {
+fn what_went_on_unread_moves_the_end_unless_it_is_no_news_or_within_a_body() {
     let mut later = LaterRequests::new(Seq::new(u32::MAX - 3), MOST);
     assert!(later.is_idle());
     assert!(!later.pass_unread(Seq::new(u32::MAX - 3)) && !later.pass_unread(Seq::new(u32::MAX - 4)));
     assert!(later.pass_unread(Seq::new(20)));
     assert_eq!((later.end(), later.next(&HeadLimits::default())), (Seq::new(20), Later::Nothing));
-    later.on_segment(Seq::new(20), b"GET / HT", false).unwrap();
-    assert!(!later.is_idle() && !later.pass_unread(Seq::new(28)), "it is kept from its end on");
-    assert_eq!(later.end(), Seq::new(20));
-    later.on_segment(Seq::new(28), b"TP/1.1\r\nHost: a\r\n\r\n", false).unwrap();
-    let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("a request") };
-    assert_eq!(later.pass(&head), Some(Seq::new(47)));
-    assert!(later.pass_unread(Seq::new(50)));
-    // Behind a gap, too, something is kept.
-    later.on_segment(Seq::new(60), b"x", false).unwrap();
-    assert!(!later.pass_unread(Seq::new(70)));
+    let mut within = later.within(BodyScanner::new(Framing::Chunked));
+    assert!(!within.pass_unread(Seq::new(30)));
+    assert_eq!(within.end(), Seq::new(20));
+}
+
+/// Another processor may have sent a request on while this one brought what lies behind it, or a copy of it.
+#[test]
+fn of_what_went_on_unread_nothing_is_kept_and_what_lies_behind_it_is_read() {
+    let (first, second) = (get("/first", 9), get("/second", 7));
+    let stream = [&first[..], &second].concat();
+    let (start, end) = (Seq::new(u32::MAX - 60), Seq::new(u32::MAX - 60).plus(length(&first)));
+    // What is kept when the first is known to have gone on: pieces of both, from here to there.
+    for (from, to) in [(first.len(), stream.len()), (0, 9), (0, stream.len()), (5, first.len() + 9), (9, 12)]
+    {
+        let mut later = LaterRequests::new(start, MOST);
+        let at = |from: usize| start.plus(u32::try_from(from).unwrap());
+        later.on_segment(at(from), &stream[from..to], false).unwrap();
+        assert!(later.pass_unread(end));
+        assert_eq!((later.end(), later.gap()), (end, None), "{from} to {to}");
+        assert_eq!(later.bytes(), &second[..to.saturating_sub(first.len())], "{from} to {to}");
+        later.on_segment(end, &second, true).unwrap();
+        let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("{from} to {to}") };
+        assert_eq!(later.pass(&head), Some(end.plus(length(&second))));
+        assert_eq!(later.next(&HeadLimits::default()), Later::Fin);
+    }
 }
