@@ -19,7 +19,8 @@ pub struct ServerLoad {
     pub accept_queue: u32,
     /// How many may wait.
     pub accept_limit: u32,
-    /// Connections the kernel dropped at those sockets, mostly because the queue was full.
+    /// What the kernel dropped at those sockets: connections, when the queue was full, and segments that repeated what was known
+    /// of one that was being made.
     pub listen_drops: u64,
     /// The same of the whole host for a full queue (`TcpExtListenOverflows`).
     pub host_overflows: u64,

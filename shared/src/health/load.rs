@@ -67,7 +67,9 @@ pub fn judge_load(before: &ServerLoad, now: &ServerLoad, thresholds: &LoadThresh
         whole >= enough.max(1) && u128::from(part) * 100 >= u128::from(whole) * u128::from(percent)
     };
     let grown = |of: fn(&ServerLoad) -> u64| of(now).saturating_sub(of(before));
-    if grown(|l| l.listen_drops) > 0 {
+    // Whatever a kernel drops at a listening socket counts there, a SYN that was said again, say. Whether the queue was full
+    // only the host knows.
+    if grown(|l| l.listen_drops) > 0 && grown(|l| l.host_overflows) > 0 {
         return Some(Strain::Overflow);
     }
     let (queue, limit) = (now.accept_queue.into(), now.accept_limit.into());
@@ -97,7 +99,14 @@ mod tests {
         let judge = |now: ServerLoad| judge_load(&load(), &now, &LoadThresholds::default());
         assert_eq!(judge(load()), None);
         assert_eq!(judge(ServerLoad { listening: false, ..load() }), Some(Strain::NoListener));
-        assert_eq!(judge(ServerLoad { listen_drops: 1, ..load() }), Some(Strain::Overflow));
+        let full = ServerLoad { listen_drops: 1, host_overflows: 1, ..load() };
+        assert_eq!(judge(full.clone()), Some(Strain::Overflow));
+        assert_eq!(
+            judge(ServerLoad { host_overflows: 0, ..full.clone() }),
+            None,
+            "dropped for another reason"
+        );
+        assert_eq!(judge(ServerLoad { listen_drops: 0, ..full }), None, "another server's");
         assert_eq!(judge(ServerLoad { accept_queue: 459, ..load() }), None);
         assert_eq!(judge(ServerLoad { accept_queue: 460, ..load() }), Some(Strain::AcceptQueue));
         assert_eq!(judge(ServerLoad { ended: 19, resets: 19, ..load() }), None, "too few flows");
