@@ -21,7 +21,7 @@ const DESTINATION: u8 = 60;
 
 /// What is put between.
 #[derive(Clone, Debug)]
-struct Between {
+pub(crate) struct Between {
     options: Vec<u8>,
     extensions: Vec<(u8, Vec<u8>)>,
 }
@@ -33,7 +33,7 @@ fn padding(number: u8) -> (u8, Vec<u8>) {
 
 /// One after the other: for IPv4 no-operations, router alert, record route and a timestamp with room left and without,
 /// and as much as there can be; for IPv6 each header that hosts send, an atomic fragment (RFC 6946), and a row of eight.
-fn kinds() -> Vec<Between> {
+pub(crate) fn kinds() -> Vec<Between> {
     let route = |room: u8| {
         let mut route = vec![7, 3 + room * 4, 4];
         route.resize(route.len() + usize::from(room) * 4, 0);
@@ -54,7 +54,7 @@ fn kinds() -> Vec<Between> {
     options.into_iter().zip(extensions).map(|(options, extensions)| Between { options, extensions }).collect()
 }
 
-fn send(peer: &mut Peer, bytes: &[u8], between: &Between) {
+pub(crate) fn send_behind(peer: &mut Peer, bytes: &[u8], between: &Between) {
     let segment = peer.data_segment(bytes);
     peer.send_behind(&segment, &between.options, &between.extensions);
 }
@@ -62,7 +62,7 @@ fn send(peer: &mut Peer, bytes: &[u8], between: &Between) {
 fn first_request_behind_options(place: &Place) {
     for between in kinds() {
         let mut peer = place.open(&Start::default());
-        send(&mut peer, request("/10k").as_bytes(), &between);
+        send_behind(&mut peer, request("/10k").as_bytes(), &between);
         place.expect_file(&mut peer, "10k");
         place.expect_migrated(&peer);
         place.fetch(&mut peer, "1k");
@@ -75,10 +75,10 @@ fn later_requests_behind_options(place: &Place) {
     place.fetch(&mut peer, "1k");
     place.expect_migrated(&peer);
     for between in kinds() {
-        send(&mut peer, request("/10k").as_bytes(), &between);
+        send_behind(&mut peer, request("/10k").as_bytes(), &between);
         place.expect_file(&mut peer, "10k");
         // Two in one segment: what is held is divided behind the options.
-        send(&mut peer, [request("/1k"), request("/10k")].concat().as_bytes(), &between);
+        send_behind(&mut peer, [request("/1k"), request("/10k")].concat().as_bytes(), &between);
         place.expect_file(&mut peer, "1k");
         place.expect_file(&mut peer, "10k");
     }
@@ -94,7 +94,7 @@ fn body_behind_options(place: &Place) {
     peer.data(&[&head[..], &piece].concat());
     place.expect_migrated(&peer);
     for between in kinds() {
-        send(&mut peer, &piece, &between);
+        send_behind(&mut peer, &piece, &between);
         peer.wait_acknowledged();
     }
     assert_eq!(peer.response().0, 201);

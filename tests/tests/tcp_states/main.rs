@@ -23,6 +23,7 @@ mod fragments;
 mod freeze;
 mod options;
 mod place;
+mod plain;
 mod recall;
 mod refused;
 mod scripted;
@@ -60,6 +61,7 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("forged", forged::ROWS, &[]),
     ("fragments", fragments::ROWS, fragments::ALONE),
     ("between", between::ROWS, between::ALONE),
+    ("plain", &[], plain::ALONE),
     ("closing", closing::ROWS, &[]),
     ("urgent", urgent::ROWS, &[]),
     ("windows", windows::ROWS, windows::ALONE),
@@ -86,7 +88,11 @@ fn while_the_connection_changes_its_target() {
 
 #[test]
 fn in_use() {
-    play_in("tcpuse", |s| s.clients(2), &["after", "blind", "spoofed", "forged", "fragments", "between"]);
+    play_in(
+        "tcpuse",
+        |s| s.clients(2),
+        &["after", "blind", "spoofed", "forged", "fragments", "between", "plain"],
+    );
 }
 
 /// Where nobody reads what follows a first request: what the server's kernel makes of it.
