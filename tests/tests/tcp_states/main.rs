@@ -56,7 +56,7 @@ const GROUPS: &[(&str, &[Row], &[Row])] = &[
     ("recall", &[], recall::ALONE),
     ("after", after::ROWS, &[]),
     ("blind", blind::ROWS, &[]),
-    ("spoofed", spoofed::ROWS, &[]),
+    ("spoofed", spoofed::ROWS, spoofed::ALONE),
     ("unread", unread::ROWS, &[]),
     ("forged", forged::ROWS, &[]),
     ("fragments", fragments::ROWS, fragments::ALONE),

@@ -18,6 +18,7 @@ pub(crate) const ALONE: &[Row] = rows![
     requests_in_wrong_order,
     request_with_a_wrong_checksum,
     request_that_acknowledges_the_future,
+    other_bytes_for_what_the_server_did_not_take,
     sequence_wraps_in_a_request,
     requests_behind_options,
     fin_behind_a_request,
@@ -215,6 +216,24 @@ fn request_that_acknowledges_the_future(place: &Place) {
     });
     let seen = place.t.access_log("target1");
     assert!(seen.iter().all(|line| !line.contains(&path)), "{path} reached the server");
+}
+
+/// What a client does to itself: only the server knows how far it has sent, and what it has not taken may come again with other
+/// bytes.
+fn other_bytes_for_what_the_server_did_not_take(place: &Place) {
+    usual(place, [1, 1], |peer| {
+        peer.settle();
+        let second = peer.data_segment(request("/10k").as_bytes());
+        let mut first = second.clone();
+        first.payload = request("/1k?").into_bytes();
+        assert_eq!(first.payload.len(), second.payload.len());
+        first.ack = first.ack.wrapping_add(5000);
+        peer.forge(&first);
+        let answer = peer.wait_for_news("a challenge");
+        assert_eq!((answer.length(), answer.segment.ack), (0, second.seq), "{answer:?}");
+        peer.send(&second);
+        place.expect_file(peer, "10k");
+    });
 }
 
 /// A request of this length.

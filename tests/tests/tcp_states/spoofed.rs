@@ -7,13 +7,10 @@ use crate::rows;
 use baton_tests::peer::{Options, Peer, Segment, Spoofer, Start, flag, request};
 use std::time::Duration;
 
-pub(crate) const ROWS: &[Row] = rows![
-    resets_all_over,
-    syns_all_over,
-    data_with_any_acknowledgement,
-    reset_by_one_who_sees,
-    data_by_one_who_sees
-];
+pub(crate) const ROWS: &[Row] = rows![resets_all_over, syns_all_over, data_with_any_acknowledgement];
+
+/// One packet each, which must not be lost in a queue that the others fill.
+pub(crate) const ALONE: &[Row] = rows![reset_by_one_who_sees, data_by_one_who_sees];
 
 /// A connection with the server and a migrated one, and what is sent in their client's name: `tries` made of the client's next
 /// segment, from client2.
