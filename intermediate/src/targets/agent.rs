@@ -94,8 +94,12 @@ impl Agent {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *state;
         *state = before.on(event);
-        // Whether it is connected may have changed as well.
-        ruling::change();
+        // Whether it is connected may have changed as well, but not by an answer: one who refuses much must not have the requests of
+        // all others read.
+        let answer = matches!(event, AgentEvent::Answered | AgentEvent::RefusedDraining);
+        if before != *state || !answer {
+            ruling::change();
+        }
         if before != *state {
             events::publish(
                 Kind::Channel,
