@@ -270,7 +270,7 @@ fn load_of_other_intermediates_counts_and_strain_ejects() {
     pool.members()[0].target.load.on_report(load.clone(), 1);
     assert!((0..50).all(|_| pick(&pool) == Ok(1)), "nine flows against none");
     for drops in 1..=3 {
-        let report = ServerLoad { listen_drops: drops, ..load.clone() };
+        let report = ServerLoad { listen_drops: drops, host_overflows: drops, ..load.clone() };
         pool.members()[0].target.load.on_report(report, drops);
         pool.members()[0].on_time(&pool, monotonic_ns());
         // The same report looked at again says nothing new.
@@ -298,7 +298,7 @@ fn what_grew_at_one_of_two_addresses_is_judged_once_and_what_stands_there_as_lon
         member.standing()
     };
     let calm = ServerLoad { accept_limit: 10, ..ServerLoad::of(v4) };
-    let dropped = ServerLoad { listen_drops: 5, ..calm.clone() };
+    let dropped = ServerLoad { listen_drops: 5, host_overflows: 5, ..calm.clone() };
     assert_eq!(second(1, Some(calm)), Standing::Up);
     assert_eq!(second(2, Some(dropped.clone())), Standing::Suspect);
     for at in 3..8 {
