@@ -126,7 +126,7 @@ fn heads_that_drip_are_left_at_their_deadline() {
     // Places for all: with fewer, each makes way for the next long before its deadline, and so fast that a good client
     // that is slow to send its head loses its place as well. tests/floods.rs has that crowd.
     let places = BAD as u64 + 50;
-    let Some(t) = lab::up("slowloris", |s| order(s, places)) else { return };
+    let Some(t) = lab::up_beside("slowloris", |s| order(s, places)) else { return };
     served_during(&t, places, BAD, &["head_timeout"], |stop| {
         drip(b"GET / HTTP/1.1\r\nHost: lab\r\nX: ", stop);
     });
@@ -135,7 +135,7 @@ fn heads_that_drip_are_left_at_their_deadline() {
 
 #[test]
 fn bodies_that_drip_are_left_for_their_rate() {
-    let Some(t) = lab::up("slowbody", |s| order(s, BAD as u64 + 50)) else {
+    let Some(t) = lab::up_beside("slowbody", |s| order(s, BAD as u64 + 50)) else {
         return;
     };
     served_during(&t, BAD as u64 + 50, BAD, &["slow_body"], |stop| {
@@ -145,7 +145,7 @@ fn bodies_that_drip_are_left_for_their_rate() {
 
 #[test]
 fn responses_that_are_sipped_are_given_up_for_their_rate() {
-    let Some(t) = lab::up("slowread", |s| order(s, BAD as u64 + 50)) else {
+    let Some(t) = lab::up_beside("slowread", |s| order(s, BAD as u64 + 50)) else {
         return;
     };
     let sips = Arc::new(AtomicU64::new(0));
@@ -174,7 +174,7 @@ fn one_network_has_its_share_and_no_more() {
     let share = 40u64;
     let limit =
         |s: LabSpec| order(s, CONNECTIONS).intermediate_with("limits", "connections_per_source", share);
-    let Some(t) = lab::up("greedy", limit) else { return };
+    let Some(t) = lab::up_beside("greedy", limit) else { return };
     served_during(&t, CONNECTIONS, BAD, &["source_limit"], |stop| {
         drip(b"GET / HTTP/1.1\r\nHost: lab\r\nX: ", stop);
     });
@@ -232,7 +232,7 @@ fn greedy_clients_of_http2_are_left_and_their_streams_bounded() {
         let s = order(s, CONNECTIONS).intermediate_with("limits", "idle_timeout_ms", 2000);
         s.intermediate_also(&listener)
     };
-    let Some(t) = lab::up("greedyh2", site) else { return };
+    let Some(t) = lab::up_beside("greedyh2", site) else { return };
     let config = http2::trusting(certificate.der().clone()).unwrap();
     let to = SocketAddr::new(VIP.ip(), 443);
     let next = AtomicUsize::new(0);
