@@ -1,16 +1,15 @@
 //! The table of cases. Each has a name, and besides the comparison what must come of it.
 
 mod network;
+mod tracked;
 
-use crate::bench::RULING;
 use crate::errors::Error;
 use crate::packet::Frame;
 use crate::{Case, Hook, Outcome};
 use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
 use baton_shared::record::{
-    FLAG_ADOPTED, FLAG_FED, FLAG_LAST, FLAG_LEG_UDP, FLAG_OWED, FLAG_OWN_SCALE, FLAG_TRACKED,
-    FLAG_WITHIN_BODY, FlowKey, FlowRecord, FlowState, NOTE_CAUGHT_UP,
+    FLAG_ADOPTED, FLAG_FED, FLAG_LEG_UDP, FLAG_OWN_SCALE, FlowKey, FlowRecord, FlowState, NOTE_CAUGHT_UP,
 };
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -316,18 +315,10 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
         f.tcp.window_size = 0xfff1;
     });
 
-    tracked_entries(&mut add);
-    plain_entries(&mut add);
+    tracked::tracked_entries(&mut add);
+    tracked::plain_entries(&mut add);
 
-    // A plain request in which a bit was changed on its way: in its last header's value.
-    let (mut corrupt, mut f) = (record(Ingress, version), frame(Ingress, version));
-    follow_plain(&mut corrupt);
-    f.payload = PLAIN.to_vec();
-    let mut bytes = f.bytes();
-    let at = bytes.len() - 6;
-    bytes[at] ^= 1;
-    let name = "plain: corrupted on its way";
-    all.push((Expected(name.to_owned(), vec![C::LaterRequest]), Case::new(name, Ingress, corrupt, bytes)));
+    all.push(tracked::corrupted_entry(version));
 
     // Broken by hand: bytes of the TCP header and of the IP header's length.
     let (offset_at, length_at) = match version {
@@ -353,188 +344,7 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
     all
 }
 
-/// As curl asks.
-const PLAIN: &[u8] = b"GET /a/b?c HTTP/1.1\r\nHost: lab:80\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n";
-
-/// The record of a flow whose next request, at the frame's number, is judged by the program if it is plain.
-fn follow_plain(r: &mut FlowRecord) {
-    r.flags = FLAG_TRACKED;
-    (r.read_from, r.note_flags, r.requests) = (1000, RULING, u32::MAX);
-    (r.note_ack, r.note_window) = (4999, 1);
-    (r.diverted, r.released) = (7, 7);
-}
-
-/// Plain requests on tracked flows, and what keeps one from being judged by the program.
-fn plain_entries(add: &mut Add<'_>) {
-    use Hook::Ingress;
-    let follow = |r: &mut FlowRecord, f: &mut Frame| {
-        follow_plain(r);
-        f.payload = PLAIN.to_vec();
-    };
-    let (passed, read) = (&[C::Translated, C::LaterPlain], &[C::LaterRequest]);
-    add("plain: it goes on", Ingress, passed, &follow);
-    add("plain: pushed, with options, and with timestamps", Ingress, passed, &|r, f| {
-        follow(r, f);
-        f.tcp.psh = true;
-        *f = f.clone().options(&timestamps(1, 2));
-    });
-    add("plain: across the wrap", Ingress, passed, &|r, f| {
-        follow(r, f);
-        (r.read_from, f.tcp.sequence_number) = (u32::MAX, u32::MAX);
-        r.note_window = 0;
-    });
-    for length in [1023, 1024] {
-        add("plain: of an odd length, and of the greatest", Ingress, passed, &|r, f| {
-            follow(r, f);
-            let cookie = format!("Cookie: {}\r\n\r\n", "x".repeat(length - PLAIN.len() - 10));
-            f.payload.splice(PLAIN.len() - 2.., cookie.into_bytes());
-            assert_eq!(f.payload.len(), length);
-        });
-    }
-    type Change = fn(&mut FlowRecord, &mut Frame);
-    let others: [(&'static str, Change); 18] = [
-        ("plain: under another ruling", |r, _| r.note_flags = RULING + 1),
-        ("plain: under none", |r, _| r.note_flags = 0),
-        ("plain: behind a request whose end is still to come", |r, _| r.read_from = 1001),
-        ("plain: behind a gap", |r, _| r.read_from = 999),
-        ("plain: while something is held", |r, _| r.released = 6),
-        ("plain: behind the last request", |r, _| r.flags |= FLAG_LAST),
-        ("plain: within a body that is read", |r, _| r.flags |= FLAG_WITHIN_BODY),
-        ("plain: where the client was told of more", |r, _| r.flags |= FLAG_OWED),
-        ("plain: acknowledges too much", |r, _| r.note_ack = 4998),
-        ("plain: acknowledges too little", |r, _| r.note_ack = 5002),
-        ("plain: with a FIN", |_, f| f.tcp.fin = true),
-        ("plain: with an urgent byte", |_, f| f.tcp.urg = true),
-        ("plain: with a SYN", |_, f| f.tcp.syn = true),
-        ("plain: in part", |_, f| f.payload.truncate(PLAIN.len() - 1)),
-        ("plain: and more", |_, f| f.payload.push(b'G')),
-        ("plain: but for its method", |_, f| f.payload[..3].copy_from_slice(b"PUT")),
-        ("plain: but for a header", |_, f| {
-            f.payload.splice(PLAIN.len() - 2.., *b"Connection: close\r\n\r\n");
-        }),
-        ("plain: but for its length", |_, f| {
-            let cookie = format!("Cookie: {}\r\n\r\n", "x".repeat(1025 - PLAIN.len() - 10));
-            f.payload.splice(PLAIN.len() - 2.., cookie.into_bytes());
-        }),
-    ];
-    for (name, change) in others {
-        add(name, Ingress, read, &|r, f| {
-            follow(r, f);
-            change(r, f);
-        });
-    }
-    add("plain: too large for the way", Ingress, read, &|r, f| {
-        follow(r, f);
-        r.leg_mtu = 60;
-    });
-    add("plain: its hops are used up", Ingress, &[C::DropTtlExpired], &|r, f| {
-        follow(r, f);
-        f.ttl(1);
-    });
-    add("plain: sent again", Ingress, &[C::Translated], &|r, f| {
-        follow(r, f);
-        r.read_from = 1000 + u32::try_from(PLAIN.len()).unwrap();
-    });
-}
-
 type Add<'a> = dyn FnMut(&'static str, Hook, &[C], &dyn Fn(&mut FlowRecord, &mut Frame)) + 'a;
-
-/// Tracked flows: the frame's 100 bytes are those from 1000 on.
-fn tracked_entries(add: &mut Add<'_>) {
-    use Hook::{Egress, Ingress};
-    let ends_at = |read_from| {
-        move |r: &mut FlowRecord| {
-            r.flags = FLAG_TRACKED;
-            r.read_from = read_from;
-        }
-    };
-    let inside = ends_at(1100);
-    add("tracked: the last byte of the request under way", Ingress, &[C::Translated], &|r, _| inside(r));
-    let beyond = ends_at(1099);
-    add("tracked: a segment over the end of the request", Ingress, &[C::LaterRequest], &|r, _| beyond(r));
-    add("tracked: a FIN with the request's last byte", Ingress, &[C::Translated], &|r, f| {
-        inside(r);
-        f.tcp.fin = true;
-    });
-    add("tracked: a FIN with data behind the request counts one", Ingress, &[C::LaterRequest], &|r, f| {
-        beyond(r);
-        f.tcp.fin = true;
-    });
-    add("tracked: a bare FIN at once behind the request", Ingress, &[C::Translated], &|r, f| {
-        ends_at(1000)(r);
-        f.payload.clear();
-        f.tcp.fin = true;
-    });
-    add("tracked: a bare FIN behind what is to be read", Ingress, &[C::LaterRequest], &|r, f| {
-        ends_at(999)(r);
-        f.payload.clear();
-        f.tcp.fin = true;
-    });
-    add("tracked: an acknowledgement behind the request", Ingress, &[C::Translated], &|r, f| {
-        ends_at(0)(r);
-        f.payload.clear();
-    });
-    add("tracked: a reset behind the request", Ingress, &[C::Translated], &|r, f| {
-        ends_at(0)(r);
-        f.tcp.rst = true;
-    });
-    add("tracked: across the wrap", Ingress, &[C::LaterRequest], &|r, f| {
-        ends_at(5)(r);
-        f.tcp.sequence_number = u32::MAX - 93;
-    });
-    add("tracked: within, across the wrap", Ingress, &[C::Translated], &|r, f| {
-        ends_at(6)(r);
-        f.tcp.sequence_number = u32::MAX - 93;
-    });
-    let held = |r: &mut FlowRecord| {
-        inside(r);
-        (r.diverted, r.released) = (3, u32::MAX);
-    };
-    add("tracked: an acknowledgement behind what is held", Ingress, &[C::Translated], &|r, f| {
-        held(r);
-        f.payload.clear();
-    });
-    add("tracked: data of the request under way before what is held", Ingress, &[C::Translated], &|r, _| {
-        held(r)
-    });
-    add("tracked: a reset behind what is held", Ingress, &[C::Translated], &|r, f| {
-        held(r);
-        f.payload.clear();
-        f.tcp.rst = true;
-    });
-    add("marked: an acknowledgement comes back", Ingress, &[C::Translated, C::Released], &|r, f| {
-        held(r);
-        f.payload.clear();
-    });
-    add("marked: read and released", Ingress, &[C::Translated, C::Released], &|r, _| beyond(r));
-    add("not tracked: the end is nothing", Ingress, &[C::Translated], &|r, _| r.read_from = 0);
-    add("tracked and ended: nobody reads", Ingress, &[C::Translated], &|r, _| {
-        beyond(r);
-        r.state = FlowState::Ended as u32;
-    });
-    add("tracked: content that need not be read", Egress, &[C::Translated], &|r, _| inside(r));
-    let copied = &[C::Translated, C::ResponseCopied];
-    add("tracked: the start of a response is copied", Egress, copied, &|r, _| ends_at(1000)(r));
-    add("tracked: a response begins in mid-packet", Egress, copied, &|r, _| beyond(r));
-    for length in [1, 2047, 2048, 2049, 3000] {
-        add("tracked: responses of one piece and of two are copied whole", Egress, copied, &|r, f| {
-            f.payload.resize(length, b'x');
-            ends_at(1000)(r);
-        });
-    }
-    add("tracked: a server's acknowledgement is not copied", Egress, &[C::Translated], &|r, f| {
-        ends_at(0)(r);
-        f.payload.clear();
-    });
-    add("tracked and fenced", Egress, &[C::DropFenced], &|r, _| {
-        beyond(r);
-        r.state = FlowState::Fenced as u32;
-    });
-    add("tracked and ended: not copied", Egress, &[C::Translated], &|r, _| {
-        beyond(r);
-        r.state = FlowState::Ended as u32;
-    });
-}
 
 pub(crate) fn table() -> Vec<Case> {
     entries().iter().map(|(_, case)| case.clone()).collect()
