@@ -91,18 +91,6 @@ impl PlainScanner {
     pub const fn is_plain(self) -> bool {
         self.0 & STATE == DONE as u32 && self.0 / ONE_LINE <= PLAIN_LINES + OTHER_LINES
     }
-
-    /// For who keeps a scanner where only numbers can be kept.
-    #[inline(always)]
-    pub const fn bits(self) -> u32 {
-        self.0
-    }
-
-    /// The scanner with these [`PlainScanner::bits`]; any number is one.
-    #[inline(always)]
-    pub const fn from_bits(bits: u32) -> Self {
-        PlainScanner(bits)
-    }
 }
 
 /// Whether the bytes are one plain request.
