@@ -94,10 +94,8 @@ impl Agent {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *state;
         *state = before.on(event);
-        // Whether it is connected may have changed as well, but not by an answer: one who refuses much must not have the requests of
-        // all others read.
-        let answer = matches!(event, AgentEvent::Answered | AgentEvent::RefusedDraining);
-        if before != *state || !answer {
+        // Not with every answer: one who refuses much must not have the requests of all others read.
+        if before != *state || event.is_of_the_channel() {
             ruling::change();
         }
         if before != *state {

@@ -81,6 +81,11 @@ impl AgentEvent {
     /// All of them.
     pub const ALL: [AgentEvent; 4] =
         [AgentEvent::Connected, AgentEvent::Disconnected, AgentEvent::RefusedDraining, AgentEvent::Answered];
+
+    /// Whether its channel came or went with it, whatever was known of the agent before.
+    pub const fn is_of_the_channel(self) -> bool {
+        matches!(self, AgentEvent::Connected | AgentEvent::Disconnected)
+    }
 }
 
 impl Agent {
