@@ -50,7 +50,7 @@ impl Migrator {
         start: Instant,
     ) -> Resolved {
         let sent = Instant::now();
-        match self.settle_since(&mut flight.place, &mut told, id, sent).await {
+        match self.settle(&mut flight.place, &mut told, id, sent).await {
             Settled::Committed(answer) => {
                 times.handoff = sent.elapsed();
                 times.agent = Duration::from_micros(answer.total_us.into());
@@ -67,18 +67,8 @@ impl Migrator {
         }
     }
 
-    /// Waits until it is known who answers the client.
+    /// Waits until it is known who answers the client, whose handoff was sent at `sent`.
     pub(super) async fn settle(
-        &self,
-        place: &mut Place,
-        told: &mut UnboundedReceiver<Told>,
-        id: TargetId,
-    ) -> Settled {
-        self.settle_since(place, told, id, Instant::now()).await
-    }
-
-    /// The same of a handoff that was sent at `sent`.
-    async fn settle_since(
         &self,
         place: &mut Place,
         told: &mut UnboundedReceiver<Told>,

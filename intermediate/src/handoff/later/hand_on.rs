@@ -55,7 +55,7 @@ impl Migrator {
         let connection = message.connection.clone();
         let mut told = self.pending.register(hand.place.flow, to);
         let settled = match target.send(Message::Handoff(Box::new(message))) {
-            Ok(()) => self.settle(&mut hand.place, &mut told, to).await,
+            Ok(()) => self.settle(&mut hand.place, &mut told, to, Instant::now()).await,
             Err(NotSent::Down) => Settled::Kept(ProxyReason::NoAgent, None),
             Err(NotSent::Busy) => Settled::Kept(ProxyReason::ChannelBusy, None),
         };
