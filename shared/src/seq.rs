@@ -123,6 +123,13 @@ impl SeqDelta {
     }
 }
 
+/// Whether two raw numbers of the same space are at most `reach` apart, whichever is ahead; with a reach of 0 they always are.
+#[inline(always)]
+pub const fn are_near(a: u32, b: u32, reach: u32) -> bool {
+    let ahead = a.wrapping_sub(b);
+    reach == 0 || ahead <= reach || ahead.wrapping_neg() <= reach
+}
+
 /// Whether the raw number `a` comes strictly before `b` (RFC 9293, section 3.4; `before()` in the kernel's
 /// `include/net/tcp.h`). The translation works on raw numbers of either space; both must be of the same one.
 /// Serves timestamps too: they are compared the same way (RFC 7323, section 5.2).

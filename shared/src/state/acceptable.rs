@@ -5,7 +5,7 @@
 //! to guess stays as hard to guess within a factor of two (RFC 5961, section 5.2; RFC 7323, section 5.3).
 
 use crate::packet::held::HeldFacts;
-use crate::seq::before;
+use crate::seq::{are_near, before};
 
 /// What is known of a client, in its own numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,7 @@ pub const fn reach(window_scale: Option<u8>) -> u32 {
 /// Whether to believe it. A segment without an acknowledgement is nobody's (RFC 9293, section 3.10.7.4).
 pub fn is_acceptable(facts: &HeldFacts<'_>, known: &KnownClient) -> bool {
     let Some(ack) = facts.ack else { return false };
-    let distance = ack.wrapping_sub(known.acked);
-    let near = known.reach == 0 || distance <= known.reach || distance.wrapping_neg() <= known.reach;
+    let near = are_near(ack, known.acked, known.reach);
     let fresh = facts.tsval.is_none_or(|tsval| known.tsval == 0 || !before(tsval, known.tsval));
     near && fresh
 }

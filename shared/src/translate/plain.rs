@@ -14,6 +14,7 @@ use super::judge::{Action, Verdict, exceeds_leg, goes_on};
 use crate::plain::{PLAIN_BYTES, PlainScanner};
 use crate::reason::PacketCounter;
 use crate::record::{FLAG_LAST, FLAG_OWED, FLAG_TRACKED, FLAG_WITHIN_BODY, FlowKey, FlowRecord};
+use crate::seq::are_near;
 use crate::wire::{ACK, HeaderChecksum, PROTOCOL_TCP, PSH, Segment, Sum};
 
 /// Whether the segment that [`judge_ingress`](super::judge_ingress) diverts as a later request may be a plain one: then its
@@ -27,15 +28,12 @@ pub fn may_be_plain(verdict: Verdict, record: &FlowRecord, segment: &Segment, ru
         && record.released == record.diverted
         && segment.flags & !PSH == ACK
         && segment.payload.wrapping_sub(1) < PLAIN_BYTES;
-    later && ruled && whole && is_near(record, segment) && !exceeds_leg(record, segment)
-}
-
-/// Whether the segment acknowledges what the client can have got, or had (`state::acceptable`).
-#[inline(always)]
-fn is_near(record: &FlowRecord, segment: &Segment) -> bool {
-    let reach = record.note_window;
-    let ahead = segment.ack.wrapping_sub(record.note_ack);
-    reach == 0 || ahead <= reach || ahead.wrapping_neg() <= reach
+    // The client can have got what the segment acknowledges, or had (`state::acceptable`).
+    later
+        && ruled
+        && whole
+        && are_near(segment.ack, record.note_ack, record.note_window)
+        && !exceeds_leg(record, segment)
 }
 
 /// The verdict on a plain request.
