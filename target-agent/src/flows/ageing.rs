@@ -23,15 +23,16 @@ const QUIET_MAX_NS: u64 = 30_000_000_000;
 /// The time between the first two questions once the server has sent a FIN or RST, ns; doubled each time.
 const CLOSING_NS: u64 = 50_000_000;
 /// How many questions one scan may ask, so that handoffs need not wait for long.
-const QUESTIONS: u32 = 500;
+const QUESTIONS: u32 = 200;
 
 impl Engine {
-    /// One scan: who has ended, whose linger time is over.
-    pub(crate) fn age(&mut self, table: &mut Table, now: u64) {
+    /// One scan: who has ended, whose linger time is over. `false` if it asked as often as it may and more are due.
+    pub(crate) fn age(&mut self, table: &mut Table, now: u64) -> bool {
         table.memory.on_time(now);
         self.release_lingering(table, now);
         let mut round = Round::new(self.scan_from);
         let mut questions = 0;
+        let mut done = true;
         let mut due = Vec::with_capacity(AT_ONCE);
         while let Some(slot) = table.next_live(&mut round) {
             if !self.is_due(table, slot, now) {
@@ -45,10 +46,12 @@ impl Engine {
             questions += 1;
             if questions >= QUESTIONS {
                 self.scan_from = slot.saturating_add(1);
+                done = false;
                 break;
             }
         }
         self.look_at(table, &due, now);
+        done
     }
 
     /// Asks the kernel about a flow's socket, and judges.

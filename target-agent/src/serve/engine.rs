@@ -32,6 +32,9 @@ const HANDOFF_TICK: Duration = Duration::from_millis(2);
 const REST: Duration = Duration::from_millis(1);
 /// How often flows are looked at for their end.
 const AGEING_TICK: Duration = Duration::from_millis(50);
+/// How soon a scan goes on that has asked the kernel as often as one may: a client that uses its port again must not find its
+/// former flow still there.
+const AGEING_GOES_ON: Duration = Duration::from_millis(1);
 /// For so long after a start that did not find all records of the run before, ns, it is not known what that one fed: longer
 /// than an intermediate waits for the word about a handoff (`handoff.agent_lost_ms` is at most 120 s).
 const BLIND_NS: u64 = 125_000_000_000;
@@ -146,9 +149,9 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
                 engine.see_to_loads(&mut table, monotonic_ns());
                 ticks = table.loads.responses.wants_tick(monotonic_ns());
                 if now >= age_at {
-                    engine.age(&mut table, monotonic_ns());
+                    let done = engine.age(&mut table, monotonic_ns());
                     engine.look_around(monotonic_ns());
-                    age_at = now + AGEING_TICK;
+                    age_at = now + if done { AGEING_TICK } else { AGEING_GOES_ON };
                 }
             }
         }
