@@ -10,10 +10,12 @@ mod packet;
 mod window;
 
 pub(crate) use packet::{HeldPacket, divide};
+pub(crate) use window::Ends;
 
 use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
 pub use baton_shared::admission::HoldLimits;
+use baton_shared::packet::acks::Acknowledging;
 use baton_shared::packet::held::{HeldFacts, facts, is_intact};
 use baton_shared::reason::HoldDrop;
 use baton_shared::record::FlowKey;
@@ -48,6 +50,8 @@ pub struct HoldStats {
     pub dropped_malformed: u64,
     /// Packets that could not be written back.
     pub dropped_write_failed: u64,
+    /// Packets that were left out, since the one behind them said all that they said.
+    pub said_again: u64,
 }
 
 /// What became of a packet from the TUN.
@@ -135,6 +139,7 @@ pub struct Hold {
     dropped_full: AtomicU64,
     dropped_malformed: AtomicU64,
     dropped_write_failed: AtomicU64,
+    said_again: AtomicU64,
 }
 
 impl std::fmt::Debug for Hold {
@@ -150,6 +155,7 @@ impl HoldStats {
             HoldDrop::Full => self.dropped_full,
             HoldDrop::Malformed => self.dropped_malformed,
             HoldDrop::WriteFailed => self.dropped_write_failed,
+            HoldDrop::SaidAgain => self.said_again,
         }
     }
 }
@@ -166,6 +172,7 @@ impl Hold {
             dropped_full: AtomicU64::new(0),
             dropped_malformed: AtomicU64::new(0),
             dropped_write_failed: AtomicU64::new(0),
+            said_again: AtomicU64::new(0),
         }
     }
 
@@ -238,8 +245,9 @@ impl Hold {
             if queue.released {
                 return Offered::NotHeld(facts);
             }
-            let intact = || offload.is_checked() || is_intact(packet);
-            if let Some(ack) = facts.ack.filter(|_| intact()) {
+            let intact = offload.is_checked() || is_intact(packet);
+            let said = Acknowledging::of(&facts, queue.newest_ack).filter(|_| intact);
+            if let Some(ack) = facts.ack.filter(|_| intact) {
                 let newer = |newest| baton_shared::seq::before(newest, ack);
                 if queue.newest_ack.is_none_or(newer) {
                     queue.newest_ack = Some(ack);
@@ -252,11 +260,11 @@ impl Hold {
             } else {
                 queue.bytes += size;
                 self.account.admit(size);
-                let packet = HeldPacket::new(packet, offload, &facts);
+                let packet = HeldPacket { said, ..HeldPacket::new(packet, offload, &facts) };
                 if queue.newest_end.is_none_or(|newest| newest.before(packet.end())) {
                     queue.newest_end = Some(packet.end());
                 }
-                if packet.fin && intact() {
+                if packet.fin && intact {
                     queue.fin_end = Some(packet.end());
                 }
                 queue.packets.push_back(packet);
@@ -298,6 +306,7 @@ impl Hold {
             dropped_full: self.dropped_full.load(Ordering::Relaxed),
             dropped_malformed: self.dropped_malformed.load(Ordering::Relaxed),
             dropped_write_failed: self.dropped_write_failed.load(Ordering::Relaxed),
+            said_again: self.said_again.load(Ordering::Relaxed),
         }
     }
 }

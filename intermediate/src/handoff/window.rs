@@ -7,7 +7,7 @@
 use super::pending::Told;
 use super::{LaterFlow, Migrator};
 use crate::flows::InHand;
-use crate::hold::HeldFlow;
+use crate::hold::{Ends, HeldFlow};
 use crate::targets::TargetId;
 use baton_shared::control::{FlowRef, Message};
 use baton_shared::state::window::Window;
@@ -91,7 +91,7 @@ impl Migrator {
             None => {
                 let slot = Some(waiting.in_hand.slot());
                 let write = |packet: &[u8], offload| self.hold.write_back(slot, packet, offload);
-                self.hold.release_into(held, window, write)
+                self.hold.release_into(held, window, Ends::All, write)
             }
             Some(flow) => self.read_held(flow, &mut flow.lock(), held, window),
         }

@@ -3,6 +3,7 @@
 
 use super::cut::{Fresh, Part, cut};
 use baton_daemon::tun::Offload;
+use baton_shared::packet::acks::Acknowledging;
 use baton_shared::packet::held::{HeldFacts, facts};
 use baton_shared::seq::{Client, Seq};
 
@@ -17,6 +18,8 @@ pub(crate) struct HeldPacket {
     pub(crate) fin: bool,
     /// The client's timestamp, if it has one.
     pub(crate) tsval: Option<u32>,
+    /// What it says of the stream to the client, if that may go without saying.
+    pub(crate) said: Option<Acknowledging>,
 }
 
 impl HeldPacket {
@@ -29,6 +32,7 @@ impl HeldPacket {
             payload: facts.segment.payload,
             fin: facts.fin,
             tsval: facts.tsval,
+            said: None,
         }
     }
 

@@ -4,8 +4,10 @@ use super::cut::PAYLOAD;
 use super::{HeldFlow, HeldPacket, Hold, divide};
 use baton_daemon::tun::Offload;
 use baton_shared::packet::held::{facts, is_intact};
+use baton_shared::seq::{Client, Seq};
 use baton_shared::state::window::Window;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Hold {
     /// Gives the flow's packets to `write` in their order, up to the first that the window does not take, if there is one. Whether
@@ -14,6 +16,7 @@ impl Hold {
         &self,
         flow: &Arc<HeldFlow>,
         window: &mut Window,
+        ends: Ends,
         mut write: impl FnMut(&[u8], Offload),
     ) -> bool {
         loop {
@@ -37,6 +40,11 @@ impl Hold {
             if window.takes(packet.end()) {
                 queue.bytes = queue.bytes.saturating_sub(bytes);
                 self.account.leave(1, bytes);
+                let next = queue.packets.front().filter(|next| window.takes(next.end()));
+                if next.is_some_and(|next| is_said_again(&packet, next, ends)) {
+                    self.said_again.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 drop(queue);
                 write(&packet.bytes, packet.offload);
                 continue;
@@ -58,6 +66,22 @@ impl Hold {
             }
         }
     }
+}
+
+/// Which packets with no more than the end of the client's stream go on when they are given to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// All.
+    All,
+    /// That at this number; another may be kept.
+    At(Seq<Client>),
+}
+
+/// Whether `next`, which goes on right behind `packet`, says all that it says.
+fn is_said_again(packet: &HeldPacket, next: &HeldPacket, ends: Ends) -> bool {
+    let Some((said, by)) = packet.said.as_ref().zip(next.said.as_ref()) else { return false };
+    let goes_on = !by.is_end() || ends == Ends::All || ends == Ends::At(next.seq);
+    goes_on && said.is_said_again_by(by)
 }
 
 /// A packet of which a part goes on by itself as packets of their own, and those of the rest behind them.
@@ -82,7 +106,6 @@ mod tests {
     use super::*;
     use crate::handoff::sample::captured;
     use crate::hold::{HoldLimits, PacketSink};
-    use baton_shared::seq::{Client, Seq};
     use etherparse::PacketBuilder;
     use std::io;
 
@@ -113,7 +136,7 @@ mod tests {
     /// What is let go into the window: where each packet begins and what it carries; and whether that was all.
     fn release(hold: &Hold, flow: &Arc<HeldFlow>, window: &mut Window) -> (Vec<(u32, Vec<u8>)>, bool) {
         let mut gone = Vec::new();
-        let all = hold.release_into(flow, window, |packet, _| {
+        let all = hold.release_into(flow, window, Ends::All, |packet, _| {
             assert!(is_intact(packet));
             let facts = facts(packet).unwrap();
             gone.push((Seq::new(facts.seq).since(GIVEN), facts.payload.to_vec()));
@@ -161,5 +184,38 @@ mod tests {
         hold.on_packet(&packet(0, b"one"), Offload::default());
         w.give_up();
         assert_eq!(release(&hold, &flow, &mut w), (vec![(0, b"one".to_vec())], true));
+    }
+
+    /// Acknowledgement numbers, and whether it is the end, of what goes on of packets that were held.
+    fn acknowledged(held: &[(u32, bool)], window: &mut Window, ends: Ends) -> Vec<(u32, bool)> {
+        let hold = Hold::new(Arc::new(Nowhere), HoldLimits { per_flow: 100_000, total: 100_000 });
+        let flow = hold.begin(facts(&packet(0, b"")).unwrap().key);
+        for (ack, end) in held {
+            let ip = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+            let tcp = ip.tcp(1000, 80, GIVEN.raw(), 1000).ack(*ack);
+            let mut bytes = Vec::new();
+            if *end { tcp.fin() } else { tcp }.write(&mut bytes, b"").unwrap();
+            hold.on_packet(&bytes, Offload::default());
+        }
+        let mut gone = Vec::new();
+        hold.release_into(&flow, window, ends, |packet, _| {
+            let facts = facts(packet).unwrap();
+            gone.push((facts.ack.unwrap(), facts.fin));
+        });
+        let left = u64::try_from(held.len() - gone.len()).unwrap() - hold.stats().packets;
+        assert_eq!(hold.stats().said_again, left, "what does not go on is counted");
+        gone
+    }
+
+    #[test]
+    fn acknowledgements_go_on_in_the_last_of_them_and_in_an_end_that_goes_on_at_once() {
+        let held = [(10, false), (20, false), (20, true)];
+        assert_eq!(acknowledged(&held, &mut window(1000), Ends::All), [(20, true)]);
+        assert_eq!(acknowledged(&held, &mut window(1000), Ends::At(GIVEN)), [(20, true)]);
+        let kept = [(20, false), (20, true)];
+        assert_eq!(acknowledged(&held, &mut window(1000), Ends::At(GIVEN.plus(5))), kept, "the end is kept");
+        assert_eq!(acknowledged(&held, &mut window(0), Ends::All), [(20, false)], "the window takes no end");
+        let twice = [(10, false), (10, false), (10, false)];
+        assert_eq!(acknowledged(&twice, &mut window(1000), Ends::All), twice, "the sender counts them");
     }
 }

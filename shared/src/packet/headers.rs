@@ -112,6 +112,12 @@ pub fn read(packet: &[u8], direction: Direction) -> Option<(FlowKey, Segment, us
     Some((key, segment, tcp_at))
 }
 
+/// How many bytes of options a segment has that [`read`] has read.
+pub fn options(packet: &[u8], tcp_at: usize) -> Option<usize> {
+    let tcp = TcpHeaderSlice::from_slice(packet.get(tcp_at..)?).ok()?;
+    Some(tcp.options().len())
+}
+
 /// The payload of a segment that [`read`] has read.
 pub fn payload<'a>(packet: &'a [u8], segment: &Segment, tcp_at: usize) -> Option<&'a [u8]> {
     let tcp = TcpHeaderSlice::from_slice(packet.get(tcp_at..)?).ok()?;

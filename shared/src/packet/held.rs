@@ -7,6 +7,9 @@ use crate::wire::{ACK, FIN, RST, Segment};
 use core::net::IpAddr;
 use etherparse::TcpHeaderSlice;
 
+/// Bytes of options that are timestamps and what aligns them (RFC 7323, appendix A).
+const TIMESTAMPS_ALONE: usize = 12;
+
 /// What the daemon needs to know of a held packet. Numbers in the client's space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldFacts<'a> {
@@ -24,6 +27,8 @@ pub struct HeldFacts<'a> {
     pub window: u16,
     /// The timestamp value, if it has one.
     pub tsval: Option<u32>,
+    /// It has no options, or timestamps alone.
+    pub plain_options: bool,
     /// Its payload.
     pub payload: &'a [u8],
     /// All of its facts.
@@ -58,6 +63,9 @@ pub fn is_intact(packet: &[u8]) -> bool {
 /// Reads a raw IP packet; `None` if it is no whole TCP packet. A super-packet over 64 kB is one.
 pub fn facts(packet: &[u8]) -> Option<HeldFacts<'_>> {
     let (key, segment, tcp_at) = headers::read(packet, Direction::FromClient)?;
+    let timestamps = segment.options.places.timestamps != 0;
+    let payload = headers::payload(packet, &segment, tcp_at)?;
+    let options = headers::options(packet, tcp_at)?;
     Some(HeldFacts {
         key,
         seq: segment.seq,
@@ -65,8 +73,9 @@ pub fn facts(packet: &[u8]) -> Option<HeldFacts<'_>> {
         fin: segment.has(FIN),
         rst: segment.has(RST),
         window: segment.window,
-        tsval: (segment.options.places.timestamps != 0).then_some(segment.options.tsval),
-        payload: headers::payload(packet, &segment, tcp_at)?,
+        tsval: timestamps.then_some(segment.options.tsval),
+        plain_options: options == if timestamps { TIMESTAMPS_ALONE } else { 0 },
+        payload,
         segment,
     })
 }

@@ -25,5 +25,6 @@ reasons! {
         Full = 1, "full", "A limit of the hold queue was reached (limits.hold_bytes, limits.hold_bytes_per_flow); the client sends the packet again.";
         Malformed = 2, "malformed", "A diverted packet whose headers the daemon cannot read.";
         WriteFailed = 3, "write_failed", "A held packet could not be written back into the TUN; the client sends it again.";
+        SaidAgain = 4, "said_again", "An acknowledgement that was held, and the packet held behind it says all that it said: nothing is lost.";
     }
 }

@@ -53,6 +53,7 @@ mod tests {
             rst: false,
             window: 0,
             tsval,
+            plain_options: true,
             payload: b"x",
             segment: Segment::default(),
         };

@@ -8,8 +8,8 @@ use crate::flows::InHand;
 use crate::handoff::resolve::Settled;
 use crate::handoff::window::AwaitingWindow;
 use crate::handoff::{StageTimes, Subject};
-use crate::hold::HeldFlow;
 use crate::hold::cut::Fresh;
+use crate::hold::{Ends, HeldFlow};
 use crate::reset::Severed;
 use crate::targets::{NotSent, TargetId, UnderWay};
 use baton_shared::addr::PortWord;
@@ -196,7 +196,8 @@ impl Migrator {
         held: &Arc<HeldFlow>,
         window: &mut Window,
     ) -> bool {
-        self.hold.release_into(held, window, |packet, offload| {
+        let ends = Ends::At(state.later.end());
+        self.hold.release_into(held, window, ends, |packet, offload| {
             if let Some(facts) = baton_shared::packet::held::facts(packet) {
                 self.on_packet(flow, state, packet, offload, &facts);
             }
