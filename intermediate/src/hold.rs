@@ -277,12 +277,17 @@ impl Hold {
     /// Whether a packet with a later request may be held beside the bytes of its flow that are: the account into which it is
     /// to be entered then. One that may not is counted as dropped.
     pub(crate) fn admits_later(&self, of_flow: usize, size: usize) -> Option<&Arc<Account>> {
-        let total = self.account.bytes.load(Ordering::Relaxed);
-        if self.limits.load().admit_later(of_flow, total, size) {
-            return Some(&self.account);
+        let room = self.room_for_later(of_flow, size);
+        if room.is_none() {
+            self.dropped_full.fetch_add(1, Ordering::Relaxed);
         }
-        self.dropped_full.fetch_add(1, Ordering::Relaxed);
-        None
+        room
+    }
+
+    /// The same of one that is not dropped if it may not.
+    pub(crate) fn room_for_later(&self, of_flow: usize, size: usize) -> Option<&Arc<Account>> {
+        let total = self.account.bytes.load(Ordering::Relaxed);
+        self.limits.load().admit_later(of_flow, total, size).then_some(&self.account)
     }
 
     /// Of the flow in this slot, if that is known.

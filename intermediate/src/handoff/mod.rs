@@ -16,6 +16,7 @@ mod lost;
 mod pending;
 mod repair;
 mod resolve;
+mod reused;
 #[cfg(test)]
 pub(crate) mod sample;
 mod send_off;
@@ -54,6 +55,7 @@ use flight::Kept;
 use later::Laters;
 use pending::Pending;
 use resolve::Resolved;
+use reused::Reused;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -78,6 +80,7 @@ pub struct Migrator {
     /// How many targets are looked after; the first of all.
     watched: AtomicUsize,
     laters: Laters,
+    reused: Reused,
     own: OwnAddresses,
     probes: Arc<Probes>,
     inspections: Inspections,
@@ -109,6 +112,7 @@ impl Migrator {
             disowned: Disowned::default(),
             watched: AtomicUsize::new(0),
             laters: Laters::new(),
+            reused: Reused::default(),
             own: OwnAddresses::new(),
             probes: Arc::default(),
             inspections: Inspections::default(),

@@ -72,10 +72,17 @@ pub fn judge_ingress(
         }
         FlowState::Committed | FlowState::Ended => {
             // The client uses its port again. Not so while the flow lives: anybody can forge a SYN, and only
-            // the owner of the socket knows what to answer (RFC 5961, section 4).
-            if matches!(state, FlowState::Ended) && segment.flags & (SYN | ACK | RST) == SYN {
-                patch.account.state = FlowState::Superseded as u32;
-                return Verdict::new(Action::Pass, PacketCounter::SynToListener);
+            // the owner of the socket knows what to answer (RFC 5961, section 4). But the word of its end may be on its
+            // way: the daemon waits for that, and gives the SYN back.
+            if segment.opens() {
+                if matches!(state, FlowState::Ended) {
+                    patch.account.state = FlowState::Superseded as u32;
+                    return Verdict::new(Action::Pass, PacketCounter::SynToListener);
+                }
+                if !marked {
+                    patch.account.diverted = length;
+                    return Verdict::new(Action::Divert, PacketCounter::SynAwaitsEnd);
+                }
             }
             if marked {
                 patch.account.released = length;

@@ -1,6 +1,6 @@
 //! A TCP segment as the judgement sees it.
 
-use super::{FIN, HeaderChecksum, IpFacts, OptionValues, SYN, TcpWords};
+use super::{ACK, FIN, HeaderChecksum, IpFacts, OptionValues, RST, SYN, TcpWords};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The header values of one segment, host order where not said otherwise. A GSO super-packet is one segment.
@@ -57,6 +57,12 @@ impl Segment {
     #[inline(always)]
     pub const fn held_length(&self) -> u32 {
         self.payload.wrapping_add(self.has(FIN) as u32)
+    }
+
+    /// Whether it begins a connection: a SYN that answers none.
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        self.flags & (SYN | ACK | RST) == SYN
     }
 
     /// What the segment takes of the sequence space (RFC 9293's SEG.LEN): payload, SYN and FIN.

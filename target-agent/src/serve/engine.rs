@@ -6,7 +6,7 @@ use super::preflight::Preflight;
 use super::probe::{self, Probes};
 use super::ways::Ways;
 use crate::config::Policy;
-use crate::flows::table::{PeerId, Session, Table, Who};
+use crate::flows::table::{Flow, PeerId, Session, Table, Who};
 use crate::load::RESPONSE_TICK;
 use crate::metrics::Metrics;
 use crate::sock_diag::SockDiag;
@@ -292,7 +292,15 @@ impl Engine {
                     self.drain_tun(table, false);
                 }
             }
-            Message::Status(flow) => self.on_status(table, session, (peer, flow)),
+            Message::Status(flow) => {
+                self.on_status(table, session, (peer, flow));
+                // It may be asked for since its client uses its port again: if it has ended that is told now.
+                let open = |flow: &Flow| flow.end.is_none() && !flow.is_in_hand();
+                let slot = table.slot_of(&(peer, flow)).filter(|slot| table.get(*slot).is_some_and(open));
+                if let Some(slot) = slot {
+                    self.look(table, slot, monotonic_ns());
+                }
+            }
             Message::Cancel(flow) => {
                 let who = (peer, flow);
                 let open = table.slot_of(&who).filter(|s| table.get(*s).is_some_and(|f| f.answer.is_none()));

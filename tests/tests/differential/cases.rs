@@ -249,7 +249,11 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
             f.may_fragment();
         });
     }
-    add("a SYN on a live flow is translated", Ingress, &[C::Translated], &|r, f| {
+    add("a SYN on a live flow waits for the word of its end", Ingress, &[C::SynAwaitsEnd], &|_, f| {
+        (f.tcp.syn, f.tcp.ack) = (true, false);
+        f.payload.clear();
+    });
+    add("marked: and is translated when it comes back", Ingress, &[C::Translated, C::Released], &|r, f| {
         deltas(r);
         (f.tcp.syn, f.tcp.ack) = (true, false);
         (r.window_shift_in, r.window_shift_out) = (0, 7);

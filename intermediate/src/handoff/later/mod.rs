@@ -219,8 +219,13 @@ impl Migrator {
         let Some((slot, later)) = self.flows.place_of(&facts.key) else {
             return self.hold.write_back(None, packet, offload);
         };
+        if facts.segment.opens() && self.await_end(slot, packet, offload) {
+            return;
+        }
         let _in_hand = self.flows.in_hand(slot);
         match later {
+            // It is no part of the stream that is read.
+            Some(_) if facts.segment.opens() => self.hold.write_back(Some(slot), packet, offload),
             Some(flow) => self.on_packet(&flow, &mut flow.lock(), packet, offload, &facts),
             None => self.hold.write_back(Some(slot), packet, offload),
         }

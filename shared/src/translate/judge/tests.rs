@@ -20,7 +20,8 @@ fn every_state_on_the_intermediate() {
         (FlowState::Frozen, data, 999, Divert, Some(C::Diverted)),
         (FlowState::Frozen, data, 1000, Pass, Some(C::FreezeExpired)),
         (FlowState::Committed, data, 0, Translate, Some(C::Translated)),
-        (FlowState::Committed, of(SYN, 0), 0, Translate, Some(C::Translated)),
+        (FlowState::Committed, of(SYN, 0), 0, Divert, Some(C::SynAwaitsEnd)),
+        (FlowState::Committed, of(SYN | ACK, 0), 0, Translate, Some(C::Translated)),
         (FlowState::Ended, data, 0, Translate, Some(C::Translated)),
         (FlowState::Ended, of(SYN, 0), 0, Pass, Some(C::SynToListener)),
         (FlowState::Ended, of(SYN | ACK, 0), 0, Translate, Some(C::Translated)),
@@ -237,7 +238,7 @@ fn a_segment_that_acknowledges_what_the_client_cannot_moves_no_note_of_it() {
         FlowRecord { note_ack: 1000, note_window: 65_535, note_seq_end: 50, ..at(FlowState::Committed) };
     let noted = |flags, ack| {
         let mut patch = Patch::default();
-        judge_ingress(&record, &Segment { seq: 60, ack, ..of(flags, 0) }, false, 0, &mut patch);
+        judge_ingress(&record, &Segment { seq: 60, ack, ..of(flags, 0) }, true, 0, &mut patch);
         patch.account.note_seq_end
     };
     for ack in [1000, 1000 + 65_535, 999, 1000u32.wrapping_sub(65_535)] {
