@@ -33,11 +33,11 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Pac
 /// When a packet's first fragment was dropped, CLOCK_MONOTONIC ns. Written and read here alone.
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, u64> = LruHashMap::with_max_entries(PACKETS_MAX, 0);
-/// Parts of responses for the agent ([`Copied`]). Written here, read by the daemon; not pinned: what no agent has read when it
-/// ends, its successor does not know either.
+/// Parts of responses, and that flows close, for the agent ([`Copied`]). Written here, read by the daemon; not pinned: what no
+/// agent has read when it ends, its successor does not know either.
 #[map]
 pub(crate) static COPIES: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
-/// When to wake its reader ([`wakeup`](baton_shared::record::wakeup)). Written by the daemon, read here.
+/// When to wake its reader ([`wakes`](baton_shared::record::wakes)). Written by the daemon, read here.
 #[map]
 pub(crate) static COPIES_WAKE: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// The ruling in force on an intermediate ([`may_be_plain`](baton_shared::translate::may_be_plain)); 0: none, every later

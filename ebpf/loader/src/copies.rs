@@ -1,4 +1,4 @@
-//! What the target's program hands to the agent: parts of responses, in a ring buffer.
+//! What the target's programs hand to the agent: parts of responses, and that flows close, in a ring buffer.
 
 use crate::open::{load_error, map_error};
 use crate::sys::MappedWord;
@@ -38,7 +38,7 @@ impl Copies {
         Ok(Copies { ring, wake })
     }
 
-    /// Takes the next part out, if there is any.
+    /// Takes the next element out, if there is any.
     pub fn next<T>(&mut self, take: impl FnOnce(&CopiedHead, &[u8]) -> T) -> Option<T> {
         loop {
             let item = self.ring.next()?;
@@ -49,8 +49,8 @@ impl Copies {
         }
     }
 
-    /// Says whether the program is to wake who reads here for each part that comes when all before was read, or only for large
-    /// ones and when an eighth of the room is taken.
+    /// Says whether the program is to wake who reads here for each part, or only for large ones and when an eighth of the room is
+    /// taken.
     pub fn wake_for_each(&self, each: bool) {
         self.wake.store(if each { 0 } else { BYTES / 8 });
     }

@@ -7,7 +7,7 @@ use crate::skb::{self, SharedRecord, Skb};
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use baton_shared::addr::IpWords;
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{COPY_BYTES, COPY_PIECES, CopiedHead, Settings, Wakeup, wakeup};
+use baton_shared::record::{COPY_BYTES, COPY_PIECES, CopiedHead, Settings, wakes};
 use baton_shared::translate::{
     Action, Direction, Verdict, judge_egress, judge_ingress, judge_unreadable, judge_unwalked, translate,
 };
@@ -131,6 +131,13 @@ fn act(
         }
         count(counter.code());
         book(record, scratch, now);
+        // Behind what it tells of. Where a part of a response follows, that tells it as well.
+        if direction == Direction::ToClient
+            && scratch.patch.account.closes != 0
+            && scratch.patch.account.copy == 0
+        {
+            tell_closing(scratch);
+        }
         // Nothing done to the headers has changed the payload.
         if direction == Direction::ToClient && scratch.patch.account.copy != 0 {
             if verdict.action == Action::Translate || scratch.patch.account.sent != 0 {
@@ -182,13 +189,7 @@ fn hand_over(skb: Skb, scratch: &mut Scratch) -> bool {
     // SAFETY: an element of the map, one aligned word, which the daemon may write.
     let wake_at = unsafe { ptr::read_volatile(wake_at) };
     let payload = scratch.segment.payload;
-    part.head = CopiedHead {
-        flow_id: scratch.record.flow_id,
-        generation: scratch.record.generation,
-        seq: scratch.segment.seq,
-        key: scratch.key,
-        reserved: 0,
-    };
+    part.head = head(scratch);
     scratch.copy_at = ETHERNET + scratch.ip.upper_at + scratch.tcp.header_bytes();
     scratch.copy_left = payload;
     // What is kept in the map is any number to the verifier, so that the pieces differ in nothing but their count.
@@ -209,12 +210,28 @@ fn hand_over(skb: Skb, scratch: &mut Scratch) -> bool {
     if left > COPY_BYTES {
         return false;
     }
-    let flags = match wakeup(payload, wake_at, || COPIES.query(u64::from(BPF_RB_AVAIL_DATA))) {
-        Wakeup::No => BPF_RB_NO_WAKEUP,
-        Wakeup::IfRead => 0,
-        Wakeup::Now => BPF_RB_FORCE_WAKEUP,
-    };
+    let wakes = wakes(payload, wake_at, || COPIES.query(u64::from(BPF_RB_AVAIL_DATA)));
+    let flags = if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     skb.put_into(&COPIES, scratch.copy_at, left, part, u64::from(flags))
+}
+
+/// Tells the agent that it must look at the flow. It need not be woken: it reads with each of its scans. If there is no room it
+/// comes by the flow later, when it walks all of them.
+#[inline(always)]
+pub(super) fn tell_closing(scratch: &Scratch) {
+    let _no_room = COPIES.output::<CopiedHead>(head(scratch), u64::from(BPF_RB_NO_WAKEUP));
+}
+
+/// What an element for the agent begins with, of the packet in hand.
+#[inline(always)]
+fn head(scratch: &Scratch) -> CopiedHead {
+    CopiedHead {
+        flow_id: scratch.record.flow_id,
+        generation: scratch.record.generation,
+        seq: scratch.segment.seq,
+        key: scratch.key,
+        closes: scratch.patch.account.closes,
+    }
 }
 
 /// Writes the account into the record.

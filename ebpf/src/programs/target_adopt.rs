@@ -2,7 +2,7 @@
 //! `target_ingress` does, gives the agent's packet to the kernel to make the server's socket from, and puts the VIP
 //! back as the destination of what clients send to adopted sockets. Loaded only where the kernel has the function.
 
-use super::flow::{find, store_ip};
+use super::flow::{find, store_ip, tell_closing};
 use super::headers::{load_ip, load_key, load_segment};
 use super::leg::strip;
 use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, report};
@@ -101,6 +101,9 @@ fn arrive(skb: Skb, marked: bool, scratch: &mut Scratch) -> i32 {
         (arrival, counter) = (then, Some(counted));
     }
     book(record, scratch, now);
+    if scratch.patch.account.closes != 0 {
+        tell_closing(scratch);
+    }
     if arrival == Arrival::Readdress {
         readdress(&scratch.record, &scratch.segment, &mut scratch.patch);
         let scratch = skb::opaque(scratch);

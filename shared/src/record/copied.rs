@@ -1,5 +1,5 @@
-//! Parts of responses, as the target's program hands them to the agent: by a ring buffer, whole and in their order, many of
-//! them for one wakeup of the agent.
+//! Parts of responses, and the word that a flow closes, as the target's programs hand them to the agent: by a ring buffer, whole
+//! and in their order, many of them for one wakeup of the agent.
 
 use super::FlowKey;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -11,8 +11,8 @@ pub const COPY_PIECES: u32 = 32;
 /// Bytes of an element before its payload.
 pub const COPY_HEAD: u32 = 56;
 
-/// What stands in the ring buffer `COPIES`: payload of one packet, or a part of it. An element ends with its payload, so
-/// `bytes` is rarely there in full.
+/// What stands in the ring buffer `COPIES`: payload of one packet, or a part of it, or none if all it tells is that the flow
+/// closes. An element ends with its payload, so `bytes` is rarely there in full.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Copied {
@@ -32,10 +32,10 @@ pub struct CopiedHead {
     pub generation: u32,
     /// Of the payload's first byte, in the server's space.
     pub seq: u32,
-    /// The flow's, as on the target's egress.
+    /// The flow's, of an adopted one either of its two.
     pub key: FlowKey,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// 1 if by this packet the agent must look at the flow ([`Account::closes`](crate::translate::Account::closes)).
+    pub closes: u32,
 }
 
 const _: () = assert!(size_of::<CopiedHead>() == COPY_HEAD as usize);
@@ -48,30 +48,15 @@ impl Copied {
     }
 }
 
-/// Whether the ring buffer's reader is woken for an element.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wakeup {
-    /// It reads by itself soon, or is woken by a later element.
-    No,
-    /// If it has read all before.
-    IfRead,
-    /// At once.
-    Now,
-}
-
-/// Whether to wake the reader for the last piece of a packet with so much payload, bytes; for those before it is not woken. The
-/// reader has said that it is to be woken (`wake_at` is 0), or that it looks by itself unless more than `wake_at` bytes wait;
-/// `waiting` tells how many do.
+/// Whether to wake the reader for the last piece of a packet with so much payload, bytes; for those before, and for the word
+/// that a flow closes, it is not woken. The reader has said that it is to be woken (`wake_at` is 0), or that it looks by itself
+/// unless more than `wake_at` bytes wait; `waiting` tells how many do.
+///
+/// Woken whether it has read all before or not, as the kernel would by itself: for what is still unread it may not have been woken.
 #[inline(always)]
-pub fn wakeup(payload: u32, wake_at: u32, waiting: impl FnOnce() -> u64) -> Wakeup {
+pub fn wakes(payload: u32, wake_at: u32, waiting: impl FnOnce() -> u64) -> bool {
     // Of a large body more is copied until the reader has seen how long it is.
-    if payload > COPY_BYTES {
-        return Wakeup::Now;
-    }
-    if wake_at == 0 {
-        return Wakeup::IfRead;
-    }
-    if waiting() > wake_at as u64 { Wakeup::Now } else { Wakeup::No }
+    payload > COPY_BYTES || wake_at == 0 || waiting() > wake_at as u64
 }
 
 #[cfg(test)]
@@ -94,9 +79,9 @@ mod tests {
     #[test]
     fn a_reader_that_looks_by_itself_is_woken_only_for_much() {
         let unasked = || -> u64 { panic!("asked what need not be known") };
-        assert_eq!(wakeup(COPY_BYTES + 1, 64, unasked), Wakeup::Now);
-        assert_eq!(wakeup(COPY_BYTES, 0, unasked), Wakeup::IfRead);
-        assert_eq!(wakeup(COPY_BYTES, 64, || 64), Wakeup::No);
-        assert_eq!(wakeup(1, 64, || 65), Wakeup::Now);
+        assert!(wakes(COPY_BYTES + 1, 64, unasked));
+        assert!(wakes(COPY_BYTES, 0, unasked));
+        assert!(!wakes(COPY_BYTES, 64, || 64));
+        assert!(wakes(1, 64, || 65));
     }
 }

@@ -158,6 +158,10 @@ pub const NOTE_ACTIVE_RST: u32 = 16;
 /// [`FlowRecord::note_flags`], of a flow whose request is fed: the server's acknowledgements have reached
 /// [`FlowRecord::ack_floor`]. With the request the client may have been told that more was received, which comes behind it.
 pub const NOTE_CAUGHT_UP: u32 = 32;
+/// [`FlowRecord::note_flags`]: those by which the server's socket may be gone, or go soon; the agent asks its kernel. Of the
+/// listener's SYN-ACK: the socket is gone without a word of its own (the client reset it) and the client uses its port again,
+/// waiting for us to notice.
+pub const NOTE_CLOSING: u32 = NOTE_FIN | NOTE_RST | NOTE_LISTENER;
 
 /// Bytes of one flow that go through the hold queue after its commit, at most, and what other CPUs have in hand at that
 /// moment. The queue of a sender that is as fast as the daemon need not run empty by itself: on a path without delay every

@@ -17,7 +17,7 @@ pub const REST_NS: u64 = 1_000_000;
 /// The reader's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// It is woken for each part that comes when all before was read.
+    /// It is woken for each part.
     Woken,
     /// It is woken for large parts only, and looks by itself then.
     Resting {

@@ -88,6 +88,7 @@ pub fn judge_arrival(
                 // A listener might answer it past the intermediate, or the stack reset it: the client uses its port
                 // again before the end of this flow was noticed.
                 patch.account.note_flags = NOTE_LISTENER;
+                judge::tell_closing(record, &mut patch.account);
                 return (Arrival::Drop, Some(PacketCounter::DropAdoptGone));
             }
             if to_server {
@@ -173,6 +174,7 @@ pub fn judge_sent(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -> 
         return Verdict { action: Action::Drop, counter: Some(PacketCounter::DropAdoptReset) };
     }
     judge::note(record, segment, &mut patch.account);
+    judge::tell_closing(record, &mut patch.account);
     patch.account.copy = u32::from(judge::is_read(record, segment));
     let counter = Some(PacketCounter::AdoptedSent);
     if record.flags & FLAG_OWN_SCALE != 0 {

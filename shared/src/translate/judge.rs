@@ -4,7 +4,7 @@ use super::{Account, Direction, Patch, adopt};
 use crate::reason::PacketCounter;
 use crate::record::{
     FLAG_FED, FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TRACKED, FlowRecord, FlowState, NOTE_ACTIVE_RST,
-    NOTE_CAUGHT_UP, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
+    NOTE_CAUGHT_UP, NOTE_CLOSING, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
 };
 use crate::seq::before;
 use crate::wire::{ACK, FIN, RST, SYN, Segment};
@@ -160,18 +160,29 @@ pub fn judge_egress(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -
             if segment.has(SYN | ACK) {
                 as_noted(record, &mut patch.account);
                 patch.account.note_flags = NOTE_LISTENER;
+                tell_closing(record, &mut patch.account);
                 return Verdict::new(Action::Drop, PacketCounter::DropLateSynAck);
             }
             if adopt::is_adopted(record) {
                 return adopt::judge_sent(record, segment, patch);
             }
             note(record, segment, &mut patch.account);
+            tell_closing(record, &mut patch.account);
             patch.account.copy = is_read(record, segment) as u32;
             Verdict::new(Action::Translate, PacketCounter::Translated)
         }
         // The intermediate's states do not occur here.
         FlowState::Free | FlowState::Frozen | FlowState::Superseded => Verdict::pass(),
     }
+}
+
+/// Tells whether the agent must look at a flow by what is noted of this packet: not of one that has ended, and once for each
+/// sign, for it looks again by itself.
+#[inline(always)]
+pub(super) fn tell_closing(record: &FlowRecord, account: &mut Account) {
+    let is_news = account.note_flags & !record.note_flags & NOTE_CLOSING != 0;
+    let goes_on = matches!(FlowState::from_raw(record.state), FlowState::Committed | FlowState::Adopting);
+    account.closes = (goes_on && is_news) as u32;
 }
 
 /// Whether the agent must read the server's segment, to know where its response ends.

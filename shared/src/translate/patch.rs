@@ -69,6 +69,9 @@ pub struct Account {
     pub also: u32,
     /// 1 if the daemon gets a copy of the packet as it came, or of its payload ([`Copied`](crate::record::Copied)).
     pub copy: u32,
+    /// 1 if by this packet the agent must look at the flow, whose server's socket may be gone or go soon: it brings one of
+    /// [`NOTE_CLOSING`](crate::record::NOTE_CLOSING) that the record does not have.
+    pub closes: u32,
     /// 1 if a packet that is not changed is to be counted among those sent on the flow.
     pub sent: u32,
     /// 1 if `read_from` and `requests` below are to be stored: a plain request goes on.

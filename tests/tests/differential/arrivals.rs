@@ -128,7 +128,16 @@ fn what_clients_send_to_adopted_sockets_gets_the_vip_as_its_destination() {
         // Nobody but a connection may answer a client that begins anew.
         let mut syn = Frame::new(client, server);
         (syn.tcp.syn, syn.tcp.ack) = (true, false);
-        run(bench, "SYN", committed, syn.bytes(), false).is(SHOT, &[C::DropAdoptGone], NOTE_LISTENER, None);
+        for (name, record, closes) in [
+            ("SYN", committed, true),
+            ("SYN again", FlowRecord { note_flags: NOTE_LISTENER, ..committed }, false),
+            ("SYN, ended", FlowRecord { state: FlowState::Ended as u32, ..committed }, false),
+            ("SYN, given back", FlowRecord { state: FlowState::Fenced as u32, ..committed }, false),
+        ] {
+            let ran = run(bench, name, record, syn.bytes(), false);
+            ran.is(SHOT, &[C::DropAdoptGone], NOTE_LISTENER, None);
+            assert_eq!(ran.got.closes, closes, "{name}: whether the agent is told");
+        }
         let mut first = Frame::new(client, server);
         first.payload = vec![b'x'; 64];
         first.fragment(0, true);

@@ -6,7 +6,9 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use baton_shared::reason::PacketCounter;
-use baton_shared::record::{COPY_BYTES, Copied, FLAG_ADOPTED, FlowKey, FlowRecord, LegSettings, Settings};
+use baton_shared::record::{
+    COPY_BYTES, Copied, CopiedHead, FLAG_ADOPTED, FlowKey, FlowRecord, LegSettings, Settings,
+};
 use baton_shared::translate::fragments::{FragmentKey, REMEMBERED_NS};
 use std::error::Error;
 use std::os::fd::AsFd as _;
@@ -182,38 +184,57 @@ impl Bench {
         assert_eq!(self.fragments.keys().count(), 0, "{}: other fragments are remembered", case.name);
         let verdict = result.return_value.cast_signed();
         let [.., a, b, c, d] = context_after[..12] else { unreachable!("twelve bytes") };
-        let copied = self.copied(&case.record);
+        let (copied, closes) = self.told(&case.record);
         (
-            Outcome { verdict, frame, counters: self.count(), record, remembered, copied },
+            Outcome { verdict, frame, counters: self.count(), record, remembered, copied, closes },
             u32::from_ne_bytes([a, b, c, d]),
         )
     }
 
-    /// What the program put into the ring buffer of one packet: its pieces together.
-    fn copied(&mut self, record: &FlowRecord) -> Option<(FlowKey, u32, Vec<u8>)> {
-        let (key, first, mut payload) = self.next_copied(record)?;
-        while let Some((same, seq, more)) = self.next_copied(record) {
-            assert_eq!((same, seq), (key, first.wrapping_add(u32::try_from(payload.len()).unwrap())));
-            assert!(payload.len() % COPY_BYTES as usize == 0, "a piece before the last is full");
+    /// What the program put into the ring buffer of one packet: its pieces together, and whether the flow closes.
+    fn told(&mut self, record: &FlowRecord) -> (Option<(FlowKey, u32, Vec<u8>)>, bool) {
+        let Some((first, mut payload)) = self.next_told(record) else { return (None, false) };
+        let closes = first.closes != 0;
+        while let Some((next, more)) = self.next_told(record) {
+            let seq = first.seq.wrapping_add(u32::try_from(payload.len()).unwrap());
+            assert_eq!(next, CopiedHead { seq, ..first });
+            assert!(
+                payload.len() % COPY_BYTES as usize == 0 && !payload.is_empty() && !more.is_empty(),
+                "a piece before the last is full"
+            );
             payload.extend(more);
         }
-        Some((key, first, payload))
+        assert!(closes || !payload.is_empty(), "an element for nothing");
+        ((!payload.is_empty()).then_some((first.key, first.seq, payload)), closes)
     }
 
-    fn next_copied(&mut self, record: &FlowRecord) -> Option<(FlowKey, u32, Vec<u8>)> {
+    fn next_told(&mut self, record: &FlowRecord) -> Option<(CopiedHead, Vec<u8>)> {
         let item = self.copies.next()?;
         let (head, payload) = Copied::read(&item).unwrap();
         assert_eq!((head.flow_id, head.generation), (record.flow_id, record.generation));
-        Some((head.key, head.seq, payload.to_vec()))
+        assert!(record.belongs_under(&head.key), "under {:?}", head.key);
+        Some((*head, payload.to_vec()))
     }
 
     /// Whether the ring buffer's reader, which has read all and has said that it is to be woken by `wake_at`, is woken while so
     /// many packets are sent. Nothing is left there.
     pub(crate) fn wakes(&mut self, case: &Case, times: u32, wake_at: u32) -> bool {
+        self.wakes_behind(None, case, times, wake_at)
+    }
+
+    /// As [`Bench::wakes`], and before them one of the same flow that is `unread`.
+    pub(crate) fn wakes_behind(
+        &mut self,
+        unread: Option<&Case>,
+        case: &Case,
+        times: u32,
+        wake_at: u32,
+    ) -> bool {
         self.set_wake(wake_at);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let reader = self.copies.as_fd().try_clone_to_owned().unwrap();
         let reader = runtime.block_on(async { baton_daemon::watch(reader) }).unwrap();
+        unread.into_iter().for_each(|unread| self.send_unread(unread, 1));
         self.send_unread(case, times);
         // Who is not woken never is; who is may be kept waiting by a busy machine, but not that much longer.
         let woken = async {
@@ -240,7 +261,7 @@ impl Bench {
     }
 
     fn take_pieces(&mut self, case: &Case) -> Vec<usize> {
-        std::iter::from_fn(|| self.next_copied(&case.record)).map(|(.., piece)| piece.len()).collect()
+        std::iter::from_fn(|| self.next_told(&case.record)).map(|(_, piece)| piece.len()).collect()
     }
 
     /// Runs the egress program on so many packets; what it puts into the ring buffer stays there.

@@ -100,6 +100,21 @@ fn a_resting_reader_is_woken_by_much_or_by_a_large_packet_and_a_woken_one_by_the
     });
 }
 
+/// The kernel by itself would wake nobody for what comes behind something unread.
+#[test]
+fn nobody_is_woken_because_a_flow_closes_and_a_part_behind_that_wakes_nevertheless() {
+    with_bench(|bench| {
+        let mut reset = frame(Hook::Egress, Version::V4);
+        reset.payload.clear();
+        reset.tcp.rst = true;
+        let reset = Case::new("reset", Hook::Egress, record(Hook::Egress, Version::V4), reset.bytes());
+        let part = response("behind it", Version::V4, 1000);
+        assert!(!bench.wakes(&reset, 1, 0), "it is read with the next tick");
+        assert!(bench.wakes_behind(Some(&reset), &part, 1, 0));
+        assert!(!bench.wakes_behind(Some(&reset), &part, 1, 16_384));
+    });
+}
+
 /// The kernel puts a hop-by-hop header into an IPv6 super-packet over 64 kB, and takes it out of its segments.
 #[test]
 fn segments_of_an_ipv6_super_packet_over_64_kb_are_as_large_as_they_will_be_sent() {

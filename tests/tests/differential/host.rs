@@ -26,6 +26,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
         record: FlowRecord { last_seen_ns: 0, ..case.record },
         remembered: case.dropped_first.is_some() && fragment_key(&case.frame).is_some(),
         copied: None,
+        closes: false,
     };
     try_run(case, &untouched).unwrap_or(untouched)
 }
@@ -201,6 +202,8 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
             translate(&case.record, &segment, direction, &mut patch);
             write(case, &ip, &tcp, &segment, &patch)
         });
+        // What an adopted socket sends counts, though nothing of it is changed.
+        let written = written.or_else(|| (patch.account.sent != 0).then(|| case.frame.clone()));
         if verdict.counter.is_some() && patch.account.copy != 0 {
             let bytes = packet[ip.upper_at + tcp.header_len()..ip.total].to_vec();
             copied = Some((key, segment.seq, bytes));
@@ -210,7 +213,9 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
         (unreadable(PacketCounter::DropMalformed), None)
     };
     let remembered = ip.more_fragments && verdict.action == Action::Drop;
-    Some(book(case.hook, verdict, &patch, written, Outcome { remembered, copied, ..untouched.clone() }))
+    let closes = patch.account.closes != 0;
+    let outcome = Outcome { remembered, copied, closes, ..untouched.clone() };
+    Some(book(case.hook, verdict, &patch, written, outcome))
 }
 
 /// Whether a payload is a plain request, and its segment's checksum, computed anew, is right.

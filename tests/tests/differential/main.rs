@@ -10,6 +10,7 @@ mod arrivals;
 mod bench;
 mod beside;
 mod cases;
+mod closing;
 mod errors;
 mod host;
 mod legs;
@@ -62,6 +63,8 @@ pub(crate) struct Outcome {
     pub(crate) remembered: bool,
     /// What of its payload the agent gets to read, and its first byte's number.
     pub(crate) copied: Option<(FlowKey, u32, Vec<u8>)>,
+    /// Whether the agent is told that it must look at the flow.
+    pub(crate) closes: bool,
 }
 
 /// Compares, and writes the packets down before it panics.
@@ -73,7 +76,7 @@ fn compare(case: &Case, expected: &Outcome, got: &Outcome) {
     packet::write_pcap(&path, &[&case.frame, &expected.frame, &got.frame]);
     panic!(
         "{}: shared and the plane differ\n{:?}, marked {}, {:?}\nverdict {} against {}\nframes {}\ncounters {}\n\
-         remembered {} against {}, copies {}\nexpected record {:?}\ngot record      {:?}\n\
+         remembered {} against {}, copies {}, closes {} against {}\nexpected record {:?}\ngot record      {:?}\n\
          given, expected and got are in {}",
         case.name,
         case.hook,
@@ -86,6 +89,8 @@ fn compare(case: &Case, expected: &Outcome, got: &Outcome) {
         expected.remembered,
         got.remembered,
         if expected.copied == got.copied { "agree" } else { "differ" },
+        expected.closes,
+        got.closes,
         expected.record,
         got.record,
         path.display()
@@ -144,17 +149,19 @@ fn random_packets() {
     let (packets, seed) = asked_for();
     with_bench(|bench| {
         let mut random = random::Random::new(seed);
-        let (mut translated, mut plain) = (0, 0);
+        let (mut translated, mut plain, mut closing) = (0, 0, 0);
         for n in 0..packets {
             let case = random.case(n);
             let expected = host::run(&case);
             translated += u64::from(expected.frame != case.frame);
             plain += expected.counters[PacketCounter::LaterPlain.code() as usize];
+            closing += u64::from(expected.closes);
             compare(&case, &expected, &bench.run(&case));
         }
         println!("{packets} random packets, {translated} of them rewritten, no difference");
         assert!(translated * 5 > packets, "the generator made only {translated} translated packets");
         assert!(plain * 1000 > packets, "and {plain} plain requests");
+        assert!(closing * 100 > packets, "and {closing} by which a flow closes");
     });
 }
 
@@ -163,12 +170,13 @@ fn random_packets() {
 fn a_difference_is_found() {
     let case = cases::table().remove(0);
     let right = host::run(&case);
-    let mut outcomes = vec![right.clone(); 5];
+    let mut outcomes = vec![right.clone(); 6];
     outcomes[0].verdict ^= 1;
     outcomes[1].frame[40] ^= 1;
     outcomes[2].counters[5] += 1;
     outcomes[3].record.packets += 1;
     outcomes[4].remembered = true;
+    outcomes[5].closes = true;
     compare(&case, &right, &right);
     for wrong in outcomes {
         let (case, right) = (case.clone(), right.clone());

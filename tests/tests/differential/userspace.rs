@@ -9,7 +9,7 @@ use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::fragments::FragmentKey;
 use baton_shared::translate::{Action, Direction};
 use baton_userspace::{Flows, Handled, carry};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 const SLOT: u32 = 2;
@@ -20,6 +20,7 @@ struct OneFlow {
     counters: RefCell<Vec<u64>>,
     fragments: RefCell<HashMap<FragmentKey, u64>>,
     copied: RefCell<Option<(FlowKey, u32, Vec<u8>)>>,
+    closes: Cell<bool>,
 }
 
 impl Flows for OneFlow {
@@ -32,6 +33,8 @@ impl Flows for OneFlow {
         let (mut record, account) = (self.record.borrow_mut(), handled.account);
         assert_eq!(handled.now_ns, NOW);
         record.last_seen_ns = 1;
+        // Here nobody is told: the agent walks all flows.
+        self.closes.set(account.closes != 0);
         record.diverted = record.diverted.wrapping_add(account.diverted);
         record.released = record.released.wrapping_add(account.released);
         if account.plain != 0 {
@@ -90,6 +93,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
         counters: RefCell::new(vec![0; PacketCounter::CAPACITY as usize]),
         fragments: RefCell::new(fragment.zip(case.dropped_first).into_iter().collect()),
         copied: RefCell::default(),
+        closes: Cell::default(),
     };
     let mut frame = case.frame.clone();
     // A TUN knows the version by the packet's first bits; the program by the Ethernet header.
@@ -118,5 +122,6 @@ pub(crate) fn run(case: &Case) -> Outcome {
     assert!(fragments.keys().all(|key| Some(*key) == fragment), "{fragments:?}, but {fragment:?}");
     let remembered = !fragments.is_empty();
     let (counters, record) = (flows.counters.into_inner(), flows.record.into_inner());
-    Outcome { verdict, frame, counters, record, remembered, copied: flows.copied.into_inner() }
+    let (copied, closes) = (flows.copied.into_inner(), flows.closes.get());
+    Outcome { verdict, frame, counters, record, remembered, copied, closes }
 }

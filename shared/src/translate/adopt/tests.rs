@@ -1,8 +1,8 @@
 use super::*;
 use crate::addr::{IpWords, PortWord};
-use crate::record::{FlowKey, NOTE_ACTIVE_RST, NOTE_RST, NOTE_SYN_ACK};
+use crate::record::{FlowKey, NOTE_ACTIVE_RST, NOTE_FIN, NOTE_RST, NOTE_SYN_ACK};
 use crate::translate::{Direction, judge_egress, reported_flow, translate};
-use crate::wire::{HeaderChecksum, IcmpWords, IpFacts, PROTOCOL_TCP, QuotedTcp};
+use crate::wire::{FIN, HeaderChecksum, IcmpWords, IpFacts, PROTOCOL_TCP, QuotedTcp};
 use etherparse::checksum::Sum16BitWords;
 use proptest::prelude::*;
 
@@ -170,6 +170,40 @@ fn the_stacks_reset_for_a_packet_without_a_connection_never_reaches_the_client()
     assert_eq!((verdict.action, notes), (Action::Pass, NOTE_RST));
     let (verdict, _) = egress(&record(FlowState::Committed), RST);
     assert_eq!(verdict.action, Action::Pass);
+}
+
+#[test]
+fn the_agent_is_told_that_an_adopted_socket_closes_or_that_its_client_begins_anew() {
+    let mut patch = Patch::default();
+    let fin = segment(ACK | FIN);
+    for (own_scale, state, closes) in [
+        (0, FlowState::Committed, 1),
+        (FLAG_OWN_SCALE, FlowState::Committed, 1),
+        (0, FlowState::Adopting, 1),
+        (0, FlowState::Ended, 0),
+    ] {
+        let mut record = record(state);
+        record.flags |= own_scale;
+        judge_egress(&record, &fin, &mut patch);
+        assert_eq!(patch.account.closes, closes, "{state:?}");
+        record.note_flags |= NOTE_FIN;
+        judge_egress(&record, &fin, &mut patch);
+        assert_eq!(patch.account.closes, 0, "{state:?}, again");
+    }
+    let mut arrived = |record: &FlowRecord, flags, holder| {
+        judge_arrival(record, &segment(flags), false, true, holder, &mut patch);
+        patch.account.closes
+    };
+    let live = record(FlowState::Committed);
+    assert_eq!(arrived(&live, SYN, Holder::Nobody), 1);
+    assert_eq!(arrived(&live, SYN, Holder::TimeWait), 1);
+    assert_eq!(arrived(&live, SYN, Holder::Connection), 0, "the socket judges it");
+    assert_eq!(arrived(&live, RST, Holder::Nobody), 0);
+    let noted = FlowRecord { note_flags: live.note_flags | NOTE_LISTENER, ..live };
+    assert_eq!(arrived(&noted, SYN, Holder::Nobody), 0, "again");
+    for over in [FlowState::Ended, FlowState::Fenced] {
+        assert_eq!(arrived(&record(over), SYN, Holder::Nobody), 0, "{over:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Verdicts, accounts and notes, spelled out by state.
 
 use super::*;
+use crate::record::FLAG_ADOPTED;
 
 fn at(state: FlowState) -> FlowRecord {
     FlowRecord { state: state as u32, deadline_ns: 1000, ..FlowRecord::default() }
@@ -74,6 +75,47 @@ fn a_late_syn_ack_is_noted_and_changes_no_other_note() {
         (account.note_ack, account.note_window, account.note_tsval, account.note_seq_end),
         (1, 2, 3, 4)
     );
+}
+
+#[test]
+fn the_agent_is_told_of_the_first_sign_of_each_kind_that_a_flow_closes() {
+    let told = |record: &FlowRecord, flags, payload| {
+        // Whatever the packet before was.
+        let mut patch = Patch { account: Account { closes: 1, ..Account::default() }, ..Patch::default() };
+        judge_egress(record, &of(flags, payload), &mut patch);
+        patch.account.closes == 1
+    };
+    let signs = [(ACK | FIN, NOTE_FIN), (RST, NOTE_RST), (RST | ACK, NOTE_RST), (SYN | ACK, NOTE_LISTENER)];
+    let others = NOTE_SYN_ACK | NOTE_CAUGHT_UP | NOTE_ACTIVE_RST;
+    for note_flags in [0, others] {
+        let record = FlowRecord { note_flags, ..at(FlowState::Committed) };
+        assert!(!told(&record, ACK, 0) && !told(&record, ACK, 10));
+        for (flags, note) in signs {
+            assert!(told(&record, flags, 0), "{flags:x}");
+            let noted = |note| FlowRecord { note_flags: note_flags | note, ..record };
+            assert!(!told(&noted(note), flags, 0), "{flags:x} again");
+            assert!(told(&noted(NOTE_CLOSING & !note), flags, 0), "{flags:x} behind the others");
+            assert!(!told(&noted(NOTE_CLOSING), ACK, 10), "no sign");
+        }
+    }
+    for (state, of_adopted) in [
+        (FlowState::Adopting, true),
+        (FlowState::Replaying, false),
+        (FlowState::Fenced, false),
+        (FlowState::Ended, false),
+        (FlowState::Free, false),
+        (FlowState::Frozen, false),
+        (FlowState::Superseded, false),
+    ] {
+        for (flags, _) in signs {
+            // Not the stack's answer to what it has no socket for.
+            let record = FlowRecord { flags: FLAG_ADOPTED, packets: 1, ..at(state) };
+            assert_eq!(told(&record, flags, 0), of_adopted, "{state:?} {flags:x}");
+            let mut patch = Patch::default();
+            judge_ingress(&record, &of(flags, 0), false, 0, &mut patch);
+            assert_eq!(patch.account.closes, 0, "{state:?}: what clients send is no sign");
+        }
+    }
 }
 
 #[test]
