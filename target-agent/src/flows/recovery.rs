@@ -7,7 +7,7 @@ use crate::serve::Engine;
 use crate::serve::packet::Ends;
 use baton_shared::control::{FlowRef, MigratedAnswer, RefusedAnswer};
 use baton_shared::reason::{EndReason, Refusal};
-use baton_shared::record::{FLAG_FED, FLAG_TRACKED, FlowRecord, FlowState};
+use baton_shared::record::{FLAG_FED, FLAG_TRACKED, FlowRecord, FlowState, NOTE_CLOSING};
 use baton_shared::seq::{Seq, before};
 use baton_shared::state::ending::judge_gone;
 use baton_shared::state::replay::Answer;
@@ -66,6 +66,10 @@ impl Engine {
             let fed = if is_fed(&record) { FLAG_FED } else { 0 };
             self.shared.plane.slots().change_flags(slot, FLAG_TRACKED, tracked | fed);
             table.insert(slot, Box::new(taken));
+            // The program tells of what is news alone.
+            if record.note_flags & NOTE_CLOSING != 0 {
+                table.note_closing(slot);
+            }
             match state {
                 FlowState::Committed if is_fed(&record) => found.taken_over += 1,
                 FlowState::Ended => {

@@ -11,7 +11,8 @@ pub(crate) struct SlotSet {
     members: u32,
 }
 
-/// Where a walk round all members is: it begins at some number, and goes on from the smallest behind the largest.
+/// Where a walk round all members, or the first so many of them, is: it begins at some number, and goes on from the smallest
+/// behind the largest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
     start: u32,
@@ -19,11 +20,23 @@ pub(crate) struct Round {
     next: Option<u32>,
     /// The largest is behind it.
     wrapped: bool,
+    /// By how many members it may still come.
+    left: u32,
 }
 
 impl Round {
     pub(crate) fn new(start: u32) -> Self {
-        Round { start, next: Some(start), wrapped: false }
+        Self::of(start, u32::MAX)
+    }
+
+    /// By no more than so many.
+    pub(crate) fn of(start: u32, most: u32) -> Self {
+        Round { start, next: Some(start), wrapped: false, left: most }
+    }
+
+    /// Where the next walk begins, so that it comes first by those that this one has not come by.
+    pub(crate) fn goes_on_from(&self) -> u32 {
+        self.next.unwrap_or(self.start)
     }
 }
 
@@ -62,9 +75,16 @@ impl SlotSet {
         self.members
     }
 
+    pub(crate) fn contains(&self, slot: u32) -> bool {
+        let word = usize::try_from(slot / BITS).ok().and_then(|at| self.words.get(at));
+        word.is_some_and(|word| word & 1 << (slot % BITS) != 0)
+    }
+
     /// The next member of a walk; each comes once, but for those that come or go meanwhile.
     pub(crate) fn next(&self, round: &mut Round) -> Option<u32> {
-        let mut found = self.from(round.next?);
+        let from = round.next?;
+        round.left = round.left.checked_sub(1)?;
+        let mut found = self.from(from);
         if found.is_none() && !round.wrapped {
             round.wrapped = true;
             found = self.from(0);
@@ -106,6 +126,7 @@ mod tests {
             at = slot + 1;
         }
         assert_eq!(found, members);
+        assert!((0..300).all(|slot| set.contains(slot) == members.contains(&slot)));
         set.remove(64);
         set.remove(199);
         set.remove(199);
@@ -142,5 +163,26 @@ mod tests {
             (Some(199), Some(3), None)
         );
         assert_eq!(SlotSet::new(0).next(&mut Round::new(0)), None);
+    }
+
+    #[test]
+    fn walks_by_a_few_at_a_time_come_by_all_in_their_turn() {
+        let mut set = SlotSet::new(200);
+        let members = [3, 64, 65, 130, 199];
+        members.into_iter().for_each(|slot| set.insert(slot));
+        let mut from = 100;
+        let mut walk = |set: &SlotSet, most| {
+            let mut round = Round::of(from, most);
+            let found: Vec<u32> = std::iter::from_fn(|| set.next(&mut round)).collect();
+            from = round.goes_on_from();
+            found
+        };
+        assert_eq!(walk(&set, 2), [130, 199]);
+        assert_eq!(walk(&set, 2), [3, 64]);
+        assert_eq!(walk(&set, 2), [65, 130], "round the largest");
+        assert_eq!(walk(&set, 0), [0; 0]);
+        assert_eq!(walk(&set, 9), [199, 3, 64, 65, 130], "each once");
+        set.remove(199);
+        assert_eq!(walk(&set, 1), [3]);
     }
 }

@@ -60,7 +60,7 @@ pub(crate) struct Flow {
     pub(crate) ask_at_ns: u64,
     /// How long after that again, ns.
     pub(crate) ask_again_ns: u64,
-    /// A FIN or RST was seen; the socket is asked for often from then on.
+    /// One of `NOTE_CLOSING` was seen; the socket is asked for often from then on.
     pub(crate) closing: bool,
     /// Low half of the record's time of the last packet when a scan last looked, once it closes.
     pub(crate) last_seen: u32,
@@ -151,6 +151,8 @@ pub(crate) struct Table {
     flows: Vec<Option<Box<Flow>>>,
     /// The slots of flows that have not ended.
     live: SlotSet,
+    /// Of those, the ones whose server's socket may be gone, or go soon.
+    closing: SlotSet,
     by_key: HashMap<FlowKey, u32>,
     by_who: ByWho<u32>,
     /// Slots of ended flows, when each may be freed, in this order, and whose it is: one freed before its time stays
@@ -175,6 +177,7 @@ impl Table {
         Table {
             flows: std::iter::repeat_with(|| None).take(slots).collect(),
             live: SlotSet::new(slots),
+            closing: SlotSet::new(slots),
             loads: Loads::new(servers),
             ..Table::default()
         }
@@ -204,6 +207,20 @@ impl Table {
         self.by_who.insert(flow.who, slot);
         *place = Some(flow);
         self.live.insert(slot);
+        self.closing.remove(slot);
+    }
+
+    /// The program tells, or the record shows, that a flow's server's socket may be gone, or go soon. Of one that has ended it
+    /// is known.
+    pub(crate) fn note_closing(&mut self, slot: u32) {
+        if self.live.contains(slot) {
+            self.closing.insert(slot);
+        }
+    }
+
+    /// The slot of the next flow that closes, on a walk round all of them.
+    pub(crate) fn next_closing(&self, round: &mut Round) -> Option<u32> {
+        self.closing.next(round)
     }
 
     /// How many flows have not ended.
@@ -219,6 +236,7 @@ impl Table {
     /// A flow has ended; it keeps its slot until then, CLOCK_MONOTONIC, ns.
     pub(crate) fn linger(&mut self, slot: u32, who: Who, until_ns: u64) {
         self.live.remove(slot);
+        self.closing.remove(slot);
         self.lingering.push_back((until_ns, slot, who));
     }
 
@@ -239,6 +257,7 @@ impl Table {
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Box<Flow>> {
         let flow = self.flows.get_mut(usize::try_from(slot).ok()?)?.take()?;
         self.live.remove(slot);
+        self.closing.remove(slot);
         // Another flow may stand under the key by now.
         for key in flow.keys() {
             if let Entry::Occupied(place) = self.by_key.entry(key)
@@ -280,3 +299,6 @@ impl Table {
         self.sessions.iter().rev().find(|(_, s)| s.peer == Some(peer)).map(|(number, _)| *number)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! Parts of responses, which the program puts into a ring buffer: they are read without a system call, many at once.
+//! What the program puts into a ring buffer, parts of responses and the word that a flow closes: it is read without a system
+//! call, many elements at once.
 
 use super::engine::Engine;
 use crate::flows::table::Table;
@@ -45,19 +46,25 @@ impl Arrivals {
 }
 
 impl Engine {
-    /// Reads what the ring buffer has by now; whether there was anything. Whatever is told or judged of responses comes after
-    /// this.
+    /// Reads what the ring buffer has by now; whether there was anything of responses. Whatever is told or judged of them comes
+    /// after this, and so does a scan for flows that have ended.
     pub(crate) fn drain_copies(&mut self, table: &mut Table) -> bool {
         // Out of the way of what is done with a part.
         let Some(mut ring) = self.ring.take() else { return false };
-        let mut taken = 0;
+        let (mut taken, mut found) = (0, false);
         while let Some(bytes) = ring.copies.next(|head, payload| {
             // Another flow may have the addresses by now.
             let flow = FlowRef { flow_id: head.flow_id, generation: head.generation };
             let slot = table.slot_under(&head.key);
             if let Some(slot) = slot.filter(|s| table.get(*s).is_some_and(|f| f.who.1 == flow)) {
-                self.on_copy(table, slot, Seq::new(head.seq), payload);
+                if head.closes != 0 {
+                    table.note_closing(slot);
+                }
+                if !payload.is_empty() {
+                    self.on_copy(table, slot, Seq::new(head.seq), payload);
+                }
             }
+            found |= !payload.is_empty();
             size_of_val(head) + payload.len()
         }) {
             taken += bytes;
@@ -67,7 +74,7 @@ impl Engine {
             }
         }
         self.ring = Some(ring);
-        taken > 0
+        found
     }
 
     /// The same, and settles when it is done again. With `woken` something has come that does not bear waiting; without, it

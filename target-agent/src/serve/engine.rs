@@ -84,8 +84,9 @@ pub(crate) struct Engine {
     pub(super) leaving: HashSet<u64>,
     /// Until then a handoff that nobody here has seen may have been fed by the run before, CLOCK_MONOTONIC ns.
     blind_until_ns: u64,
-    /// Where the next ageing scan begins.
-    pub(crate) scan_from: u32,
+    /// Where the next ageing scan begins, among the flows that close and among all.
+    pub(crate) closing_from: u32,
+    pub(crate) live_from: u32,
     probes: Probes,
     /// The packet being built.
     packet: Vec<u8>,
@@ -108,7 +109,8 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
     };
     let mut buffer = vec![0; PACKET_BYTES].into_boxed_slice();
     tokio::pin!(stop);
-    let mut age_at = Instant::now() + AGEING_TICK;
+    let mut tick_at = Instant::now() + AGEING_TICK;
+    let mut age_at = tick_at;
     let timer = sleep_until(age_at);
     tokio::pin!(timer);
     let mut ticks = false;
@@ -149,9 +151,13 @@ pub(crate) async fn run(engine: &Mutex<Engine>, stop: impl Future<Output = ()>) 
                 engine.see_to_loads(&mut table, monotonic_ns());
                 ticks = table.loads.responses.wants_tick(monotonic_ns());
                 if now >= age_at {
-                    let done = engine.age(&mut table, monotonic_ns());
+                    let on_tick = now >= tick_at;
+                    let done = engine.age(&mut table, monotonic_ns(), on_tick);
                     engine.look_around(monotonic_ns());
-                    age_at = now + if done { AGEING_TICK } else { AGEING_GOES_ON };
+                    if on_tick {
+                        tick_at = now + AGEING_TICK;
+                    }
+                    age_at = if done { tick_at } else { now + AGEING_GOES_ON };
                 }
             }
         }
@@ -198,7 +204,8 @@ impl Engine {
             recalls: Vec::new(),
             draining: false,
             leaving: HashSet::new(),
-            scan_from: 0,
+            closing_from: 0,
+            live_from: 0,
             probes: Probes::default(),
             packet: Vec::with_capacity(2048),
             buffer: vec![0; PACKET_BYTES].into_boxed_slice(),
