@@ -153,6 +153,8 @@ pub(crate) struct Table {
     live: SlotSet,
     /// Of those, the ones whose server's socket may be gone, or go soon.
     closing: SlotSet,
+    /// How many of the live ones are of which intermediate on which server.
+    live_of: HashMap<(PeerId, SocketAddr), u32, foldhash::fast::RandomState>,
     by_key: HashMap<FlowKey, u32>,
     by_who: ByWho<u32>,
     /// Slots of ended flows, when each may be freed, in this order, and whose it is: one freed before its time stays
@@ -205,9 +207,33 @@ impl Table {
             self.by_key.insert(key, slot);
         }
         self.by_who.insert(flow.who, slot);
-        *place = Some(flow);
+        let of = (flow.who.0, flow.server);
+        let former = place.replace(flow).map(|former| (former.who.0, former.server));
+        if let Some(former) = former {
+            self.leave_live(slot, former);
+        }
         self.live.insert(slot);
+        *self.live_of.entry(of).or_default() += 1;
+    }
+
+    /// The flow of this intermediate on this server in this slot is none of the live ones any more, if it was one.
+    fn leave_live(&mut self, slot: u32, of: (PeerId, SocketAddr)) {
+        if !self.live.contains(slot) {
+            return;
+        }
+        self.live.remove(slot);
         self.closing.remove(slot);
+        if let Entry::Occupied(mut count) = self.live_of.entry(of) {
+            *count.get_mut() = count.get().saturating_sub(1);
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    /// How many flows that have not ended each intermediate has on each server, where there are any.
+    pub(crate) fn live_of(&self) -> impl Iterator<Item = (PeerId, SocketAddr, u32)> {
+        self.live_of.iter().map(|((peer, server), count)| (*peer, *server, *count))
     }
 
     /// The program tells, or the record shows, that a flow's server's socket may be gone, or go soon. Of one that has ended it
@@ -235,8 +261,9 @@ impl Table {
 
     /// A flow has ended; it keeps its slot until then, CLOCK_MONOTONIC, ns.
     pub(crate) fn linger(&mut self, slot: u32, who: Who, until_ns: u64) {
-        self.live.remove(slot);
-        self.closing.remove(slot);
+        if let Some(of) = self.get(slot).map(|flow| (flow.who.0, flow.server)) {
+            self.leave_live(slot, of);
+        }
         self.lingering.push_back((until_ns, slot, who));
     }
 
@@ -256,8 +283,7 @@ impl Table {
 
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Box<Flow>> {
         let flow = self.flows.get_mut(usize::try_from(slot).ok()?)?.take()?;
-        self.live.remove(slot);
-        self.closing.remove(slot);
+        self.leave_live(slot, (flow.who.0, flow.server));
         // Another flow may stand under the key by now.
         for key in flow.keys() {
             if let Entry::Occupied(place) = self.by_key.entry(key)

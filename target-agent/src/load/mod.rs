@@ -257,12 +257,9 @@ impl Engine {
     fn tell(&mut self, table: &mut Table) {
         let mut flows: HashMap<(PeerId, SocketAddr), u32> = HashMap::new();
         let mut all: HashMap<SocketAddr, u32> = HashMap::new();
-        let mut round = Round::new(0);
-        while let Some(slot) = table.next_live(&mut round) {
-            if let Some(flow) = table.get(slot) {
-                *flows.entry((flow.who.0, flow.server)).or_default() += 1;
-                *all.entry(flow.server).or_default() += 1;
-            }
+        for (peer, server, count) in table.live_of() {
+            flows.insert((peer, server), count);
+            *all.entry(server).or_default() += count;
         }
         for (server, known) in &mut table.loads.servers {
             known.load.all_flows = all.get(server).copied().unwrap_or(0);

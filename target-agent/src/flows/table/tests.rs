@@ -1,4 +1,4 @@
-//! By which flows the scans for ends come.
+//! By which flows the scans for ends come, and how many there are.
 
 use super::*;
 use crate::flows::ageing::LIVE_A_SCAN;
@@ -78,4 +78,33 @@ fn a_flow_that_is_told_to_close_is_come_by_in_the_next_scan_wherever_that_is() {
     assert!(!scanned(&table, &mut from).contains(&told), "among all its turn comes later");
     let mut round = Round::new(told + 1);
     assert_eq!((table.next_closing(&mut round), table.next_closing(&mut round)), (Some(told), None));
+}
+
+#[test]
+fn live_flows_are_counted_by_intermediate_and_server_until_they_end() {
+    let of = |n: u32, peer: u16, port: u16| {
+        let mut flow = flow(n);
+        flow.who.0 = PeerId(peer);
+        flow.server.set_port(port);
+        Box::new(flow)
+    };
+    let counts = |table: &Table| {
+        let mut counts: Vec<_> =
+            table.live_of().map(|(peer, server, n)| (peer.0, server.port(), n)).collect();
+        counts.sort_unstable();
+        counts
+    };
+    let mut table = Table::new(8, []);
+    for (slot, peer, port) in [(0, 0, 80), (1, 0, 80), (2, 0, 81), (3, 1, 80)] {
+        table.insert(slot, of(slot, peer, port));
+    }
+    assert_eq!(counts(&table), [(0, 80, 2), (0, 81, 1), (1, 80, 1)]);
+    let who = table.get(1).unwrap().who;
+    table.linger(1, who, 10);
+    assert_eq!(counts(&table), [(0, 80, 1), (0, 81, 1), (1, 80, 1)]);
+    table.remove(1);
+    table.remove(2);
+    assert_eq!(counts(&table), [(0, 80, 1), (1, 80, 1)], "what has ended is not counted off twice");
+    table.insert(3, of(9, 0, 80));
+    assert_eq!(counts(&table), [(0, 80, 2)], "another one in its slot");
 }
