@@ -150,6 +150,11 @@ impl Slots {
         self.mapped.field(slot, offset_of!(FlowRecord, note_flags)).load(Ordering::Relaxed)
     }
 
+    /// [`FlowRecord::last_seen_ns`] alone: what a scan over many flows looks at.
+    pub fn last_seen_ns(&self, slot: u32) -> u64 {
+        self.mapped.wide_field(slot, offset_of!(FlowRecord, last_seen_ns)).load(Ordering::Relaxed)
+    }
+
     /// Low half of [`FlowRecord::last_seen_ns`]: it moves with every packet of the flow that a program counts.
     pub fn last_seen_low(&self, slot: u32) -> u32 {
         let low = if cfg!(target_endian = "big") { 4 } else { 0 };

@@ -82,6 +82,13 @@ impl Table {
         self.entries.iter().map(|(_, entry)| entry)
     }
 
+    /// Those whose turn it is, of so many turns in which all are.
+    pub(super) fn entries_of(&self, turn: usize, turns: usize) -> impl Iterator<Item = &Entry> {
+        let places = self.entries.capacity().div_ceil(turns.max(1));
+        let from = turn.saturating_mul(places);
+        (from..from.saturating_add(places)).filter_map(|place| self.entries.get(place))
+    }
+
     /// A flow's key.
     pub(super) fn key(&self, entry: &Entry) -> FlowKey {
         self.plane.slots().key(entry.slot)
@@ -222,6 +229,8 @@ mod tests {
             }
         }
         assert_eq!((table.len(), table.entries().count()), (known.len(), known.len()));
+        let in_turn = |turns| (0..turns).map(|turn| table.entries_of(turn, turns).count()).sum::<usize>();
+        assert_eq!([1, 7, 100].map(in_turn), [known.len(); 3], "each comes once");
         for n in 0..1000 {
             let slot = known.get(&n).copied();
             assert_eq!(table.get(n).map(|entry| entry.slot), slot, "flow {n}");

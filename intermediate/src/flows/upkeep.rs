@@ -140,15 +140,18 @@ impl Flows {
         true
     }
 
-    /// Gives up flows on which nothing was seen for the idle time. Every few seconds.
-    pub fn sweep_idle(&self) {
+    /// Gives up flows on which nothing was seen for the idle time.
+    ///
+    /// Of all flows those whose turn it is: with a million each costs some lines of memory, and nothing else gets the table
+    /// meanwhile.
+    pub fn sweep_idle(&self, turn: usize, turns: usize) {
         let oldest = monotonic_ns().saturating_sub(nanos(self.idle));
         let mut table = self.table();
         let idle = |e: &&Entry| {
-            e.is_at_target() && self.plane.slots().read(e.slot).last_seen_ns.max(self.since_ns) < oldest
+            e.is_at_target() && self.plane.slots().last_seen_ns(e.slot).max(self.since_ns) < oldest
         };
-        let idle: Vec<FlowRef> = table.entries().filter(idle).map(|e| table.flow(e)).collect();
-        self.watch_tracked(&mut table);
+        let idle: Vec<FlowRef> = table.entries_of(turn, turns).filter(idle).map(|e| table.flow(e)).collect();
+        self.watch_tracked(&mut table, turn, turns);
         drop(table);
         for flow in idle {
             self.end_unreported(flow, EndReason::Idle);
@@ -158,14 +161,15 @@ impl Flows {
 
 impl Flows {
     /// What a tracked client sends goes through the hold queue again and again, and a packet may be lost there.
-    fn watch_tracked(&self, table: &mut Table) {
+    fn watch_tracked(&self, table: &mut Table, turn: usize, turns: usize) {
         let accounts = |e: &Entry| self.plane.slots().accounts(e.slot);
         let differs = |e: &&Entry| {
             let (diverted, released) = accounts(e);
             e.later.is_some() && e.committed && diverted != released
         };
         let now = Instant::now();
-        let found: Vec<_> = table.entries().filter(differs).map(|e| (table.number(e), accounts(e))).collect();
+        let found: Vec<_> =
+            table.entries_of(turn, turns).filter(differs).map(|e| (table.number(e), accounts(e))).collect();
         for (flow_id, accounts) in found {
             if !table.watched.iter().any(|watch| watch.flow_id == flow_id) {
                 table.watched.push(Watch::new(flow_id, accounts, now));
@@ -250,7 +254,7 @@ mod tests {
         commit(&flows, &silent, 1);
         commit(&flows, &seen, u64::MAX);
         std::thread::sleep(Duration::from_millis(2));
-        flows.sweep_idle();
+        flows.sweep_idle(0, 1);
         assert_eq!(end(&flows, &silent), Some(EndReason::Idle));
         assert_eq!((end(&flows, &seen), end(&flows, &frozen)), (None, None));
         let state = |place: &Place| flows.plane.slots().state(place.slot);
@@ -296,7 +300,7 @@ mod tests {
         assert_eq!(flows.plane.slots().allocate(), None);
         commit(&flows, &places[2], 1);
         std::thread::sleep(Duration::from_millis(2));
-        flows.sweep_idle();
+        flows.sweep_idle(0, 1);
         flows.sweep();
         assert!(flows.table().get(places[2].flow.flow_id).is_none());
         assert!(!flows.plane.remove(&places[2].record.key).unwrap(), "its key is still there");

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 /// How often lingering flows and hold accounts are looked at.
 const SWEEP: Duration = Duration::from_millis(50);
-/// How often, in sweeps, idle flows are looked for.
-const SWEEPS_PER_IDLE_SWEEP: u32 = 100;
+/// In how many sweeps all flows are looked at, whether they are idle.
+const SWEEPS_PER_IDLE_SWEEP: usize = 100;
 
 /// How long an agent without targets and flows keeps its channel.
 const LET_GO: Duration = Duration::from_secs(60);
@@ -192,14 +192,14 @@ impl Migrator {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut down_since: HashMap<AgentId, Instant> = HashMap::new();
         let mut idle: HashMap<AgentId, Instant> = HashMap::new();
-        let mut sweeps = 0u32;
+        let mut sweeps = 0usize;
         loop {
             interval.tick().await;
             self.flows.sweep();
             self.sweep_partial();
-            sweeps = sweeps.wrapping_add(1);
-            if sweeps.is_multiple_of(SWEEPS_PER_IDLE_SWEEP) {
-                self.flows.sweep_idle();
+            self.flows.sweep_idle(sweeps, SWEEPS_PER_IDLE_SWEEP);
+            sweeps = (sweeps + 1) % SWEEPS_PER_IDLE_SWEEP;
+            if sweeps == 0 {
                 self.own.look();
                 self.let_agents_go(&mut idle);
             }
