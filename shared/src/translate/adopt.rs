@@ -61,12 +61,7 @@ pub enum Arrival {
 /// Whether [`judge_arrival`] must be told who holds the 4-tuple: a look-up that most packets need not pay for.
 #[inline(always)]
 pub const fn asks_for_holder(record: &FlowRecord, segment: &Segment) -> bool {
-    matches!(FlowState::from_raw(record.state), FlowState::Adopting) || opens(segment)
-}
-
-#[inline(always)]
-const fn opens(segment: &Segment) -> bool {
-    segment.flags & (SYN | ACK | RST) == SYN
+    matches!(FlowState::from_raw(record.state), FlowState::Adopting) || segment.opens()
 }
 
 /// A packet on the target's ingress whose flow is adopted. `marked` tells that it came from the agent's TUN,
@@ -84,7 +79,7 @@ pub fn judge_arrival(
     match FlowState::from_raw(record.state) {
         FlowState::Adopting => adopting(record, segment, marked, holder, &mut patch.account),
         FlowState::Committed | FlowState::Ended | FlowState::Fenced => {
-            if opens(segment) && !matches!(holder, Holder::Connection) {
+            if segment.opens() && !matches!(holder, Holder::Connection) {
                 // A listener might answer it past the intermediate, or the stack reset it: the client uses its port
                 // again before the end of this flow was noticed.
                 patch.account.note_flags = NOTE_LISTENER;

@@ -130,7 +130,7 @@ impl Engine {
     fn is_due(&mut self, table: &mut Table, slot: u32, now: u64) -> bool {
         let slots = self.shared.plane.slots();
         let Some(flow) = table.get_mut(slot) else { return false };
-        if flow.end.is_some() || flow.is_in_hand() {
+        if !flow.is_open() {
             return false;
         }
         if !flow.closing && slots.note_flags(slot) & NOTE_CLOSING != 0 {

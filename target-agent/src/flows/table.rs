@@ -116,6 +116,11 @@ impl Flow {
         replay.or_else(|| self.adopt.as_deref().map(|adopt| adopt.phase().name()))
     }
 
+    /// Whether its server's socket is there as far as is known, and its end may be asked for.
+    pub(crate) fn is_open(&self) -> bool {
+        self.end.is_none() && !self.is_in_hand()
+    }
+
     /// Whether its handoff is under way or its request being fed.
     pub(crate) fn is_in_hand(&self) -> bool {
         self.replay.is_some() || self.adopt.is_some()

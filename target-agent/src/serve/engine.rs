@@ -302,8 +302,8 @@ impl Engine {
             Message::Status(flow) => {
                 self.on_status(table, session, (peer, flow));
                 // It may be asked for since its client uses its port again: if it has ended that is told now.
-                let open = |flow: &Flow| flow.end.is_none() && !flow.is_in_hand();
-                let slot = table.slot_of(&(peer, flow)).filter(|slot| table.get(*slot).is_some_and(open));
+                let slot = table.slot_of(&(peer, flow));
+                let slot = slot.filter(|slot| table.get(*slot).is_some_and(Flow::is_open));
                 if let Some(slot) = slot {
                     self.look(table, slot, monotonic_ns());
                 }
