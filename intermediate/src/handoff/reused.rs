@@ -32,8 +32,7 @@ impl Migrator {
     /// Keeps a SYN on the 4-tuple of the flow in this slot until that has ended, in a task of its own. False: it does not wait,
     /// since the flow has ended, or another one waits, or there is no room.
     pub(super) fn await_end(self: &Arc<Self>, slot: u32, packet: &[u8], offload: Offload) -> bool {
-        let record = self.flows.record(slot);
-        let FlowRecord { flow_id, generation, .. } = record;
+        let FlowRecord { flow_id, generation, .. } = self.flows.record(slot);
         if !self.lives(slot, flow_id) {
             return false;
         }

@@ -223,9 +223,8 @@ impl Migrator {
             return;
         }
         let _in_hand = self.flows.in_hand(slot);
-        match later {
-            // It is no part of the stream that is read.
-            Some(_) if facts.segment.opens() => self.hold.write_back(Some(slot), packet, offload),
+        // A SYN is no part of the stream that is read.
+        match later.filter(|_| !facts.segment.opens()) {
             Some(flow) => self.on_packet(&flow, &mut flow.lock(), packet, offload, &facts),
             None => self.hold.write_back(Some(slot), packet, offload),
         }
