@@ -164,6 +164,11 @@ impl Watch {
         self.may_overtake = true;
     }
 
+    /// From here on they may not.
+    pub fn forbid_overtaking(&mut self) {
+        self.may_overtake = false;
+    }
+
     /// From here on the other end may send one byte past the window, to ask whether it has opened (RFC 9293, section
     /// 3.8.6.1).
     pub fn allow_probes(&mut self) {

@@ -62,6 +62,8 @@ impl Both {
     /// The server answers the SYN; from here on the target's kernel has the connection.
     pub(crate) fn accept(place: &Place, client: Peer, mut server: Peer, start: &Start) -> Self {
         let held = place.hold(server.from(), server.to());
+        // An acknowledgement that comes right behind the commit passes those that were held (docs/limits.md).
+        server.watch_mut().allow_overtaking();
         server.accept(start);
         Both { client, server, held: Some(held) }
     }
@@ -98,6 +100,8 @@ impl Both {
     pub(crate) fn again(&mut self) {
         self.client.get("/again");
         assert_eq!(self.server.head(), request("/again"));
+        // Data passes nothing: all that was held is there.
+        self.server.watch_mut().forbid_overtaking();
         self.answer(&bytes(3000));
     }
 
