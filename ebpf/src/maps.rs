@@ -78,6 +78,9 @@ pub(crate) struct Scratch {
     /// On the target's egress: where in the packet the next piece for the agent begins, and how many bytes are left.
     pub(crate) copy_at: u32,
     pub(crate) copy_left: u32,
+    /// On the target's egress: how long a response's head is, 0 if that is not known, and the content behind it, bytes.
+    pub(crate) head: u32,
+    pub(crate) content: u32,
 }
 
 /// Counts one packet.

@@ -20,6 +20,7 @@
 //! - `Connection` as `keep-alive` alone (9.3), which says what goes without saying;
 //! - none of the names in [`UNPLAIN_NAMES`] and [`UNPLAIN_BEGINNINGS`].
 
+pub mod response;
 mod table;
 
 use table::{CLASSES, DEAD, DONE, LINE, NEXT, PLACES, ROW, START};

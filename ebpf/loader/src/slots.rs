@@ -197,6 +197,11 @@ impl Slots {
         let _ = flags.fetch_update(Ordering::Release, Ordering::Relaxed, |flags| Some(flags & !clear | set));
     }
 
+    /// [`FlowRecord::read_from`] as it stands.
+    pub fn read_from(&self, slot: u32) -> u32 {
+        self.mapped.field(slot, offset_of!(FlowRecord, read_from)).load(Ordering::Acquire)
+    }
+
     /// Stores [`FlowRecord::read_from`] (release): what was done by the number before is done.
     pub fn set_read_from(&self, slot: u32, read_from: u32) {
         self.mapped.field(slot, offset_of!(FlowRecord, read_from)).store(read_from, Ordering::Release);

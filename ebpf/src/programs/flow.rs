@@ -1,7 +1,7 @@
 //! What the two uplink programs have in common: load the facts, find the flow, book the verdict, store the patch.
 
 use super::headers::{NoUpper, load_ip, load_key, load_segment};
-use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, leg, plain, report};
+use super::{ETHERNET, ETHERTYPE_IPV4, NEXT, SHOT, fragments, leg, plain, report, response};
 use crate::maps::{COPIES, COPIES_WAKE, FLOWS, PIECE, SCRATCH, SETTINGS, SLOTS, Scratch, count};
 use crate::skb::{self, SharedRecord, Skb};
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
@@ -144,7 +144,7 @@ fn act(
                 record.add_packets(1);
                 record.add_bytes(u64::from(scratch.segment.payload));
             }
-            return pass_on(skb, skb::opaque(scratch));
+            return pass_on(skb, record, skb::opaque(scratch));
         }
     }
     match verdict.action {
@@ -169,9 +169,12 @@ fn act(
 }
 
 /// Lets a packet go whose payload is to be read. The end of the program, and all is loaded anew: for the verifier the ways that
-/// come here are one, which it walks once with all its pieces.
+/// come here are one, which it walks once with all its bytes and pieces.
 #[inline(always)]
-fn pass_on(skb: Skb, scratch: &mut Scratch) -> i32 {
+fn pass_on(skb: Skb, record: SharedRecord, scratch: &mut Scratch) -> i32 {
+    response::judge(skb, scratch);
+    let scratch = skb::opaque(scratch);
+    move_end(record, scratch);
     count(if hand_over(skb, scratch) {
         PacketCounter::ResponseCopied.code()
     } else {
@@ -180,7 +183,7 @@ fn pass_on(skb: Skb, scratch: &mut Scratch) -> i32 {
     NEXT
 }
 
-/// Hands the payload to the agent: to its ring buffer, piece by piece. False if not all of it had room.
+/// Hands what is to be copied of the payload to the agent: to its ring buffer, piece by piece. False if not all of it had room.
 #[inline(always)]
 fn hand_over(skb: Skb, scratch: &mut Scratch) -> bool {
     let (Some(part), Some(wake_at)) = (PIECE.get_ptr_mut(0), COPIES_WAKE.get_ptr(0)) else { return false };
@@ -188,10 +191,10 @@ fn hand_over(skb: Skb, scratch: &mut Scratch) -> bool {
     let part = unsafe { &mut *part };
     // SAFETY: an element of the map, one aligned word, which the daemon may write.
     let wake_at = unsafe { ptr::read_volatile(wake_at) };
-    let payload = scratch.segment.payload;
+    let copy = scratch.patch.account.copy;
     part.head = head(scratch);
     scratch.copy_at = ETHERNET + scratch.ip.upper_at + scratch.tcp.header_bytes();
-    scratch.copy_left = payload;
+    scratch.copy_left = copy;
     // What is kept in the map is any number to the verifier, so that the pieces differ in nothing but their count.
     let mut scratch = skb::opaque(scratch);
     for _ in 1..COPY_PIECES {
@@ -210,7 +213,7 @@ fn hand_over(skb: Skb, scratch: &mut Scratch) -> bool {
     if left > COPY_BYTES {
         return false;
     }
-    let wakes = wakes(payload, wake_at, || COPIES.query(u64::from(BPF_RB_AVAIL_DATA)));
+    let wakes = wakes(copy, wake_at, || COPIES.query(u64::from(BPF_RB_AVAIL_DATA)));
     let flags = if wakes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     skb.put_into(&COPIES, scratch.copy_at, left, part, u64::from(flags))
 }
@@ -234,6 +237,18 @@ fn head(scratch: &Scratch) -> CopiedHead {
     }
 }
 
+/// Stores where what is to be read begins behind a plain message.
+#[inline(always)]
+fn move_end(record: SharedRecord, scratch: &Scratch) {
+    let account = &scratch.patch.account;
+    // Not for one that is there twice at once: the numbers are stored only by who sees none of them stored yet. The count
+    // comes first, as the daemon stores it.
+    if account.plain != 0 && record.read_from() == scratch.record.read_from {
+        record.store_requests(account.requests);
+        record.store_read_from(account.read_from);
+    }
+}
+
 /// Writes the account into the record.
 #[inline(always)]
 fn book(record: SharedRecord, scratch: &Scratch, now: u64) {
@@ -249,12 +264,7 @@ fn book(record: SharedRecord, scratch: &Scratch, now: u64) {
         record.add_released(account.released);
     }
     let copy = &scratch.record;
-    // Not for one that is there twice at once: the numbers are stored only by who sees none of them stored yet. The count
-    // comes first, as the daemon stores it.
-    if account.plain != 0 && record.read_from() == copy.read_from {
-        record.store_requests(account.requests);
-        record.store_read_from(account.read_from);
-    }
+    move_end(record, scratch);
     // Only while the daemon has not freed the slot meanwhile.
     if account.state != 0 && record.state() == copy.state {
         record.store_state(account.state);

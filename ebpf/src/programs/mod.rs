@@ -7,6 +7,7 @@ mod intermediate_ingress;
 mod leg;
 mod plain;
 mod report;
+mod response;
 mod target_adopt;
 mod target_egress;
 mod target_ingress;

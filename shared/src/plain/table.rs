@@ -1,10 +1,11 @@
-//! The table of what may follow what in a plain request, made by the compiler from its description.
+//! Tables of what may follow what in a plain message, made by the compiler from their descriptions ([`request`], [`response`]).
 //!
 //! Bytes that are alike everywhere share a class, so that a state's row has [`ROW`] entries. Row 0 has no way out, and
 //! whatever the description does not name leads there.
 #![expect(clippy::indexing_slicing, reason = "runs in the compiler alone: a wrong index does not compile")]
 
-use super::{UNPLAIN_BEGINNINGS, UNPLAIN_NAMES};
+mod request;
+mod response;
 
 /// Entries of a row; a power of two.
 pub(super) const ROW: u32 = 64;
@@ -16,7 +17,7 @@ pub(super) const PLACES: u32 = 256 * ROW;
 
 /// Not plain.
 pub(super) const DEAD: u8 = 0;
-/// In front of the request.
+/// In front of the message.
 pub(super) const START: u8 = 1;
 /// Behind the last line feed.
 pub(super) const DONE: u8 = 2;
@@ -24,8 +25,16 @@ pub(super) const DONE: u8 = 2;
 /// Each byte's class, and [`LINE`] of the line feed's.
 pub(super) static CLASSES: [u16; 256] = classes();
 
-/// The next state, in the row of the present one under the byte's class.
+/// The next state, in the row of the present one under the byte's class, of a request.
 pub(super) static NEXT: [u8; PLACES as usize] = Table::of_request().next;
+/// The same of a response's head.
+pub(super) static NEXT_OF_RESPONSE: [u8; PLACES as usize] = Table::of_response().next;
+/// What is so of its states: [`IN_HEAD`], [`IN_LENGTH`].
+pub(super) static TRAITS: [u8; 256] = Table::of_response().traits;
+/// The head goes on.
+pub(super) const IN_HEAD: u8 = 1;
+/// The last byte was a digit of the length.
+pub(super) const IN_LENGTH: u8 = 2;
 
 /// How many states there are.
 #[cfg(all(test, feature = "std"))]
@@ -133,78 +142,12 @@ struct Lines {
 struct Table {
     next: [u8; PLACES as usize],
     states: u8,
+    traits: [u8; 256],
 }
 
 impl Table {
-    const fn of_request() -> Self {
-        let mut table = Table { next: [DEAD; PLACES as usize], states: 3 };
-        // Whether Host was there is known from where one is: each state of a header line exists twice.
-        let hosted = table.header_lines();
-        let hostless = table.header_lines();
-        let host = table.own_name(hosted, b"host");
-        table.on(host, b':', DEAD);
-        let host = table.own_name(hostless, b"host");
-        let value = table.host_value(hosted.end);
-        table.on(host, b':', value);
-        let last = table.state();
-        table.on(hosted.start, b'\r', last);
-        table.on(last, b'\n', DONE);
-
-        let version = table.state();
-        table.word(version, b"HTTP/1.1\r\n", hostless.start);
-        let path = table.path(version);
-        table.word(START, b"GET /", path);
-        table
-    }
-
-    /// The path behind its first slash, the query, and the space, which leads on. Gives the state at the start of a segment.
-    const fn path(&mut self, space: u8) -> u8 {
-        let query = self.state();
-        self.on_all(query, Set::Target, query);
-        self.on(query, b' ', space);
-
-        let segment = self.state();
-        self.on_all(segment, Set::Target, segment);
-        self.on(segment, b';', DEAD);
-        self.on(segment, b'?', query);
-        self.on(segment, b' ', space);
-        let escape = self.escape(segment);
-        self.on(segment, b'%', escape);
-        let start = self.like(segment);
-        self.on(segment, b'/', start);
-        self.on(start, b'/', start);
-        // A segment may begin with dots, not consist of one or two.
-        let dots = self.like(segment);
-        self.on(dots, b'/', DEAD);
-        self.on(dots, b'?', DEAD);
-        self.on(dots, b' ', DEAD);
-        let dot = self.like(dots);
-        self.on(dot, b'.', dots);
-        self.on(start, b'.', dot);
-        start
-    }
-
-    /// An escape that stands for one of a name's bytes, behind its percent sign.
-    const fn escape(&mut self, after: u8) -> u8 {
-        let first = self.state();
-        let any = self.state();
-        self.on_all(any, Set::Low, after);
-        self.on_all(first, Set::High, any);
-        let two = self.like(any);
-        self.on_letter(two, b'e', DEAD);
-        self.on_letter(two, b'f', DEAD);
-        self.on(first, b'2', two);
-        let three = self.like(any);
-        self.on_letter(three, b'b', DEAD);
-        self.on(first, b'3', three);
-        let five = self.like(any);
-        self.on_letter(five, b'c', DEAD);
-        self.on(first, b'5', five);
-        first
-    }
-
-    /// Lines without one for `Host`, nor the empty one.
-    const fn header_lines(&mut self) -> Lines {
+    /// Header lines but the empty one, without a name of these, or with one of these beginnings.
+    const fn header_lines(&mut self, names: &[&str], beginnings: &[&str]) -> Lines {
         let (start, name, value, end) = (self.state(), self.state(), self.state(), self.state());
         self.on_all(start, Set::Name, name);
         self.on_all(name, Set::Name, name);
@@ -217,16 +160,16 @@ impl Table {
         let unplain = self.like(name);
         self.on(unplain, b':', DEAD);
         let mut at = 0;
-        while at < UNPLAIN_NAMES.len() {
-            self.name(lines, UNPLAIN_NAMES[at].as_bytes(), unplain);
+        while at < names.len() {
+            self.name(lines, names[at].as_bytes(), unplain);
             at += 1;
         }
         at = 0;
-        while at < UNPLAIN_BEGINNINGS.len() {
-            self.name(lines, UNPLAIN_BEGINNINGS[at].as_bytes(), DEAD);
+        while at < beginnings.len() {
+            self.name(lines, beginnings[at].as_bytes(), DEAD);
             at += 1;
         }
-
+        // Which says what goes without saying.
         let connection = self.own_name(lines, b"connection");
         let before = self.state();
         self.on_all(before, Set::Space, before);
@@ -236,37 +179,6 @@ impl Table {
         self.text(before, b"keep-alive", behind);
         self.on(connection, b':', before);
         lines
-    }
-
-    /// The value of `Host`, up to the CR, which leads on.
-    const fn host_value(&mut self, end: u8) -> u8 {
-        let behind = self.state();
-        self.on_all(behind, Set::Space, behind);
-        self.on(behind, b'\r', end);
-
-        // The states of a port by how many digits may follow: 65535 is the highest, 64999 the highest here.
-        let none = self.like(behind);
-        let one = self.digit_more(behind, none);
-        let two = self.digit_more(behind, one);
-        let three = self.digit_more(behind, two);
-        let four = self.digit_more(behind, three);
-        let six = self.like(behind);
-        self.on_all(six, Set::From0To4, three);
-        self.on_all(six, Set::From5To9, two);
-        let port = self.state();
-        self.on_all(port, Set::From1To5, four);
-        self.on(port, b'6', six);
-        self.on_all(port, Set::From7To9, three);
-
-        let label = self.like(behind);
-        self.on_all(label, Set::Label, label);
-        self.on(label, b':', port);
-        let dot = self.state();
-        self.on_all(dot, Set::Label, label);
-        self.on(label, b'.', dot);
-        let before = self.like(dot);
-        self.on_all(before, Set::Space, before);
-        before
     }
 
     const fn digit_more(&mut self, like: u8, next: u8) -> u8 {
@@ -324,6 +236,11 @@ impl Table {
             state = next;
             at += 1;
         }
+    }
+
+    /// Nothing leads anywhere yet.
+    const fn new() -> Self {
+        Table { next: [DEAD; PLACES as usize], states: DONE + 1, traits: [0; 256] }
     }
 
     /// A new state, out of which nothing leads.

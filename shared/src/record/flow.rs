@@ -266,8 +266,8 @@ pub struct FlowRecord {
     /// ([`FlowRecord::ruling`]); 0: none.
     pub note_flags: u32,
     /// Tracked. I: requests the target was given since the handoff, the handed-off one included; the program counts those that
-    /// it judges by itself. T, by the daemon and for it alone, so that a restarted one can go on:
-    /// `state::responses::Responses::mark`.
+    /// it judges by itself. T, by the daemon and, where it sees a response's end by itself, by the program, so that a
+    /// restarted daemon can go on: `state::responses::Responses::mark`; 0 also where the program must not.
     pub requests: u32,
 
     // --- statistics, by the program ---

@@ -57,6 +57,12 @@ impl Responses {
         self.position
     }
 
+    /// Whether the record's `read_from` is to be stored anew. A program that sees by itself where a response ends
+    /// (`translate::judge_head`) is ahead of who reads the head later; told the former number again, it would copy content.
+    pub fn is_news(&self, read_from: u32) -> bool {
+        !before(self.position.raw(), read_from)
+    }
+
     /// Whether nothing need be shown any more.
     pub fn is_settled(&self) -> bool {
         self.stream.is_settled()

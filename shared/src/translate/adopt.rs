@@ -170,7 +170,7 @@ pub fn judge_sent(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -> 
     }
     judge::note(record, segment, &mut patch.account);
     judge::tell_closing(record, &mut patch.account);
-    patch.account.copy = u32::from(judge::is_read(record, segment));
+    patch.account.copy = judge::copied(record, segment);
     let counter = Some(PacketCounter::AdoptedSent);
     if record.flags & FLAG_OWN_SCALE != 0 {
         patch.account.also = PacketCounter::WindowRescaled.code();

@@ -168,7 +168,7 @@ pub fn judge_egress(record: &FlowRecord, segment: &Segment, patch: &mut Patch) -
             }
             note(record, segment, &mut patch.account);
             tell_closing(record, &mut patch.account);
-            patch.account.copy = is_read(record, segment) as u32;
+            patch.account.copy = copied(record, segment);
             Verdict::new(Action::Translate, PacketCounter::Translated)
         }
         // The intermediate's states do not occur here.
@@ -185,13 +185,14 @@ pub(super) fn tell_closing(record: &FlowRecord, account: &mut Account) {
     account.closes = (goes_on && is_news) as u32;
 }
 
-/// Whether the agent must read the server's segment, to know where its response ends.
+/// How much of the server's segment the agent must read, to know where its response ends, bytes: all or nothing.
 #[inline(always)]
-pub(super) fn is_read(record: &FlowRecord, segment: &Segment) -> bool {
-    !matches!(FlowState::from_raw(record.state), FlowState::Ended)
+pub(super) fn copied(record: &FlowRecord, segment: &Segment) -> u32 {
+    let is_read = !matches!(FlowState::from_raw(record.state), FlowState::Ended)
         && record.flags & FLAG_TRACKED != 0
-        && segment.payload != 0
-        && before(record.read_from, segment.seq.wrapping_add(segment.payload))
+        && before(record.read_from, segment.seq.wrapping_add(segment.payload));
+    // Without a payload there is nothing to read, either way.
+    segment.payload.wrapping_mul(is_read as u32)
 }
 
 /// Either hook: a packet of a known flow whose segment cannot be read, for `reason`. It must not reach the local

@@ -15,6 +15,7 @@ mod leg;
 mod patch;
 mod plain;
 mod report;
+mod response;
 mod rewrite;
 #[cfg(test)]
 mod tests;
@@ -31,4 +32,5 @@ pub use leg::{
 pub use patch::{Account, Patch};
 pub use plain::{PlainReading, judge_plain, may_be_plain};
 pub use report::{ReportPatch, judge_report, reported_flow, translate_report};
+pub use response::{judge_head, may_begin_plain};
 pub use rewrite::{Direction, translate};

@@ -67,14 +67,15 @@ pub struct Account {
     pub note_flags: u32,
     /// A second counter to count, beside the verdict's; 0: none.
     pub also: u32,
-    /// 1 if the daemon gets a copy of the packet as it came, or of its payload ([`Copied`](crate::record::Copied)).
+    /// How much of the payload the daemon gets a copy of ([`Copied`](crate::record::Copied)), bytes from its first; 0: of nothing.
+    /// Where a copy costs nothing it gets the packet as it came.
     pub copy: u32,
     /// 1 if by this packet the agent must look at the flow, whose server's socket may be gone or go soon: it brings one of
     /// [`NOTE_CLOSING`](crate::record::NOTE_CLOSING) that the record does not have.
     pub closes: u32,
     /// 1 if a packet that is not changed is to be counted among those sent on the flow.
     pub sent: u32,
-    /// 1 if `read_from` and `requests` below are to be stored: a plain request goes on.
+    /// 1 if `read_from` and `requests` below are to be stored: a plain request goes on, or a plain response begins.
     pub plain: u32,
     /// New `read_from`.
     pub read_from: u32,

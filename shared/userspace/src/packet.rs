@@ -104,7 +104,11 @@ pub fn carry(
                 let ruled = Ruled { record: &record, ruling: flows.ruling(), key: &key };
                 plain::judged(&ruled, &segment, raw_tcp, verdict, &mut patch.account)
             }
-            Direction::ToClient => judge_egress(&record, &segment, &mut patch),
+            Direction::ToClient => {
+                let verdict = judge_egress(&record, &segment, &mut patch);
+                plain::judge_response(&record, &segment, raw_tcp, &mut patch.account);
+                verdict
+            }
         },
     };
     first_fragment(flows, &ip, verdict.action, now_ns);

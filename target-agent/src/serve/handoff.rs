@@ -3,7 +3,7 @@
 
 use super::engine::Engine;
 use super::packet::Ends;
-use super::recall::note_followed;
+use super::recall::note_start;
 use super::ways::Choice;
 use crate::flows::table::{Flow, PeerId, Recent, Table, Who};
 use baton_loader::{InsertError, monotonic_ns};
@@ -202,7 +202,7 @@ impl Engine {
             flow.responses = translation.read_from.map(|start| Box::new(Responses::new(start, head)));
             if let Some(responses) = &flow.responses {
                 // Not by the write below, which leaves what lies behind the accounts as it is.
-                note_followed(slots, slot, responses);
+                note_start(slots, slot, responses);
             }
             record.state = FlowState::Committed as u32;
             slots.write(slot, &record);

@@ -204,13 +204,20 @@ impl Engine {
 
 /// Says in a flow's record how far its responses were followed: to the program, and to a process that is to go on from there.
 pub(super) fn note_followed(slots: &Slots, slot: u32, responses: &Responses) {
+    if responses.is_news(slots.read_from(slot)) {
+        note_start(slots, slot, responses);
+    }
+    if responses.is_settled() {
+        slots.change_flags(slot, FLAG_TRACKED, 0);
+    }
+}
+
+/// The same of a flow that nobody has followed before.
+pub(super) fn note_start(slots: &Slots, slot: u32, responses: &Responses) {
     // Between the two no other process could go on.
     slots.set_requests(slot, 0);
     slots.set_read_from(slot, responses.read_from().raw());
     slots.set_requests(slot, responses.mark());
-    if responses.is_settled() {
-        slots.change_flags(slot, FLAG_TRACKED, 0);
-    }
 }
 
 fn facts(request: &RecallRequest, record: &FlowRecord, acknowledged: bool, now: u64) -> RecallFacts {

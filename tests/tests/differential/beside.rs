@@ -49,7 +49,7 @@ fn response(name: &str, version: Version, payload: usize) -> Case {
     let mut response = frame(Hook::Egress, version);
     response.payload.resize(payload, b'x');
     let read_from = response.tcp.sequence_number;
-    let record = FlowRecord { flags: FLAG_TRACKED, read_from, ..record(Hook::Egress, version) };
+    let record = FlowRecord { flags: FLAG_TRACKED, read_from, requests: 1, ..record(Hook::Egress, version) };
     Case::new(name, Hook::Egress, record, response.bytes())
 }
 
@@ -84,6 +84,24 @@ fn a_small_part_comes_behind_all_pieces_of_the_large_one_that_was_sent_before_it
         bench.send_unread(&small, 2);
         bench.send_unread(&large, 1);
         assert_eq!(bench.run_unread(&small, 1).1, [2048, 952, 100, 100, 2048, 952, 100]);
+    });
+}
+
+/// The start of a large response with a plain head.
+#[test]
+fn of_a_large_response_whose_end_the_program_sees_one_small_part_comes_and_wakes_nobody() {
+    with_bench(|bench| {
+        for version in [Version::V4, Version::V6] {
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";
+            let whole = response("head", version, 3000);
+            let at = whole.frame.len() - 3000;
+            let mut frame = whole.frame.clone();
+            frame[at..at + head.len()].copy_from_slice(head.as_bytes());
+            let case = Case { frame, ..whole };
+            assert_eq!(bench.run_unread(&case, 1).1, [head.len()]);
+            assert!(!bench.wakes(&case, 1, 16_384));
+            assert!(bench.wakes(&case, 1, 0));
+        }
     });
 }
 

@@ -3,13 +3,13 @@
 use crate::bench::RULING;
 use crate::{Case, Hook, Outcome, errors};
 use baton_shared::addr::{IpWords, PortWord};
-use baton_shared::plain::is_plain;
+use baton_shared::plain::{is_plain, response};
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::fragments::{FragmentKey, judge_later_fragment};
 use baton_shared::translate::{
-    Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_plain, judge_unreadable,
-    may_be_plain, translate,
+    Action, Direction, Patch, Verdict, judge_egress, judge_head, judge_ingress, judge_plain,
+    judge_unreadable, may_be_plain, may_begin_plain, translate,
 };
 use baton_shared::wire::{HeaderChecksum, OPTION_BUFFER, Segment};
 use etherparse::{Ipv4Header, Ipv6Header, TcpHeader};
@@ -192,7 +192,16 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
                     && is_whole_and_plain(&ip, &tcp, &packet[ip.upper_at + tcp.header_len()..ip.total]);
                 if plain { judge_plain(&case.record, &segment, &mut patch.account) } else { verdict }
             }
-            Hook::Egress => judge_egress(&case.record, &segment, &mut patch),
+            Hook::Egress => {
+                let verdict = judge_egress(&case.record, &segment, &mut patch);
+                let payload = &packet[ip.upper_at + tcp.header_len()..ip.total];
+                if let Some((head, content)) = response::head(payload)
+                    && may_begin_plain(&case.record, &segment, &patch.account)
+                {
+                    judge_head(&case.record, &segment, head, content, &mut patch.account);
+                }
+                verdict
+            }
         };
         let written = (verdict.action == Action::Translate).then(|| {
             let direction = match case.hook {
@@ -205,8 +214,8 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
         // What an adopted socket sends counts, though nothing of it is changed.
         let written = written.or_else(|| (patch.account.sent != 0).then(|| case.frame.clone()));
         if verdict.counter.is_some() && patch.account.copy != 0 {
-            let bytes = packet[ip.upper_at + tcp.header_len()..ip.total].to_vec();
-            copied = Some((key, segment.seq, bytes));
+            let bytes = &packet[ip.upper_at + tcp.header_len()..ip.total];
+            copied = Some((key, segment.seq, bytes[..patch.account.copy as usize].to_vec()));
         }
         (verdict, written.map(|frame| (frame, payload)))
     } else {
@@ -320,7 +329,7 @@ fn book(
         if account.also != 0 {
             outcome.counters[account.also as usize] += 1;
         }
-        outcome.counters[PacketCounter::ResponseCopied.code() as usize] += u64::from(account.copy);
+        outcome.counters[PacketCounter::ResponseCopied.code() as usize] += u64::from(account.copy != 0);
         record.last_seen_ns = 1;
     }
     record.diverted = record.diverted.wrapping_add(account.diverted);

@@ -149,18 +149,21 @@ fn random_packets() {
     let (packets, seed) = asked_for();
     with_bench(|bench| {
         let mut random = random::Random::new(seed);
-        let (mut translated, mut plain, mut closing) = (0, 0, 0);
+        let (mut translated, mut plain, mut heads, mut closing) = (0, 0, 0, 0);
         for n in 0..packets {
             let case = random.case(n);
             let expected = host::run(&case);
             translated += u64::from(expected.frame != case.frame);
             plain += expected.counters[PacketCounter::LaterPlain.code() as usize];
+            heads +=
+                u64::from(case.hook == Hook::Egress && expected.record.read_from != case.record.read_from);
             closing += u64::from(expected.closes);
             compare(&case, &expected, &bench.run(&case));
         }
         println!("{packets} random packets, {translated} of them rewritten, no difference");
         assert!(translated * 5 > packets, "the generator made only {translated} translated packets");
         assert!(plain * 1000 > packets, "and {plain} plain requests");
+        assert!(heads * 1000 > packets, "and {heads} heads of responses");
         assert!(closing * 100 > packets, "and {closing} by which a flow closes");
     });
 }

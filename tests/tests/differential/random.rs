@@ -161,6 +161,20 @@ impl Random {
         }
     }
 
+    /// Makes the packet the start of a large response, whose end the program sees, nearly or in full.
+    fn response(&mut self, record: &mut FlowRecord, frame: &mut Frame) {
+        record.requests = self.pick(&[0, 1, 7, u32::MAX]);
+        frame.tcp.sequence_number = record.read_from.wrapping_sub(self.pick(&[0, 0, 0, 1]));
+        let line = "x".repeat(usize::try_from(self.below(900)).unwrap());
+        let (there, content) = (self.pick(&[0, 1, 1500, 2200]), self.pick(&[0, 1, 1499, 1500, 1 << 20]));
+        let head = format!("HTTP/1.1 206 \r\nX: {line}\r\nContent-Length: {content}\r\nY:\r\n\r\n");
+        frame.payload = [head.into_bytes(), vec![b'c'; there]].concat();
+        if self.chance(4) {
+            let at = usize::try_from(self.below(50)).unwrap();
+            frame.payload[at] = self.byte_below(128);
+        }
+    }
+
     /// An ICMP error, now and then a broken one.
     fn error(&mut self, n: u64, record: FlowRecord, version: Version) -> Case {
         let mut error = cases::error(version);
@@ -238,6 +252,9 @@ impl Random {
         if hook == Hook::Ingress && record.flags & FLAG_TRACKED != 0 && self.chance(2) {
             self.plain(&mut record, &mut frame);
         }
+        if hook == Hook::Egress && record.flags & FLAG_TRACKED != 0 && self.chance(2) {
+            self.response(&mut record, &mut frame);
+        }
         let options = self.options();
         frame = frame.options(&options);
         if self.chance(8) {
@@ -292,7 +309,7 @@ impl Random {
             }
         }
         if self.chance(20) {
-            let cut = usize::try_from(self.below(60)).unwrap();
+            let cut = usize::try_from(self.below(50)).unwrap();
             // A test run wants an IP header behind the Ethernet header.
             keep = bytes.len().saturating_sub(cut).max(keep);
             bytes.truncate(keep);

@@ -20,6 +20,7 @@ struct OneFlow {
     counters: RefCell<Vec<u64>>,
     fragments: RefCell<HashMap<FragmentKey, u64>>,
     copied: RefCell<Option<(FlowKey, u32, Vec<u8>)>>,
+    copy: Cell<u32>,
     closes: Cell<bool>,
 }
 
@@ -35,6 +36,7 @@ impl Flows for OneFlow {
         record.last_seen_ns = 1;
         // Here nobody is told: the agent walks all flows.
         self.closes.set(account.closes != 0);
+        self.copy.set(account.copy);
         record.diverted = record.diverted.wrapping_add(account.diverted);
         record.released = record.released.wrapping_add(account.released);
         if account.plain != 0 {
@@ -93,6 +95,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
         counters: RefCell::new(vec![0; PacketCounter::CAPACITY as usize]),
         fragments: RefCell::new(fragment.zip(case.dropped_first).into_iter().collect()),
         copied: RefCell::default(),
+        copy: Cell::default(),
         closes: Cell::default(),
     };
     let mut frame = case.frame.clone();
@@ -122,6 +125,9 @@ pub(crate) fn run(case: &Case) -> Outcome {
     assert!(fragments.keys().all(|key| Some(*key) == fragment), "{fragments:?}, but {fragment:?}");
     let remembered = !fragments.is_empty();
     let (counters, record) = (flows.counters.into_inner(), flows.record.into_inner());
-    let (copied, closes) = (flows.copied.into_inner(), flows.closes.get());
+    // Here the agent has the whole packet, whatever it needs of it.
+    let needed = flows.copy.get() as usize;
+    let copied = flows.copied.into_inner().map(|(key, seq, payload)| (key, seq, payload[..needed].to_vec()));
+    let closes = flows.closes.get();
     Outcome { verdict, frame, counters, record, remembered, copied, closes }
 }

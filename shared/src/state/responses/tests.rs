@@ -1,6 +1,10 @@
 //! The naive oracle: a stream written down whole, with the places where its responses end.
 
 use super::*;
+use crate::plain;
+use crate::record::FlowState;
+use crate::translate::{Patch, judge_egress, judge_head, may_begin_plain};
+use crate::wire::Segment;
 use proptest::prelude::*;
 
 const GOOD: RecallFacts = RecallFacts {
@@ -45,21 +49,50 @@ fn response() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Shows what a program would: each packet that reaches beyond `read_from` as it is when the packet passes, `late`
-/// packets after it was computed.
+/// What of a packet a program copies, by the record's `read_from` and `requests`, which it may move.
+fn copied<'a>(told: &mut (u32, u32), seq: u32, payload: &'a [u8]) -> &'a [u8] {
+    let record = FlowRecord {
+        state: FlowState::Committed as u32,
+        flags: FLAG_TRACKED,
+        read_from: told.0,
+        requests: told.1,
+        ..FlowRecord::default()
+    };
+    let segment = Segment { seq, payload: u32::try_from(payload.len()).unwrap(), ..Segment::default() };
+    let mut patch = Patch::default();
+    judge_egress(&record, &segment, &mut patch);
+    if let Some((head, content)) = plain::response::head(payload)
+        && may_begin_plain(&record, &segment, &patch.account)
+    {
+        judge_head(&record, &segment, head, content, &mut patch.account);
+    }
+    if patch.account.plain != 0 {
+        *told = (patch.account.read_from, patch.account.requests);
+    }
+    &payload[..usize::try_from(patch.account.copy).unwrap()]
+}
+
+/// What the agent writes into the record.
+fn tell(told: &mut (u32, u32), responses: &Responses) {
+    if responses.is_news(told.0) {
+        *told = (responses.read_from().raw(), responses.mark());
+    }
+}
+
+/// Shows what a program would of each packet, by the record as it is when the packet passes, `late` packets after it was written.
 fn play(start: u32, stream: &[u8], cuts: &[usize], late: usize) -> Responses {
     let mut responses = Responses::new(Seq::new(start), false);
-    let mut read_from = responses.read_from();
+    let mut told = (start, responses.mark());
     let mut queue: std::collections::VecDeque<(Seq<Server>, &[u8])> = std::collections::VecDeque::new();
     let mut at = 0;
     let mut sizes = cuts.iter().copied().cycle();
     while at < stream.len() || !queue.is_empty() {
         if at < stream.len() {
             let end = (at + sizes.next().unwrap_or(1).max(1)).min(stream.len());
-            let seq = Seq::new(start.wrapping_add(u32::try_from(at).unwrap()));
-            let behind = Seq::new(start.wrapping_add(u32::try_from(end).unwrap()));
-            if read_from.before(behind) {
-                queue.push_back((seq, &stream[at..end]));
+            let seq = start.wrapping_add(u32::try_from(at).unwrap());
+            let payload = copied(&mut told, seq, &stream[at..end]);
+            if !payload.is_empty() {
+                queue.push_back((Seq::new(seq), payload));
             }
             at = end;
         }
@@ -67,9 +100,10 @@ fn play(start: u32, stream: &[u8], cuts: &[usize], late: usize) -> Responses {
             && let Some((seq, payload)) = queue.pop_front()
         {
             responses.on_copy(seq, payload);
-            read_from = responses.read_from();
+            tell(&mut told, &responses);
         }
     }
+    assert_eq!(told, (responses.read_from().raw(), responses.mark()), "nobody is ahead of who has read all");
     responses
 }
 
@@ -77,7 +111,7 @@ proptest! {
     #[test]
     fn every_response_is_counted_however_its_packets_are_cut_and_however_late_the_agent_is(
         all in proptest::collection::vec(response(), 1..6),
-        cuts in proptest::collection::vec(1usize..1500, 1..8),
+        cuts in proptest::collection::vec(prop_oneof![1usize..1500, 1500usize..9000], 1..8),
         late in 0usize..5,
         start in prop_oneof![Just(0u32), Just(u32::MAX - 100), any::<u32>()],
     ) {
@@ -197,6 +231,23 @@ fn the_head_response_has_no_body_and_the_next_one_has() {
     // Content of known length is passed over before it was sent; a recall compares with what was sent.
     assert_eq!(read_from(false), head.len() + 5);
     assert_eq!(standing(true, &[&head[..], &sized(5)].concat()), Standing::Between { responses: 2 });
+}
+
+#[test]
+fn the_program_takes_no_heads_word_for_its_content_where_the_answer_is_to_head() {
+    let packet = [&b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n"[..], &sized(5000)].concat();
+    let mut responses = Responses::new(Seq::new(0), true);
+    let mut told = (0, responses.mark());
+    let shown = copied(&mut told, 0, &packet);
+    assert_eq!((shown, told), (&packet[..], (0, 0)), "all of it");
+    responses.on_copy(Seq::new(0), shown);
+    tell(&mut told, &responses);
+    assert_eq!(responses.standing(), Standing::Between { responses: 2 });
+    let end = u32::try_from(packet.len()).unwrap();
+    assert_eq!(told, (end, 3));
+    // Behind it no HEAD is answered any more.
+    assert_eq!(copied(&mut told, end, &sized(7)).len(), sized(7).len() - 7);
+    assert_eq!(told, (end + u32::try_from(sized(7).len()).unwrap(), 4));
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn the_agent_is_told_that_an_adopted_socket_closes_or_that_its_client_begins_ane
 #[test]
 fn a_tracked_response_is_copied_from_its_first_byte() {
     use crate::record::FLAG_TRACKED;
-    for (state, copied) in [(FlowState::Adopting, 1), (FlowState::Committed, 1), (FlowState::Ended, 0)] {
+    for (state, copied) in [(FlowState::Adopting, 10), (FlowState::Committed, 10), (FlowState::Ended, 0)] {
         let mut flow = record(state);
         flow.flags |= FLAG_TRACKED;
         flow.read_from = CLIENT_NXT;

@@ -173,6 +173,66 @@ pub(super) fn tracked_entries(add: &mut Add<'_>) {
             ends_at(1000)(r);
         });
     }
+    let head =
+        |length: u32| format!("HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+    // So much of the content is there.
+    let begun = |content: u32, there: usize| {
+        move |r: &mut FlowRecord, f: &mut Frame| {
+            ends_at(1000)(r);
+            r.requests = 9;
+            f.payload = [head(content), vec![b'c'; there]].concat();
+        }
+    };
+    add(
+        "tracked: of a large response that begins only the head is copied",
+        Egress,
+        copied,
+        &begun(90_000, 3000),
+    );
+    add("tracked: of one that this packet ends as well", Egress, copied, &begun(3000, 3000));
+    add("tracked: all is copied where the next one begins in it", Egress, copied, &begun(2999, 3000));
+    add("tracked: of a small one", Egress, copied, &begun(90_000, 30));
+    add("tracked: of one whose content comes later", Egress, copied, &begun(90_000, 0));
+    add("tracked: of one without content", Egress, copied, &begun(0, 0));
+    add("tracked: all is copied where HEAD may have been asked", Egress, copied, &|r, f| {
+        begun(90_000, 0)(r, f);
+        r.requests = 0;
+    });
+    add("tracked: a head that another packet's end completes", Egress, copied, &|r, f| {
+        begun(90_000, 0)(r, f);
+        f.payload.truncate(f.payload.len() - 1);
+    });
+    add("tracked: the head as it came before", Egress, copied, &|r, f| {
+        begun(90_000, 3000)(r, f);
+        r.read_from = 1001;
+    });
+    add("tracked: the head's numbers go round", Egress, copied, &|r, f| {
+        begun(90_000, 3000)(r, f);
+        r.read_from = u32::MAX - 20;
+        f.tcp.sequence_number = r.read_from;
+    });
+    for (name, from, to) in [
+        ("tracked: a large chunked response is copied whole", "A: b", "Transfer-Encoding: chunked"),
+        ("tracked: one that its server closes is copied whole", "A: b", "Connection: close"),
+        ("tracked: one of HTTP/1.0 is copied whole", "1.1 200", "1.0 200"),
+        ("tracked: one without content is copied whole", "200", "304"),
+        ("tracked: one without a length is copied whole", "Content-Length", "Content-Height"),
+        ("tracked: one with two lengths is copied whole", "A: b", "Content-Length: 5"),
+    ] {
+        add(name, Egress, copied, &|r, f| {
+            begun(90_000, 3000)(r, f);
+            let text = String::from_utf8(f.payload.clone()).unwrap();
+            f.payload = text.replacen(from, to, 1).into_bytes();
+        });
+    }
+    for length in [1024, 1025] {
+        add("tracked: the longest plain head, and one more", Egress, copied, &|r, f| {
+            begun(90_000, 2000)(r, f);
+            let more = length - head(90_000).len();
+            let text = String::from_utf8(f.payload.clone()).unwrap();
+            f.payload = text.replacen("A: b", &format!("A: b{}", "b".repeat(more)), 1).into_bytes();
+        });
+    }
     add("tracked: a server's acknowledgement is not copied", Egress, &[C::Translated], &|r, f| {
         ends_at(0)(r);
         f.payload.clear();
