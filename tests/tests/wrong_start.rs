@@ -81,45 +81,38 @@ fn a_port_in_use_and_a_missing_capability_are_one_clear_line() {
     t.expect_requests(1, 0);
 }
 
-/// Restarts target1's agent with another certificate and waits for a line in the log of either side.
-fn refused_peer(t: &TestLab, cert: &str, say: &[&str]) {
+/// Restarts target1's agent with its configuration changed, so that the intermediate is not its peer any more, until one line
+/// of a log has all that it is to say.
+fn refused_peer(t: &TestLab, changes: &[(&str, &str)], say: impl Fn(&str) -> bool) {
     let path = t.lab.config("target1", Program::Agent);
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(
-        &path,
-        text.replace("/target1.pem", &format!("/{cert}.pem"))
-            .replace("/target1.key", &format!("/{cert}.key")),
-    )
-    .unwrap();
+    let changed = changes.iter().fold(text.clone(), |text, (from, to)| text.replace(from, to));
+    assert_ne!(changed, text);
+    std::fs::write(&path, changed).unwrap();
     t.lab.stop_agent("target1").unwrap();
-    let _ = t.lab.start_agent("target1");
+    // Not waiting for a connection that is refused. It may refuse its own configuration and end.
+    let _ = t.lab.start_with("target1", Program::Agent, &[]);
     t.eventually("the refusal is logged", Duration::from_secs(30), |t| {
         let log = |node, program| std::fs::read_to_string(t.lab.log(node, program)).unwrap_or_default();
         let all = log(INTERMEDIATE, Program::Balancer) + &log("target1", Program::Agent);
-        say.iter().all(|word| all.contains(word))
+        all.lines().any(&say)
     });
     assert_eq!(t.get("/1k").unwrap().status, 200, "proxied");
-    assert_eq!(t.migrated(), 0);
+    t.expect_requests(0, 1);
 }
 
 #[test]
 fn a_certificate_of_the_wrong_role_is_refused_and_the_requests_are_proxied() {
     let Some(t) = lab::up("role", |s| s.targets(1)) else { return };
-    refused_peer(&t, "intermediate", &["role"]);
+    let changes = [("/target1.pem", "/intermediate.pem"), ("/target1.key", "/intermediate.key")];
+    refused_peer(&t, &changes, |line| line.contains("was made for intermediate"));
 }
 
 #[test]
 fn a_peer_that_the_agent_does_not_name_is_refused() {
-    let Some(t) = lab::up("unknown", |s| s.targets(1).agents_with("allow", "intermediate", "somebody-else"))
-    else {
-        return;
-    };
-    t.eventually("the refusal is logged", Duration::from_secs(30), |t| {
-        let log = std::fs::read_to_string(t.lab.log("target1", Program::Agent)).unwrap_or_default();
-        log.lines().any(|line| line.contains("intermediate") && line.contains("allow"))
-    });
-    assert_eq!(t.get("/1k").unwrap().status, 200);
-    t.expect_requests(0, 1);
+    let Some(t) = lab::up("unknown", |s| s.targets(1)) else { return };
+    let changes = [("intermediate = \"intermediate\"", "intermediate = \"somebody-else\"")];
+    refused_peer(&t, &changes, |line| line.contains("intermediate") && line.contains("allow"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::{LINGER, SOON, adopted, adopting, counted, sysctl};
 use baton_tests::client;
 use baton_tests::lab::{self, TestLab};
 use baton_tests::skip;
-use netns_lab::plan::INTERMEDIATE;
+use netns_lab::plan::{self, INTERMEDIATE};
 use netns_lab::spec::Plane;
 use netns_lab::{Family, LabSpec, Program, Serve, command};
 use serde_json::Value;
@@ -25,49 +25,77 @@ fn serve(t: &TestLab, target: &str) -> (String, Vec<String>) {
     (serve["way"].as_str().unwrap().to_owned(), missing.iter().map(name).collect())
 }
 
-fn eventually_missing(t: &TestLab, way: &str, names: &[&str]) {
-    t.eventually(&format!("{way}, for want of {names:?}"), Duration::from_secs(20), |t| {
-        let (is, missing) = serve(t, "target1");
+fn eventually_missing(t: &TestLab, target: &str, way: &str, names: &[&str]) {
+    t.eventually(&format!("{target}: {way}, for want of {names:?}"), Duration::from_secs(20), |t| {
+        let (is, missing) = serve(t, target);
         is == way && missing == names
     });
 }
 
+/// Each takes something of its own host, so that agents, which look every few seconds, notice all at once.
 #[test]
 fn each_thing_missing_is_named_refused_by_adopt_and_healed() {
-    let Some(t) = adopting("aneeds", |s| s.targets(1)) else { return };
-    assert_eq!(serve(&t, "target1"), ("adopt".to_owned(), vec![]));
-    let mut proxied = 0;
-    let uplink_arp = "net.ipv4.conf.eth0.arp_ignore";
-    for (key, off, on, name) in [
-        ("net.ipv4.tcp_syncookies", "0", "1", "tcp_syncookies"),
-        ("net.ipv4.tcp_timestamps", "0", "1", "tcp_timestamps"),
-        ("net.ipv4.tcp_sack", "0", "1", "tcp_sack"),
-        ("net.ipv4.tcp_window_scaling", "0", "1", "tcp_window_scaling"),
-        ("net.netfilter.nf_conntrack_tcp_loose", "0", "1", "nf_conntrack_tcp_loose"),
-    ] {
-        // A kernel without connection tracking has no such setting.
-        if !std::path::Path::new(&format!("/proc/sys/{}", key.replace('.', "/"))).exists() {
-            println!("no {key} on this kernel");
-            continue;
-        }
-        sysctl(&t, "target1", key, off);
-        eventually_missing(&t, "none", &[name]);
-        assert_eq!(t.get("/1k").unwrap().status, 200, "proxied without {name}");
-        proxied += 1;
-        assert_eq!(t.proxied("refused"), proxied, "{name}");
-        sysctl(&t, "target1", key, on);
-        eventually_missing(&t, "adopt", &[]);
-    }
+    const ARP: &str = "arp_ignore";
     // A VIP in the uplink's own network, for which this host would answer ARP.
-    t.lab.output("target1", &["ip", "route", "add", "10.90.1.0/24", "dev", "eth0", "scope", "link"]).unwrap();
-    eventually_missing(&t, "none", &["arp_ignore"]);
-    sysctl(&t, "target1", uplink_arp, "1");
-    eventually_missing(&t, "adopt", &[]);
-    t.lab.output("target1", &["ip", "route", "del", "10.90.1.0/24", "dev", "eth0"]).unwrap();
-    assert_eq!(t.get("/1k").unwrap().status, 200);
-    assert_eq!(t.proxied("refused"), proxied);
-    let refused = t.metric("target1", "baton_handoffs_refused_total{reason=\"adopt_unavailable\"}");
-    assert_eq!(refused, proxied);
+    const IN_UPLINKS_NETWORK: [&str; 5] = ["10.90.1.0/24", "dev", "eth0", "scope", "link"];
+    let route = |t: &TestLab, target: &str, order: &str| {
+        t.lab.output(target, &[&["ip", "route", order], &IN_UPLINKS_NETWORK[..]].concat()).unwrap();
+    };
+    let needs = [
+        ("net.ipv4.conf.eth0.arp_ignore", ARP),
+        ("net.ipv4.tcp_syncookies", "tcp_syncookies"),
+        ("net.ipv4.tcp_timestamps", "tcp_timestamps"),
+        ("net.ipv4.tcp_sack", "tcp_sack"),
+        ("net.ipv4.tcp_window_scaling", "tcp_window_scaling"),
+        ("net.netfilter.nf_conntrack_tcp_loose", "nf_conntrack_tcp_loose"),
+    ];
+    // A kernel without connection tracking has no such setting.
+    let here = |key: &str| {
+        let of_all = key.replace("eth0", "all").replace('.', "/");
+        let is = std::path::Path::new("/proc/sys").join(of_all).exists();
+        if !is {
+            println!("no {key} on this kernel");
+        }
+        is
+    };
+    let hosts = needs.into_iter().filter(|(key, _)| here(key)).zip(1..);
+    let hosts: Vec<_> = hosts.map(|((key, name), n)| (plan::target(n), key, name)).collect();
+    let Some(t) = adopting("aneeds", |s| s.targets(u8::try_from(hosts.len()).unwrap())) else { return };
+    let order = |target: &str, order: &str| t.order(&format!("/v1/targets/{target}/{order}"));
+    for (target, key, name) in &hosts {
+        assert_eq!(serve(&t, target), ("adopt".to_owned(), vec![]));
+        match *name {
+            ARP => route(&t, target, "add"),
+            _ => sysctl(&t, target, key, "0"),
+        }
+        order(target, "drain");
+    }
+    hosts.iter().for_each(|(target, _, name)| eventually_missing(&t, target, "none", &[name]));
+    let with_settings = || hosts.iter().filter(|(_, _, name)| *name != ARP);
+    for ((target, _, name), proxied) in with_settings().zip(1..) {
+        order(target, "undrain");
+        assert_eq!(t.get("/1k").unwrap().status, 200, "proxied without {name}");
+        assert_eq!(t.proxied("refused"), proxied, "{name}");
+        let refused = t.metric(target, "baton_handoffs_refused_total{reason=\"adopt_unavailable\"}");
+        assert_eq!(refused, 1, "{name}");
+        order(target, "drain");
+    }
+    hosts.iter().for_each(|(target, key, _)| sysctl(&t, target, key, "1"));
+    hosts.iter().for_each(|(target, _, _)| eventually_missing(&t, target, "adopt", &[]));
+    for (target, _, name) in &hosts {
+        if *name == ARP {
+            route(&t, target, "del");
+        }
+        order(target, "undrain");
+        assert_eq!(t.get("/1k").unwrap().status, 200);
+        order(target, "drain");
+    }
+    assert_eq!(t.proxied("refused"), with_settings().count() as u64);
+    for (target, _, name) in with_settings() {
+        t.eventually("adopted", SOON, |t| adopted(t, &[target]) == 1);
+        let refused = t.metric(target, "baton_handoffs_refused_total{reason=\"adopt_unavailable\"}");
+        assert_eq!(refused, 1, "{name}");
+    }
 }
 
 /// A server on target1, in nginx's place, that listens with MPTCP and answers everything with "ok".
@@ -208,7 +236,7 @@ fn auto_falls_back_to_a_replayed_handshake_and_says_so() {
     t.expect_requests(1, 0);
     assert_eq!(adopted(&t, &["target1"]), 0);
     t.lab.output("target1", &["ip", "route", "add", "local", "10.90.1.100/32", "dev", "lo"]).unwrap();
-    eventually_missing(&t, "adopt", &[]);
+    eventually_missing(&t, "target1", "adopt", &[]);
     assert_eq!(
         t.metric("target1", "baton_serve_adopts{vip=\"10.90.1.100:80\",server=\"10.90.101.2:80\"}"),
         1
@@ -244,7 +272,7 @@ fn silence_is_noticed_and_the_handshake_replayed_within_the_same_handoff() {
     while silent(&t) == 0 {
         assert!(requests < 5, "the agent was always faster");
         route("add");
-        eventually_missing(&t, "adopt", &[]);
+        eventually_missing(&t, "target1", "adopt", &[]);
         route("del");
         let response = t.get("/1k").unwrap();
         assert_eq!((response.status, response.sha256), (200, t.sha256("1k")));

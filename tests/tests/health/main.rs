@@ -63,7 +63,7 @@ fn member(target: &str, rest: &str) -> String {
 
 #[test]
 fn a_killed_server_is_taken_out_by_its_checks_and_brought_back_without_a_failed_request() {
-    let Some(t) = lab::up("killednginx", |s| pool(s, CHECKS)) else { return };
+    let Some(t) = lab::up_beside("killednginx", |s| pool(s, CHECKS)) else { return };
     let checked = |t: &TestLab, target: &str| {
         t.admin(INTERMEDIATE, &format!("/v1/targets/{target}"))["pools"][0]["checked"]
             .as_str()
@@ -116,7 +116,7 @@ fn a_killed_server_is_taken_out_by_its_checks_and_brought_back_without_a_failed_
 #[test]
 fn without_checks_refused_requests_eject_a_server_for_a_time() {
     let more = "[pool.health]\nkind = \"none\"\neject_failures = 2\neject_ms = 2000\n";
-    let Some(t) = lab::up("ejected", |s| pool(s, more)) else { return };
+    let Some(t) = lab::up_beside("ejected", |s| pool(s, more)) else { return };
     all_right(&t, 2);
     let refused = || t.metric(INTERMEDIATE, "baton_refusals_total{reason=\"server_refused\"}");
     let mut requests = 2;
@@ -159,7 +159,7 @@ fn a_server_whose_agent_is_dead_is_well_and_is_proxied_to() {
             .intermediate_also(only)
             .intermediate_also(CHECKS)
     };
-    let Some(t) = lab::up("deadagent", order) else { return };
+    let Some(t) = lab::up_beside("deadagent", order) else { return };
     all_right(&t, 2);
     t.lab.kill_agent("target1").unwrap();
     t.eventually("the intermediate has noticed", Duration::from_secs(15), |t| {
@@ -181,7 +181,7 @@ fn a_server_whose_agent_is_dead_is_well_and_is_proxied_to() {
 
 #[test]
 fn with_no_server_healthy_all_are_tried_and_it_is_called_a_panic() {
-    let Some(t) = lab::up("panic", |s| pool(s, CHECKS)) else { return };
+    let Some(t) = lab::up_beside("panic", |s| pool(s, CHECKS)) else { return };
     all_right(&t, 2);
     for target in ["target1", "target2"] {
         t.lab.kill(target, Program::Server).unwrap();
@@ -206,7 +206,7 @@ fn with_no_server_healthy_all_are_tried_and_it_is_called_a_panic() {
 
 #[test]
 fn load_reports_reach_the_intermediate() {
-    let Some(t) = lab::up("loads", |s| pool(s, "")) else { return };
+    let Some(t) = lab::up_beside("loads", |s| pool(s, "")) else { return };
     all_right(&t, 4);
     t.eventually("the responses were counted and timed", Duration::from_secs(15), |t| {
         let view = t.admin(INTERMEDIATE, "/v1/targets/target1");
@@ -232,7 +232,7 @@ fn get_from(t: &TestLab, node: &str, path: &'static str) -> (u16, String, String
 
 #[test]
 fn a_probe_along_the_real_path_comes_from_another_targets_host() {
-    let Some(t) = lab::up("probepath", |s| pool(s, "")) else { return };
+    let Some(t) = lab::up_beside("probepath", |s| pool(s, "")) else { return };
     let sum = t.sha256("10k");
     t.order("/v1/targets/target2/drain");
     // From another target's host a connection to the VIP migrates like any client's.
@@ -249,7 +249,7 @@ fn a_probe_along_the_real_path_comes_from_another_targets_host() {
 
 #[test]
 fn a_client_on_the_intermediates_own_host_is_proxied_by_each_of_its_addresses() {
-    let Some(t) = lab::up("ownclient", |s| pool(s, "")) else { return };
+    let Some(t) = lab::up_beside("ownclient", |s| pool(s, "")) else { return };
     let sum = t.sha256("10k");
     let (status, sha256, outcome) = get_from(&t, INTERMEDIATE, "/10k?vip");
     assert_eq!((status, &sha256, outcome.as_str()), (200, &sum, "proxied"));
@@ -280,7 +280,7 @@ fn a_probe_migrates_to_the_target_asked_for_from_another_host_and_the_server_see
     let second = "\n[[listener]]\nname = \"second\"\nvip = \"10.90.1.100:81\"\npool = \"web\"\n";
     let allow =
         "\n[[allow]]\nintermediate = \"intermediate\"\nvip = \"10.90.1.100:81\"\nserver = \"ADDRESS:80\"\n";
-    let Some(t) = lab::up("probed", |s| lab::both(pool(s, second)).agents_also(allow)) else { return };
+    let Some(t) = lab::up_beside("probed", |s| lab::both(pool(s, second)).agents_also(allow)) else { return };
     let address = |target: &str, vip: SocketAddr| {
         let number = if target == "target1" { 1 } else { 2 };
         plan::target_addrs(Family::Dual, number)[usize::from(vip.is_ipv6())]
@@ -385,7 +385,7 @@ fn checks(t: &TestLab, target: &str, result: &str) -> u64 {
 
 #[test]
 fn a_probe_of_a_dead_server_or_agent_says_why_it_is_not_well_and_as_a_check_takes_only_the_server_out() {
-    let Some(t) = lab::up("probedead", |s| pool(s, PROBES)) else { return };
+    let Some(t) = lab::up_beside("probedead", |s| pool(s, PROBES)) else { return };
     let limit = Duration::from_secs(30);
     t.eventually("checks pass", limit, |t| {
         TARGETS.iter().all(|target| checks(t, target, "passed") >= 2 && t.standing(target) == "up")
@@ -459,7 +459,7 @@ fn a_probe_over_ipv6_passes_over_hosts_that_have_the_vip_for_their_own() {
             .intermediate_with("listener", "pool", "web")
             .intermediate_also(three)
     };
-    let Some(t) = lab::up("probe6", order) else { return };
+    let Some(t) = lab::up_beside("probe6", order) else { return };
     let own = format!("{}/128", netns_lab::plan::VIP6.ip());
     t.lab.output("target2", &["ip", "-6", "route", "add", "local", &own, "dev", "lo"]).unwrap();
     // Of two that could ask, the first in order cannot reach the VIP.
@@ -485,7 +485,7 @@ fn a_target_alone_cannot_be_probed_and_a_bad_order_is_refused() {
     let only = "[[pool]]\nname = \"web\"\ntargets = [\"target1\"]\n";
     let order =
         |s: LabSpec| s.targets(1).intermediate_with("listener", "pool", "web").intermediate_also(only);
-    let Some(t) = lab::up("probealone", order) else { return };
+    let Some(t) = lab::up_beside("probealone", order) else { return };
     let refused = |path: &str| t.lab.admin_post(INTERMEDIATE, path).unwrap();
     let (status, text) = refused("/v1/targets/target1/probe");
     assert!(
