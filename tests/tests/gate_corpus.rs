@@ -10,7 +10,7 @@ use netns_lab::LabSpec;
 use netns_lab::plan::INTERMEDIATE;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -218,7 +218,10 @@ fn exchange_on(mut socket: TcpStream, bytes: &[u8]) -> Vec<u8> {
     let _ = socket.write_all(bytes);
     let _ = socket.shutdown(Shutdown::Write);
     let mut answer = Vec::new();
-    let _ = socket.read_to_end(&mut answer);
+    if let Err(e) = socket.read_to_end(&mut answer) {
+        // Whoever was refused may be reset; but nobody waits for an end that does not come.
+        assert_eq!(e.kind(), ErrorKind::ConnectionReset, "{:?}", String::from_utf8_lossy(bytes));
+    }
     answer
 }
 

@@ -298,6 +298,32 @@ fn what_no_target_may_have_is_answered_here_on_the_same_connection() {
     no_request_on_the_wrong_target(&t);
 }
 
+/// The intermediate's kernel had acknowledged its end with the requests: no packet says it again.
+#[test]
+fn a_client_that_said_its_end_with_requests_that_are_served_here_sees_the_connection_end() {
+    let Some(t) = lab::up("half-closed", |s| both(two_pools(s))) else { return };
+    t.client_at_each(|vip| {
+        for n in 0..5 {
+            let mut connection = Connection::open(vip).unwrap();
+            let requests = format!(
+                "GET /1k?to=a&{n} HTTP/1.1\r\nHost: lab\r\n\r\n\
+                 POST /upload?to=b HTTP/1.1\r\nHost: lab\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n\
+                 GET /1k?to=b HTTP/1.1\r\nHost: lab\r\n\r\n"
+            );
+            connection.send(requests.as_bytes()).unwrap();
+            connection.socket().shutdown(std::net::Shutdown::Write).unwrap();
+            for served_by in ["target1", "target2", "target2"] {
+                let response = connection.response().unwrap();
+                assert_eq!((response.status, response.served_by()), (200, served_by));
+            }
+            connection.socket().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            assert_eq!(connection.read_some().unwrap(), 0, "and then its end");
+        }
+    });
+    t.eventually("such were served here", LIMIT, |t| t.metric("intermediate", &later("returned")) > 0);
+    no_request_on_the_wrong_target(&t);
+}
+
 #[test]
 fn responses_without_bodies_and_of_unknown_length_do_not_confuse_anybody() {
     let Some(t) = lab::up("framings", |s| both(two_pools(s))) else { return };

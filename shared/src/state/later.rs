@@ -147,6 +147,13 @@ impl LaterRequests {
         self.end.before(self.acknowledged())
     }
 
+    /// The number of the client's FIN, if it was told that this arrived behind all that has come, and no server has it.
+    pub fn owed_fin(&self) -> Option<Seq<Client>> {
+        let kept = self.kept.as_ref()?;
+        let fin = self.end.plus(kept.fin.filter(|fin| *fin == length(&kept.bytes))?);
+        fin.before(kept.acknowledged).then_some(fin)
+    }
+
     /// The client's bytes from `end` on (and its FIN behind them) that this kernel acknowledged before the flow was
     /// given away.
     pub fn on_acknowledged(&mut self, bytes: &[u8], fin: bool) {

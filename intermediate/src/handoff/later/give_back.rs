@@ -4,9 +4,10 @@ use super::restore::{Returned, restore};
 use super::state::{LaterFlow, Phase};
 use super::turn::TakenBack;
 use super::{Migrator, Noted, Router};
-use crate::handoff::{FREEZE_MARGIN, flow_id_text};
+use crate::handoff::{FREEZE_MARGIN, Late, flow_id_text, late};
 use crate::hold::cut::Fresh;
 use crate::reset::Severed;
+use baton_daemon::tun::Offload;
 use baton_shared::reason::{CloseReason, ProxyReason, Refusal};
 use std::sync::Arc;
 
@@ -24,15 +25,17 @@ impl Migrator {
         }
         let router: Option<Arc<dyn Router>> = self.laters.router.get().cloned();
         let seat = router.and_then(|router| Some((router.seat(flow.vip())?, router)));
-        let (connection, bytes) = {
+        let (connection, bytes, has_fin) = {
             let mut state = flow.lock();
             let mut connection = self.connection(flow, &mut state, &hand.answer);
             let owed = state.later.acknowledged().since(connection.rcv_nxt);
             let received = usize::try_from(owed).unwrap_or(0).min(state.later.bytes().len());
             let bytes = state.later.bytes().get(..received).unwrap_or_default().to_vec();
-            connection.rcv_nxt = state.later.acknowledged();
+            // Its end cannot be given to a socket in repair mode, and the client does not say it again.
+            let fin = state.later.owed_fin();
+            connection.rcv_nxt = fin.unwrap_or_else(|| state.later.acknowledged());
             connection.rcv_wnd = connection.rcv_wnd.saturating_sub(owed);
-            (connection, bytes)
+            (connection, bytes, fin.is_some())
         };
         let nobody = || ("seat", std::io::Error::other("nobody listens on its address"));
         match seat.ok_or_else(nobody).and_then(|seat| Ok((restore(&connection)?, seat))) {
@@ -50,6 +53,10 @@ impl Migrator {
                     self.make_fit(flow, &mut state, connection.rcv_nxt, fresh);
                     self.write_all_back(&mut state);
                     self.hold.release(&hand.held);
+                    let end = Late { bytes: Vec::new(), fin: has_fin };
+                    for packet in late::packets(&connection, &end) {
+                        self.hold.write_back(None, &packet, Offload::default());
+                    }
                 }
                 Self::count(&self.laters.counts.returned);
                 router.take_back(Returned { stream, client: flow.client(), vip: flow.vip(), seat, bytes });

@@ -206,13 +206,21 @@ fn what_the_client_was_told_arrived_must_be_delivered_by_us() {
     let mut later = LaterRequests::new(Seq::new(100), MOST);
     assert!(!later.owes());
     later.on_acknowledged(&both.concat(), true);
+    let fin = Seq::new(100 + u32::try_from(both.concat().len()).unwrap());
     for one in &both {
         assert!(later.owes());
+        assert_eq!(later.owed_fin(), Some(fin));
         let Later::Request(head) = later.next(&HeadLimits::default()) else { panic!("no head") };
         assert_eq!(later.take(&head).unwrap().bytes, *one);
     }
     assert!(!later.owes());
     assert_eq!(later.acknowledged(), later.end());
+    assert_eq!((later.owed_fin(), later.end()), (None, fin.plus(1)), "it went with the last");
+    // One that was not acknowledged its client says again.
+    let mut later = LaterRequests::new(Seq::new(100), MOST);
+    later.on_acknowledged(&both.concat(), false);
+    later.on_segment(fin, b"", true).unwrap();
+    assert_eq!((later.owes(), later.owed_fin()), (true, None));
 }
 
 #[test]
