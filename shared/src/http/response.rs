@@ -4,6 +4,7 @@
 //! the end unknown, and unknown it stays: nobody is to be told that a response is complete who might see it otherwise.
 
 use super::{BodyScanner, Framing, Statuses};
+use memchr::memchr_iter;
 
 /// A response head longer than this, bytes, is not followed.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -166,17 +167,23 @@ impl ResponseStream {
                 },
                 State::Head(partial) => {
                     let before = partial.len();
-                    partial.extend_from_slice(bytes);
-                    let found = head_length(partial, before);
+                    let mut all = bytes;
+                    let mut found = if before == 0 { head_length(bytes, 0) } else { None };
+                    // Mostly it comes in one piece, which need not be kept.
+                    if found.is_none() {
+                        partial.extend_from_slice(bytes);
+                        all = partial;
+                        found = head_length(all, before);
+                    }
                     // However it was cut.
-                    if found.unwrap_or(partial.len()) > HEAD_BYTES {
+                    if found.unwrap_or(all.len()) > HEAD_BYTES {
                         self.state = State::Unknown("a response head is too long");
                         return;
                     }
                     let Some(length) = found else { return };
                     self.heads = self.heads.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
                     let asked = if self.responses == 0 { self.asked } else { Asked::Any };
-                    let end = partial.get(..length).map(|head| judge(head, asked));
+                    let end = all.get(..length).map(|head| judge(head, asked));
                     bytes = bytes.get(length.saturating_sub(before)..).unwrap_or_default();
                     self.on_head(end.unwrap_or(Err("a response head is cut short")));
                 }
@@ -208,17 +215,15 @@ impl ResponseStream {
 /// The length of the head that `bytes` begin with, its empty line included. Nothing was found in the first `looked`.
 fn head_length(bytes: &[u8], looked: usize) -> Option<usize> {
     const EMPTY_LINE: &[u8] = b"\r\n\r\n";
-    let from = looked.saturating_sub(EMPTY_LINE.len() - 1);
-    let found = bytes.get(from..)?.windows(EMPTY_LINE.len()).position(|w| w == EMPTY_LINE)?;
-    Some(from + found + EMPTY_LINE.len())
+    let ends = |at: &usize| bytes.get(..=looked + at).is_some_and(|up_to| up_to.ends_with(EMPTY_LINE));
+    memchr_iter(b'\n', bytes.get(looked..)?).find(ends).map(|at| looked + at + 1)
 }
 
 /// The status, and RFC 9112, section 6.3, with what is ambiguous left out.
 fn judge(head: &[u8], asked: Asked) -> Result<(u16, End), &'static str> {
     // A bare LF ends a line for some readers and not for others.
-    let bare = head.iter().enumerate().any(|(at, byte)| {
-        *byte == b'\n' && at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r')
-    });
+    let bare = memchr_iter(b'\n', head)
+        .any(|at| at.checked_sub(1).and_then(|before| head.get(before)) != Some(&b'\r'));
     if bare {
         return Err("a line of a response head ends without CR");
     }
