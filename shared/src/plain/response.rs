@@ -10,8 +10,8 @@
 //! Who finds one plain knows what [`ResponseStream`](crate::http::ResponseStream) would find, which reads all of it, and takes
 //! what is not plain as well.
 
-use super::PLACE;
 use super::table::{CLASSES, DEAD, DONE, IN_HEAD, IN_LENGTH, NEXT_OF_RESPONSE, ROW, START, TRAITS};
+use super::{PLACE, STATE};
 
 /// The longest head that is plain, in bytes. The scanner does not count: who calls it gives no more.
 pub const PLAIN_HEAD_BYTES: u32 = 1024;
@@ -21,12 +21,14 @@ pub const LENGTH_DIGITS: u32 = 9;
 /// Names, in small letters, of which no plain head has one.
 pub const UNPLAIN_NAMES: [&str; 1] = ["transfer-encoding"];
 
+/// One byte passed, in [`HeadScanner`]'s bits.
+const ONE_BYTE: u32 = STATE + 1;
+
 /// Goes over a head byte by byte, from its first one, and over what stands behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadScanner {
+    /// The state of the table; above it the number of bytes behind which the head went on.
     state: u32,
-    /// Bytes behind which the head went on.
-    passed: u32,
     content: u32,
 }
 
@@ -40,11 +42,11 @@ impl HeadScanner {
     /// In front of a response.
     #[inline(always)]
     pub const fn new() -> Self {
-        HeadScanner { state: START as u32, passed: 0, content: 0 }
+        HeadScanner { state: START as u32, content: 0 }
     }
 
     /// Behind the next byte.
-    // Without a branch, and with the mask last: see `PlainScanner::advance`.
+    // Without a branch, and with the mask last, on bits that both sides have more of: see `PlainScanner::advance`.
     #[inline(always)]
     #[must_use]
     pub fn advance(self, byte: u8) -> Self {
@@ -54,9 +56,9 @@ impl HeadScanner {
         let traits = u32::from(TRAITS.get(usize::from(next)).copied().unwrap_or_default());
         let is_digit = traits / u32::from(IN_LENGTH);
         let tens = self.content.wrapping_mul(is_digit.wrapping_mul(9).wrapping_add(1));
+        let passed = (self.state & !STATE).wrapping_add((traits & u32::from(IN_HEAD)).wrapping_mul(ONE_BYTE));
         HeadScanner {
-            state: u32::from(next),
-            passed: self.passed.wrapping_add(traits & u32::from(IN_HEAD)),
+            state: passed | u32::from(next),
             content: tens.wrapping_add(u32::from(byte & 15).wrapping_mul(is_digit)),
         }
     }
@@ -65,14 +67,15 @@ impl HeadScanner {
     #[inline(always)]
     pub const fn is_settled(self) -> bool {
         const { assert!(DEAD == 0 && DONE == 2 && START == 1) }
-        self.state & !(DONE as u32) == 0
+        self.state & STATE & !(DONE as u32) == 0
     }
 
     /// The length of the plain head that the bytes begin with, if they are at most [`PLAIN_HEAD_BYTES`], and of the content behind
     /// it, bytes.
     #[inline(always)]
     pub const fn found(self) -> Option<(u32, u32)> {
-        if self.state == DONE as u32 { Some((self.passed.wrapping_add(1), self.content)) } else { None }
+        let is_done = self.state & STATE == DONE as u32;
+        if is_done { Some(((self.state / ONE_BYTE).wrapping_add(1), self.content)) } else { None }
     }
 }
 
