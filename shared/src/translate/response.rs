@@ -7,13 +7,15 @@
 //! may have been asked, whose answer has no content whatever its head says, which is so while the count is 0.
 
 use super::Account;
-use crate::record::FlowRecord;
+use crate::record::{COPY_BYTES, FlowRecord};
 use crate::wire::Segment;
 
-/// Whether the segment that is to be copied begins a response that has the content which its head says.
+/// Whether the segment that is to be copied begins a response that has the content which its head says, and this is likely to be
+/// much: it is large itself, or those before it were. To read the head of a small one costs as much as to copy it.
 #[inline(always)]
 pub fn may_begin_plain(record: &FlowRecord, segment: &Segment, account: &Account) -> bool {
-    account.copy != 0 && record.requests != 0 && segment.seq == record.read_from
+    let is_large = account.copy > COPY_BYTES || record.bytes > record.packets.wrapping_mul(COPY_BYTES as u64);
+    account.copy != 0 && is_large && record.requests != 0 && segment.seq == record.read_from
 }
 
 /// The bytes with which the segment begins, and perhaps others behind them, begin with a plain head of so many, behind which so
@@ -45,6 +47,8 @@ mod tests {
             read_from: SEQ,
             requests: 3,
             note_flags: NOTE_SYN_ACK,
+            packets: 2,
+            bytes: 2 * u64::from(COPY_BYTES) + 1,
             ..FlowRecord::default()
         }
     }
@@ -75,6 +79,16 @@ mod tests {
             !judged(&FlowRecord { requests: 0, ..record() }, &segment(300)).0,
             "HEAD may have been asked"
         );
+    }
+
+    #[test]
+    fn where_packets_were_small_only_a_large_one_is_looked_at() {
+        for bytes in [0, 2 * u64::from(COPY_BYTES)] {
+            let small = FlowRecord { bytes, ..record() };
+            assert!(!judged(&small, &segment(COPY_BYTES)).0);
+            assert!(judged(&small, &segment(COPY_BYTES + 1)).0);
+        }
+        assert!(!judged(&FlowRecord { packets: 0, bytes: 0, ..record() }, &segment(300)).0, "the first");
     }
 
     #[test]

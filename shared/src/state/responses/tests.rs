@@ -56,6 +56,7 @@ fn copied<'a>(told: &mut (u32, u32), seq: u32, payload: &'a [u8]) -> &'a [u8] {
         flags: FLAG_TRACKED,
         read_from: told.0,
         requests: told.1,
+        bytes: 1,
         ..FlowRecord::default()
     };
     let segment = Segment { seq, payload: u32::try_from(payload.len()).unwrap(), ..Segment::default() };

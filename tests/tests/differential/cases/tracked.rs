@@ -180,6 +180,7 @@ pub(super) fn tracked_entries(add: &mut Add<'_>) {
         move |r: &mut FlowRecord, f: &mut Frame| {
             ends_at(1000)(r);
             r.requests = 9;
+            (r.packets, r.bytes) = (1, 2049);
             f.payload = [head(content), vec![b'c'; there]].concat();
         }
     };
@@ -197,6 +198,10 @@ pub(super) fn tracked_entries(add: &mut Add<'_>) {
     add("tracked: all is copied where HEAD may have been asked", Egress, copied, &|r, f| {
         begun(90_000, 0)(r, f);
         r.requests = 0;
+    });
+    add("tracked: all is copied where packets were small", Egress, copied, &|r, f| {
+        begun(90_000, 0)(r, f);
+        r.packets = 2;
     });
     add("tracked: a head that another packet's end completes", Egress, copied, &|r, f| {
         begun(90_000, 0)(r, f);
