@@ -146,6 +146,29 @@ struct Table {
 }
 
 impl Table {
+    /// Header lines of which exactly one has this name: those in front of it, the state behind the name, whose colon leads
+    /// nowhere yet, and those behind it.
+    const fn lines_with_one(
+        &mut self,
+        name: &[u8],
+        names: &[&str],
+        beginnings: &[&str],
+    ) -> (Lines, u8, Lines) {
+        // Whether it was there is known from where one is: each state of a header line exists twice.
+        let behind = self.header_lines(names, beginnings);
+        let before = self.header_lines(names, beginnings);
+        let again = self.own_name(behind, name);
+        self.on(again, b':', DEAD);
+        (before, self.own_name(before, name), behind)
+    }
+
+    /// The empty line behind these, and with it the end.
+    const fn empty_line(&mut self, lines: Lines) {
+        let last = self.state();
+        self.on(lines.start, b'\r', last);
+        self.on(last, b'\n', DONE);
+    }
+
     /// Header lines but the empty one, without a name of these, or with one of these beginnings.
     const fn header_lines(&mut self, names: &[&str], beginnings: &[&str]) -> Lines {
         let (start, name, value, end) = (self.state(), self.state(), self.state(), self.state());

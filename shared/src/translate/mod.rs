@@ -32,5 +32,5 @@ pub use leg::{
 pub use patch::{Account, Patch};
 pub use plain::{PlainReading, judge_plain, may_be_plain};
 pub use report::{ReportPatch, judge_report, reported_flow, translate_report};
-pub use response::{judge_head, may_begin_plain};
+pub use response::{judge_head, judge_response, may_begin_plain};
 pub use rewrite::{Direction, translate};

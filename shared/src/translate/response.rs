@@ -7,6 +7,7 @@
 //! may have been asked, whose answer has no content whatever its head says, which is so while the count is 0.
 
 use super::Account;
+use crate::plain::response;
 use crate::record::{COPY_BYTES, FlowRecord};
 use crate::wire::Segment;
 
@@ -29,6 +30,15 @@ pub fn judge_head(record: &FlowRecord, segment: &Segment, head: u32, content: u3
         account.plain = 1;
         account.read_from = segment.seq.wrapping_add(whole);
         account.requests = record.requests.wrapping_add(1);
+    }
+}
+
+/// Both, where the segment's payload is at hand.
+pub fn judge_response(record: &FlowRecord, segment: &Segment, payload: &[u8], account: &mut Account) {
+    if may_begin_plain(record, segment, account)
+        && let Some((head, content)) = response::head(payload)
+    {
+        judge_head(record, segment, head, content, account);
     }
 }
 

@@ -106,7 +106,7 @@ pub fn carry(
             }
             Direction::ToClient => {
                 let verdict = judge_egress(&record, &segment, &mut patch);
-                plain::judge_response(&record, &segment, raw_tcp, &mut patch.account);
+                plain::judge_begun(&record, &segment, raw_tcp, &mut patch.account);
                 verdict
             }
         },

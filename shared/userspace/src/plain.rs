@@ -1,11 +1,9 @@
 //! A later request, and a response's head, that are judged without the daemon: their bytes are read, as the eBPF programs do it
 //! (`ebpf/src/programs/plain.rs`, `response.rs`).
 
-use baton_shared::plain::{PLAIN_BYTES, response};
+use baton_shared::plain::PLAIN_BYTES;
 use baton_shared::record::{FlowKey, FlowRecord};
-use baton_shared::translate::{
-    Account, PlainReading, Verdict, judge_head, judge_plain, may_be_plain, may_begin_plain,
-};
+use baton_shared::translate::{Account, PlainReading, Verdict, judge_plain, judge_response, may_be_plain};
 use baton_shared::wire::{Segment, Sum, TcpWords};
 use zerocopy::FromBytes;
 
@@ -33,13 +31,10 @@ pub(crate) fn judged(
 
 /// A server's segment was judged by its header: as the program does it (`ebpf/src/programs/response.rs`). The daemon gets it whole
 /// all the same.
-pub(crate) fn judge_response(record: &FlowRecord, segment: &Segment, raw_tcp: &[u8], account: &mut Account) {
-    if !may_begin_plain(record, segment, account) {
-        return;
-    }
+pub(crate) fn judge_begun(record: &FlowRecord, segment: &Segment, raw_tcp: &[u8], account: &mut Account) {
     let Ok((tcp, _)) = TcpWords::read_from_prefix(raw_tcp) else { return };
-    if let Some((head, content)) = raw_tcp.get(tcp.header_bytes() as usize..).and_then(response::head) {
-        judge_head(record, segment, head, content, account);
+    if let Some(payload) = raw_tcp.get(tcp.header_bytes() as usize..) {
+        judge_response(record, segment, payload, account);
     }
 }
 

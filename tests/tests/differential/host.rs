@@ -3,13 +3,13 @@
 use crate::bench::RULING;
 use crate::{Case, Hook, Outcome, errors};
 use baton_shared::addr::{IpWords, PortWord};
-use baton_shared::plain::{is_plain, response};
+use baton_shared::plain::is_plain;
 use baton_shared::reason::PacketCounter;
 use baton_shared::record::{FlowKey, FlowRecord};
 use baton_shared::translate::fragments::{FragmentKey, judge_later_fragment};
 use baton_shared::translate::{
-    Action, Direction, Patch, Verdict, judge_egress, judge_head, judge_ingress, judge_plain,
-    judge_unreadable, may_be_plain, may_begin_plain, translate,
+    Action, Direction, Patch, Verdict, judge_egress, judge_ingress, judge_plain, judge_response,
+    judge_unreadable, may_be_plain, translate,
 };
 use baton_shared::wire::{HeaderChecksum, OPTION_BUFFER, Segment};
 use etherparse::{Ipv4Header, Ipv6Header, TcpHeader};
@@ -195,11 +195,7 @@ fn try_run(case: &Case, untouched: &Outcome) -> Option<Outcome> {
             Hook::Egress => {
                 let verdict = judge_egress(&case.record, &segment, &mut patch);
                 let payload = &packet[ip.upper_at + tcp.header_len()..ip.total];
-                if let Some((head, content)) = response::head(payload)
-                    && may_begin_plain(&case.record, &segment, &patch.account)
-                {
-                    judge_head(&case.record, &segment, head, content, &mut patch.account);
-                }
+                judge_response(&case.record, &segment, payload, &mut patch.account);
                 verdict
             }
         };

@@ -1,22 +1,15 @@
 //! A request: its line, and one `Host` among the header lines.
 
-use super::{DEAD, DONE, START, Set, Table};
+use super::{DEAD, START, Set, Table};
 use crate::plain::{UNPLAIN_BEGINNINGS, UNPLAIN_NAMES};
 
 impl Table {
     pub(super) const fn of_request() -> Self {
         let mut table = Table::new();
-        // Whether Host was there is known from where one is: each state of a header line exists twice.
-        let hosted = table.header_lines(&UNPLAIN_NAMES, &UNPLAIN_BEGINNINGS);
-        let hostless = table.header_lines(&UNPLAIN_NAMES, &UNPLAIN_BEGINNINGS);
-        let host = table.own_name(hosted, b"host");
-        table.on(host, b':', DEAD);
-        let host = table.own_name(hostless, b"host");
+        let (hostless, host, hosted) = table.lines_with_one(b"host", &UNPLAIN_NAMES, &UNPLAIN_BEGINNINGS);
         let value = table.host_value(hosted.end);
         table.on(host, b':', value);
-        let last = table.state();
-        table.on(hosted.start, b'\r', last);
-        table.on(last, b'\n', DONE);
+        table.empty_line(hosted);
 
         let version = table.state();
         table.word(version, b"HTTP/1.1\r\n", hostless.start);

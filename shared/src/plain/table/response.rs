@@ -1,22 +1,15 @@
 //! A response's head: its status, and one `Content-Length` among the header lines.
 
-use super::{CLASS, DEAD, DONE, IN_HEAD, IN_LENGTH, START, Set, Table};
+use super::{CLASS, DONE, IN_HEAD, IN_LENGTH, START, Set, Table};
 use crate::plain::response::{LENGTH_DIGITS, UNPLAIN_NAMES};
 
 impl Table {
     pub(super) const fn of_response() -> Self {
         let mut table = Table::new();
-        // Whether the length was there is known from where one is: each state of a header line exists twice.
-        let known = table.header_lines(&UNPLAIN_NAMES, &[]);
-        let unknown = table.header_lines(&UNPLAIN_NAMES, &[]);
-        let again = table.own_name(known, b"content-length");
-        table.on(again, b':', DEAD);
-        let length = table.own_name(unknown, b"content-length");
+        let (unknown, length, known) = table.lines_with_one(b"content-length", &UNPLAIN_NAMES, &[]);
         let value = table.length(known.end);
         table.on(length, b':', value);
-        let last = table.state();
-        table.on(known.start, b'\r', last);
-        table.on(last, b'\n', DONE);
+        table.empty_line(known);
 
         let reason = table.state();
         table.on_all(reason, Set::Value, reason);

@@ -1,9 +1,8 @@
 //! The naive oracle: a stream written down whole, with the places where its responses end.
 
 use super::*;
-use crate::plain;
 use crate::record::FlowState;
-use crate::translate::{Patch, judge_egress, judge_head, may_begin_plain};
+use crate::translate::{Patch, judge_egress, judge_response};
 use crate::wire::Segment;
 use proptest::prelude::*;
 
@@ -62,11 +61,7 @@ fn copied<'a>(told: &mut (u32, u32), seq: u32, payload: &'a [u8]) -> &'a [u8] {
     let segment = Segment { seq, payload: u32::try_from(payload.len()).unwrap(), ..Segment::default() };
     let mut patch = Patch::default();
     judge_egress(&record, &segment, &mut patch);
-    if let Some((head, content)) = plain::response::head(payload)
-        && may_begin_plain(&record, &segment, &patch.account)
-    {
-        judge_head(&record, &segment, head, content, &mut patch.account);
-    }
+    judge_response(&record, &segment, payload, &mut patch.account);
     if patch.account.plain != 0 {
         *told = (patch.account.read_from, patch.account.requests);
     }
