@@ -42,6 +42,7 @@ use baton_daemon::config::{
     AdminSettings, ConfigError, PlaneSettings, Problems, Sources, Spanned, TlsFiles, Validate, check_device,
     load_parts,
 };
+use baton_daemon::cpu_latency::CpuLatency;
 use baton_daemon::tun::interface_index;
 use baton_shared::control::Role;
 use baton_shared::route::{KeepAlive, Mode, Route};
@@ -75,6 +76,8 @@ pub struct Config {
     pub uplink: Option<Spanned<String>>,
     /// Threads that accept and proxy; one for each processor if it is not given.
     pub workers: Option<Spanned<usize>>,
+    /// Microseconds within which this host's processors are to wake; what the system allows if it is not given.
+    pub cpu_latency_us: Option<Spanned<u32>>,
     /// This host's addresses, at most one of each family, that packets to targets are encapsulated with; those the
     /// kernel would choose if there are none.
     #[serde(default)]
@@ -260,6 +263,7 @@ impl Config {
             ("name", value(&self.name)),
             ("uplink", value(&self.uplink)),
             ("workers", value(&self.workers)),
+            ("cpu_latency_us", value(&self.cpu_latency_us)),
             ("leg_source", value(&self.leg_source)),
             ("[tls]", value(&self.tls)),
             ("[tracing]", value(&self.tracing)),
@@ -275,6 +279,7 @@ impl Config {
             name: started.name.clone(),
             uplink: started.uplink.clone(),
             workers: started.workers.clone(),
+            cpu_latency_us: started.cpu_latency_us.clone(),
             leg_source: started.leg_source.clone(),
             tls: started.tls.clone(),
             tracing: started.tracing.clone(),
@@ -354,6 +359,7 @@ impl Validate for Config {
             let problem = format!("workers must be from 1 to {WORKERS_MAX}");
             problems.require(workers, range.contains(workers.get_ref()), problem);
         }
+        CpuLatency::validate(self.cpu_latency_us.as_ref(), problems);
         self.validate_migration(problems);
         self.validate_listeners(problems);
         self.validate_targets(problems);

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use baton_daemon::admin::AdminError;
 use baton_daemon::config::PlaneKind;
 use baton_daemon::control::ControlError;
+use baton_daemon::cpu_latency::CpuLatency;
 use baton_daemon::privileges::{Capability, PrivilegeError};
 use baton_daemon::random::random;
 use baton_daemon::service;
@@ -114,6 +115,9 @@ pub enum StartError {
     /// Capabilities.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
+    /// The limit of the processors' sleep.
+    #[error("cpu_latency_us: {0}")]
+    CpuLatency(io::Error),
     /// Threads, signals.
     #[error("runtime: {0}")]
     Runtime(#[from] io::Error),
@@ -152,6 +156,7 @@ struct OpenedPlane {
 pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     baton_daemon::logging::init();
     let opened = open(config, service::inherited_listeners()?)?;
+    let _in_force = CpuLatency::wanted(config.cpu_latency_us.as_ref()).map_err(StartError::CpuLatency)?;
     // Capabilities are a thread's own: those that the runtime starts inherit what is left here.
     let kept = baton_daemon::privileges::drop_to(&KEPT)?;
     tracing::debug!(?kept, "capabilities dropped");

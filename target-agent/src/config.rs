@@ -5,6 +5,7 @@ use crate::serve::ways::Way;
 use baton_daemon::config::{
     AdminSettings, ConfigError, PlaneKind, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
 };
+use baton_daemon::cpu_latency::CpuLatency;
 use baton_shared::control::Role;
 use baton_shared::record::{LEG_PEERS, LegPeer, LegSettings};
 use baton_shared::translate::Leg;
@@ -24,6 +25,8 @@ pub(crate) struct Config {
     pub(crate) uplink: Spanned<String>,
     /// Where intermediates connect to.
     pub(crate) control: Spanned<SocketAddr>,
+    /// Microseconds within which this host's processors are to wake; what the system allows if it is not given.
+    pub(crate) cpu_latency_us: Option<Spanned<u32>>,
     /// This node's certificate.
     pub(crate) tls: TlsFiles,
     /// What may be handed off to this host.
@@ -129,6 +132,7 @@ impl Validate for Config {
         check_device(&self.uplink, "uplink", problems);
         let control = self.control.get_ref();
         problems.require(&self.control, control.port() != 0, "control must have a port");
+        CpuLatency::validate(self.cpu_latency_us.as_ref(), problems);
         self.tls.validate(Role::Agent, self.name.get_ref(), problems);
         self.plane.validate(Role::Agent, problems);
         self.admin.validate(problems);

@@ -12,6 +12,7 @@ use crate::sock_diag::SockDiag;
 use anyhow::Context;
 use baton_daemon::config::PlaneKind;
 use baton_daemon::control::{Server, ServerSpec};
+use baton_daemon::cpu_latency::CpuLatency;
 use baton_daemon::random::random;
 use baton_daemon::service;
 use baton_daemon::tun::Tun;
@@ -43,6 +44,7 @@ pub(crate) fn run(config: &Config, path: &Path, detach: bool) -> anyhow::Result<
         PlaneKind::Ebpf => baton_daemon::privileges::require()?,
         PlaneKind::Userspace => baton_daemon::privileges::require_without_ebpf()?,
     }
+    let _in_force = CpuLatency::wanted(config.cpu_latency_us.as_ref()).context("cpu_latency_us")?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
     let ended = serve(config, path, &runtime);
     // Everything that holds the plane goes with the runtime.

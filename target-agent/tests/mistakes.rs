@@ -44,6 +44,12 @@ const MISTAKES: &[Mistake] = &[
         &["duplicate key", "stands above already"],
     ),
     ("linger_ms = 3000", "linger_ms = -1", "10:13", &["invalid value: integer `-1`"]),
+    (
+        "uplink = \"lo\"",
+        "uplink = \"lo\"\ncpu_latency_us = 1000001",
+        "3:18",
+        &["cpu_latency_us must be from 0 to 1000000"],
+    ),
     // Addresses.
     ("127.0.0.1:7400", "127.0.0.1", "3:11", &["invalid socket address syntax", "write ADDRESS:PORT"]),
     ("127.0.0.1:7400", "127.0.0.1:0", "3:11", &["control must have a port"]),

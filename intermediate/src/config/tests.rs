@@ -193,6 +193,24 @@ fn a_target_has_one_server_of_each_family_at_most() {
 }
 
 #[test]
+fn the_processors_latency_is_read_at_the_start_alone_and_where_it_cannot_be_held_its_place_is_named() {
+    match load(&format!("cpu_latency_us = 5\n{PROXY}")) {
+        Ok(config) => {
+            let started = load(PROXY).unwrap();
+            let differs = |(one, other): &(_, _)| one != other;
+            let keys = config.static_keys().into_iter().zip(started.static_keys()).find(differs);
+            assert_eq!(keys.unwrap().0, ("cpu_latency_us", 5.into()));
+            assert_eq!(config.with_static_keys_of(&started).static_keys(), started.static_keys());
+        }
+        // No root, or a container without the device.
+        Err(e) => {
+            let expected = "1:18: cpu_latency_us cannot be asked for: /dev/cpu_dma_latency";
+            assert!(e.to_string().contains(expected), "{e}");
+        }
+    }
+}
+
+#[test]
 fn workers_are_bounded_and_one_for_each_processor_by_default() {
     let with = |workers: &str| load(&format!("workers = {workers}\n{PROXY}"));
     assert_eq!(with("3").unwrap().workers(), 3);

@@ -334,6 +334,12 @@ pub(crate) const MISTAKES: &[Mistake] = &[
     ),
     ("+", "[handoff]\nfreeze_ms = 10", "31:13", &["deadline_ms (2000) must not be over freeze_ms (10)"]),
     ("name = \"lb\"", "name = \"lb\"\nworkers = 0", "2:11", &["workers must be from 1 to 256"]),
+    (
+        "name = \"lb\"",
+        "name = \"lb\"\ncpu_latency_us = 1000001",
+        "2:18",
+        &["cpu_latency_us must be from 0 to 1000000"],
+    ),
     // What does not go together.
     (
         "[[route]]\nname = \"api\"\nhost = [\"api.example.com\"]\npath = \"/api\"\npool = \"two\"",

@@ -25,6 +25,8 @@ use figures::Sample;
 use installed::Since;
 use load::Load;
 use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -53,6 +55,8 @@ pub struct BenchSpec {
     pub round_trip: Option<Duration>,
     /// The congestion control of the servers' sockets; none: the lab's usual.
     pub congestion: Option<String>,
+    /// Within how many microseconds this machine's processors are to wake; none: as the system has it.
+    pub cpu_latency_us: Option<i32>,
     /// How many kept and idle connections the memory of a balancer is measured with; 0: not at all.
     pub idle_connections: u32,
     /// Whether progress is told on the standard error.
@@ -117,6 +121,15 @@ struct Side {
     to: SocketAddr,
 }
 
+/// The limit holds for as long as the file is open, for the whole machine (PM QoS,
+/// Documentation/power/pm_qos_interface.rst).
+fn hold_cpu_latency(us: i32) -> Result<File> {
+    const DEVICE: &str = "/dev/cpu_dma_latency";
+    let mut device = OpenOptions::new().write(true).open(DEVICE).context(DEVICE)?;
+    device.write_all(&us.to_ne_bytes()).context(DEVICE)?;
+    Ok(device)
+}
+
 /// Brings all labs up, measures, takes them down.
 ///
 /// # Errors
@@ -129,6 +142,7 @@ pub fn run(spec: &BenchSpec) -> Result<Report> {
         crate::command::find(program)?;
     }
     let sizes: Vec<(String, u64)> = spec.sizes.iter().map(|name| known(name)).collect::<Result<_>>()?;
+    let _in_force = spec.cpu_latency_us.map(hold_cpu_latency).transpose()?;
     let mut sides = Vec::new();
     for way in &spec.balancers {
         tell(spec, &format!("bringing up the lab for {}", way.name()));

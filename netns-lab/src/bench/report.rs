@@ -24,6 +24,8 @@ pub struct Report {
     pub round_trip_ms: Option<f64>,
     /// The congestion control of the servers' sockets, if it was chosen.
     pub congestion: Option<String>,
+    /// Within how many microseconds processors were to wake, if it was asked for.
+    pub cpu_latency_us: Option<i32>,
     /// One for each way, file, number of connections, kept or not.
     pub cells: Vec<Cell>,
     /// What idle connections cost.
@@ -42,6 +44,7 @@ impl Report {
             rate_target: spec.rate_target.map(|r| r.0),
             round_trip_ms: spec.round_trip.map(|all| all.as_secs_f64() * 1e3),
             congestion: spec.congestion.clone(),
+            cpu_latency_us: spec.cpu_latency_us,
             cells,
             idle,
         }
@@ -114,6 +117,13 @@ impl Report {
         }
         if let Some(ms) = self.round_trip_ms {
             let _ = writeln!(text, "\nThe client is {ms} ms away, there and back.");
+        }
+        match self.cpu_latency_us {
+            None => {}
+            Some(0) => text.push_str("\nIdle processors did not sleep.\n"),
+            Some(us) => {
+                let _ = writeln!(text, "\nProcessors were to wake within {us} us.");
+            }
         }
         if let Some(name) = &self.congestion {
             let _ = writeln!(text, "\nThe servers' congestion control is {name}.");

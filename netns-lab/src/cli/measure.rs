@@ -45,6 +45,10 @@ pub(super) struct Bench {
     /// Congestion control of the servers' sockets, for example bbr [default: cubic]
     #[arg(long, value_name = "NAME")]
     congestion: Option<String>,
+    /// Hold the time this machine's processors may take to wake at this, microseconds, for all ways alike; 0: idle ones do
+    /// not sleep [default: as the system has it]
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(i32).range(0..))]
+    cpu_latency_us: Option<i32>,
     /// Kept and idle connections to measure a balancer's memory with, opened twice; 0: not measured
     #[arg(long, value_name = "N", default_value_t = 4000, value_parser = clap::value_parser!(u32).range(..=4900))]
     idle_connections: u32,
@@ -125,6 +129,7 @@ pub(super) fn run_bench(args: Bench) -> Result<ExitCode> {
         rate_target: args.rate_target,
         round_trip: args.round_trip,
         congestion: args.congestion,
+        cpu_latency_us: args.cpu_latency_us,
         idle_connections: args.idle_connections,
         progress: true,
     };

@@ -9,6 +9,7 @@ pub mod capture;
 pub mod certs;
 pub mod config;
 pub mod control;
+pub mod cpu_latency;
 pub mod doctor;
 pub mod logging;
 pub mod metrics;
