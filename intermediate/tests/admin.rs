@@ -5,6 +5,7 @@ mod support;
 
 use baton_daemon::admin::differences;
 use baton_daemon::config::{AdminSettings, Spanned};
+use baton_shared::access::Level;
 use intermediate::admin::{Admin, OPENAPI};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -16,7 +17,8 @@ use tokio::net::TcpStream;
 async fn get(endpoint: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(endpoint).await.unwrap();
     // 1.0: a list of unknown length then ends with the connection, without chunks.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {endpoint}\r\n\r\n");
+    // A capture asks for the second header.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {endpoint}\r\nX-Baton-CSRF: 1\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -33,6 +35,7 @@ async fn every_path_answers_and_what_was_counted_is_shown() {
     let admin = Admin::new(Arc::clone(&bed.front), None, None);
     let settings = AdminSettings {
         tcp: Some(Spanned::new(0..0, "127.0.0.1:0".parse().unwrap())),
+        tcp_level: Level::Operate,
         ..AdminSettings::default()
     };
     let running = baton_daemon::admin::serve(&settings, Arc::clone(&admin).router()).await.unwrap();
@@ -58,6 +61,8 @@ async fn every_path_answers_and_what_was_counted_is_shown() {
     json("/v1/flows?colour=red", 400).await;
     json("/v1/flows/nonsense", 400).await;
     json("/v1/flows/00ff", 404).await;
+    let captured = json("/v1/capture", 409).await;
+    assert!(captured["error"].as_str().unwrap().contains("no listener migrates"), "{captured}");
     let migrations = json("/v1/migrations?limit=1", 200).await;
     assert_eq!(migrations["migrations"].as_array().unwrap().len(), 1);
     assert_eq!(migrations["migrations"][0]["reason"], "bad_request");

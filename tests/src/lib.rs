@@ -9,6 +9,7 @@ pub mod fuzzing;
 pub mod gate_corpus;
 pub mod http2;
 pub mod hung;
+pub mod kernel_counts;
 pub mod lab;
 pub mod load;
 pub mod mistakes;

@@ -243,27 +243,6 @@ fn bad_links_harm_no_more_without_ebpf_over_ipv6() {
     seeds_in("badu6", Family::V6, Plane::Userspace, plan::VIP6.into(), &CLIENTS);
 }
 
-/// Counters of the kernel in a node's namespace: names as nstat(8) has them.
-fn kernel_counters(t: &TestLab, node: &str) -> BTreeMap<String, u64> {
-    let read = || {
-        // Not /proc/net: that is the namespace of the process's first thread.
-        ["netstat", "snmp"]
-            .map(|file| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
-    };
-    let mut all = BTreeMap::new();
-    for text in t.lab.inside(node, read).unwrap() {
-        let lines: Vec<&str> = text.lines().collect();
-        for pair in lines.chunks_exact(2) {
-            let (kind, names) = pair[0].split_once(": ").unwrap();
-            let values = pair[1].split_once(": ").unwrap().1;
-            for (name, value) in names.split(' ').zip(values.split(' ')) {
-                all.insert(format!("{kind}{name}"), value.parse().unwrap_or(0));
-            }
-        }
-    }
-    all
-}
-
 /// What a server's kernel counted in 8 MB over four connections at a time, and what was seen on its uplink.
 fn lossy_downloads(
     t: &TestLab,
@@ -272,7 +251,7 @@ fn lossy_downloads(
     hash: &str,
 ) -> (BTreeMap<String, u64>, Sacks) {
     t.lab.impair("client1", it).unwrap();
-    let before = kernel_counters(t, "target1");
+    let before = t.kernel_counts("target1");
     let (capture, hash) = (Sniffer::at(&t.lab, "target1"), hash.to_owned());
     t.client(move || {
         let fetch =
@@ -282,7 +261,7 @@ fn lossy_downloads(
             all.into_iter().for_each(|one| one.join().unwrap());
         });
     });
-    let after = kernel_counters(t, "target1");
+    let after = t.kernel_counts("target1");
     let counted = after
         .into_iter()
         .map(|(name, value)| (name.clone(), value - before.get(&name).unwrap_or(&0)))

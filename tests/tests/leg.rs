@@ -31,11 +31,7 @@ fn let_targets_send_as_the_vip(t: &TestLab, family: Family) {
 
 /// Segments that the client has sent again so far. If they did not fit the leg, none would arrive at all.
 fn retransmitted(t: &TestLab) -> u64 {
-    let text = t.lab.output("client1", &["cat", "/proc/net/snmp"]).unwrap();
-    let mut lines = text.lines().filter(|l| l.starts_with("Tcp: "));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let at = names.split(' ').position(|n| n == "RetransSegs").unwrap();
-    values.split(' ').nth(at).unwrap().parse().unwrap()
+    t.kernel_count("client1", "TcpRetransSegs")
 }
 
 /// The MTU of a link behind the intermediate, smaller than what clients are told.

@@ -18,18 +18,6 @@ fn counted(t: &TestLab, name: &str) -> u64 {
     t.metric(plan::INTERMEDIATE, &format!("baton_packets_total{{reason=\"{name}\"}}"))
 }
 
-/// A counter of a target's kernel, of `/proc/net/netstat`.
-fn kernel_counter(t: &TestLab, target: &str, name: &str) -> u64 {
-    let text = t.lab.output(target, &["cat", "/proc/net/netstat"]).unwrap();
-    let mut lines = text.lines();
-    while let (Some(names), Some(values)) = (lines.next(), lines.next()) {
-        if let Some(at) = names.split_whitespace().position(|n| n == name) {
-            return values.split_whitespace().nth(at).unwrap().parse().unwrap();
-        }
-    }
-    panic!("no {name} in {text}")
-}
-
 /// The path MTU that a target has learnt for a client.
 fn path_mtu(t: &TestLab, target: &str, client: IpAddr) -> Option<u32> {
     let route = t.lab.output(target, &["ip", "route", "get", &client.to_string()]).unwrap();
@@ -112,7 +100,7 @@ fn ignored(name: &str, family: Family, vip: SocketAddr) {
     });
     t.expect_requests(1, 0);
     // The client does not read: data stays in flight, or waits for its window.
-    let before = (counted(&t, "icmp_translated"), kernel_counter(&t, "target1", "OutOfWindowIcmps"));
+    let before = (counted(&t, "icmp_translated"), t.kernel_count("target1", "TcpExtOutOfWindowIcmps"));
     t.lab
         .inside(plan::ROUTER, move || {
             let (domain, protocol) = if vip.is_ipv4() {
@@ -134,7 +122,7 @@ fn ignored(name: &str, family: Family, vip: SocketAddr) {
     // Of 200 numbers all over the space, one in a window of some megabytes would be chance.
     let (begun, mut ignored) = (Instant::now(), 0);
     t.eventually("the server's kernel has taken them for forged", Duration::from_secs(20), |t| {
-        ignored = kernel_counter(t, "target1", "OutOfWindowIcmps") - before.1;
+        ignored = t.kernel_count("target1", "TcpExtOutOfWindowIcmps") - before.1;
         let late = begun.elapsed() > Duration::from_secs(5);
         ignored == u64::from(FORGED) || late && ignored + 2 >= u64::from(FORGED)
     });

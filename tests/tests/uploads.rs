@@ -119,22 +119,6 @@ fn through_user_space(t: &TestLab) -> Seen {
     Seen { drained, held, queued: diverted - held }
 }
 
-/// A counter of TCP in client1's namespace.
-fn tcp(t: &TestLab, name: &str) -> u64 {
-    tcp_of(t, "client1", name)
-}
-
-/// The same in a node's (/proc/net/snmp, /proc/net/netstat).
-fn tcp_of(t: &TestLab, node: &str, name: &str) -> u64 {
-    let text = t.lab.output(node, &["cat", "/proc/net/snmp", "/proc/net/netstat"]).unwrap();
-    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("Tcp")).collect();
-    let found = lines.chunks(2).find_map(|pair| {
-        let at = pair[0].split(' ').position(|n| n == name)?;
-        pair[1].split(' ').nth(at)?.parse().ok()
-    });
-    found.unwrap()
-}
-
 /// A client that hears nothing sends again after a second only, as RFC 6298 has it.
 fn patient_client(t: &TestLab) {
     let routes = "for v in -4 -6; do ip $v route change $(ip $v route show default) rto_min 1s; done";
@@ -145,14 +129,18 @@ fn patient_client(t: &TestLab) {
 /// with a server that does not read, or such a server its packets.
 fn disturbances(t: &TestLab) -> [u64; 3] {
     let impatient = t.metric(INTERMEDIATE, "baton_hold_impatient_total");
-    [tcp(t, "TCPTimeouts"), impatient, tcp_of(t, "target1", "TCPBacklogDrop")]
+    [
+        t.kernel_count("client1", "TcpExtTCPTimeouts"),
+        impatient,
+        t.kernel_count("target1", "TcpExtTCPBacklogDrop"),
+    ]
 }
 
 /// What must not happen in an undisturbed upload: segments sent again, packets dropped, accounts reconciled.
 fn lost(t: &TestLab) -> [u64; 3] {
     let [dropped, reconciled] =
         t.metrics(INTERMEDIATE, ["baton_hold_dropped_total", "baton_hold_reconciled_total"]);
-    [tcp(t, "RetransSegs"), dropped, reconciled]
+    [t.kernel_count("client1", "TcpRetransSegs"), dropped, reconciled]
 }
 
 /// No tail loss probes in client1's namespace: they are retransmissions after a few milliseconds of a freeze that a
@@ -183,13 +171,13 @@ fn a_gigabyte_is_posted_byte_for_byte_and_almost_none_of_it_enters_the_intermedi
         (v6, "POST", "/kept", 1_000_000_000),
     ] {
         let shown = format!("{method} to {vip}");
-        let (before, resent) = (read_by_intermediate(&t), tcp(&t, "RetransSegs"));
+        let (before, resent) = (read_by_intermediate(&t), t.kernel_count("client1", "TcpRetransSegs"));
         let prefetched = t.metric(INTERMEDIATE, "baton_prefetched_bytes_total");
         let started = Instant::now();
         let (status, sent) = t.client(move || send(vip, method, path, bytes));
         let took = started.elapsed();
         assert!((200..300).contains(&status), "{shown}: status {status}");
-        let resent = tcp(&t, "RetransSegs") - resent;
+        let resent = t.kernel_count("client1", "TcpRetransSegs") - resent;
         let Seen { drained, held, queued } = through_user_space(&t);
         let drained = drained - prefetched;
         let read = read_by_intermediate(&t) - before;

@@ -27,19 +27,8 @@ fn dropped(place: &Place) -> u64 {
 
 /// How many fragments the intermediate's kernel was given to put together (`ReasmReqds`), or what else it counted.
 fn in_the_kernel(place: &Place, what: &str) -> u64 {
-    let read = |file: &str| place.t.lab.output(INTERMEDIATE, &["cat", file]).unwrap();
-    let number = |word: Option<&str>| word.unwrap().parse().unwrap();
-    if place.vip().is_ipv6() {
-        let all = read("/proc/net/snmp6");
-        let mut words = all.lines().filter_map(|line| line.strip_prefix("Ip6")?.strip_prefix(what));
-        return number(words.next().map(str::trim));
-    }
-    // Names in one line, numbers in the next.
-    let all = read("/proc/net/snmp");
-    let mut lines = all.lines().filter(|line| line.starts_with("Ip: ")).map(str::split_whitespace);
-    let (names, mut numbers) = (lines.next().unwrap(), lines.next().unwrap());
-    let at = names.into_iter().position(|name| name == what).unwrap();
-    number(numbers.nth(at))
+    let group = if place.vip().is_ipv6() { "Ip6" } else { "Ip" };
+    place.t.kernel_count(INTERMEDIATE, &format!("{group}{what}"))
 }
 
 /// Sends a segment of a migrated connection in fragments. All behind the first one are dropped with it and counted, and do
