@@ -3,7 +3,7 @@
 //! About one connection by its 4-tuple: one request, one answer, a few microseconds. Of listening sockets alone there is
 //! a dump, see [`listeners`].
 
-mod destroy;
+pub(crate) mod destroy;
 mod dump;
 pub(crate) mod info;
 pub(crate) mod listeners;

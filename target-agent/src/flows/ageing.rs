@@ -119,6 +119,7 @@ impl Engine {
         };
         let Some(flow) = table.get_mut(slot) else { return };
         flow.way.note(&looked, now);
+        flow.remains = looked.remains;
         // In user space copies of its last response may still wait in the TUN: what they say is told with the end.
         if self.ring.is_none() && flow.closing && flow.responses.is_some() {
             self.drain_tun(table, true);
@@ -265,11 +266,18 @@ impl Engine {
         remember(table, &flow, now);
     }
 
-    /// The same of a flow one of whose keys leads to another slot by now.
-    pub(crate) fn supersede(&mut self, table: &mut Table, slot: u32, key: &FlowKey, now: u64) {
-        let Some(flow) = table.remove(slot) else { return };
+    /// The same of a flow one of whose keys leads to another slot by now. Gives the flow.
+    pub(crate) fn supersede(
+        &mut self,
+        table: &mut Table,
+        slot: u32,
+        key: &FlowKey,
+        now: u64,
+    ) -> Option<Box<Flow>> {
+        let flow = table.remove(slot)?;
         self.free(&flow.keys().filter(|other| other != key).collect::<Vec<_>>(), &[slot]);
         remember(table, &flow, now);
+        Some(flow)
     }
 
     /// The same of all whose linger time is over: one call for all their keys.

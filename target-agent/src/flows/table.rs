@@ -8,6 +8,7 @@ use crate::load::{Loads, Sampled};
 use crate::serve::handoff::key;
 use crate::serve::packet::Ends;
 use crate::serve::recall::Waiting;
+use crate::sock_diag::destroy::Cookie;
 use baton_daemon::admin::events::{self, Kind};
 use baton_shared::control::{FlowRef, RecalledAnswer, flow_id_text};
 use baton_shared::reason::{EndReason, Refusal};
@@ -68,6 +69,8 @@ pub(crate) struct Flow {
     pub(crate) way: Way,
     /// How it ended; lingers since.
     pub(crate) end: Option<EndReason>,
+    /// The socket in TIME_WAIT that its server's socket has become.
+    pub(crate) remains: Option<Cookie>,
     /// What its socket had counted when it was last looked at.
     pub(crate) sampled: Sampled,
     /// Of a tracked flow: what the server has answered.
@@ -98,6 +101,7 @@ impl Flow {
             last_seen: 0,
             way: Way::default(),
             end: None,
+            remains: None,
             sampled: Sampled::default(),
             responses: None,
             recall: None,

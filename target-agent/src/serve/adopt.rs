@@ -50,18 +50,31 @@ impl Engine {
         adopt.fill(&mut record);
         record.requests = responses.as_ref().map_or(0, |responses| responses.mark());
         self.shared.plane.slots().write(slot, &record);
-        if let Err(reason) = self.put(table, &arrival, slot, now) {
-            self.shared.plane.slots().free(slot);
-            return Err(reason);
-        }
-        if key != arrival
-            && let Err(reason) = self.put(table, &key, slot, now)
-        {
-            if let Err(e) = self.shared.plane.remove(&arrival) {
-                tracing::error!("remove from FLOWS: {e}");
+        let mut before = match self.put(table, &arrival, slot, now) {
+            Ok(before) => before,
+            Err(reason) => {
+                self.shared.plane.slots().free(slot);
+                return Err(reason);
             }
-            self.shared.plane.slots().free(slot);
-            return Err(reason);
+        };
+        if key != arrival {
+            match self.put(table, &key, slot, now) {
+                Ok(other) => before = other.or(before),
+                Err(reason) => {
+                    if let Err(e) = self.shared.plane.remove(&arrival) {
+                        tracing::error!("remove from FLOWS: {e}");
+                    }
+                    self.shared.plane.slots().free(slot);
+                    return Err(reason);
+                }
+            }
+        }
+        let remains = before.filter(|before| before.ends == local).and_then(|before| before.remains);
+        // What is known to stand in the way need not be met first.
+        if let Some(remains) = remains
+            && let Err(e) = self.diag.destroy_this(vip, local.client(), remains)
+        {
+            tracing::warn!(client = %local.client(), %vip, "cannot end a socket in TIME_WAIT: {e}");
         }
         let mut flow = Flow::new(who, local, vip, now);
         flow.server = server;

@@ -120,14 +120,14 @@ impl Engine {
     }
 
     /// Puts a filled slot under a key, in the place of a flow that has ended: the client may use its port again before the end
-    /// of the flow before was noticed, or while that one lingers.
+    /// of the flow before was noticed, or while that one lingers. Gives that flow.
     pub(super) fn put(
         &mut self,
         table: &mut Table,
         key: &FlowKey,
         slot: u32,
         now: u64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Box<Flow>>, Refusal> {
         let plane = std::sync::Arc::clone(&self.shared.plane);
         let old = table.slot_under(key);
         let put = match old {
@@ -147,10 +147,7 @@ impl Engine {
                 Refusal::Internal
             }
         })?;
-        if let Some(old) = old {
-            self.supersede(table, old, key, now);
-        }
-        Ok(())
+        Ok(old.and_then(|old| self.supersede(table, old, key, now)))
     }
 
     /// A free slot, or that of the flow that ended longest ago.

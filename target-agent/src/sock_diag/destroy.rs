@@ -11,7 +11,12 @@ const NLM_F_ACK: u16 = 4;
 const COOKIE_AT: usize = HEADER_BYTES + 4 + 4 + 32 + 4;
 
 /// The kernel's own name for a socket.
-type Cookie = [u8; 8];
+pub(crate) type Cookie = [u8; 8];
+
+/// Of the socket an answer is about.
+pub(super) fn cookie_of(message: &[u8]) -> Option<Cookie> {
+    message.get(COOKIE_AT..).and_then(<[u8]>::first_chunk).copied()
+}
 
 impl SockDiag {
     /// Ends the server's socket for this connection if it stands like one of these (`SOCK_DESTROY`; needs CAP_NET_ADMIN and
@@ -41,13 +46,19 @@ impl SockDiag {
         if stands == SocketState::Gone {
             return Ok(None);
         }
-        let cookie = message.get(COOKIE_AT..).and_then(<[u8]>::first_chunk);
-        cookie.map(|cookie| Some((stands, *cookie))).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        cookie_of(message)
+            .map(|cookie| Some((stands, cookie)))
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Ends the socket of that name. Without it the kernel would take what the 4-tuple leads to by then, and for a connection
     /// that has ended in the meantime that is the socket that listens: the server would get no client any more.
-    fn destroy_this(&mut self, server: SocketAddr, client: SocketAddr, cookie: Cookie) -> io::Result<()> {
+    pub(crate) fn destroy_this(
+        &mut self,
+        server: SocketAddr,
+        client: SocketAddr,
+        cookie: Cookie,
+    ) -> io::Result<()> {
         let mut answer = [0u8; 512];
         let about = Question::about(SOCK_DESTROY, server, client);
         let question = Question { flags: NLM_F_REQUEST | NLM_F_ACK, cookie, ..about };
@@ -110,6 +121,33 @@ mod tests {
             let ended = server.read(&mut [0]).unwrap_err();
             assert_eq!(ended.kind(), ErrorKind::ConnectionAborted);
             assert_eq!(diag.socket(s, c).unwrap(), SocketState::Gone);
+            serves(&listener);
+        }
+    }
+
+    #[test]
+    fn what_a_look_names_as_a_connections_remains_is_ended_by_that_name() {
+        let mut diag = SockDiag::open().unwrap();
+        if !may_destroy(&mut diag) {
+            return;
+        }
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let (listener, server, client, [s, c]) = connection(loopback);
+            assert_eq!(diag.look(s, c).unwrap().remains, None);
+            // Whoever closes first keeps it.
+            drop(server);
+            drop(client);
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            let remains = loop {
+                let remains = diag.look(s, c).unwrap().remains;
+                if remains.is_some() || std::time::Instant::now() > until {
+                    break remains.unwrap();
+                }
+                std::thread::yield_now();
+            };
+            diag.destroy_this(s, c, remains).unwrap();
+            assert_eq!(diag.socket(s, c).unwrap(), SocketState::Gone);
+            diag.destroy_this(s, c, remains).unwrap();
             serves(&listener);
         }
     }

@@ -1,5 +1,6 @@
 //! What a connection's socket has counted (`struct tcp_info`, `linux/tcp.h`).
 
+use super::destroy::{Cookie, cookie_of};
 use super::{
     HEADER_BYTES, NLMSG_ERROR, Question, SOCK_DIAG_BY_FAMILY, SockDiag, message_type, number_at, state,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Looked {
     pub(crate) tcp_state: u8,
     /// Its counts, while it is a whole socket.
     pub(crate) info: Option<TcpInfo>,
+    /// The kernel's name for it, if it is in TIME_WAIT.
+    pub(crate) remains: Option<Cookie>,
 }
 
 impl SockDiag {
@@ -65,7 +68,8 @@ pub(super) fn looked(message: &[u8]) -> io::Result<Looked> {
     // What answers for a connection that is gone, a listener, has counts of its own.
     let alive = state == SocketState::Alive;
     let info = alive.then(|| attribute(message, INET_DIAG_INFO)).flatten().and_then(parse);
-    Ok(Looked { state, tcp_state, info })
+    let remains = (state == SocketState::TimeWait).then(|| cookie_of(message)).flatten();
+    Ok(Looked { state, tcp_state, info, remains })
 }
 
 fn parse(info: &[u8]) -> Option<TcpInfo> {
