@@ -43,7 +43,7 @@ impl Migrator {
     /// Waits until it is known who answers the client, and acts on it.
     pub(super) async fn resolve(
         self: &Arc<Self>,
-        mut flight: Flight<'_>,
+        mut flight: Box<Flight<'_>>,
         mut told: UnboundedReceiver<Told>,
         id: TargetId,
         times: &mut StageTimes,

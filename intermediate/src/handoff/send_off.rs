@@ -31,7 +31,7 @@ impl Migrator {
         tracked: Option<TrackedCandidate>,
         subject: &mut Subject,
         times: &mut StageTimes,
-    ) -> Result<(Flight<'a>, UnboundedReceiver<Told>), Kept> {
+    ) -> Result<(Box<Flight<'a>>, UnboundedReceiver<Told>), Kept> {
         let keep = |stream, reason| Kept { stream: Some(stream), reason, refusal: None, extra: Vec::new() };
         let Some(target) = self.targets.get(id).filter(|t| t.takes_handoffs()) else {
             return Err(keep(stream, ProxyReason::NoAgent));
@@ -89,8 +89,15 @@ impl Migrator {
         }));
         self.prefetched.fetch_add(u64::try_from(request.len()).unwrap_or(0), Ordering::Relaxed);
         let told = self.pending.register(place.flow, id);
-        let mut flight =
-            Flight { migrator: self, place, held, captured: Some(captured), tracked: following, more };
+        // Boxed: it goes through several hands.
+        let mut flight = Box::new(Flight {
+            migrator: self,
+            place,
+            held,
+            captured: Some(captured),
+            tracked: following,
+            more,
+        });
         if !readable {
             return Err(self.stay(&mut flight, ProxyReason::BadBody, None));
         }
