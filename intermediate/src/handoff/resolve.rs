@@ -2,7 +2,7 @@
 
 use super::flight::{Flight, Kept, Lap, TrackedFlight};
 use super::later::{LaterFlow, Started};
-use super::pending::Told;
+use super::pending::{Answers, Told};
 use super::repair::Late;
 use super::unresolved::Lost;
 use super::window::AwaitingWindow;
@@ -19,7 +19,6 @@ use baton_shared::record::{FLAG_OWED, FLAG_TRACKED, FLAG_WITHIN_BODY, FlowRecord
 use baton_shared::state::commit::committed;
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
 use baton_shared::state::window::Window;
-use futures_channel::mpsc::UnboundedReceiver;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,7 +43,7 @@ impl Migrator {
     pub(super) async fn resolve(
         self: &Arc<Self>,
         mut flight: Box<Flight<'_>>,
-        mut told: UnboundedReceiver<Told>,
+        mut told: Answers<'_>,
         id: TargetId,
         times: &mut StageTimes,
         start: Instant,
@@ -71,7 +70,7 @@ impl Migrator {
     pub(super) async fn settle(
         &self,
         place: &mut Place,
-        told: &mut UnboundedReceiver<Told>,
+        told: &mut Answers<'_>,
         id: TargetId,
         sent: Instant,
     ) -> Settled {
@@ -85,13 +84,13 @@ impl Migrator {
             let event = tokio::select! {
                 biased;
                 told = told.recv() => match told {
-                    Ok(Told::Migrated(numbers)) => {
+                    Some(Told::Migrated(numbers)) => {
                         answer = Some(numbers);
                         HandoffEvent::Migrated
                     }
-                    Ok(Told::Event(event)) => event,
+                    Some(Told::Event(event)) => event,
                     // The table holds the other end until the flight is over.
-                    Err(_) => HandoffEvent::GiveUp,
+                    None => HandoffEvent::GiveUp,
                 },
                 () = &mut timer => {
                     timer.as_mut().reset((sent + give_up).into());

@@ -2,7 +2,7 @@
 
 use super::candidate::TrackedCandidate;
 use super::flight::{Flight, Kept, Lap, TrackedFlight};
-use super::pending::Told;
+use super::pending::Answers;
 use super::repair::{Captured, Ends, Live};
 use super::{FREEZE_MARGIN, Migrator, StageTimes, Subject};
 use crate::flows::{BeginError, FlowIdentity, Place};
@@ -14,7 +14,6 @@ use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
 use baton_shared::http::{BodyScanner, Framing, GateRule};
 use baton_shared::reason::{ProxyReason, Refusal};
 use baton_shared::state::later::pass_content;
-use futures_channel::mpsc::UnboundedReceiver;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,7 +30,7 @@ impl Migrator {
         tracked: Option<TrackedCandidate>,
         subject: &mut Subject,
         times: &mut StageTimes,
-    ) -> Result<(Box<Flight<'a>>, UnboundedReceiver<Told>), Kept> {
+    ) -> Result<(Box<Flight<'a>>, Answers<'a>), Kept> {
         let keep = |stream, reason| Kept { stream: Some(stream), reason, refusal: None, extra: Vec::new() };
         let Some(target) = self.targets.get(id).filter(|t| t.takes_handoffs()) else {
             return Err(keep(stream, ProxyReason::NoAgent));
