@@ -5,7 +5,7 @@ use super::flight::{Flight, Kept, Lap, TrackedFlight};
 use super::pending::Answers;
 use super::repair::{Captured, Ends, Live};
 use super::{FREEZE_MARGIN, Migrator, StageTimes, Subject};
-use crate::flows::{BeginError, FlowIdentity, Place};
+use crate::flows::{BeginError, FlowIdentity, HashedKey, Place, flow_key};
 use crate::hold::HeldFlow;
 use crate::socket::Socket;
 use crate::targets::{NotSent, TargetId};
@@ -121,9 +121,10 @@ impl Migrator {
         server: SocketAddr,
         request: &str,
     ) -> Result<(Place, Arc<HeldFlow>), BeginError> {
-        let identity = FlowIdentity { client: ends.client, vip: ends.vip, target: id, server, request };
+        let key = HashedKey::from(flow_key(ends.client, ends.vip));
+        let identity = FlowIdentity { key, target: id, server, request };
         // Before the key is in force: no diverted packet may find the queue missing.
-        let held = self.hold.begin(crate::flows::flow_key(ends.client, ends.vip));
+        let held = self.hold.begin(key);
         let freeze = self.settings().freeze.max(self.settings().deadline + FREEZE_MARGIN / 4);
         match self.flows.begin(identity, freeze) {
             Ok(place) => Ok((place, held)),
