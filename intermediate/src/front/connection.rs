@@ -132,7 +132,7 @@ impl Front {
         mut place: Place,
         bytes: Vec<u8>,
     ) {
-        let limits = accepted.limits();
+        let limits = *accepted.limits();
         let Some(mut accepted) = self.watched(accepted) else { return };
         let (stream, timeout) = (&mut accepted.stream, limits.head_timeout);
         let head = read_head(stream, bytes, &limits.head, timeout, stop, &mut place).await;

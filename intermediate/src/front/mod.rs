@@ -177,7 +177,7 @@ impl<S> Accepted<S> {
     }
 
     /// Those of the listener.
-    fn limits(&self) -> FrontLimits {
+    fn limits(&self) -> &FrontLimits {
         self.site.limits(self.listener)
     }
 
@@ -332,9 +332,11 @@ impl Front {
         };
         let front = Arc::clone(self);
         let mut stop = stop.clone();
-        let busy = stop.busy();
+        let guards = (open, stop.busy(), of_source);
+        // Boxed as well: spawning copies it a few times.
+        let begun = Box::new((accepted, guards, place));
         tokio::spawn(async move {
-            let guards = (open, busy, of_source);
+            let (accepted, guards, place) = *begun;
             front.on_connection(accepted, &mut stop, guards, place).await;
         });
     }

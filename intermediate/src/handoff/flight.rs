@@ -128,6 +128,16 @@ impl Lap {
         Lap(Instant::now())
     }
 
+    /// The first began at this time.
+    pub(super) fn since(start: Instant) -> Self {
+        Lap(start)
+    }
+
+    /// When the last one ended.
+    pub(super) fn at(&self) -> Instant {
+        self.0
+    }
+
     pub(super) fn lap(&mut self) -> Duration {
         let now = Instant::now();
         let took = now.duration_since(self.0);

@@ -6,7 +6,7 @@ use super::pending::{Answers, Told};
 use super::repair::Late;
 use super::unresolved::Lost;
 use super::window::AwaitingWindow;
-use super::{FREEZE_MARGIN, Migrator, StageTimes, flow_id_text, late};
+use super::{FREEZE_MARGIN, HandoffSettings, Migrator, StageTimes, flow_id_text, late};
 use crate::flows::{InHand, Place};
 use crate::hold::HeldFlow;
 use crate::reset::Severed;
@@ -51,10 +51,11 @@ impl Migrator {
         let sent = Instant::now();
         match self.settle(&mut flight.place, &mut told, id, sent).await {
             Settled::Committed(answer) => {
-                times.handoff = sent.elapsed();
+                let answered = Instant::now();
+                times.handoff = answered.duration_since(sent);
                 times.agent = Duration::from_micros(answer.total_us.into());
                 times.adopted = answer.is_adopted();
-                self.commit(&mut flight, id, &answer, times, start);
+                self.commit(&mut flight, id, &answer, times, (start, answered));
                 Resolved::Migrated
             }
             Settled::Kept(reason, refusal) => Resolved::Kept(self.stay(&mut flight, reason, refusal)),
@@ -75,9 +76,10 @@ impl Migrator {
         sent: Instant,
     ) -> Settled {
         let mut machine = Handoff::new();
-        let give_up = self.settings().agent_lost.max(self.settings().deadline + Duration::from_millis(500));
+        let HandoffSettings { agent_lost, deadline, .. } = **self.settings.load();
+        let give_up = agent_lost.max(deadline + Duration::from_millis(500));
         let mut late = false;
-        let timer = tokio::time::sleep_until((sent + self.settings().deadline).into());
+        let timer = tokio::time::sleep_until((sent + deadline).into());
         tokio::pin!(timer);
         loop {
             let mut answer = None;
@@ -131,16 +133,16 @@ impl Migrator {
         id: TargetId,
         answer: &MigratedAnswer,
         times: &mut StageTimes,
-        start: Instant,
+        (start, answered): (Instant, Instant),
     ) {
         let Some(captured) = flight.captured.take() else { return };
-        let mut lap = Lap::new();
+        let mut lap = Lap::since(answered);
         let late = captured.late();
         if let Some(late) = &late {
             self.late.fetch_add(1, Ordering::Relaxed);
             self.prefetched.fetch_add(u64::try_from(late.bytes.len()).unwrap_or(0), Ordering::Relaxed);
         }
-        let place = FlowRecord { out_ifindex: self.settings().out_ifindex, ..flight.place.record };
+        let place = FlowRecord { out_ifindex: self.settings.load().out_ifindex, ..flight.place.record };
         let record = committed(&place, answer, &captured.connection);
         let in_hand = self.flows.in_hand(flight.place.slot);
         let window = Window::new(&captured.connection, answer.window_end, flight.more);
@@ -157,13 +159,13 @@ impl Migrator {
             }
             Some(tracked) => {
                 let server = (id, window, in_hand);
-                let within = self.commit_tracked(flight, record, tracked, &captured.connection, late, server);
-                times.commit = within;
-                lap.lap();
+                self.commit_tracked(flight, record, tracked, &captured.connection, late, server, || {
+                    times.commit = lap.lap();
+                });
             }
         }
         times.release = lap.lap();
-        times.total = start.elapsed();
+        times.total = lap.at().duration_since(start);
         captured.release();
         times.close = lap.lap();
     }
@@ -177,10 +179,10 @@ impl Migrator {
         captured: &CapturedConnection,
         late: Option<Late>,
         (target, window, in_hand): (TargetId, Window, InHand),
-    ) -> Duration {
-        let mut lap = Lap::new();
+        committed: impl FnOnce(),
+    ) {
         let last = tracked.last;
-        let (later, packets) = tracked.later(captured, late, self.settings().hold.per_flow);
+        let (later, packets) = tracked.later(captured, late, self.settings.load().hold.per_flow);
         record.flags |= FLAG_TRACKED;
         if later.is_within_body() {
             record.flags |= FLAG_WITHIN_BODY;
@@ -205,12 +207,11 @@ impl Migrator {
         self.flows.attach_later(place.flow, &flow);
         self.flows.not_diverted(place.slot, &packets);
         self.flows.commit(&record, place.slot);
-        let committed = lap.lap();
+        committed();
         for packet in packets {
             self.hold.write_back(Some(place.slot), &packet, Offload::default());
         }
         self.resume(&flow, &mut state, &flight.held, window, in_hand);
-        committed
     }
 
     /// Nobody knows where the request runs: the client must not wait for ever, and nobody may answer it.

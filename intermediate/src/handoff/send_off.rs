@@ -4,7 +4,7 @@ use super::candidate::TrackedCandidate;
 use super::flight::{Flight, Kept, Lap, TrackedFlight};
 use super::pending::Answers;
 use super::repair::{Captured, Ends, Live};
-use super::{FREEZE_MARGIN, Migrator, StageTimes, Subject};
+use super::{FREEZE_MARGIN, HandoffSettings, Migrator, StageTimes, Subject};
 use crate::flows::{BeginError, FlowIdentity, HashedKey, Place, flow_key};
 use crate::hold::HeldFlow;
 use crate::socket::Socket;
@@ -38,12 +38,14 @@ impl Migrator {
         let Some(server) = target.spec.servers.for_vip(ends.vip) else {
             return Err(keep(stream, ProxyReason::AddressFamily));
         };
-        if request.len() > self.settings().prefetch_bytes {
+        let settings = self.settings.load();
+        let limit = settings.prefetch_bytes;
+        if request.len() > limit {
             return Err(keep(stream, ProxyReason::PrefetchTooLarge));
         }
         let live = Live::new(stream, syn_tsval);
         let mut lap = Lap::new();
-        let (mut place, held) = match self.freeze(ends, id, server, &subject.request) {
+        let (mut place, held) = match self.freeze(ends, id, server, &subject.request, &settings) {
             Ok(frozen) => frozen,
             Err(e) => {
                 tracing::debug!(client = %ends.client, error = %e, "not frozen");
@@ -54,7 +56,6 @@ impl Migrator {
         subject.flow_id = Some(place.flow.flow_id);
         times.freeze = lap.lap();
 
-        let limit = self.settings().prefetch_bytes;
         // Behind a request without a body there is mostly nothing, and what there is after all the capture finds.
         let whole = tracked.is_some_and(|tracked| tracked.framing == Framing::None);
         let drained = if whole { Ok(()) } else { live.drain(request, limit) };
@@ -77,7 +78,7 @@ impl Migrator {
         let following = following.and_then(Result::ok);
         let message = Message::Handoff(Box::new(HandoffMessage {
             flow: place.flow,
-            deadline_ms: u32::try_from(self.settings().deadline.as_millis()).unwrap_or(u32::MAX),
+            deadline_ms: u32::try_from(settings.deadline.as_millis()).unwrap_or(u32::MAX),
             server,
             connection,
             acknowledged: captured.connection.rcv_nxt,
@@ -120,12 +121,13 @@ impl Migrator {
         id: TargetId,
         server: SocketAddr,
         request: &str,
+        settings: &HandoffSettings,
     ) -> Result<(Place, Arc<HeldFlow>), BeginError> {
         let key = HashedKey::from(flow_key(ends.client, ends.vip));
         let identity = FlowIdentity { key, target: id, server, request };
         // Before the key is in force: no diverted packet may find the queue missing.
         let held = self.hold.begin(key);
-        let freeze = self.settings().freeze.max(self.settings().deadline + FREEZE_MARGIN / 4);
+        let freeze = settings.freeze.max(settings.deadline + FREEZE_MARGIN / 4);
         match self.flows.begin(identity, freeze) {
             Ok(place) => Ok((place, held)),
             Err(e) => {

@@ -7,7 +7,7 @@ use crate::translate::Direction;
 use crate::wire::{
     EXTENSIONS_MAX, Fragment, IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, PROTOCOL_TCP, Segment, TcpWords,
 };
-use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeader, TcpHeaderSlice};
 use zerocopy::FromBytes;
 
 /// Why no upper-layer header was found.
@@ -112,15 +112,18 @@ pub fn read(packet: &[u8], direction: Direction) -> Option<(FlowKey, Segment, us
     Some((key, segment, tcp_at))
 }
 
+/// Bytes of the TCP header, whose twelfth byte begins with their number in words (RFC 9293, section 3.1).
+fn header(packet: &[u8], tcp_at: usize) -> Option<usize> {
+    Some(usize::from(packet.get(tcp_at.checked_add(12)?)? >> 4) * 4)
+}
+
 /// How many bytes of options a segment has that [`read`] has read.
 pub fn options(packet: &[u8], tcp_at: usize) -> Option<usize> {
-    let tcp = TcpHeaderSlice::from_slice(packet.get(tcp_at..)?).ok()?;
-    Some(tcp.options().len())
+    header(packet, tcp_at)?.checked_sub(TcpHeader::MIN_LEN)
 }
 
 /// The payload of a segment that [`read`] has read.
 pub fn payload<'a>(packet: &'a [u8], segment: &Segment, tcp_at: usize) -> Option<&'a [u8]> {
-    let tcp = TcpHeaderSlice::from_slice(packet.get(tcp_at..)?).ok()?;
-    let from = tcp_at.checked_add(tcp.slice().len())?;
+    let from = tcp_at.checked_add(header(packet, tcp_at)?)?;
     packet.get(from..from.checked_add(usize::try_from(segment.payload).ok()?)?)
 }
