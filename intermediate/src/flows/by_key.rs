@@ -31,8 +31,20 @@ impl HashedKey {
 impl From<FlowKey> for HashedKey {
     fn from(key: FlowKey) -> Self {
         static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        HashedKey { key, hash: KEYS.hash_one(key) }
+        let hash = match of_ipv4(&key) {
+            Some(number) => KEYS.hash_one(number),
+            None => KEYS.hash_one(key),
+        };
+        HashedKey { key, hash }
     }
+}
+
+/// All that keys of IPv4 differ by, as one number: hashing it takes half the time.
+fn of_ipv4(key: &FlowKey) -> Option<u128> {
+    let FlowKey { remote, local, remote_port, local_port } = key;
+    let words = [remote.v4_word(), local.v4_word(), u32::from(remote_port.0) << 16 | u32::from(local_port.0)];
+    let number = words.iter().fold(0, |number, word| number << 32 | u128::from(*word));
+    (remote.is_v4() && local.is_v4()).then_some(number)
 }
 
 impl Hash for HashedKey {
@@ -63,14 +75,25 @@ impl Hasher for AsItIs {
 mod tests {
     use super::*;
     use crate::flows::flow_key;
+    use std::collections::HashSet;
+    use std::net::IpAddr;
 
     #[test]
     fn a_key_is_found_by_its_equal_and_by_no_other() {
-        let key = |port: u16| {
-            HashedKey::from(flow_key(([203, 0, 113, 1], port).into(), ([192, 0, 2, 1], 80).into()))
-        };
-        let by_key: ByKey<u16> = (1000..1100).map(|port| (key(port), port)).collect();
-        assert!((1000..1100).all(|port| by_key.get(&key(port)) == Some(&port)));
-        assert_eq!(by_key.get(&key(1100)), None);
+        let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
+        let (v4, other) = (IpAddr::from([203, 0, 113, 1]), IpAddr::from([203, 0, 113, 2]));
+        let vip = IpAddr::from([192, 0, 2, 1]);
+        let mut keys = Vec::new();
+        for (client, vip) in [(v4, vip), (other, vip), (vip, v4), (v6(1), v6(2)), (v6(2), v6(1))] {
+            for (port, listener) in (1000..1100).map(|port| (port, 80)).chain([(80, 1000), (80, 80)]) {
+                keys.push(flow_key((client, port).into(), (vip, listener).into()));
+            }
+        }
+        let by_key: ByKey<FlowKey> = keys.iter().map(|key| (HashedKey::from(*key), *key)).collect();
+        assert_eq!(by_key.len(), keys.len());
+        assert!(keys.iter().all(|key| by_key.get(&HashedKey::from(*key)) == Some(key)));
+        let hashes: HashSet<u64> = keys.iter().map(|key| HashedKey::from(*key).hashed()).collect();
+        assert_eq!(hashes.len(), keys.len(), "each has its own");
+        assert_eq!(by_key.get(&flow_key((v4, 1100).into(), (vip, 80).into()).into()), None);
     }
 }
