@@ -54,13 +54,13 @@ pub struct HoldStats {
     pub said_again: u64,
 }
 
-/// What became of a packet from the TUN.
+/// A packet from the TUN that nobody holds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Offered<'a> {
-    /// It is held, or dropped.
-    Taken,
-    /// Nobody holds packets of its flow, which has this key.
-    NotHeld(HeldFacts<'a>, HashedKey),
+pub(crate) struct NotHeld<'a> {
+    /// What it is.
+    pub(crate) facts: HeldFacts<'a>,
+    /// Its flow's.
+    pub(crate) key: HashedKey,
 }
 
 #[derive(Debug, Default)]
@@ -228,24 +228,24 @@ impl Hold {
 
     /// A packet came from the TUN. Only one task may call this: order rests on it.
     pub fn on_packet(&self, packet: &[u8], offload: Offload) {
-        if let Offered::NotHeld(..) = self.offer(packet, offload) {
+        if self.offer(packet, offload).is_some() {
             self.write_back(None, packet, offload);
         }
     }
 
-    /// As [`Hold::on_packet`], but what nobody holds is the caller's.
-    pub(crate) fn offer<'a>(&self, packet: &'a [u8], offload: Offload) -> Offered<'a> {
+    /// As [`Hold::on_packet`], but what nobody holds is the caller's. `None`: it is held, or dropped.
+    pub(crate) fn offer<'a>(&self, packet: &'a [u8], offload: Offload) -> Option<NotHeld<'a>> {
         let Some(facts) = facts(packet) else {
             self.dropped_malformed.fetch_add(1, Ordering::Relaxed);
-            return Offered::Taken;
+            return None;
         };
         let key = HashedKey::from(facts.key);
         let flow = self.flows().get(&key).cloned();
-        let Some(flow) = flow else { return Offered::NotHeld(facts, key) };
+        let Some(flow) = flow else { return Some(NotHeld { facts, key }) };
         {
             let mut queue = flow.queue();
             if queue.released {
-                return Offered::NotHeld(facts, key);
+                return Some(NotHeld { facts, key });
             }
             let intact = offload.is_checked() || is_intact(packet);
             let said = Acknowledging::of(&facts, queue.newest_ack).filter(|_| intact);
@@ -273,7 +273,7 @@ impl Hold {
             }
         }
         flow.arrived.notify_one();
-        Offered::Taken
+        None
     }
 
     /// Whether a packet with a later request may be held beside the bytes of its flow that are: the account into which it is

@@ -139,7 +139,11 @@ impl Lap {
     }
 
     pub(super) fn lap(&mut self) -> Duration {
-        let now = Instant::now();
+        self.lap_at(Instant::now())
+    }
+
+    /// One that ended at this time.
+    pub(super) fn lap_at(&mut self, now: Instant) -> Duration {
         let took = now.duration_since(self.0);
         self.0 = now;
         took

@@ -159,9 +159,9 @@ impl Migrator {
             }
             Some(tracked) => {
                 let server = (id, window, in_hand);
-                self.commit_tracked(flight, record, tracked, &captured.connection, late, server, || {
-                    times.commit = lap.lap();
-                });
+                let committed =
+                    self.commit_tracked(flight, record, tracked, &captured.connection, late, server);
+                times.commit = lap.lap_at(committed);
             }
         }
         times.release = lap.lap();
@@ -170,7 +170,7 @@ impl Migrator {
         times.close = lap.lap();
     }
 
-    /// As the commit of any flow, but its later requests are read from here on.
+    /// As the commit of any flow, but its later requests are read from here on. When it was committed.
     fn commit_tracked(
         self: &Arc<Self>,
         flight: &Flight<'_>,
@@ -179,8 +179,7 @@ impl Migrator {
         captured: &CapturedConnection,
         late: Option<Late>,
         (target, window, in_hand): (TargetId, Window, InHand),
-        committed: impl FnOnce(),
-    ) {
+    ) -> Instant {
         let last = tracked.last;
         let (later, packets) = tracked.later(captured, late, self.settings.load().hold.per_flow);
         record.flags |= FLAG_TRACKED;
@@ -207,11 +206,12 @@ impl Migrator {
         self.flows.attach_later(place.flow, &flow);
         self.flows.not_diverted(place.slot, &packets);
         self.flows.commit(&record, place.slot);
-        committed();
+        let committed = Instant::now();
         for packet in packets {
             self.hold.write_back(Some(place.slot), &packet, Offload::default());
         }
         self.resume(&flow, &mut state, &flight.held, window, in_hand);
+        committed
     }
 
     /// Nobody knows where the request runs: the client must not wait for ever, and nobody may answer it.
