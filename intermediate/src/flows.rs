@@ -4,6 +4,7 @@
 //! [`Flows::abandon`], ends when its agent says so ([`Flows::on_end`]), lingers so that the connection's last
 //! packets still find their way, and is then removed: key first, slot after.
 
+mod by_key;
 mod counts;
 mod ends;
 mod entry;
@@ -16,6 +17,8 @@ mod table;
 mod upkeep;
 mod view;
 
+pub(crate) use by_key::ByKey;
+pub use by_key::HashedKey;
 pub use counts::LiveCounts;
 pub(crate) use in_hand::InHand;
 pub use inspect::{Inspected, Shared};
@@ -45,10 +48,8 @@ use upkeep::Watch;
 /// What a flow is, for its entry.
 #[derive(Clone, Debug)]
 pub struct FlowIdentity<'a> {
-    /// The client's address and port.
-    pub client: SocketAddr,
-    /// The VIP's address and port.
-    pub vip: SocketAddr,
+    /// The client's address and port, and the VIP's.
+    pub key: HashedKey,
     /// The target.
     pub target: TargetId,
     /// The server's address and port on it.
@@ -166,14 +167,14 @@ impl Flows {
     /// Freezes a connection: its record filled, its key in the map; from here on the client's packets go to the
     /// hold TUN, until `deadline`. What an ended flow left under the same key is removed.
     pub fn begin(&self, identity: FlowIdentity<'_>, deadline: Duration) -> Result<Place, BeginError> {
-        let key = flow_key(identity.client, identity.vip);
+        let key = &identity.key;
         let slot = self.plane.slots().allocate().ok_or(BeginError::Full)?;
         let flow = FlowRef { flow_id: self.next_id.fetch_add(1, Ordering::Relaxed), generation: 1 };
         let now_ns = monotonic_ns();
         let record = FlowRecord {
             flow_id: flow.flow_id,
             generation: flow.generation,
-            key,
+            key: *key.key(),
             deadline_ns: now_ns.saturating_add(nanos(deadline)),
             state: FlowState::Frozen as u32,
             new_addr: identity.server.ip().into(),
@@ -187,18 +188,19 @@ impl Flows {
         entry.request = CompactString::from(identity.request);
         {
             let mut table = self.table();
-            if let Some(alive) = self.clear_key(&mut table, &key) {
+            if let Some(alive) = self.clear_key(&mut table, key) {
                 drop(table);
                 self.plane.slots().free(slot);
                 return Err(BeginError::Alive(alive));
             }
             self.plane.slots().write(slot, &record);
-            table.insert(entry);
+            table.insert(entry, key);
         }
-        let inserted = match self.plane.insert(&key, slot) {
+        let key = key.key();
+        let inserted = match self.plane.insert(key, slot) {
             // A key without an entry: left behind by a removal that failed. Nobody else can own it.
             Err(InsertError::Exists) => {
-                self.plane.remove(&key).map_err(InsertError::Os).and_then(|_| self.plane.insert(&key, slot))
+                self.plane.remove(key).map_err(InsertError::Os).and_then(|_| self.plane.insert(key, slot))
             }
             other => other,
         };
@@ -214,7 +216,7 @@ impl Flows {
     }
 
     /// Removes an ended flow under `key`; or returns the number of the live one there.
-    fn clear_key(&self, table: &mut Table, key: &FlowKey) -> Option<u64> {
+    fn clear_key(&self, table: &mut Table, key: &HashedKey) -> Option<u64> {
         let entry = table.under(key)?;
         let id = table.number(entry);
         match self.plane.slots().state(entry.slot) {
@@ -321,7 +323,7 @@ impl Flows {
 
     /// A connection was accepted on these addresses: what an ended flow left there goes.
     pub fn forget_superseded(&self, client: SocketAddr, vip: SocketAddr) {
-        let key = flow_key(client, vip);
+        let key = HashedKey::from(flow_key(client, vip));
         let mut table = self.table();
         let _ = self.clear_key(&mut table, &key);
     }

@@ -12,16 +12,16 @@ mod window;
 pub(crate) use packet::{HeldPacket, divide};
 pub(crate) use window::Ends;
 
+use crate::flows::{ByKey, HashedKey};
 use arc_swap::ArcSwap;
 use baton_daemon::tun::Offload;
 pub use baton_shared::admission::HoldLimits;
 use baton_shared::packet::acks::Acknowledging;
 use baton_shared::packet::held::{HeldFacts, facts, is_intact};
 use baton_shared::reason::HoldDrop;
-use baton_shared::record::FlowKey;
 use baton_shared::seq::{Client, Seq};
 use serde::Serialize;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,13 +54,13 @@ pub struct HoldStats {
     pub said_again: u64,
 }
 
-/// What became of a packet from the TUN.
+/// A packet from the TUN that nobody holds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Offered<'a> {
-    /// It is held, or dropped.
-    Taken,
-    /// Nobody holds packets of its flow.
-    NotHeld(HeldFacts<'a>),
+pub(crate) struct NotHeld<'a> {
+    /// What it is.
+    pub(crate) facts: HeldFacts<'a>,
+    /// Its flow's.
+    pub(crate) key: HashedKey,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ struct Queue {
 /// The held packets of one frozen flow.
 #[derive(Debug)]
 pub struct HeldFlow {
-    key: FlowKey,
+    key: HashedKey,
     queue: Mutex<Queue>,
     arrived: Notify,
 }
@@ -133,7 +133,7 @@ impl Account {
 pub struct Hold {
     sink: Arc<dyn PacketSink>,
     limits: ArcSwap<HoldLimits>,
-    flows: Mutex<HashMap<FlowKey, Arc<HeldFlow>>>,
+    flows: Mutex<ByKey<Arc<HeldFlow>>>,
     account: Arc<Account>,
     written_back: AtomicU64,
     dropped_full: AtomicU64,
@@ -181,12 +181,13 @@ impl Hold {
         self.limits.store(Arc::new(limits));
     }
 
-    fn flows(&self) -> MutexGuard<'_, HashMap<FlowKey, Arc<HeldFlow>>> {
+    fn flows(&self) -> MutexGuard<'_, ByKey<Arc<HeldFlow>>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From here on the flow's packets are held. Before its key is inserted into the plane.
-    pub fn begin(&self, key: FlowKey) -> Arc<HeldFlow> {
+    pub fn begin(&self, key: impl Into<HashedKey>) -> Arc<HeldFlow> {
+        let key = key.into();
         let flow = Arc::new(HeldFlow { key, queue: Mutex::default(), arrived: Notify::new() });
         self.flows().insert(key, flow.clone());
         flow
@@ -227,23 +228,24 @@ impl Hold {
 
     /// A packet came from the TUN. Only one task may call this: order rests on it.
     pub fn on_packet(&self, packet: &[u8], offload: Offload) {
-        if let Offered::NotHeld(_) = self.offer(packet, offload) {
+        if self.offer(packet, offload).is_some() {
             self.write_back(None, packet, offload);
         }
     }
 
-    /// As [`Hold::on_packet`], but what nobody holds is the caller's.
-    pub(crate) fn offer<'a>(&self, packet: &'a [u8], offload: Offload) -> Offered<'a> {
+    /// As [`Hold::on_packet`], but what nobody holds is the caller's. `None`: it is held, or dropped.
+    pub(crate) fn offer<'a>(&self, packet: &'a [u8], offload: Offload) -> Option<NotHeld<'a>> {
         let Some(facts) = facts(packet) else {
             self.dropped_malformed.fetch_add(1, Ordering::Relaxed);
-            return Offered::Taken;
+            return None;
         };
-        let flow = self.flows().get(&facts.key).cloned();
-        let Some(flow) = flow else { return Offered::NotHeld(facts) };
+        let key = HashedKey::from(facts.key);
+        let flow = self.flows().get(&key).cloned();
+        let Some(flow) = flow else { return Some(NotHeld { facts, key }) };
         {
             let mut queue = flow.queue();
             if queue.released {
-                return Offered::NotHeld(facts);
+                return Some(NotHeld { facts, key });
             }
             let intact = offload.is_checked() || is_intact(packet);
             let said = Acknowledging::of(&facts, queue.newest_ack).filter(|_| intact);
@@ -271,7 +273,7 @@ impl Hold {
             }
         }
         flow.arrived.notify_one();
-        Offered::Taken
+        None
     }
 
     /// Whether a packet with a later request may be held beside the bytes of its flow that are: the account into which it is

@@ -7,7 +7,7 @@
 use baton_shared::state::path_mtu::PathMtu;
 use baton_shared::translate::Leg;
 use rustix::net::sockopt;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,12 +25,12 @@ const DISCARD: u16 = 9;
 /// The largest payload of a UDP datagram over IPv4.
 const MOST_PAYLOAD: u32 = 65_507;
 
-/// What is known of the ways, by the server's address.
+/// What is known of the ways, by the server's address: few, so that looking at them is less than hashing.
 #[derive(Debug, Default)]
-pub struct LegMtus(Mutex<HashMap<IpAddr, PathMtu>>);
+pub struct LegMtus(Mutex<BTreeMap<IpAddr, PathMtu>>);
 
 impl LegMtus {
-    fn ways(&self) -> MutexGuard<'_, HashMap<IpAddr, PathMtu>> {
+    fn ways(&self) -> MutexGuard<'_, BTreeMap<IpAddr, PathMtu>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

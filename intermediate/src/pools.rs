@@ -88,7 +88,8 @@ pub struct Pool {
     members: Vec<Member>,
     /// The members' sticky cookie values, in their order; empty without `sticky`.
     cookies: Vec<String>,
-    picker: Mutex<Picker>,
+    /// Who chooses, and room for those it chooses among.
+    picker: Mutex<(Picker, Vec<Candidate>)>,
     /// Picks that were made although too few members were healthy.
     panic_picks: AtomicU64,
 }
@@ -114,7 +115,7 @@ impl Pool {
             spec,
             members,
             cookies: cookies.unwrap_or_default(),
-            picker: Mutex::new(picker),
+            picker: Mutex::new((picker, Vec::new())),
             panic_picks: AtomicU64::new(0),
         }
     }
@@ -286,9 +287,11 @@ impl Pool {
 
     fn choose(&self, key: Option<u64>, takes: impl Fn(&Member) -> bool) -> Option<usize> {
         let now = monotonic_ns();
-        let candidates: Vec<Candidate> =
-            self.members.iter().map(|m| m.candidate(&self.spec.choice, takes(m), now)).collect();
-        self.picker.lock().unwrap_or_else(PoisonError::into_inner).pick(&candidates, key, random())
+        let mut choosing = self.picker.lock().unwrap_or_else(PoisonError::into_inner);
+        let (picker, candidates) = &mut *choosing;
+        candidates.clear();
+        candidates.extend(self.members.iter().map(|m| m.candidate(&self.spec.choice, takes(m), now)));
+        picker.pick(candidates, key, random())
     }
 
     fn count_panic(&self, panic: bool) {

@@ -156,8 +156,8 @@ impl Site {
     }
 
     /// What a client may ask of us on a listener.
-    pub fn limits(&self, place: usize) -> FrontLimits {
-        self.listeners.get(place).map_or(self.limits, |listener| listener.limits)
+    pub fn limits(&self, place: usize) -> &FrontLimits {
+        self.listeners.get(place).map_or(&self.limits, |listener| &listener.limits)
     }
 
     /// What a listener is called.

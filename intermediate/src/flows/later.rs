@@ -2,12 +2,12 @@
 
 use super::entry::Entry;
 use super::left::Left;
-use super::{Flows, Place, nanos};
+use super::{Flows, HashedKey, Place, nanos};
 use crate::handoff::LaterFlow;
 use crate::targets::TargetId;
 use baton_loader::monotonic_ns;
 use baton_shared::control::FlowRef;
-use baton_shared::record::{FLAG_LAST, FLAG_OWED, FLAG_WITHIN_BODY, FlowKey, FlowState};
+use baton_shared::record::{FLAG_LAST, FLAG_OWED, FLAG_WITHIN_BODY, FlowState};
 use baton_shared::seq::{Client, Seq};
 use compact_str::CompactString;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 impl Flows {
     /// The slot of the flow with this key, and who reads its later requests.
-    pub(crate) fn place_of(&self, key: &FlowKey) -> Option<(u32, Option<Arc<LaterFlow>>)> {
+    pub(crate) fn place_of(&self, key: &HashedKey) -> Option<(u32, Option<Arc<LaterFlow>>)> {
         let table = self.table();
         let entry = table.under(key)?;
         Some((entry.slot, entry.later.clone()))

@@ -4,14 +4,14 @@
 use super::entry::Entry;
 use super::left::{Left, LeftFlows};
 use super::upkeep::Watch;
-use super::{ByNumber, NumberHash};
+use super::{ByNumber, HashedKey, NumberHash};
 use baton_loader::Plane;
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::record::FlowKey;
 use hashbrown::HashTable;
 use slab::Slab;
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +22,6 @@ pub(super) struct Table {
     by_id: HashTable<Place>,
     by_key: HashTable<Place>,
     numbers: NumberHash,
-    keys: RandomState,
     /// Ended flows and when they are removed; in order, since all linger equally long.
     pub(super) lingering: VecDeque<(Instant, u64)>,
     /// How they ended.
@@ -62,7 +61,6 @@ impl Table {
             by_id: HashTable::new(),
             by_key: HashTable::new(),
             numbers: NumberHash::default(),
-            keys: RandomState::new(),
             lingering: VecDeque::new(),
             ends: ByNumber::default(),
             leaving: ByNumber::default(),
@@ -145,22 +143,23 @@ impl Table {
     }
 
     /// The flow under this key.
-    pub(super) fn under(&self, key: &FlowKey) -> Option<&Entry> {
-        let is_its = |place: &Place| place.of(&self.entries).is_some_and(|entry| self.key(entry) == *key);
-        self.by_key.find(self.keys.hash_one(key), is_its)?.of(&self.entries)
+    pub(super) fn under(&self, key: &HashedKey) -> Option<&Entry> {
+        let is_its =
+            |place: &Place| place.of(&self.entries).is_some_and(|entry| self.key(entry) == *key.key());
+        self.by_key.find(key.hashed(), is_its)?.of(&self.entries)
     }
 
-    /// A flow whose record is written, and stays as long as it has an entry. No other may have its number or its key.
-    pub(super) fn insert(&mut self, entry: Entry) {
-        let (flow_id, key) = (self.number(&entry), self.key(&entry));
-        let Table { plane, entries, by_id, by_key, numbers, keys, .. } = self;
+    /// A flow whose record is written, with this key, and stays as long as it has an entry. No other may have its number or its key.
+    pub(super) fn insert(&mut self, entry: Entry, key: &HashedKey) {
+        let flow_id = self.number(&entry);
+        let Table { plane, entries, by_id, by_key, numbers, .. } = self;
         let place = Place::new(entries.insert(entry));
         let of = |place: &Place| place.of(entries);
         by_id.insert_unique(numbers.hash_one(flow_id), place, |other| {
             of(other).map_or(0, |entry| numbers.hash_one(plane.slots().flow_id(entry.slot)))
         });
-        by_key.insert_unique(keys.hash_one(key), place, |other| {
-            of(other).map_or(0, |entry| keys.hash_one(plane.slots().key(entry.slot)))
+        by_key.insert_unique(key.hashed(), place, |other| {
+            of(other).map_or(0, |entry| HashedKey::from(plane.slots().key(entry.slot)).hashed())
         });
     }
 
@@ -168,9 +167,8 @@ impl Table {
     pub(super) fn remove(&mut self, flow_id: u64) -> Option<(FlowKey, Entry)> {
         let place = self.place(flow_id)?;
         let key = self.key(place.of(&self.entries)?);
-        for (index, hash) in
-            [(&mut self.by_id, self.numbers.hash_one(flow_id)), (&mut self.by_key, self.keys.hash_one(key))]
-        {
+        let hashes = (self.numbers.hash_one(flow_id), HashedKey::from(key).hashed());
+        for (index, hash) in [(&mut self.by_id, hashes.0), (&mut self.by_key, hashes.1)] {
             if let Ok(found) = index.find_entry(hash, |other| *other == place) {
                 found.remove();
             }
@@ -217,7 +215,7 @@ mod tests {
             plane
                 .slots()
                 .write(slot, &FlowRecord { flow_id: n, key: key(n), state: 2, ..FlowRecord::default() });
-            table.insert(Entry::new(slot, 1, n));
+            table.insert(Entry::new(slot, 1, n), &key(n).into());
             known.insert(n, slot);
             let gone = n.wrapping_sub(100);
             if gone % 3 != 0
@@ -235,7 +233,7 @@ mod tests {
             let slot = known.get(&n).copied();
             assert_eq!(table.get(n).map(|entry| entry.slot), slot, "flow {n}");
             assert_eq!(table.get_mut(n).map(|entry| entry.started_ms), slot.map(|_| n));
-            assert_eq!(table.under(&key(n)).map(|entry| table.number(entry)), slot.map(|_| n));
+            assert_eq!(table.under(&key(n).into()).map(|entry| table.number(entry)), slot.map(|_| n));
             assert_eq!(table.remove(n).is_some(), slot.is_some());
         }
         assert_eq!(table.len(), 0);

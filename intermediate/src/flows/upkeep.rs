@@ -71,7 +71,7 @@ impl Flows {
         } else {
             table.watched.push(Watch::new(record.flow_id, (record.diverted, record.released), now));
         }
-        table.insert(entry);
+        table.insert(entry, &record.key.into());
         if ended {
             // How was told to the process before this one.
             table.set_end(EndReport::unreported(flow, EndReason::AgentLost));
@@ -201,7 +201,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
     use super::*;
-    use crate::flows::{FlowIdentity, Place};
+    use crate::flows::{FlowIdentity, Place, flow_key};
     use crate::targets::{TargetId, Targets};
     use baton_loader::{Plane, Side, UserspaceConfig};
     use baton_shared::state::accounts::STALLED;
@@ -222,8 +222,7 @@ mod tests {
 
     fn begin(flows: &Flows, client: &str) -> Place {
         let identity = FlowIdentity {
-            client: client.parse().unwrap(),
-            vip: "192.0.2.1:80".parse().unwrap(),
+            key: flow_key(client.parse().unwrap(), "192.0.2.1:80".parse().unwrap()).into(),
             target: TargetId::new(0),
             server: "198.51.100.1:80".parse().unwrap(),
             request: "GET /",

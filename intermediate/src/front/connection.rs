@@ -4,13 +4,14 @@ use super::aside::Moved;
 use super::give::Gift;
 use super::head::{FirstHead, read_at_once, read_head};
 use super::waiting::Place;
-use super::{Accepted, Front, Guards, Stop, answer_and_close};
+use super::{Accepted, Front, Guards, Rest, Stop, answer_and_close};
 use crate::access_log::{Asked, ClosedRecord, Placed, RequestText};
 use crate::config::Protocol;
 use crate::handoff::{Migrator, Subject, TrackedCandidate};
 use crate::pools::PickFacts;
 use crate::proxy::{ClientStream, Entry, Peer, ProxyJob};
-use crate::site::{Decision, Denial};
+use crate::site::{Decision, Denial, Site};
+use crate::socket::Socket;
 use crate::targets::TargetId;
 use crate::trace::{self, Trace};
 use baton_shared::balance::{ClientFacts, judge_client};
@@ -84,43 +85,54 @@ pub(super) fn as_the_server_sees_it(
 }
 
 impl Front {
-    pub(super) async fn on_connection(
+    /// Does at once what needs no waiting: of most connections all up to the handoff's answer.
+    pub(super) fn on_connection<'a>(
+        self: &'a Arc<Self>,
+        accepted: Accepted,
+        stop: &'a mut Stop,
+        guards: Guards,
+        place: Place,
+    ) -> Rest<'a> {
+        let protocol = accepted.spoken().0;
+        if protocol == Protocol::Http {
+            return self.on_http(accepted, stop, guards, place);
+        }
+        let Some(accepted) = self.watched(accepted) else { return Box::pin(async {}) };
+        match protocol {
+            Protocol::Http => Box::pin(async {}),
+            Protocol::Https => Box::pin(self.on_https(accepted, stop, guards, place)),
+            Protocol::Tls => Box::pin(self.on_tls(accepted, stop, guards, place)),
+            Protocol::Tcp => Box::pin(self.on_tcp(accepted, stop, guards, place)),
+        }
+    }
+
+    fn on_http<'a>(
+        self: &'a Arc<Self>,
+        mut accepted: Accepted,
+        stop: &'a mut Stop,
+        guards: Guards,
+        place: Place,
+    ) -> Rest<'a> {
+        let bytes = std::mem::take(&mut accepted.bytes);
+        match read_at_once(&accepted.stream, bytes, &accepted.limits().head) {
+            Ok((bytes, head)) => {
+                drop(place);
+                self.on_request(accepted, stop, guards, bytes, head)
+            }
+            Err(bytes) => Box::pin(self.await_request(accepted, stop, guards, place, bytes)),
+        }
+    }
+
+    /// Of a connection whose first head is not there yet; `bytes` are all there are.
+    async fn await_request(
         self: &Arc<Self>,
         accepted: Accepted,
         stop: &mut Stop,
         guards: Guards,
-        place: Place,
-    ) {
-        let protocol = accepted.spoken().0;
-        if protocol == Protocol::Http {
-            return self.on_http(accepted, stop, guards, place).await;
-        }
-        let Some(accepted) = self.watched(accepted) else { return };
-        match protocol {
-            Protocol::Http => {}
-            // Boxed, so that connections of plain HTTP are not as large as these.
-            Protocol::Https => Box::pin(self.on_https(accepted, stop, guards, place)).await,
-            Protocol::Tls => Box::pin(self.on_tls(accepted, stop, guards, place)).await,
-            Protocol::Tcp => Box::pin(self.on_tcp(accepted, stop, guards, place)).await,
-        }
-    }
-
-    async fn on_http(
-        self: &Arc<Self>,
-        mut accepted: Accepted,
-        stop: &mut Stop,
-        guards: Guards,
         mut place: Place,
+        bytes: Vec<u8>,
     ) {
-        let limits = accepted.limits();
-        let bytes = std::mem::take(&mut accepted.bytes);
-        let bytes = match read_at_once(&accepted.stream, bytes, &limits.head) {
-            Ok((bytes, head)) => {
-                drop(place);
-                return self.on_request(accepted, stop, guards, bytes, head).await;
-            }
-            Err(bytes) => bytes,
-        };
+        let limits = *accepted.limits();
         let Some(mut accepted) = self.watched(accepted) else { return };
         let (stream, timeout) = (&mut accepted.stream, limits.head_timeout);
         let head = read_head(stream, bytes, &limits.head, timeout, stop, &mut place).await;
@@ -169,14 +181,14 @@ impl Front {
         }
     }
 
-    async fn on_request(
-        self: &Arc<Self>,
+    fn on_request<'a>(
+        self: &'a Arc<Self>,
         accepted: Accepted,
-        stop: &mut Stop,
+        stop: &'a mut Stop,
         guards: Guards,
         bytes: Vec<u8>,
         head: RequestHead,
-    ) {
+    ) -> Rest<'a> {
         let (bytes, head, probed) = self.take_probe(&accepted, bytes, head);
         let peer = accepted.peer();
         let lines = HeadLines::new(&bytes, &head);
@@ -188,7 +200,10 @@ impl Front {
                 let text = RequestText::of_head(&head, &bytes);
                 let status = Some(denial.status);
                 self.log_closed(&accepted, Some(text), denial.reason, None, status);
-                return self.deny(accepted, denial, request_line).await;
+                return Box::pin(async move {
+                    self.deny(accepted, denial, request_line).await;
+                    drop(guards);
+                });
             }
         };
         if probed.is_some() {
@@ -202,7 +217,7 @@ impl Front {
         let cut = behind.is_cut(&head, &bytes);
         let chosen = chosen.and_then(|chosen| if cut { Err(ProxyReason::Pipelined) } else { Ok(chosen) });
         let site = Arc::clone(&accepted.site);
-        let (stream, bytes, entry) = match chosen {
+        match chosen {
             Err(reason) => {
                 let mut entry = Entry::decided_by_front(reason);
                 if probed.is_some() {
@@ -211,13 +226,13 @@ impl Front {
                     self.migration.history().record_proxied(subject, reason, None);
                     entry.recorded = true;
                 }
-                (accepted.stream, bytes, entry)
+                self.proxy((peer, site), stop, guards, (accepted.stream, bytes, entry))
             }
             Ok((migrator, target)) => {
                 let label = head.request_line(&bytes);
                 let noted = self.access_log.is_on().then(|| {
                     let asked = accepted.asked(Some(RequestText::of_head(&head, &bytes)));
-                    (asked, decision.placed())
+                    Box::new((asked, decision.placed()))
                 });
                 let trace = trace::begin(&lines);
                 let asker = Asker { client: peer.client, listener: peer.listener };
@@ -231,42 +246,56 @@ impl Front {
                 });
                 let announced = head.framing.announced(request.len());
                 request.extend_from_slice(bytes.get(head.head_len..).unwrap_or_default());
-                // The proxy makes its own changes: it gets the request as it came.
-                let original = Some(bytes);
-                let pool = &decision.pool;
-                let another = |bytes: &[u8], tried: &[TargetId]| {
-                    if probed.is_some() {
-                        return None;
-                    }
-                    let lines = HeadLines::new(bytes, &head);
-                    let request = RequestFacts::of_head(peer.listener, &head, bytes, &lines);
-                    pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
-                };
-                let gift = Gift {
+                let pool = decision.pool;
+                let (accepted, stream) = accepted.take();
+                let mut gift = Gift {
                     migrator,
-                    pool,
+                    peer,
+                    at: accepted.at,
                     first: target,
                     request,
                     announced,
                     tracked,
-                    original,
+                    // The proxy makes its own changes: it gets the request as it came.
+                    original: Some(bytes),
                     label,
                     trace,
                     noted,
                 };
-                match self.give(accepted, gift, another).await {
-                    Some(to_proxy) => to_proxy,
-                    None => return,
-                }
+                Box::pin(async move {
+                    let another = |peer: &Peer, bytes: &[u8], tried: &[TargetId]| {
+                        if probed.is_some() {
+                            return None;
+                        }
+                        let lines = HeadLines::new(bytes, &head);
+                        let request = RequestFacts::of_head(peer.listener, &head, bytes, &lines);
+                        pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
+                    };
+                    if let Some(to_proxy) = self.give(stream, &mut gift, &pool, another).await {
+                        self.proxy((gift.peer, site), stop, guards, to_proxy).await;
+                    }
+                })
             }
-        };
+        }
+    }
+
+    /// What is not given away is proxied, on another thread if there are any.
+    fn proxy<'a>(
+        self: &Arc<Self>,
+        (peer, site): (Peer, Arc<Site>),
+        stop: &Stop,
+        guards: Guards,
+        (stream, bytes, entry): (Socket, Vec<u8>, Entry),
+    ) -> Rest<'a> {
         let (front, stop) = (Arc::clone(self), stop.clone());
         let job = move |stream| ProxyJob { front, site, stop, peer, stream, bytes, entry };
         let Some(runtime) = self.aside.next() else {
             return match stream.watched() {
-                // Not a part of this future: most connections never need it, and all would have its size.
-                Ok(stream) => Box::pin(crate::proxy::serve(job(ClientStream::Plain(stream)), guards)).await,
-                Err(e) => tracing::error!(client = %peer.client, "a connection was lost: {e}"),
+                Ok(stream) => Box::pin(crate::proxy::serve(job(ClientStream::Plain(stream)), guards)),
+                Err(e) => {
+                    tracing::error!(client = %peer.client, "a connection was lost: {e}");
+                    Box::pin(async {})
+                }
             };
         };
         let moved = Moved::leave(stream);
@@ -278,6 +307,7 @@ impl Front {
                 }
             }
         });
+        Box::pin(async {})
     }
 
     /// Who hands a connection off; or why its request is proxied, whatever its pool is.

@@ -1,10 +1,10 @@
 //! Giving a connection to a target; if that one does not take it and the request surely has not run, to another.
 
-use super::{Accepted, Front};
+use super::Front;
 use crate::access_log::{Asked, Placed};
 use crate::handoff::{Candidate, Migrator, NotMigrated, Outcome, TrackedCandidate, syn_tsval};
 use crate::pools::Pool;
-use crate::proxy::Entry;
+use crate::proxy::{Entry, Peer};
 use crate::socket::Socket;
 use crate::targets::{TargetId, UnderWay};
 use crate::trace::Trace;
@@ -19,8 +19,10 @@ const RETRIES: usize = 2;
 /// What is given away, and to whom.
 pub(super) struct Gift<'a> {
     pub(super) migrator: &'a Arc<Migrator>,
-    /// Whose targets may have it.
-    pub(super) pool: &'a Pool,
+    /// Whose it is.
+    pub(super) peer: Peer,
+    /// When it was accepted.
+    pub(super) at: Instant,
     /// The pool's choice.
     pub(super) first: TargetId,
     /// What the server shall read first.
@@ -36,46 +38,44 @@ pub(super) struct Gift<'a> {
     /// If its spans are wanted.
     pub(super) trace: Option<Trace>,
     /// For the access log, if there is one.
-    pub(super) noted: Option<(Asked, Placed)>,
+    pub(super) noted: Option<Box<(Asked, Placed)>>,
 }
 
 impl Front {
     /// `None` if nothing is left to do; else what the proxy needs. `another` chooses a further target by the bytes as
-    /// they came, none of those tried.
+    /// they came, none of those tried. `pool` is the one whose targets may have it.
     pub(super) async fn give(
         &self,
-        accepted: Accepted<impl Into<Socket>>,
-        gift: Gift<'_>,
-        another: impl Fn(&[u8], &[TargetId]) -> Option<TargetId>,
+        mut stream: Socket,
+        gift: &mut Gift<'_>,
+        pool: &Pool,
+        another: impl Fn(&Peer, &[u8], &[TargetId]) -> Option<TargetId>,
     ) -> Option<(Socket, Vec<u8>, Entry)> {
-        let Gift { migrator, pool, first, mut request, announced, tracked, .. } = gift;
-        let Gift { mut original, label, trace, mut noted, .. } = gift;
-        let Accepted { stream, client, vip, at, started, .. } = accepted;
-        let mut stream = stream.into();
         // Once: the second time the kernel does not tell it.
         let syn_tsval = syn_tsval(&stream);
         // Those that did not take it.
         let mut tried = Vec::new();
-        let mut target = first;
+        let mut target = gift.first;
         loop {
             let candidate = Candidate {
                 stream,
-                client,
-                vip,
+                client: gift.peer.client,
+                vip: gift.peer.vip,
                 target,
-                request,
-                announced,
-                tracked,
-                request_line: label.clone(),
+                request: std::mem::take(&mut gift.request),
+                announced: gift.announced,
+                tracked: gift.tracked,
+                request_line: std::mem::take(&mut gift.label),
                 syn_tsval,
-                trace,
-                noted,
-                accepted_at: at,
-                started,
+                trace: gift.trace,
+                noted: gift.noted.take(),
+                accepted_at: gift.at,
+                started: gift.peer.started,
                 head_at: Instant::now(),
             };
             let under_way = self.targets.get(target).map(|target| UnderWay::at(&target));
-            let outcome = migrator.migrate(candidate).await;
+            // Boxed apart: two small rooms are found quicker than a large one.
+            let outcome = Box::pin(gift.migrator.migrate(candidate)).await;
             drop(under_way);
             let kept = match outcome {
                 Outcome::Migrated(times) => {
@@ -89,30 +89,33 @@ impl Front {
                 }
                 Outcome::NotMigrated(kept) => *kept,
             };
-            let (extra, reason, refusal, subject);
-            NotMigrated { stream, extra, request, reason, refusal, subject, noted } = kept;
+            let (extra, mut request, reason, refusal, subject);
+            NotMigrated { stream, extra, request, reason, refusal, subject, noted: gift.noted } = kept;
             let blamed = refusal.is_some_and(Refusal::blames_server);
             if blamed {
                 pool.report(target, Signal::Failed);
             }
             // Whoever gets the request gets all that is known of it by now.
             request.extend_from_slice(&extra);
-            if let Some(original) = &mut original {
+            if let Some(original) = &mut gift.original {
                 original.extend_from_slice(&extra);
             }
             tried.push(target);
             let may = tried.len() <= RETRIES && reason.another_may_take(refusal);
-            let next = may.then(|| another(original.as_ref().unwrap_or(&request), &tried)).flatten();
+            let next = may
+                .then(|| another(&gift.peer, gift.original.as_ref().unwrap_or(&request), &tried))
+                .flatten();
             let Some(next) = next else {
                 self.migration.history().record_proxied(subject, reason, refusal);
-                let bytes = original.unwrap_or(request);
+                let bytes = gift.original.take().unwrap_or(request);
                 // A server that took no connection from its own host takes none from here.
                 let target = Some(target).filter(|_| !blamed);
                 return Some((stream, bytes, Entry { reason, refusal, target, recorded: true }));
             };
-            tracing::debug!(%client, request = label, reason = reason.name(), "another target is tried");
+            tracing::debug!(client = %gift.peer.client, request = subject.request, reason = reason.name(), "another target is tried");
             self.metrics.on_retried(reason, refusal);
             self.migration.history().tell_retried(&subject, reason, refusal);
+            (gift.request, gift.label) = (request, subject.request);
             target = next;
         }
     }

@@ -43,7 +43,7 @@ use baton_shared::pace::MinRate;
 use baton_shared::route::RequestLimits;
 use drain::Door;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -130,6 +130,10 @@ impl Migration {
 /// What is held as long as a connection's socket is ours.
 pub(crate) type Guards = (OpenConnection, Busy, Option<SourcePlace>);
 
+/// What is left to do of a connection. Boxed, so that no way it may go takes room in the others: most go one that needs
+/// little of it, and spawning copies a future a few times.
+type Rest<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// The snapshot that says what becomes of a connection, and its listener's place in it.
 pub type Seat = (Arc<Site>, usize);
 
@@ -173,7 +177,7 @@ impl<S> Accepted<S> {
     }
 
     /// Those of the listener.
-    fn limits(&self) -> FrontLimits {
+    fn limits(&self) -> &FrontLimits {
         self.site.limits(self.listener)
     }
 
@@ -328,11 +332,12 @@ impl Front {
         };
         let front = Arc::clone(self);
         let mut stop = stop.clone();
-        let busy = stop.busy();
+        let guards = (open, stop.busy(), of_source);
+        // Boxed as well: spawning copies it a few times.
+        let begun = Box::new((accepted, guards, place));
         tokio::spawn(async move {
-            let guards = (open, busy, of_source);
-            // Boxed where it is made: spawning copies a future a few times.
-            Box::pin(front.on_connection(accepted, &mut stop, guards, place)).await;
+            let (accepted, guards, place) = *begun;
+            front.on_connection(accepted, &mut stop, guards, place).await;
         });
     }
 }

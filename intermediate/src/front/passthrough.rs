@@ -134,19 +134,21 @@ impl Front {
         guards: Guards,
     ) {
         let (peer, site) = (accepted.peer(), Arc::clone(&accepted.site));
-        let noted = self.access_log.is_on().then(|| (accepted.asked(known.text()), decision.placed()));
+        let noted =
+            self.access_log.is_on().then(|| Box::new((accepted.asked(known.text()), decision.placed())));
         let (stream, bytes, entry) = match self.choose(decision, &peer, known.facts(peer.listener)) {
             Err(reason) => (accepted.stream.into(), bytes, Entry::decided_by_front(reason)),
             Ok((migrator, target)) => {
                 let pool = &decision.pool;
-                let another = |_: &[u8], tried: &[TargetId]| {
+                let another = |_: &Peer, _: &[u8], tried: &[TargetId]| {
                     let request = known.facts(peer.listener);
                     pool.pick(&PickFacts { client: peer.client, vip: peer.vip, request }, tried).ok()
                 };
                 let label = known.label.clone();
-                let gift = Gift {
+                let mut gift = Gift {
                     migrator,
-                    pool,
+                    peer,
+                    at: accepted.at,
                     first: target,
                     request: bytes,
                     announced: 0,
@@ -157,7 +159,7 @@ impl Front {
                     trace: None,
                     noted,
                 };
-                match self.give(accepted, gift, another).await {
+                match self.give(accepted.stream.into(), &mut gift, pool, another).await {
                     Some(to_relay) => to_relay,
                     None => return,
                 }

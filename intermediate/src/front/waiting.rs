@@ -11,8 +11,10 @@ use tokio::sync::oneshot;
 #[derive(Debug, Default)]
 struct Inner {
     by_age: ByAge<oneshot::Sender<()>>,
-    /// By the listener that counts its own apart; `None`: of all others.
-    sources: HashMap<Option<SocketAddr>, Sources>,
+    /// Of all listeners but those that count their own apart.
+    sources: Sources,
+    /// By the listener that counts its own apart.
+    apart: HashMap<SocketAddr, Sources>,
     streams: OpenStreams,
 }
 
@@ -76,7 +78,12 @@ impl Waiting {
         limits: &SourceLimits,
     ) -> Result<SourcePlace, CloseReason> {
         let source = limits.source(client);
-        if self.inner().sources.entry(apart).or_default().enter(source, limits) {
+        let mut inner = self.inner();
+        let sources = match apart {
+            Some(listener) => inner.apart.entry(listener).or_default(),
+            None => &mut inner.sources,
+        };
+        if sources.enter(source, limits) {
             Ok(SourcePlace { waiting: self.clone(), apart, source })
         } else {
             Err(CloseReason::SourceLimit)
@@ -95,7 +102,8 @@ impl Waiting {
 
     /// How many sources have connections.
     pub fn sources(&self) -> usize {
-        self.inner().sources.values().map(Sources::len).sum()
+        let inner = self.inner();
+        inner.sources.len() + inner.apart.values().map(Sources::len).sum::<usize>()
     }
 }
 
@@ -122,10 +130,11 @@ impl Drop for StreamPlace {
 impl Drop for SourcePlace {
     fn drop(&mut self) {
         let mut inner = self.waiting.inner();
-        let Some(sources) = inner.sources.get_mut(&self.apart) else { return };
+        let Some(listener) = self.apart else { return inner.sources.leave(self.source) };
+        let Some(sources) = inner.apart.get_mut(&listener) else { return };
         sources.leave(self.source);
         if sources.is_empty() {
-            inner.sources.remove(&self.apart);
+            inner.apart.remove(&listener);
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct Candidate {
     /// If its spans are wanted.
     pub trace: Option<Trace>,
     /// For the access log, if there is one; its target is filled in.
-    pub noted: Option<(Asked, Placed)>,
+    pub noted: Option<Box<(Asked, Placed)>>,
     /// When the connection was accepted.
     pub accepted_at: Instant,
     /// The same by the clock on the wall.
@@ -85,7 +85,7 @@ pub struct NotMigrated {
     /// For the record, once it is known whether another target takes it.
     pub subject: Subject,
     /// [`Candidate::noted`].
-    pub noted: Option<(Asked, Placed)>,
+    pub noted: Option<Box<(Asked, Placed)>>,
 }
 
 /// How long each stage of a migration took.

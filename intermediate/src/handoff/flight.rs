@@ -128,8 +128,22 @@ impl Lap {
         Lap(Instant::now())
     }
 
+    /// The first began at this time.
+    pub(super) fn since(start: Instant) -> Self {
+        Lap(start)
+    }
+
+    /// When the last one ended.
+    pub(super) fn at(&self) -> Instant {
+        self.0
+    }
+
     pub(super) fn lap(&mut self) -> Duration {
-        let now = Instant::now();
+        self.lap_at(Instant::now())
+    }
+
+    /// One that ended at this time.
+    pub(super) fn lap_at(&mut self, now: Instant) -> Duration {
         let took = now.duration_since(self.0);
         self.0 = now;
         took

@@ -198,7 +198,9 @@ impl Migrator {
     /// Tries to give a connection with its request to a target. Records the outcome in the history unless the connection
     /// could not be given away: then the caller does, once it knows what becomes of it. Run it to its end: a migration
     /// dropped in mid-flight cuts the client off.
-    pub async fn migrate(self: &Arc<Self>, candidate: Candidate) -> Outcome {
+    ///
+    /// Sent at once; the future is what comes then, and has no room for what came before.
+    pub fn migrate(self: &Arc<Self>, candidate: Candidate) -> impl Future<Output = Outcome> + Send {
         let Candidate { stream, client, vip, target, syn_tsval, announced, tracked, .. } = candidate;
         let Candidate { mut request, request_line, trace, noted, accepted_at, started, head_at, .. } =
             candidate;
@@ -219,61 +221,58 @@ impl Migrator {
             trace,
         };
         let (socket, ends) = ((stream, syn_tsval), Ends { client, vip });
-        let kept = match self.send_off(
-            socket,
-            ends,
-            target,
-            (&mut request, announced),
-            tracked,
-            &mut subject,
-            &mut times,
-        ) {
-            Ok((flight, told)) => match self.resolve(flight, told, target, &mut times, start).await {
-                Resolved::Migrated => {
-                    self.log_migrated(noted, &subject, times);
-                    self.history.record_migrated(subject, &times);
-                    return Outcome::Migrated(times);
-                }
-                Resolved::Reset => {
-                    self.log_closed(noted, &subject, CloseReason::Unresolved);
-                    self.history.record_closed(subject, CloseReason::Unresolved);
-                    return Outcome::Closed(CloseReason::Unresolved);
-                }
-                Resolved::Kept(kept) => kept,
-            },
-            Err(kept) => kept,
-        };
-        let Kept { stream: Some(stream), reason, refusal, extra } = kept else {
-            self.log_closed(noted, &subject, CloseReason::ClientGone);
-            self.history.record_closed(subject, CloseReason::ClientGone);
-            return Outcome::Closed(CloseReason::ClientGone);
-        };
-        request.extend_from_slice(&extra);
-        let extra = request.split_off(given);
-        Outcome::NotMigrated(Box::new(NotMigrated {
-            stream,
-            extra,
-            request,
-            reason,
-            refusal,
-            subject,
-            noted,
-        }))
+        let sent =
+            self.send_off(socket, ends, target, (&mut request, announced), tracked, &mut subject, &mut times);
+        async move {
+            let kept = match sent {
+                Ok((flight, told)) => match self.resolve(flight, told, target, &mut times, start).await {
+                    Resolved::Migrated => {
+                        self.log_migrated(noted, &subject, &times);
+                        self.history.record_migrated(subject, &times);
+                        return Outcome::Migrated(times);
+                    }
+                    Resolved::Reset => {
+                        self.log_closed(noted, &subject, CloseReason::Unresolved);
+                        self.history.record_closed(subject, CloseReason::Unresolved);
+                        return Outcome::Closed(CloseReason::Unresolved);
+                    }
+                    Resolved::Kept(kept) => kept,
+                },
+                Err(kept) => kept,
+            };
+            let Kept { stream: Some(stream), reason, refusal, extra } = kept else {
+                self.log_closed(noted, &subject, CloseReason::ClientGone);
+                self.history.record_closed(subject, CloseReason::ClientGone);
+                return Outcome::Closed(CloseReason::ClientGone);
+            };
+            request.extend_from_slice(&extra);
+            let extra = request.split_off(given);
+            Outcome::NotMigrated(Box::new(NotMigrated {
+                stream,
+                extra,
+                request,
+                reason,
+                refusal,
+                subject,
+                noted,
+            }))
+        }
     }
 
     /// The front's half of the access log's line.
-    fn log_migrated(&self, noted: Option<(Asked, Placed)>, subject: &Subject, times: StageTimes) {
-        let (Some((asked, placed)), Some(flow_id)) = (noted, subject.flow_id) else { return };
+    fn log_migrated(&self, noted: Option<Box<(Asked, Placed)>>, subject: &Subject, times: &StageTimes) {
+        let (Some(noted), Some(flow_id)) = (noted, subject.flow_id) else { return };
+        let (asked, placed) = *noted;
         let placed = Placed { target: subject.target.clone(), ..placed };
         // Its first handoff.
         let flow = FlowRef { flow_id, generation: 1 };
-        let (since_handoff, status, stages) = (1, None, Some(times));
+        let (since_handoff, status, stages) = (1, None, Some(*times));
         let record = MigratedRecord { asked, placed, flow, since_handoff, status, stages };
         self.flows.access_log().migrated(record);
     }
 
-    fn log_closed(&self, noted: Option<(Asked, Placed)>, subject: &Subject, reason: CloseReason) {
-        let Some((asked, placed)) = noted else { return };
+    fn log_closed(&self, noted: Option<Box<(Asked, Placed)>>, subject: &Subject, reason: CloseReason) {
+        let Some((asked, placed)) = noted.map(|noted| *noted) else { return };
         let placed = Placed { target: subject.target.clone(), ..placed };
         let flow_id = subject.flow_id;
         let record = ClosedRecord { asked, placed, reason, rule: None, status: None, flow_id };

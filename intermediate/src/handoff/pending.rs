@@ -4,9 +4,11 @@ use crate::flows::ByNumber;
 use crate::targets::TargetId;
 use baton_shared::control::{FlowRef, MigratedAnswer};
 use baton_shared::state::handoff::HandoffEvent;
-// A handoff is told one thing, as a rule: the runtime's own channels have room for 32 at once.
-use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 /// What a waiting handoff is told.
 #[derive(Clone, Copy, Debug)]
@@ -21,13 +23,65 @@ pub(super) enum Told {
 struct Waiting {
     flow: FlowRef,
     target: TargetId,
-    tell: UnboundedSender<Told>,
+    /// Which of all that were ever registered.
+    number: u64,
+    /// What it was told and has not heard yet. A handoff is told one thing, as a rule.
+    told: Option<Told>,
+    more: VecDeque<Told>,
+    waker: Option<Waker>,
+}
+
+impl Waiting {
+    fn tell(&mut self, what: Told) {
+        match &self.told {
+            None => self.told = Some(what),
+            Some(_) => self.more.push_back(what),
+        }
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn hear(&mut self) -> Option<Told> {
+        std::mem::replace(&mut self.told, self.more.pop_front())
+    }
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     by_id: Mutex<ByNumber<Waiting>>,
+    registered: AtomicU64,
+}
+
+/// Where one that waits hears what it is told.
+#[derive(Debug)]
+pub(super) struct Answers<'a> {
+    pending: &'a Pending,
+    flow_id: u64,
+    number: u64,
+}
+
+impl Answers<'_> {
+    /// `None` once nobody can tell it anything any more.
+    pub(super) async fn recv(&mut self) -> Option<Told> {
+        poll_fn(|context| {
+            let mut by_id = self.pending.by_id();
+            let own = by_id.get_mut(&self.flow_id).filter(|waiting| waiting.number == self.number);
+            let Some(waiting) = own else { return Poll::Ready(None) };
+            let told = waiting.hear();
+            if told.is_none() {
+                waiting.waker = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(told)
+        })
+        .await
+    }
 }
 
 impl Pending {
@@ -36,31 +90,39 @@ impl Pending {
     }
 
     /// Before the handoff is given to the channel, so that no answer can miss it.
-    pub(super) fn register(&self, flow: FlowRef, target: TargetId) -> UnboundedReceiver<Told> {
-        let (tell, told) = unbounded();
-        self.by_id().insert(flow.flow_id, Waiting { flow, target, tell });
-        told
+    pub(super) fn register(&self, flow: FlowRef, target: TargetId) -> Answers<'_> {
+        let number = self.registered.fetch_add(1, Ordering::Relaxed);
+        let waiting = Waiting { flow, target, number, told: None, more: VecDeque::new(), waker: None };
+        if let Some(mut before) = self.by_id().insert(flow.flow_id, waiting) {
+            before.wake();
+        }
+        Answers { pending: self, flow_id: flow.flow_id, number }
     }
 
     pub(super) fn forget(&self, flow: FlowRef) {
         let mut by_id = self.by_id();
-        if by_id.get(&flow.flow_id).is_some_and(|waiting| waiting.flow == flow) {
-            by_id.remove(&flow.flow_id);
+        if by_id.get(&flow.flow_id).is_some_and(|waiting| waiting.flow == flow)
+            && let Some(mut gone) = by_id.remove(&flow.flow_id)
+        {
+            gone.wake();
         }
     }
 
     /// Whether somebody waits for it.
     pub(super) fn tell(&self, flow: FlowRef, what: Told) -> bool {
-        match self.by_id().get(&flow.flow_id) {
-            Some(waiting) if waiting.flow == flow => waiting.tell.unbounded_send(what).is_ok(),
+        match self.by_id().get_mut(&flow.flow_id) {
+            Some(waiting) if waiting.flow == flow => {
+                waiting.tell(what);
+                true
+            }
             _ => false,
         }
     }
 
     /// Tells all that wait for the agent of these targets.
     pub(super) fn tell_all(&self, targets: &[TargetId], what: impl Fn(FlowRef) -> HandoffEvent) {
-        for waiting in self.by_id().values().filter(|w| targets.contains(&w.target)) {
-            let _ = waiting.tell.unbounded_send(Told::Event(what(waiting.flow)));
+        for waiting in self.by_id().values_mut().filter(|w| targets.contains(&w.target)) {
+            waiting.tell(Told::Event(what(waiting.flow)));
         }
     }
 
@@ -71,5 +133,55 @@ impl Pending {
 
     pub(super) fn count(&self) -> usize {
         self.by_id().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_shared::reason::Refusal;
+    use std::pin::pin;
+    use std::task::Context;
+
+    const TARGET: TargetId = TargetId::new(0);
+
+    fn refused(reason: Refusal) -> Told {
+        Told::Event(HandoffEvent::Refused(reason))
+    }
+
+    fn now(answers: &mut Answers<'_>) -> Poll<Option<String>> {
+        let heard = pin!(answers.recv()).poll(&mut Context::from_waker(Waker::noop()));
+        heard.map(|told| told.map(|told| format!("{told:?}")))
+    }
+
+    #[test]
+    fn all_that_is_told_is_heard_in_its_order_and_then_waited_for() {
+        let pending = Pending::default();
+        let flow = FlowRef { flow_id: 1, generation: 1 };
+        let mut answers = pending.register(flow, TARGET);
+        assert_eq!(now(&mut answers), Poll::Pending);
+        let all =
+            [Refusal::Draining, Refusal::NotTracked, Refusal::Draining, Refusal::NotTracked].map(refused);
+        assert!(all.iter().all(|told| pending.tell(flow, *told)));
+        for told in all {
+            assert_eq!(now(&mut answers), Poll::Ready(Some(format!("{told:?}"))));
+        }
+        assert_eq!(now(&mut answers), Poll::Pending);
+        assert!(!pending.tell(FlowRef { generation: 2, ..flow }, all[0]), "another handoff's");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_by_the_word_and_by_its_end() {
+        let pending = Pending::default();
+        let flow = FlowRef { flow_id: 1, generation: 1 };
+        let mut answers = pending.register(flow, TARGET);
+        let tell = async { assert!(pending.tell(flow, refused(Refusal::NotTracked))) };
+        assert!(tokio::join!(biased; answers.recv(), tell).0.is_some());
+        let again = async { pending.register(flow, TARGET) };
+        let (ended, mut again) = tokio::join!(biased; answers.recv(), again);
+        assert!(ended.is_none(), "another one waits for it now");
+        let forget = async { pending.forget(flow) };
+        assert!(tokio::join!(biased; again.recv(), forget).0.is_none());
+        assert_eq!(pending.count(), 0);
     }
 }

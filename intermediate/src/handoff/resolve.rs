@@ -2,11 +2,11 @@
 
 use super::flight::{Flight, Kept, Lap, TrackedFlight};
 use super::later::{LaterFlow, Started};
-use super::pending::Told;
+use super::pending::{Answers, Told};
 use super::repair::Late;
 use super::unresolved::Lost;
 use super::window::AwaitingWindow;
-use super::{FREEZE_MARGIN, Migrator, StageTimes, flow_id_text, late};
+use super::{FREEZE_MARGIN, HandoffSettings, Migrator, StageTimes, flow_id_text, late};
 use crate::flows::{InHand, Place};
 use crate::hold::HeldFlow;
 use crate::reset::Severed;
@@ -19,7 +19,6 @@ use baton_shared::record::{FLAG_OWED, FLAG_TRACKED, FLAG_WITHIN_BODY, FlowRecord
 use baton_shared::state::commit::committed;
 use baton_shared::state::handoff::{Handoff, HandoffAction, HandoffEvent, Question};
 use baton_shared::state::window::Window;
-use futures_channel::mpsc::UnboundedReceiver;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,8 +42,8 @@ impl Migrator {
     /// Waits until it is known who answers the client, and acts on it.
     pub(super) async fn resolve(
         self: &Arc<Self>,
-        mut flight: Flight<'_>,
-        mut told: UnboundedReceiver<Told>,
+        mut flight: Box<Flight<'_>>,
+        mut told: Answers<'_>,
         id: TargetId,
         times: &mut StageTimes,
         start: Instant,
@@ -52,10 +51,11 @@ impl Migrator {
         let sent = Instant::now();
         match self.settle(&mut flight.place, &mut told, id, sent).await {
             Settled::Committed(answer) => {
-                times.handoff = sent.elapsed();
+                let answered = Instant::now();
+                times.handoff = answered.duration_since(sent);
                 times.agent = Duration::from_micros(answer.total_us.into());
                 times.adopted = answer.is_adopted();
-                self.commit(&mut flight, id, &answer, times, start);
+                self.commit(&mut flight, id, &answer, times, (start, answered));
                 Resolved::Migrated
             }
             Settled::Kept(reason, refusal) => Resolved::Kept(self.stay(&mut flight, reason, refusal)),
@@ -71,27 +71,28 @@ impl Migrator {
     pub(super) async fn settle(
         &self,
         place: &mut Place,
-        told: &mut UnboundedReceiver<Told>,
+        told: &mut Answers<'_>,
         id: TargetId,
         sent: Instant,
     ) -> Settled {
         let mut machine = Handoff::new();
-        let give_up = self.settings().agent_lost.max(self.settings().deadline + Duration::from_millis(500));
+        let HandoffSettings { agent_lost, deadline, .. } = **self.settings.load();
+        let give_up = agent_lost.max(deadline + Duration::from_millis(500));
         let mut late = false;
-        let timer = tokio::time::sleep_until((sent + self.settings().deadline).into());
+        let timer = tokio::time::sleep_until((sent + deadline).into());
         tokio::pin!(timer);
         loop {
             let mut answer = None;
             let event = tokio::select! {
                 biased;
                 told = told.recv() => match told {
-                    Ok(Told::Migrated(numbers)) => {
+                    Some(Told::Migrated(numbers)) => {
                         answer = Some(numbers);
                         HandoffEvent::Migrated
                     }
-                    Ok(Told::Event(event)) => event,
+                    Some(Told::Event(event)) => event,
                     // The table holds the other end until the flight is over.
-                    Err(_) => HandoffEvent::GiveUp,
+                    None => HandoffEvent::GiveUp,
                 },
                 () = &mut timer => {
                     timer.as_mut().reset((sent + give_up).into());
@@ -132,16 +133,16 @@ impl Migrator {
         id: TargetId,
         answer: &MigratedAnswer,
         times: &mut StageTimes,
-        start: Instant,
+        (start, answered): (Instant, Instant),
     ) {
         let Some(captured) = flight.captured.take() else { return };
-        let mut lap = Lap::new();
+        let mut lap = Lap::since(answered);
         let late = captured.late();
         if let Some(late) = &late {
             self.late.fetch_add(1, Ordering::Relaxed);
             self.prefetched.fetch_add(u64::try_from(late.bytes.len()).unwrap_or(0), Ordering::Relaxed);
         }
-        let place = FlowRecord { out_ifindex: self.settings().out_ifindex, ..flight.place.record };
+        let place = FlowRecord { out_ifindex: self.settings.load().out_ifindex, ..flight.place.record };
         let record = committed(&place, answer, &captured.connection);
         let in_hand = self.flows.in_hand(flight.place.slot);
         let window = Window::new(&captured.connection, answer.window_end, flight.more);
@@ -158,18 +159,18 @@ impl Migrator {
             }
             Some(tracked) => {
                 let server = (id, window, in_hand);
-                let within = self.commit_tracked(flight, record, tracked, &captured.connection, late, server);
-                times.commit = within;
-                lap.lap();
+                let committed =
+                    self.commit_tracked(flight, record, tracked, &captured.connection, late, server);
+                times.commit = lap.lap_at(committed);
             }
         }
         times.release = lap.lap();
-        times.total = start.elapsed();
+        times.total = lap.at().duration_since(start);
         captured.release();
         times.close = lap.lap();
     }
 
-    /// As the commit of any flow, but its later requests are read from here on.
+    /// As the commit of any flow, but its later requests are read from here on. When it was committed.
     fn commit_tracked(
         self: &Arc<Self>,
         flight: &Flight<'_>,
@@ -178,10 +179,9 @@ impl Migrator {
         captured: &CapturedConnection,
         late: Option<Late>,
         (target, window, in_hand): (TargetId, Window, InHand),
-    ) -> Duration {
-        let mut lap = Lap::new();
+    ) -> Instant {
         let last = tracked.last;
-        let (later, packets) = tracked.later(captured, late, self.settings().hold.per_flow);
+        let (later, packets) = tracked.later(captured, late, self.settings.load().hold.per_flow);
         record.flags |= FLAG_TRACKED;
         if later.is_within_body() {
             record.flags |= FLAG_WITHIN_BODY;
@@ -206,7 +206,7 @@ impl Migrator {
         self.flows.attach_later(place.flow, &flow);
         self.flows.not_diverted(place.slot, &packets);
         self.flows.commit(&record, place.slot);
-        let committed = lap.lap();
+        let committed = Instant::now();
         for packet in packets {
             self.hold.write_back(Some(place.slot), &packet, Offload::default());
         }

@@ -2,10 +2,10 @@
 
 use super::candidate::TrackedCandidate;
 use super::flight::{Flight, Kept, Lap, TrackedFlight};
-use super::pending::Told;
+use super::pending::Answers;
 use super::repair::{Captured, Ends, Live};
-use super::{FREEZE_MARGIN, Migrator, StageTimes, Subject};
-use crate::flows::{BeginError, FlowIdentity, Place};
+use super::{FREEZE_MARGIN, HandoffSettings, Migrator, StageTimes, Subject};
+use crate::flows::{BeginError, FlowIdentity, HashedKey, Place, flow_key};
 use crate::hold::HeldFlow;
 use crate::socket::Socket;
 use crate::targets::{NotSent, TargetId};
@@ -14,7 +14,6 @@ use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
 use baton_shared::http::{BodyScanner, Framing, GateRule};
 use baton_shared::reason::{ProxyReason, Refusal};
 use baton_shared::state::later::pass_content;
-use futures_channel::mpsc::UnboundedReceiver;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,7 +30,7 @@ impl Migrator {
         tracked: Option<TrackedCandidate>,
         subject: &mut Subject,
         times: &mut StageTimes,
-    ) -> Result<(Flight<'a>, UnboundedReceiver<Told>), Kept> {
+    ) -> Result<(Box<Flight<'a>>, Answers<'a>), Kept> {
         let keep = |stream, reason| Kept { stream: Some(stream), reason, refusal: None, extra: Vec::new() };
         let Some(target) = self.targets.get(id).filter(|t| t.takes_handoffs()) else {
             return Err(keep(stream, ProxyReason::NoAgent));
@@ -39,12 +38,14 @@ impl Migrator {
         let Some(server) = target.spec.servers.for_vip(ends.vip) else {
             return Err(keep(stream, ProxyReason::AddressFamily));
         };
-        if request.len() > self.settings().prefetch_bytes {
+        let settings = self.settings.load();
+        let limit = settings.prefetch_bytes;
+        if request.len() > limit {
             return Err(keep(stream, ProxyReason::PrefetchTooLarge));
         }
         let live = Live::new(stream, syn_tsval);
         let mut lap = Lap::new();
-        let (mut place, held) = match self.freeze(ends, id, server, &subject.request) {
+        let (mut place, held) = match self.freeze(ends, id, server, &subject.request, &settings) {
             Ok(frozen) => frozen,
             Err(e) => {
                 tracing::debug!(client = %ends.client, error = %e, "not frozen");
@@ -55,7 +56,6 @@ impl Migrator {
         subject.flow_id = Some(place.flow.flow_id);
         times.freeze = lap.lap();
 
-        let limit = self.settings().prefetch_bytes;
         // Behind a request without a body there is mostly nothing, and what there is after all the capture finds.
         let whole = tracked.is_some_and(|tracked| tracked.framing == Framing::None);
         let drained = if whole { Ok(()) } else { live.drain(request, limit) };
@@ -78,7 +78,7 @@ impl Migrator {
         let following = following.and_then(Result::ok);
         let message = Message::Handoff(Box::new(HandoffMessage {
             flow: place.flow,
-            deadline_ms: u32::try_from(self.settings().deadline.as_millis()).unwrap_or(u32::MAX),
+            deadline_ms: u32::try_from(settings.deadline.as_millis()).unwrap_or(u32::MAX),
             server,
             connection,
             acknowledged: captured.connection.rcv_nxt,
@@ -89,8 +89,15 @@ impl Migrator {
         }));
         self.prefetched.fetch_add(u64::try_from(request.len()).unwrap_or(0), Ordering::Relaxed);
         let told = self.pending.register(place.flow, id);
-        let mut flight =
-            Flight { migrator: self, place, held, captured: Some(captured), tracked: following, more };
+        // Boxed: it goes through several hands.
+        let mut flight = Box::new(Flight {
+            migrator: self,
+            place,
+            held,
+            captured: Some(captured),
+            tracked: following,
+            more,
+        });
         if !readable {
             return Err(self.stay(&mut flight, ProxyReason::BadBody, None));
         }
@@ -114,11 +121,13 @@ impl Migrator {
         id: TargetId,
         server: SocketAddr,
         request: &str,
+        settings: &HandoffSettings,
     ) -> Result<(Place, Arc<HeldFlow>), BeginError> {
-        let identity = FlowIdentity { client: ends.client, vip: ends.vip, target: id, server, request };
+        let key = HashedKey::from(flow_key(ends.client, ends.vip));
+        let identity = FlowIdentity { key, target: id, server, request };
         // Before the key is in force: no diverted packet may find the queue missing.
-        let held = self.hold.begin(crate::flows::flow_key(ends.client, ends.vip));
-        let freeze = self.settings().freeze.max(self.settings().deadline + FREEZE_MARGIN / 4);
+        let held = self.hold.begin(key);
+        let freeze = settings.freeze.max(settings.deadline + FREEZE_MARGIN / 4);
         match self.flows.begin(identity, freeze) {
             Ok(place) => Ok((place, held)),
             Err(e) => {

@@ -66,7 +66,7 @@ impl Migrator {
         while heard && !over {
             tokio::select! {
                 answer = told.recv() => match answer {
-                    Ok(Told::Migrated(answer)) => {
+                    Some(Told::Migrated(answer)) => {
                         waiting.window.on_told(answer.window_end);
                         next = until.min(Instant::now() + again);
                         again = again.saturating_mul(2);

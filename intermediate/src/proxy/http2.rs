@@ -48,7 +48,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Serves the connection's streams until its end.
 pub(crate) async fn serve(job: ProxyJob, guards: Guards, mut place: Place) {
     let ProxyJob { front, site, mut stop, peer, stream, entry, .. } = job;
-    let limits = site.limits(peer.listener);
+    let limits = *site.limits(peer.listener);
     limit_client(&stream, &limits, peer.client);
     let (metrics, waiting, drained) = (front.metrics.clone(), front.waiting.clone(), Arc::clone(&front));
     // Nothing goes through this gate: each head is judged when hyper has it.

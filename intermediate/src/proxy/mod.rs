@@ -111,7 +111,7 @@ fn limit_client(stream: &ClientStream, limits: &FrontLimits, client: SocketAddr)
 /// Serves the connection's requests until its end.
 pub(crate) async fn serve(job: ProxyJob, guards: Guards) {
     let ProxyJob { front, site, mut stop, peer, stream, bytes, entry } = job;
-    let limits = site.limits(peer.listener);
+    let limits = *site.limits(peer.listener);
     limit_client(&stream, &limits, peer.client);
     let channel = if stream.is_tls() { Channel::Tls } else { Channel::Plain };
     let (gate, requests) = gate(limits.head);

@@ -97,7 +97,7 @@ impl Session {
 
     /// As they were when the connection was accepted.
     pub(super) fn limits(&self) -> FrontLimits {
-        self.site.limits(self.peer.listener)
+        *self.site.limits(self.peer.listener)
     }
 
     /// Another one has come.

@@ -1,13 +1,13 @@
 //! This host's own addresses. A connection from one of them never passes a device's ingress, so no program sees it.
 
 use crate::sys;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{PoisonError, RwLock};
 
-/// As they were when they were last looked up.
+/// As they were when they were last looked up: few, so that looking at them is less than hashing.
 #[derive(Debug, Default)]
-pub struct OwnAddresses(RwLock<HashSet<IpAddr>>);
+pub struct OwnAddresses(RwLock<BTreeSet<IpAddr>>);
 
 impl OwnAddresses {
     /// Looked up now.

@@ -1,6 +1,8 @@
 //! A head as the server shall see it.
 
 use super::{Edits, RequestHead};
+use core::ops::Range;
+use memchr::{memchr, memchr_iter};
 
 /// The head in canonical form with these changes: what the gate reads from it is what it read before but for them.
 ///
@@ -14,16 +16,21 @@ use super::{Edits, RequestHead};
 pub fn canonical(bytes: &[u8], head: &RequestHead, edits: &Edits, close: bool) -> Vec<u8> {
     let whole = bytes.get(head.start..head.head_len).unwrap_or_default();
     let mut out = Vec::with_capacity(whole.len() + 256);
-    let mut lines = whole.split_inclusive(|b| *b == b'\n');
+    let mut lines = lines(whole);
     let request_line = lines.next().unwrap_or_default();
     let target = bytes.get(head.target.clone()).unwrap_or_default();
     let authority = put_request_line(&mut out, bytes, head, target, request_line);
 
-    let mut options: Vec<&[u8]> = if close || head.connection.close { vec![b"close"] } else { Vec::new() };
-    let mut kept: Vec<&[u8]> = Vec::new();
+    let close = close || head.connection.close;
+    let mut options: Vec<&[u8]> = Vec::new();
+    // Their places, those that follow each other as one.
+    let mut kept: Vec<Range<usize>> = Vec::new();
     let mut hosts = 0;
+    let mut end = request_line.len();
     for line in lines {
-        let (name, value) = line.split_at(line.iter().position(|b| *b == b':').unwrap_or(0));
+        let start = end;
+        end += line.len();
+        let (name, value) = line.split_at(memchr(b':', line).unwrap_or(0));
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         if is("connection") {
             let named = value.get(1..).unwrap_or_default().split(|b| *b == b',');
@@ -34,13 +41,16 @@ pub fn canonical(bytes: &[u8], head: &RequestHead, edits: &Edits, close: bool) -
             // Gone. The empty line at the end has no name and stays for the last.
         } else if !name.is_empty() {
             hosts += usize::from(is("host"));
-            kept.push(line);
+            match kept.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => kept.push(start..end),
+            }
         }
     }
-    if !options.is_empty() {
-        out.extend_from_slice(b"Connection: ");
+    if close || !options.is_empty() {
+        out.extend_from_slice(if close { b"Connection: close" } else { b"Connection: " });
         for (at, option) in options.iter().enumerate() {
-            out.extend_from_slice(if at == 0 { b"" } else { b", " });
+            out.extend_from_slice(if at == 0 && !close { b"" } else { b", " });
             out.extend_from_slice(option);
         }
         out.extend_from_slice(b"\r\n");
@@ -49,14 +59,24 @@ pub fn canonical(bytes: &[u8], head: &RequestHead, edits: &Edits, close: bool) -
     if let (0, false, Some(authority)) = (hosts, sets_host, authority) {
         put_line(&mut out, b"Host", authority);
     }
-    for line in kept {
-        out.extend_from_slice(line);
+    for lines in kept {
+        out.extend_from_slice(whole.get(lines).unwrap_or_default());
     }
     for (name, value) in &edits.append {
         put_line(&mut out, name.as_bytes(), value);
     }
     out.extend_from_slice(b"\r\n");
     out
+}
+
+/// With their ends.
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    memchr_iter(b'\n', head).map(move |at| {
+        let line = head.get(start..=at).unwrap_or_default();
+        start = at + 1;
+        line
+    })
 }
 
 /// Gives the authority of an absolute target.

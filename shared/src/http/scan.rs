@@ -81,12 +81,15 @@ impl HeadScanner {
         let rest = bytes.get(self.at..).unwrap_or_default();
         let most = limits.head_bytes.saturating_sub(self.at - self.start);
         let run = match self.state {
-            State::Name => run_of(is_token, rest, most),
-            State::Target => {
-                run_of(is_target, rest, most.min(limits.target_bytes.saturating_sub(self.token)))
+            State::Method => run_of(TOKEN, rest, most.min(METHOD_BYTES.saturating_sub(self.token))),
+            State::Name => run_of(TOKEN, rest, most),
+            State::Target => run_of(TARGET, rest, most.min(limits.target_bytes.saturating_sub(self.token))),
+            State::Version => {
+                let expected = VERSION.get(self.token..).unwrap_or_default();
+                rest.iter().take(most).zip(expected).take_while(|(byte, expected)| byte == expected).count()
             }
             State::Value => {
-                self.at += run_of(is_value, rest, most);
+                self.at += run_of(VALUE, rest, most);
                 return;
             }
             _ => return,
@@ -212,9 +215,35 @@ impl HeadScanner {
     }
 }
 
+/// Kinds of bytes.
+const TOKEN: u8 = 1;
+const TARGET: u8 = 2;
+const VALUE: u8 = 4;
+
+/// Of which kinds each byte is: a head has hundreds of them.
+static KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0u8;
+    loop {
+        let kind = (if is_token(byte) { TOKEN } else { 0 })
+            | (if is_target(byte) { TARGET } else { 0 })
+            | (if is_value(byte) { VALUE } else { 0 });
+        #[expect(clippy::indexing_slicing, reason = "as long as there are bytes, and when this is compiled")]
+        {
+            kinds[byte as usize] = kind;
+        }
+        if byte == u8::MAX {
+            break kinds;
+        }
+        byte += 1;
+    }
+};
+
 /// How many bytes in front are of a kind; `most` are looked at.
-fn run_of(kind: impl Fn(u8) -> bool, bytes: &[u8], most: usize) -> usize {
-    bytes.iter().take(most).take_while(|byte| kind(**byte)).count()
+fn run_of(kind: u8, bytes: &[u8], most: usize) -> usize {
+    let bytes = bytes.get(..most).unwrap_or(bytes);
+    let is_other = |byte: &u8| KINDS.get(usize::from(*byte)).is_none_or(|kinds| kinds & kind == 0);
+    bytes.iter().position(is_other).unwrap_or(bytes.len())
 }
 
 fn line_feed(byte: u8) -> Result<(), GateRule> {

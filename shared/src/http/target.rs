@@ -21,6 +21,9 @@ pub(super) fn absolute_authority(target: &str) -> Result<Range<usize>, GateRule>
 /// `uri-host [ ":" port ]` of RFC 3986 without what can be read in two ways: no user, no percent-encoding, no
 /// zone, no empty label, no empty port. The rules named are those for `Host`.
 pub(super) fn check_authority(authority: &[u8]) -> Result<(), GateRule> {
+    if is_name(authority) {
+        return Ok(());
+    }
     let Ok(text) = core::str::from_utf8(authority) else { return Err(GateRule::HostInvalid) };
     if text.is_empty() {
         return Err(GateRule::HostEmpty);
@@ -36,10 +39,7 @@ pub(super) fn check_authority(authority: &[u8]) -> Result<(), GateRule> {
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     let in_brackets = text.starts_with('[');
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    let has_empty_label = name.as_bytes().windows(2).any(|pair| pair == b"..");
-    let labels = !name.is_empty() && !name.starts_with('.') && !has_empty_label && name.bytes().all(plain);
-    if !in_brackets && !labels {
+    if !in_brackets && !is_name(name.as_bytes()) {
         return Err(GateRule::HostInvalid);
     }
     match port.strip_prefix(':') {
@@ -48,6 +48,17 @@ pub(super) fn check_authority(authority: &[u8]) -> Result<(), GateRule> {
         Some(digits) if is_port(digits) => Ok(()),
         Some(_) => Err(GateRule::HostPort),
     }
+}
+
+/// Whether these are labels of which none is empty; the last may be followed by a dot.
+fn is_name(name: &[u8]) -> bool {
+    let mut behind_dot = true;
+    let plain = |byte: &u8| {
+        let is_empty = behind_dot && *byte == b'.';
+        behind_dot = *byte == b'.';
+        !is_empty && (byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+    };
+    !name.is_empty() && name.iter().all(plain)
 }
 
 fn is_port(digits: &str) -> bool {

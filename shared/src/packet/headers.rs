@@ -5,9 +5,10 @@ use crate::reason::PacketCounter;
 use crate::record::FlowKey;
 use crate::translate::Direction;
 use crate::wire::{
-    EXTENSIONS_MAX, Fragment, IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, PROTOCOL_TCP, Segment, TcpWords,
+    EXTENSIONS_MAX, Fragment, IpFacts, Ipv4Words, Ipv6Words, OPTION_BUFFER, OptionPlaces, OptionValues,
+    PROTOCOL_TCP, Segment, TcpWords,
 };
-use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeaderSlice};
+use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice, TcpHeader, TcpHeaderSlice};
 use zerocopy::FromBytes;
 
 /// Why no upper-layer header was found.
@@ -89,12 +90,26 @@ pub fn load_segment(
     }
     let (words, _) = TcpWords::read_from_prefix(tcp.slice()).map_err(|_| malformed)?;
     segment.load(ip, &words, total - headers, total);
-    let mut options = [0; OPTION_BUFFER];
-    let length = tcp.options().len();
-    options.get_mut(..length).ok_or(malformed)?.copy_from_slice(tcp.options());
-    segment.options.places.find(&options, u32::try_from(length).map_err(|_| malformed)?);
-    segment.options.load(&options);
+    segment.options =
+        timestamps_alone(tcp.options()).or_else(|| any_options(tcp.options())).ok_or(malformed)?;
     Ok(())
+}
+
+fn any_options(options: &[u8]) -> Option<OptionValues> {
+    let mut buffer = [0; OPTION_BUFFER];
+    buffer.get_mut(..options.len())?.copy_from_slice(options);
+    let mut values = OptionValues::default();
+    values.places.find(&buffer, u32::try_from(options.len()).ok()?);
+    values.load(&buffer);
+    Some(values)
+}
+
+/// What nearly all segments have that are no SYN (RFC 7323, appendix A): known without a walk, byte by byte, over them.
+fn timestamps_alone(options: &[u8]) -> Option<OptionValues> {
+    let [1, 1, 8, 10, a, b, c, d, e, f, g, h] = *options else { return None };
+    let (tsval, tsecr) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+    let places = OptionPlaces { timestamps: 4, next: 12, ..OptionPlaces::default() };
+    Some(OptionValues { places, tsval, tsecr, ..OptionValues::default() })
 }
 
 /// A whole TCP segment of whatever flow: its key, its facts, and where its TCP header begins. `None` for fragments, for what
@@ -112,15 +127,35 @@ pub fn read(packet: &[u8], direction: Direction) -> Option<(FlowKey, Segment, us
     Some((key, segment, tcp_at))
 }
 
+/// Bytes of the TCP header, whose twelfth byte begins with their number in words (RFC 9293, section 3.1).
+fn header(packet: &[u8], tcp_at: usize) -> Option<usize> {
+    Some(usize::from(packet.get(tcp_at.checked_add(12)?)? >> 4) * 4)
+}
+
 /// How many bytes of options a segment has that [`read`] has read.
 pub fn options(packet: &[u8], tcp_at: usize) -> Option<usize> {
-    let tcp = TcpHeaderSlice::from_slice(packet.get(tcp_at..)?).ok()?;
-    Some(tcp.options().len())
+    header(packet, tcp_at)?.checked_sub(TcpHeader::MIN_LEN)
 }
 
 /// The payload of a segment that [`read`] has read.
 pub fn payload<'a>(packet: &'a [u8], segment: &Segment, tcp_at: usize) -> Option<&'a [u8]> {
-    let tcp = TcpHeaderSlice::from_slice(packet.get(tcp_at..)?).ok()?;
-    let from = tcp_at.checked_add(tcp.slice().len())?;
+    let from = tcp_at.checked_add(header(packet, tcp_at)?)?;
     packet.get(from..from.checked_add(usize::try_from(segment.payload).ok()?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn timestamps_alone_are_what_a_walk_finds(values: [u8; 8], other: Vec<u8>) {
+            let options = [&[1, 1, 8, 10][..], &values].concat();
+            prop_assert_eq!(timestamps_alone(&options), any_options(&options));
+            prop_assert!(timestamps_alone(&options).is_some());
+            prop_assert_eq!(timestamps_alone(&other), None);
+            prop_assert_eq!(timestamps_alone(&[&options[..], &[0; 4]].concat()), None);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use crate::hold::{HeldPacket, divide};
 use baton_daemon::tun::Offload;
 use baton_shared::packet::held::{HeldFacts, is_intact};
 use baton_shared::record::FlowRecord;
+use baton_shared::seq::Seq;
 use baton_shared::state::acceptable::{KnownClient, is_acceptable};
 use baton_shared::state::heard::Heard;
 use baton_shared::state::later::NotKept;
@@ -30,24 +31,26 @@ impl Migrator {
             }
             return self.hold.write_back(Some(flow.slot), packet, offload);
         }
-        let held = HeldPacket::new(packet, offload, facts);
+        let (seq, length) = (Seq::new(facts.seq), facts.segment.held_length());
+        let behind = seq.plus(length);
         let end = state.later.end();
         let options = flow.options();
         let mut heard = state.catch_up(record, options.as_ref());
         let known =
             KnownClient { acked: heard.ack.raw(), reach: record.note_window, tsval: state.in_order_tsval };
         let believed = !facts.rst && is_acceptable(facts, &known);
-        if !facts.rst && end.before(held.end()) && !believed {
-            return self.disbelieve(flow, &held);
+        if !facts.rst && end.before(behind) && !believed {
+            return self.disbelieve(flow, &HeldPacket::new(packet, offload, facts));
         }
         if believed {
             state.note(&mut heard, facts, options.as_ref());
         }
         // A part of the request under way, sent again or on its way through the queue; or nothing of the stream.
-        if facts.rst || held.length() == 0 || !end.before(held.end()) {
+        if facts.rst || length == 0 || !end.before(behind) {
             return self.hold.write_back(Some(flow.slot), packet, offload);
         }
-        if !held.seq.before(end) {
+        let held = HeldPacket::new(packet, offload, facts);
+        if !seq.before(end) {
             return self.take_beyond(flow, state, held, facts.payload, heard);
         }
         // Its front is a part of the request under way, which its server may lack.

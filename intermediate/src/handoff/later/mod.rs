@@ -25,7 +25,7 @@ pub(super) use state::Started;
 use super::Migrator;
 use crate::access_log::{Asked, Placed};
 use crate::front::Seat;
-use crate::hold::Offered;
+use crate::hold::NotHeld;
 use crate::targets::TargetId;
 use baton_daemon::metrics::ReasonCounters;
 use baton_daemon::tun::Offload;
@@ -215,8 +215,8 @@ impl Migrator {
 
     /// A packet came from the hold TUN. Only one task may call this: order rests on it.
     pub fn on_hold_packet(self: &Arc<Self>, packet: &[u8], offload: Offload) {
-        let Offered::NotHeld(facts) = self.hold.offer(packet, offload) else { return };
-        let Some((slot, later)) = self.flows.place_of(&facts.key) else {
+        let Some(NotHeld { facts, key }) = self.hold.offer(packet, offload) else { return };
+        let Some((slot, later)) = self.flows.place_of(&key) else {
             return self.hold.write_back(None, packet, offload);
         };
         if facts.segment.opens() && self.await_end(slot, packet, offload) {

@@ -67,14 +67,16 @@ impl Migrator {
 
     fn read(self: &Arc<Self>, flow: &Arc<LaterFlow>, state: &mut State) {
         let Some(router) = self.laters.router.get() else { return };
-        let limits = router.limits(flow.vip());
+        // Of most flows nothing is there to be read.
+        let mut limits = None;
         while state.phase == Phase::Following {
             if state.last && !state.later.is_within_body() {
                 // The server closes after its answer, and gets nothing more.
                 self.flows.set_last(flow.slot);
                 return self.drop_all(flow, state);
             }
-            let later = state.later.next(&limits);
+            let limits = limits.get_or_insert_with(|| router.limits(flow.vip()));
+            let later = state.later.next(limits);
             if later != Later::Partial {
                 state.waiting.change_unfinished(|unfinished| unfinished.partial_since = None);
             }
