@@ -146,3 +146,13 @@ impl HeadScanner {
         }
     }
 }
+
+/// The lines of a head, each with its end.
+pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    memchr::memchr_iter(b'\n', head).map(move |at| {
+        let line = head.get(start..=at).unwrap_or_default();
+        start = at + 1;
+        line
+    })
+}

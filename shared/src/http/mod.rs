@@ -29,6 +29,7 @@ pub use body::BodyScanner;
 pub use changes::{Edits, Forwarded, HeaderChanges, Origin, TraceIds, check_change};
 pub use conduct::Conduct;
 pub use downgrade::{Http2Head, to_http11};
+pub(crate) use head::lines;
 pub use head::{ConnectionOptions, Framing, HeadStatus, RequestHead, Version, parse};
 pub use response::{ResponseStream, Standing};
 pub use rewrite::canonical;

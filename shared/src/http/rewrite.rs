@@ -1,8 +1,8 @@
 //! A head as the server shall see it.
 
-use super::{Edits, RequestHead};
+use super::{Edits, RequestHead, lines};
 use core::ops::Range;
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
 
 /// The head in canonical form with these changes: what the gate reads from it is what it read before but for them.
 ///
@@ -67,16 +67,6 @@ pub fn canonical(bytes: &[u8], head: &RequestHead, edits: &Edits, close: bool) -
     }
     out.extend_from_slice(b"\r\n");
     out
-}
-
-/// With their ends.
-fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut start = 0;
-    memchr_iter(b'\n', head).map(move |at| {
-        let line = head.get(start..=at).unwrap_or_default();
-        start = at + 1;
-        line
-    })
 }
 
 /// Gives the authority of an absolute target.

@@ -1,7 +1,7 @@
 //! What is asked of a request.
 
-use crate::http::RequestHead;
-use memchr::{memchr, memchr_iter};
+use crate::http::{RequestHead, lines};
+use memchr::memchr;
 
 /// Header lines, whatever holds them.
 pub trait HeaderLines: Send + Sync {
@@ -31,14 +31,7 @@ impl<'a> HeadLines<'a> {
 
     /// Name and value of each, white space around the value cut off.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        let head = self.0;
-        let mut start = 0;
-        let lines = memchr_iter(b'\n', head).map(move |at| {
-            let line = head.get(start..at).unwrap_or_default();
-            start = at + 1;
-            line
-        });
-        lines.skip(1).filter_map(|line| {
+        lines(self.0).skip(1).filter_map(|line| {
             let colon = memchr(b':', line)?;
             let (name, value) = line.split_at_checked(colon)?;
             Some((name, value.get(1..).unwrap_or_default().trim_ascii()))
