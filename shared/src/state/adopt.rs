@@ -7,6 +7,7 @@
 //! | from | event | to | what follows |
 //! |---|---|---|---|
 //! | (new) | | `Offered` | up to 32 kB of the request |
+//! | (new) | the flow before has left a socket in TIME_WAIT | `Offered` | it is destroyed first |
 //! | `Offered` | the socket has said something, or the kernel knows it | `Taken` | the rest, as its window allows |
 //! | `Offered` | a socket in TIME_WAIT has the 4-tuple | `Offered` | it is destroyed; again |
 //! | `Offered` | resend time | `Offered` | the kernel is asked for the socket; again |
@@ -173,6 +174,11 @@ impl Adopt {
             destroyed: false,
             feeding,
         }
+    }
+
+    /// A socket in TIME_WAIT is known to have the 4-tuple. Before the first attempt; another one may be met yet.
+    pub fn expect_time_wait(&mut self) {
+        self.destroy_due = true;
     }
 
     /// Where it stands.

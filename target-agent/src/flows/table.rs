@@ -69,7 +69,7 @@ pub(crate) struct Flow {
     pub(crate) way: Way,
     /// How it ended; lingers since.
     pub(crate) end: Option<EndReason>,
-    /// The socket in TIME_WAIT that its server's socket has become.
+    /// The socket in TIME_WAIT that its server's socket has become; before it has one, that of the flow before.
     pub(crate) remains: Option<Cookie>,
     /// What its socket had counted when it was last looked at.
     pub(crate) sampled: Sampled,

@@ -5,16 +5,18 @@ use super::engine::Engine;
 use super::handoff::key;
 use super::packet::Ends;
 use crate::flows::table::{Flow, Table, Who};
+use crate::sock_diag::destroy::Cookie;
 use baton_loader::monotonic_ns;
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{Handoff, RefusedAnswer};
 use baton_shared::reason::Refusal;
-use baton_shared::record::{FLAG_FED, FlowRecord};
+use baton_shared::record::{FLAG_FED, FlowKey, FlowRecord};
 use baton_shared::seq::Seq;
 use baton_shared::state::adopt::{Adopt, Cause, Phase};
 use baton_shared::state::ending::SocketState;
 use baton_shared::state::replay::{Answer, Phase as Feeding};
 use baton_shared::state::responses::Responses;
+use std::io;
 use std::sync::Arc;
 
 impl Engine {
@@ -35,7 +37,7 @@ impl Engine {
         // Both sides count alike, so the first response begins where the client expects it.
         let first = Seq::new(handoff.connection.snd_nxt.raw());
         let responses = handoff.tracked.map(|request| Box::new(Responses::new(first, request.head)));
-        let adopt = Box::new(Adopt::new(handoff, own_scale, now));
+        let mut adopt = Box::new(Adopt::new(handoff, own_scale, now));
         let slot = self.slot(table, now).ok_or(Refusal::TableFull)?;
         let mut record = FlowRecord {
             flow_id: who.1.flow_id,
@@ -50,35 +52,18 @@ impl Engine {
         adopt.fill(&mut record);
         record.requests = responses.as_ref().map_or(0, |responses| responses.mark());
         self.shared.plane.slots().write(slot, &record);
-        let mut before = match self.put(table, &arrival, slot, now) {
-            Ok(before) => before,
-            Err(reason) => {
-                self.shared.plane.slots().free(slot);
-                return Err(reason);
-            }
-        };
-        if key != arrival {
-            match self.put(table, &key, slot, now) {
-                Ok(other) => before = other.or(before),
-                Err(reason) => {
-                    if let Err(e) = self.shared.plane.remove(&arrival) {
-                        tracing::error!("remove from FLOWS: {e}");
-                    }
-                    self.shared.plane.slots().free(slot);
-                    return Err(reason);
-                }
-            }
-        }
+        let before = self.put_both(table, [&arrival, &key], slot, now).inspect_err(|_| {
+            self.shared.plane.slots().free(slot);
+        })?;
+        // The socket that the flow before has left has the same 4-tuple.
         let remains = before.filter(|before| before.ends == local).and_then(|before| before.remains);
-        // What is known to stand in the way need not be met first.
-        if let Some(remains) = remains
-            && let Err(e) = self.diag.destroy_this(vip, local.client(), remains)
-        {
-            tracing::warn!(client = %local.client(), %vip, "cannot end a socket in TIME_WAIT: {e}");
+        if remains.is_some() {
+            adopt.expect_time_wait();
         }
         let mut flow = Flow::new(who, local, vip, now);
         flow.server = server;
         flow.arrival = Some(arrival);
+        flow.remains = remains;
         flow.adopt = Some(adopt);
         flow.responses = responses;
         table.insert(slot, Box::new(flow));
@@ -92,6 +77,7 @@ impl Engine {
         let Some(flow) = table.get_mut(slot) else { return };
         let ends = flow.ends;
         let Some(mut adopt) = flow.adopt.take() else { return };
+        let mut remains = flow.remains.take();
         let plane = Arc::clone(&self.shared.plane);
         loop {
             // Locally the socket has mostly acknowledged before the write below returned.
@@ -104,13 +90,8 @@ impl Engine {
                     Err(e) => tracing::error!("sock_diag: {e}"),
                 }
             }
-            // One that waits for the client's FIN in a TIME_WAIT socket's place is told as FIN_WAIT2.
             if adopt.poll_destroy()
-                && let Err(e) = self.diag.destroy(
-                    ends.server(),
-                    ends.client(),
-                    &[SocketState::TimeWait, SocketState::Alive],
-                )
+                && let Err(e) = self.make_room(ends, remains.take())
             {
                 tracing::warn!(client = %ends.client(), vip = %ends.server(), "cannot end a socket in TIME_WAIT: {e}");
             }
@@ -144,6 +125,38 @@ impl Engine {
                 if let Some(flow) = table.get_mut(slot) {
                     flow.adopt = Some(adopt);
                 }
+            }
+        }
+    }
+
+    /// Puts a filled slot under both keys, or under none. Gives the flow that was there.
+    fn put_both(
+        &mut self,
+        table: &mut Table,
+        [arrival, key]: [&FlowKey; 2],
+        slot: u32,
+        now: u64,
+    ) -> Result<Option<Box<Flow>>, Refusal> {
+        let before = self.put(table, arrival, slot, now)?;
+        if key == arrival {
+            return Ok(before);
+        }
+        let other = self.put(table, key, slot, now).inspect_err(|_| {
+            if let Err(e) = self.shared.plane.remove(arrival) {
+                tracing::error!("remove from FLOWS: {e}");
+            }
+        })?;
+        Ok(other.or(before))
+    }
+
+    /// Ends the 4-tuple's socket in TIME_WAIT, by its name if that is known.
+    fn make_room(&mut self, ends: Ends, remains: Option<Cookie>) -> io::Result<()> {
+        match remains {
+            Some(name) => self.diag.destroy_this(ends.server(), ends.client(), name),
+            // One that waits for the client's FIN in a TIME_WAIT socket's place is told as FIN_WAIT2.
+            None => {
+                let standing = [SocketState::TimeWait, SocketState::Alive];
+                self.diag.destroy(ends.server(), ends.client(), &standing)
             }
         }
     }

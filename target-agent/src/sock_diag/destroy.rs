@@ -96,22 +96,20 @@ mod tests {
     }
 
     /// The kernel lets root end sockets, if it was built for that.
-    fn may_destroy(diag: &mut SockDiag) -> bool {
+    fn destroyer() -> Option<SockDiag> {
+        let mut diag = SockDiag::open().unwrap();
         let (_listener, _server, _client, [s, c]) = connection("127.0.0.1:0");
-        let Err(e) = diag.destroy(s, c, &[SocketState::Alive]) else { return true };
+        let Err(e) = diag.destroy(s, c, &[SocketState::Alive]) else { return Some(diag) };
         assert!(std::env::var_os("BATON_NO_SKIPS").is_none_or(|v| v != "1"), "SOCK_DESTROY: {e}");
         println!(
             "SKIPPED: this user or kernel cannot end sockets (CAP_NET_ADMIN, CONFIG_INET_DIAG_DESTROY): {e}"
         );
-        false
+        None
     }
 
     #[test]
     fn a_connection_is_ended_and_its_listener_and_others_stay() {
-        let mut diag = SockDiag::open().unwrap();
-        if !may_destroy(&mut diag) {
-            return;
-        }
+        let Some(mut diag) = destroyer() else { return };
         for loopback in ["127.0.0.1:0", "[::1]:0"] {
             let (listener, mut server, mut client, [s, c]) = connection(loopback);
             diag.destroy(s, c, &[SocketState::TimeWait]).unwrap();
@@ -127,10 +125,7 @@ mod tests {
 
     #[test]
     fn what_a_look_names_as_a_connections_remains_is_ended_by_that_name() {
-        let mut diag = SockDiag::open().unwrap();
-        if !may_destroy(&mut diag) {
-            return;
-        }
+        let Some(mut diag) = destroyer() else { return };
         for loopback in ["127.0.0.1:0", "[::1]:0"] {
             let (listener, server, client, [s, c]) = connection(loopback);
             assert_eq!(diag.look(s, c).unwrap().remains, None);
@@ -155,10 +150,7 @@ mod tests {
     /// The lookup by a 4-tuple that no connection has finds the listener.
     #[test]
     fn where_only_the_listener_is_left_nothing_is_ended() {
-        let mut diag = SockDiag::open().unwrap();
-        if !may_destroy(&mut diag) {
-            return;
-        }
+        let Some(mut diag) = destroyer() else { return };
         for (listens, at, stranger) in [
             ("127.0.0.1:0", "127.0.0.1", "127.0.0.9:9"),
             ("[::1]:0", "::1", "[::9]:9"),
@@ -176,10 +168,7 @@ mod tests {
     /// the 4-tuple since.
     #[test]
     fn what_has_the_4_tuple_of_a_connection_that_ended_meanwhile_stays() {
-        let mut diag = SockDiag::open().unwrap();
-        if !may_destroy(&mut diag) {
-            return;
-        }
+        let Some(mut diag) = destroyer() else { return };
         for loopback in ["127.0.0.1:0", "[::1]:0"] {
             let (listener, server, client, [s, c]) = connection(loopback);
             let (_, cookie) = diag.identify(s, c).unwrap().unwrap();

@@ -258,6 +258,20 @@ fn a_socket_in_time_wait_is_destroyed_once_between_two_attempts() {
 }
 
 #[test]
+fn a_socket_in_time_wait_that_is_known_of_is_destroyed_before_the_first_attempt_and_another_may_yet_be_met() {
+    let mut adopt = Adopt::new(handoff(b"GET /", false), ANY_SCALE, MS);
+    adopt.expect_time_wait();
+    assert_eq!(adopt.phase(), Phase::Offered);
+    assert!(adopt.poll_destroy() && !adopt.poll_destroy());
+    assert!(adopt.poll_segment(MS).is_some() && adopt.poll_segment(MS).is_none());
+    let mut record = FlowRecord::default();
+    adopt.fill(&mut record);
+    record.note_flags |= NOTE_TIME_WAIT;
+    adopt.on_notes(&record, MS);
+    assert!(adopt.poll_destroy() && adopt.poll_segment(MS).is_some());
+}
+
+#[test]
 fn silence_fences_the_record_before_it_is_said_that_nothing_was_adopted() {
     let mut bench = Bench::new(b"GET /");
     bench.note(NOTE_ASSIGNED);
