@@ -44,6 +44,7 @@ use baton_daemon::config::{
 };
 use baton_daemon::cpu_latency::CpuLatency;
 use baton_daemon::tun::interface_index;
+use baton_shared::control::Lane;
 use baton_shared::control::Role;
 use baton_shared::route::{KeepAlive, Mode, Route};
 use baton_shared::translate::Leg;
@@ -65,6 +66,8 @@ const PARTS: [&str; 4] = ["listener", "target", "pool", "route"];
 
 /// More threads than this accept no faster.
 const WORKERS_MAX: usize = 256;
+/// So many threads hand off if nothing else is said.
+const HANDOFF_WORKERS: usize = 4;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -76,6 +79,9 @@ pub struct Config {
     pub uplink: Option<Spanned<String>>,
     /// Threads that accept and proxy; one for each processor if it is not given.
     pub workers: Option<Spanned<usize>>,
+    /// Of them, those that accept connections which may be given away, and hand them off; each has a control channel to each
+    /// agent.
+    pub handoff_workers: Option<Spanned<usize>>,
     /// Microseconds within which this host's processors are to wake; what the system allows if it is not given.
     pub cpu_latency_us: Option<Spanned<u32>>,
     /// This host's addresses, at most one of each family, that packets to targets are encapsulated with; those the
@@ -163,14 +169,20 @@ impl Config {
         self.workers.as_ref().map_or_else(all, |workers| *workers.get_ref()).min(WORKERS_MAX)
     }
 
-    /// How many of those threads accept on a VIP. Where connections may be given away it is the one that has the control
-    /// channels and the hold queue: a handoff then wakes no other thread, which costs more than all its system calls.
+    /// How many of those threads hand connections off.
+    pub fn handoff_workers(&self) -> usize {
+        let said = self.handoff_workers.as_ref().map_or(HANDOFF_WORKERS, |workers| *workers.get_ref());
+        said.min(self.workers())
+    }
+
+    /// How many of those threads accept on a VIP. Where connections may be given away it is those that have control channels: a
+    /// handoff then wakes no other thread, which costs more than all its system calls.
     pub fn accepting(&self, vip: SocketAddr) -> usize {
         let by_routes = self.route.iter().filter_map(|route| route.mode.as_ref());
         let by_routes = by_routes.into_iter().any(|mode| *mode.get_ref() == Mode::Migrate);
         let gives = |l: &Listener| l.protocol() == Protocol::Http && (l.mode() == Mode::Migrate || by_routes);
         let gives = self.listener.iter().any(|l| *l.vip.get_ref() == vip && gives(l));
-        if gives && self.migration_needs().is_some() { 1 } else { self.workers() }
+        if gives && self.migration_needs().is_some() { self.handoff_workers() } else { self.workers() }
     }
 
     /// The addresses clients connect to.
@@ -263,6 +275,7 @@ impl Config {
             ("name", value(&self.name)),
             ("uplink", value(&self.uplink)),
             ("workers", value(&self.workers)),
+            ("handoff_workers", value(&self.handoff_workers)),
             ("cpu_latency_us", value(&self.cpu_latency_us)),
             ("leg_source", value(&self.leg_source)),
             ("[tls]", value(&self.tls)),
@@ -279,6 +292,7 @@ impl Config {
             name: started.name.clone(),
             uplink: started.uplink.clone(),
             workers: started.workers.clone(),
+            handoff_workers: started.handoff_workers.clone(),
             cpu_latency_us: started.cpu_latency_us.clone(),
             leg_source: started.leg_source.clone(),
             tls: started.tls.clone(),
@@ -357,6 +371,11 @@ impl Validate for Config {
         if let Some(workers) = &self.workers {
             let range = 1..=WORKERS_MAX;
             let problem = format!("workers must be from 1 to {WORKERS_MAX}");
+            problems.require(workers, range.contains(workers.get_ref()), problem);
+        }
+        if let Some(workers) = &self.handoff_workers {
+            let range = 1..=Lane::MOST;
+            let problem = format!("handoff_workers must be from 1 to {}", Lane::MOST);
             problems.require(workers, range.contains(workers.get_ref()), problem);
         }
         CpuLatency::validate(self.cpu_latency_us.as_ref(), problems);

@@ -30,7 +30,7 @@ use crate::handoff::flow_id_text;
 use crate::leg_mtu::LegMtus;
 use crate::targets::{TargetId, Targets};
 use baton_loader::{InsertError, Plane, monotonic_ns};
-use baton_shared::control::FlowRef;
+use baton_shared::control::{FlowRef, Lane};
 use baton_shared::reason::EndReason;
 use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::Leg;
@@ -56,6 +56,8 @@ pub struct FlowIdentity<'a> {
     pub server: SocketAddr,
     /// Method and path.
     pub request: &'a str,
+    /// By which of the agent's channels its messages go.
+    pub lane: Lane,
 }
 
 /// Why no record could be made for a flow.
@@ -124,7 +126,8 @@ impl Flows {
     /// An empty table over `plane`. Ended flows stay for `linger`; flows on which nothing was seen for `idle`
     /// are given up, should their agent never report their end.
     pub fn new(plane: Arc<Plane>, targets: Arc<Targets>, linger: Duration, idle: Duration) -> Self {
-        // Numbers must be unique across restarts: 4096 for each microsecond since 1970 are never overtaken.
+        // Numbers must be unique across restarts: 4096 for each microsecond since 1970 are never overtaken, nor are 256 with
+        // any lane in them.
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let first = u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX >> 12) << 12;
         Flows {
@@ -169,7 +172,8 @@ impl Flows {
     pub fn begin(&self, identity: FlowIdentity<'_>, deadline: Duration) -> Result<Place, BeginError> {
         let key = &identity.key;
         let slot = self.plane.slots().allocate().ok_or(BeginError::Full)?;
-        let flow = FlowRef { flow_id: self.next_id.fetch_add(1, Ordering::Relaxed), generation: 1 };
+        let number = self.next_id.fetch_add(Lane::APART, Ordering::Relaxed);
+        let flow = FlowRef { flow_id: identity.lane.within(number), generation: 1 };
         let now_ns = monotonic_ns();
         let record = FlowRecord {
             flow_id: flow.flow_id,

@@ -114,7 +114,7 @@ mod tests {
     async fn only_the_agent_that_was_asked_is_heard_and_all_who_ask_get_its_answer() {
         let agents = agents();
         let link = Arc::new(Kept::default());
-        agents[0].set_link(Arc::clone(&link) as Arc<dyn AgentLink>);
+        agents[0].add_link(Arc::clone(&link) as Arc<dyn AgentLink>);
         let inspections = Inspections::default();
         let answer = async {
             while link.0.lock().unwrap().len() < 2 {

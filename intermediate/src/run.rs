@@ -29,7 +29,7 @@ use baton_shared::record::LegSettings;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -321,7 +321,11 @@ async fn serve(
         migrator.set_router(Arc::new(LaterRouter::new(&front, control.stop())));
         agents_up(&front.targets).await;
     }
-    let mut workers = Workers::start(&front, config.workers().saturating_sub(1), &control)?;
+    let beside = config.workers().saturating_sub(1);
+    let mut workers = Workers::start(&front, beside, config.handoff_workers(), &control)?;
+    if let (Some(migrator), Some(needs)) = (front.migration.migrator(), config.migration_needs()) {
+        migrator.connect_beside(workers.handing_off(), needs.tls, &hello(config))?;
+    }
     for (vip, sockets) in opened.listeners {
         workers.listen(vip, sockets, config);
     }
@@ -405,13 +409,16 @@ fn start_migrator(
     Ok(migrator)
 }
 
+/// Tells this process from others of this node's.
+static INSTANCE: LazyLock<u64> = LazyLock::new(random);
+
 /// What this node says first on each control channel.
 pub(crate) fn hello(config: &Config) -> Hello {
     Hello {
         protocol: PROTOCOL_VERSION,
         role: Role::Intermediate,
         name: config.name.get_ref().clone(),
-        instance: random(),
+        instance: *INSTANCE,
         software: concat!("baton intermediate ", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }

@@ -9,7 +9,7 @@ pub use load::{TargetLoad, UnderWay};
 pub use order::Ordered;
 
 pub use baton_shared::balance::Servers;
-use baton_shared::control::{Message, ServerLoad};
+use baton_shared::control::{FlowRef, Message, ServerLoad};
 use baton_shared::health::Admin;
 use baton_shared::translate::Leg;
 use serde::Serialize;
@@ -74,9 +74,9 @@ impl Target {
         self.agent.is_up()
     }
 
-    /// Sends its agent a message.
-    pub fn send(&self, message: Message) -> Result<(), NotSent> {
-        self.agent.send(message)
+    /// Sends its agent a message about a flow.
+    pub fn send_of(&self, flow: FlowRef, message: Message) -> Result<(), NotSent> {
+        self.agent.send_of(flow, message)
     }
 
     /// Whether the configuration has it no more.

@@ -1,14 +1,16 @@
 //! The threads that accept connections. Each has a runtime of its own.
 //!
-//! The first worker is the main thread, where the control channels and the hold queue are served too. HTTP connections
-//! that may be given away are accepted there alone ([`Config::accepting`](crate::config::Config::accepting)): a handoff
-//! then wakes no other thread, which would cost more than all its system calls. What of them is proxied after all goes
-//! to the others ([`Aside`](crate::front::Aside)). On the other VIPs each worker has its own socket (`SO_REUSEPORT`), and
-//! the kernel spreads connections over them.
+//! The first worker is the main thread, where the hold queue is served too. It and some more hand connections off, each by control
+//! channels of its own ([`Lane`]): a handoff wakes no other thread, which would cost more than all its system calls. HTTP
+//! connections that may be given away are accepted there alone ([`Config::accepting`](crate::config::Config::accepting)). What of
+//! them is proxied after all goes to the others, if there are any ([`Aside`](crate::front::Aside)). On a VIP each worker that
+//! accepts has its own socket (`SO_REUSEPORT`), and the kernel spreads connections over them.
 
 use crate::config::Config;
 use crate::front::{Front, StopControl};
+use crate::handoff::lane;
 use baton_daemon::service;
+use baton_shared::control::Lane;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -41,19 +43,27 @@ pub(crate) struct Workers {
     posts: Vec<mpsc::UnboundedSender<Post>>,
     /// What those threads run.
     runtimes: Vec<Handle>,
+    /// So many of all hand off, the main one and the first beside it.
+    handing_off: usize,
     /// What is listened on.
     vips: HashMap<SocketAddr, Listening>,
 }
 
 impl Workers {
-    /// Starts so many threads beside the main one. In its runtime.
-    pub(crate) fn start(front: &Arc<Front>, beside: usize, control: &StopControl) -> io::Result<Self> {
+    /// Starts so many threads beside the main one; with that so many hand off. In its runtime.
+    pub(crate) fn start(
+        front: &Arc<Front>,
+        beside: usize,
+        handing_off: usize,
+        control: &StopControl,
+    ) -> io::Result<Self> {
         let mut workers = Workers {
             front: Arc::clone(front),
             stop: control.stop(),
             threads: Vec::new(),
             posts: Vec::new(),
             runtimes: Vec::new(),
+            handing_off,
             vips: HashMap::new(),
         };
         for n in 0..beside {
@@ -61,7 +71,9 @@ impl Workers {
             workers.runtimes.push(runtime.handle().clone());
             let (front, stop) = (Arc::clone(front), control.stop());
             let (post, mut posts) = mpsc::unbounded_channel();
+            let lane = (n + 1 < handing_off).then(|| Lane::nth(n + 1));
             let thread = std::thread::Builder::new().name(format!("worker{}", n + 2)).spawn(move || {
+                lane.into_iter().for_each(lane::enter);
                 runtime.block_on(async {
                     while let Some(post) = posts.recv().await {
                         accept(&front, post, &stop);
@@ -71,7 +83,8 @@ impl Workers {
             workers.threads.push(thread);
             workers.posts.push(post);
         }
-        front.aside.set(workers.runtimes.clone());
+        lane::enter(Lane::FIRST);
+        front.aside.set(workers.runtimes.iter().skip(handing_off.saturating_sub(1)).cloned().collect());
         Ok(workers)
     }
 
@@ -105,6 +118,11 @@ impl Workers {
                 leave.closed().await;
             }
         }
+    }
+
+    /// What the threads beside the main one run that hand off.
+    pub(crate) fn handing_off(&self) -> Vec<Handle> {
+        self.runtimes.iter().take(self.handing_off.saturating_sub(1)).cloned().collect()
     }
 
     /// What the threads beside the main one run.

@@ -91,7 +91,7 @@ async fn a_connection_of_a_listener_that_left_stays_with_its_target_though_that_
     let bed = Bed::with_listener(limits(), &[&[a, b]], Vec::new(), |listener| {
         intermediate::site::SiteListener { keepalive: KeepAlive::Tracked, mode: Mode::Migrate, ..listener }
     });
-    bed.front.targets.get(TargetId::new(0)).unwrap().agent.set_link(Arc::new(Up));
+    bed.front.targets.get(TargetId::new(0)).unwrap().agent.add_link(Arc::new(Up));
     let router = LaterRouter::new(&bed.front, bed.control.stop());
     let HeadStatus::Complete(head) = parse(REQUEST, &HeadLimits::default()) else { panic!("no head") };
     let now = |target| FlowNow {

@@ -17,6 +17,7 @@ impl Config {
         let mut config = self.clone();
         config.include = None;
         config.workers = Some(said(self.workers()));
+        config.handoff_workers = Some(said(self.handoff_workers()));
         if !self.has_pools() {
             let member = |target: &super::TargetEntry| {
                 said(PoolTarget { target: target.name.get_ref().clone(), weight: 1 })

@@ -204,6 +204,7 @@ mod tests {
     use crate::flows::{FlowIdentity, Place, flow_key};
     use crate::targets::{TargetId, Targets};
     use baton_loader::{Plane, Side, UserspaceConfig};
+    use baton_shared::control::Lane;
     use baton_shared::state::accounts::STALLED;
 
     /// Flows on which nothing was seen for a millisecond are idle; ended ones go at once. Nothing is led through any device.
@@ -226,6 +227,7 @@ mod tests {
             target: TargetId::new(0),
             server: "198.51.100.1:80".parse().unwrap(),
             request: "GET /",
+            lane: Lane::FIRST,
         };
         flows.begin(identity, Duration::from_secs(60)).unwrap()
     }

@@ -1,34 +1,32 @@
-//! The threads that have no part in handoffs. What cannot be given away is proxied there, so that the thread that gives
-//! connections away is not kept from it.
+//! The threads that have no part in handoffs. What cannot be given away is proxied there, so that those that give
+//! connections away are not kept from it.
 
+use crate::handoff::lane;
 use crate::proxy::ClientStream;
 use crate::socket::Socket;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::{self, ThreadId};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 /// Their runtimes. None by default: then everything stays where it is.
 #[derive(Debug, Default)]
 pub struct Aside {
-    threads: OnceLock<(ThreadId, Vec<Handle>)>,
+    runtimes: OnceLock<Vec<Handle>>,
     turn: AtomicUsize,
 }
 
 impl Aside {
-    /// Those beside the thread that calls this. The first call counts.
+    /// These. The first call counts.
     pub(crate) fn set(&self, runtimes: Vec<Handle>) {
-        let _ = self.threads.set((thread::current().id(), runtimes));
+        let _ = self.runtimes.set(runtimes);
     }
 
-    /// The next one's, for what is on the thread beside them.
+    /// The next one's, for what is on a thread that hands off.
     pub(super) fn next(&self) -> Option<&Handle> {
-        let (main, runtimes) = self.threads.get()?;
-        if *main != thread::current().id() {
-            return None;
-        }
+        let runtimes = self.runtimes.get()?;
+        lane::current()?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(runtimes.len())?;
         runtimes.get(turn)
     }

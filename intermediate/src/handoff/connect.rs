@@ -2,16 +2,17 @@
 
 use super::{AgentEvent, Migrator};
 use crate::leg_mtu;
-use crate::targets::{AgentId, AgentLink, NotSent};
+use crate::targets::{Agent, AgentId, AgentLink, NotSent};
 use baton_daemon::control::{ChannelEvent, Client, ClientSpec, ControlError, FaultCounters, SendError};
 use baton_daemon::tls::TlsFiles;
 use baton_daemon::tun::Tun;
-use baton_shared::control::{Hello, Message, Role};
+use baton_shared::control::{Hello, Lane, Message, Role};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// The longest packet read from the TUN: an IP packet's length is 16 bits.
@@ -52,25 +53,17 @@ impl Migrator {
         Ok(())
     }
 
-    /// Opens a channel to each agent that has none, and begins to look after each target that is new. In a tokio
+    /// Opens the channels to agents that are not open yet, and begins to look after each target that is new. In a tokio
     /// runtime. On an error nothing is begun that was not before.
     pub fn connect(self: &Arc<Self>, tls: &TlsFiles, hello: &Hello) -> Result<(), ControlError> {
-        for agent in self.targets.agents().into_iter().filter(|agent| !agent.has_link()) {
-            let spec = ClientSpec {
-                addr: agent.addr,
-                expect: (Role::Agent, agent.name.clone()),
-                tls,
-                hello: hello.clone(),
-            };
-            // The channel must not keep its migrator alive.
-            let (migrator, id) = (Arc::downgrade(self), agent.id);
-            let on_event = move |event| {
-                if let Some(migrator) = migrator.upgrade() {
-                    migrator.on_channel_event(id, event);
-                }
-            };
-            let client = Client::spawn_counted(spec, Arc::new(on_event), Arc::clone(&self.faults))?;
-            agent.set_link(Arc::new(client));
+        let beside = self.beside.get().map(Vec::as_slice).unwrap_or_default();
+        for agent in self.targets.agents() {
+            for n in agent.link_count()..=beside.len() {
+                // The first in this runtime.
+                let _entered = n.checked_sub(1).and_then(|n| beside.get(n)).map(Handle::enter);
+                let client = self.open(&agent, Lane::nth(n), tls, hello)?;
+                agent.add_link(Arc::new(client));
+            }
         }
         let all = self.targets.all();
         let watched = self.watched.swap(all.len(), Ordering::Relaxed);
@@ -80,18 +73,54 @@ impl Migrator {
         Ok(())
     }
 
+    /// Opens a channel to each agent for each of these runtimes, and from here on to each that comes. Each is of a thread that
+    /// hands off beside the one that calls this; once.
+    pub(crate) fn connect_beside(
+        self: &Arc<Self>,
+        runtimes: Vec<Handle>,
+        tls: &TlsFiles,
+        hello: &Hello,
+    ) -> Result<(), ControlError> {
+        let _ = self.beside.set(runtimes);
+        self.connect(tls, hello)
+    }
+
+    /// One of an agent's channels, in the current runtime.
+    fn open(
+        self: &Arc<Self>,
+        agent: &Agent,
+        lane: Lane,
+        tls: &TlsFiles,
+        hello: &Hello,
+    ) -> Result<Client, ControlError> {
+        let spec = ClientSpec {
+            addr: agent.addr,
+            expect: (Role::Agent, agent.name.clone()),
+            tls,
+            hello: Hello { instance: lane.within(hello.instance), ..hello.clone() },
+        };
+        // The channel must not keep its migrator alive.
+        let (migrator, id) = (Arc::downgrade(self), agent.id);
+        let on_event = move |event| {
+            if let Some(migrator) = migrator.upgrade() {
+                migrator.on_channel_event(id, lane, event);
+            }
+        };
+        Client::spawn_counted(spec, Arc::new(on_event), Arc::clone(&self.faults))
+    }
+
     /// Why control channels ended or did not come up.
     pub fn control_faults(&self) -> &FaultCounters {
         &self.faults
     }
 
-    fn on_channel_event(&self, id: AgentId, event: ChannelEvent) {
+    fn on_channel_event(&self, id: AgentId, lane: Lane, event: ChannelEvent) {
         let event = match event {
             ChannelEvent::Up { same_instance, .. } => AgentEvent::Up { same_instance },
             ChannelEvent::Down { undelivered, .. } => AgentEvent::Down { undelivered },
             ChannelEvent::Message(message) => AgentEvent::Message(message),
         };
-        self.on_agent_event(id, event);
+        self.on_agent_event(id, lane, event);
     }
 
     /// Finds out what the ways to the targets take, for ever.

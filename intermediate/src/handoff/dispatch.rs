@@ -5,7 +5,7 @@ use super::later::waits as recall;
 use super::pending::Told;
 use crate::targets::{Agent, AgentId, Target, TargetId};
 use baton_loader::monotonic_ns;
-use baton_shared::control::{FlowRef, Message};
+use baton_shared::control::{FlowRef, Lane, Message};
 use baton_shared::health::AgentEvent as Channel;
 use baton_shared::reason::Refusal;
 use baton_shared::state::handoff::HandoffEvent;
@@ -41,40 +41,48 @@ pub enum AgentEvent {
 }
 
 impl Migrator {
-    /// Takes in what happened on an agent's control channel. In order, per agent.
-    pub fn on_agent_event(&self, id: AgentId, event: AgentEvent) {
+    /// Takes in what happened on one of an agent's control channels. In order, per channel. Whether the agent is there its
+    /// first one says; of the flows each has its own.
+    pub fn on_agent_event(&self, id: AgentId, lane: Lane, event: AgentEvent) {
         let Some(agent) = self.targets.agent(id) else { return };
         let ids = || self.targets.of_agent(id).iter().map(|target| target.id).collect::<Vec<_>>();
+        let own = |flow| agent.lane_of(flow) == lane;
         match event {
-            AgentEvent::Message(message) => self.on_message(&agent, message),
+            AgentEvent::Message(message) => self.on_message(&agent, lane, message),
             AgentEvent::Up { same_instance } => {
-                agent.set_lost(false);
-                agent.on_event(Channel::Connected);
-                if !same_instance {
-                    self.targets.of_agent(id).iter().for_each(|target| target.load.forget_reports());
+                if lane == Lane::FIRST {
+                    agent.set_lost(false);
+                    agent.on_event(Channel::Connected);
+                    if !same_instance {
+                        self.targets.of_agent(id).iter().for_each(|target| target.load.forget_reports());
+                    }
                 }
                 let targets = ids();
-                self.pending.tell_all(&targets, |_| HandoffEvent::ChannelUp { same_instance });
-                self.laters.waits.tell_all(&targets, RecallEvent::ChannelUp);
+                let up = HandoffEvent::ChannelUp { same_instance };
+                self.pending.tell_all(&targets, |flow| own(flow).then_some(up));
+                self.laters.waits.tell_all(&targets, own, RecallEvent::ChannelUp);
                 for target in targets {
-                    self.ask_after_lost(target);
+                    self.ask_after_lost(target, own);
                     if !same_instance {
-                        self.ask_after_flows(target);
+                        self.ask_after_flows(target, own);
                     }
                 }
             }
             AgentEvent::Down { undelivered } => {
-                agent.on_event(Channel::Disconnected);
+                if lane == Lane::FIRST {
+                    agent.on_event(Channel::Disconnected);
+                }
                 let undelivered: HashSet<FlowRef> = undelivered.into_iter().collect();
-                self.laters.waits.tell_all(&ids(), RecallEvent::ChannelDown);
-                self.pending.tell_all(&ids(), |flow| HandoffEvent::ChannelDown {
-                    delivered: !undelivered.contains(&flow),
+                self.laters.waits.tell_all(&ids(), own, RecallEvent::ChannelDown);
+                self.pending.tell_all(&ids(), |flow| {
+                    let down = HandoffEvent::ChannelDown { delivered: !undelivered.contains(&flow) };
+                    own(flow).then_some(down)
                 });
             }
         }
     }
 
-    fn on_message(&self, agent: &Agent, message: Message) {
+    fn on_message(&self, agent: &Agent, lane: Lane, message: Message) {
         match message {
             Message::Migrated(answer) => {
                 let told = self.pending.tell(answer.flow, Told::Migrated(answer));
@@ -112,7 +120,7 @@ impl Migrator {
                     self.flows.on_end(report);
                 }
                 // If it cannot be sent the agent repeats its report.
-                let _ = agent.send(Message::EndSeen(report.flow));
+                let _ = agent.send_by(lane, Message::EndSeen(report.flow));
             }
             Message::Recalled(answer) => {
                 if !self.laters.waits.tell(answer.flow, recall::Told::Recalled(answer)) {
@@ -150,19 +158,19 @@ impl Migrator {
     }
 
     /// What became of the handoffs given up? `Cancel`, so that none of them is run from here on.
-    fn ask_after_lost(&self, id: TargetId) {
+    fn ask_after_lost(&self, id: TargetId, own: impl Fn(FlowRef) -> bool) {
         let Some(target) = self.targets.get(id) else { return };
-        for flow in self.unresolved.on(id) {
+        for flow in self.unresolved.on(id).into_iter().filter(|flow| own(*flow)) {
             // What cannot be asked now is asked at the next return.
-            let _ = target.send(Message::Cancel(flow));
+            let _ = target.send_of(flow, Message::Cancel(flow));
         }
     }
 
     /// A new agent process: which of the flows given to the old one does it have?
-    fn ask_after_flows(&self, id: TargetId) {
+    fn ask_after_flows(&self, id: TargetId, own: impl Fn(FlowRef) -> bool) {
         let Some(target) = self.targets.get(id) else { return };
-        for flow in self.flows.live_on(id) {
-            if target.send(Message::Status(flow)).is_err() {
+        for flow in self.flows.live_on(id).into_iter().filter(|flow| own(*flow)) {
+            if target.send_of(flow, Message::Status(flow)).is_err() {
                 tracing::warn!(target = target.spec.name, "not all flows could be asked after");
                 return;
             }
@@ -172,7 +180,7 @@ impl Migrator {
     /// Closes the channels of agents that the configuration has no more, once they have had nothing to do for a while:
     /// connections that began with an older configuration may still hand off.
     fn let_agents_go(&self, idle: &mut HashMap<AgentId, Instant>) {
-        for agent in self.targets.agents().into_iter().filter(|agent| agent.has_link()) {
+        for agent in self.targets.agents().into_iter().filter(|agent| agent.link_count() > 0) {
             let targets = self.targets.of_agent(agent.id);
             let ids: Vec<TargetId> = targets.iter().map(|target| target.id).collect();
             let over = targets.iter().all(|target| target.is_removed() && target.flows() == 0);
@@ -180,7 +188,7 @@ impl Migrator {
                 idle.remove(&agent.id);
             } else if idle.entry(agent.id).or_insert_with(Instant::now).elapsed() > LET_GO {
                 idle.remove(&agent.id);
-                agent.drop_link();
+                agent.drop_links();
                 tracing::info!(agent = %agent.addr, "the configuration has no target of this agent any more: channel closed");
             }
         }

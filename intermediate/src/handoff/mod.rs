@@ -10,6 +10,7 @@ mod dispatch;
 mod errors6;
 mod flight;
 mod history;
+pub(crate) mod lane;
 mod late;
 mod later;
 mod lost;
@@ -57,9 +58,10 @@ use pending::Pending;
 use resolve::Resolved;
 use reused::Reused;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use unresolved::{Disowned, Unresolved};
 
 /// How long past its owner's patience a freeze binds, for the reset and its answers.
@@ -83,6 +85,8 @@ pub struct Migrator {
     reused: Reused,
     own: OwnAddresses,
     probes: Arc<Probes>,
+    /// Of the threads that hand off beside the first, which has the hold TUN.
+    beside: OnceLock<Vec<Handle>>,
     inspections: Inspections,
     faults: FaultCounters,
     impatient: AtomicU64,
@@ -115,6 +119,7 @@ impl Migrator {
             reused: Reused::default(),
             own: OwnAddresses::new(),
             probes: Arc::default(),
+            beside: OnceLock::new(),
             inspections: Inspections::default(),
             faults: FaultCounters::default(),
             impatient: AtomicU64::new(0),

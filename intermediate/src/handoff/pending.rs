@@ -119,10 +119,12 @@ impl Pending {
         }
     }
 
-    /// Tells all that wait for the agent of these targets.
-    pub(super) fn tell_all(&self, targets: &[TargetId], what: impl Fn(FlowRef) -> HandoffEvent) {
+    /// Tells those that wait for the agent of these targets what of it is theirs.
+    pub(super) fn tell_all(&self, targets: &[TargetId], what: impl Fn(FlowRef) -> Option<HandoffEvent>) {
         for waiting in self.by_id().values_mut().filter(|w| targets.contains(&w.target)) {
-            waiting.tell(Told::Event(what(waiting.flow)));
+            if let Some(what) = what(waiting.flow) {
+                waiting.tell(Told::Event(what));
+            }
         }
     }
 

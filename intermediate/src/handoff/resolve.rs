@@ -119,7 +119,7 @@ impl Migrator {
                         Question::Status => Message::Status(place.flow),
                     };
                     // If it cannot be sent now, the channel's return asks again.
-                    let _ = self.targets.get(id).map(|target| target.send(message));
+                    let _ = self.targets.get(id).map(|target| target.send_of(place.flow, message));
                 }
                 HandoffAction::Reset => return Settled::Reset,
             }

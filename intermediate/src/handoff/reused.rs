@@ -44,7 +44,7 @@ impl Migrator {
         account.admit(packet.len());
         // Its agent looks at once, and tells of the end if that has come; if it cannot be asked, it tells of it later.
         let target = self.flows.target_of(flow).and_then(|target| self.targets.get(target));
-        let _ = target.map(|target| target.send(Message::Status(flow)));
+        let _ = target.map(|target| target.send_of(flow, Message::Status(flow)));
         let (migrator, packet) = (Arc::clone(self), packet.to_vec());
         tokio::spawn(async move {
             let until = Instant::now() + PATIENCE;

@@ -2,13 +2,14 @@
 
 use super::candidate::TrackedCandidate;
 use super::flight::{Flight, Kept, Lap, TrackedFlight};
+use super::lane;
 use super::pending::Answers;
 use super::repair::{Captured, Ends, Live};
 use super::{FREEZE_MARGIN, HandoffSettings, Migrator, StageTimes, Subject};
 use crate::flows::{BeginError, FlowIdentity, HashedKey, Place, flow_key};
 use crate::hold::HeldFlow;
 use crate::socket::Socket;
-use crate::targets::{NotSent, TargetId};
+use crate::targets::{NotSent, Target, TargetId};
 use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
 use baton_shared::http::{BodyScanner, Framing, GateRule};
@@ -45,7 +46,7 @@ impl Migrator {
         }
         let live = Live::new(stream, syn_tsval);
         let mut lap = Lap::new();
-        let (mut place, held) = match self.freeze(ends, id, server, &subject.request, &settings) {
+        let (mut place, held) = match self.freeze(ends, &target, server, &subject.request, &settings) {
             Ok(frozen) => frozen,
             Err(e) => {
                 tracing::debug!(client = %ends.client, error = %e, "not frozen");
@@ -88,7 +89,8 @@ impl Migrator {
             request: request.clone(),
         }));
         self.prefetched.fetch_add(u64::try_from(request.len()).unwrap_or(0), Ordering::Relaxed);
-        let told = self.pending.register(place.flow, id);
+        let flow = place.flow;
+        let told = self.pending.register(flow, id);
         // Boxed: it goes through several hands.
         let mut flight = Box::new(Flight {
             migrator: self,
@@ -101,7 +103,7 @@ impl Migrator {
         if !readable {
             return Err(self.stay(&mut flight, ProxyReason::BadBody, None));
         }
-        match target.send(message) {
+        match target.send_of(flow, message) {
             Ok(()) => Ok((flight, told)),
             Err(not_sent) => Err(self.stay(
                 &mut flight,
@@ -118,13 +120,14 @@ impl Migrator {
     fn freeze(
         &self,
         ends: Ends,
-        id: TargetId,
+        target: &Target,
         server: SocketAddr,
         request: &str,
         settings: &HandoffSettings,
     ) -> Result<(Place, Arc<HeldFlow>), BeginError> {
         let key = HashedKey::from(flow_key(ends.client, ends.vip));
-        let identity = FlowIdentity { key, target: id, server, request };
+        let lane = target.agent.lane_for(lane::current().unwrap_or_default());
+        let identity = FlowIdentity { key, target: target.id, server, request, lane };
         // Before the key is in force: no diverted packet may find the queue missing.
         let held = self.hold.begin(key);
         let freeze = settings.freeze.max(settings.deadline + FREEZE_MARGIN / 4);

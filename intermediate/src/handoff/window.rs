@@ -62,7 +62,7 @@ impl Migrator {
         let mut told = self.pending.register(waiting.flow, waiting.target);
         let mut over = false;
         let (mut next, mut again) = (until, AGAIN);
-        let mut heard = target.send(Message::Status(waiting.flow)).is_ok();
+        let mut heard = target.send_of(waiting.flow, Message::Status(waiting.flow)).is_ok();
         while heard && !over {
             tokio::select! {
                 answer = told.recv() => match answer {
@@ -75,7 +75,7 @@ impl Migrator {
                 },
                 () = waiting.held.packet_arrived() => {}
                 () = sleep_until(next.into()) => {
-                    heard = next < until && target.send(Message::Status(waiting.flow)).is_ok();
+                    heard = next < until && target.send_of(waiting.flow, Message::Status(waiting.flow)).is_ok();
                     next = until;
                 }
             }

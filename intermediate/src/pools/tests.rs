@@ -40,7 +40,7 @@ fn members(all: &[(bool, &[&str])]) -> Vec<Member> {
     };
     let targets = Targets::new(all.iter().enumerate().map(spec));
     for (target, (up, _)) in targets.iter().zip(all) {
-        target.agent.set_link(Arc::new(Link(*up)));
+        target.agent.add_link(Arc::new(Link(*up)));
     }
     targets.iter().map(|target| Member::new(target, 1)).collect()
 }

@@ -1,13 +1,13 @@
-//! The agents: one control channel for each, however many targets are on its host.
+//! The agents: one control channel for each, and for each thread that hands off, however many targets are on its host.
 
 use crate::ruling;
 use baton_daemon::admin::events::{self, Kind};
-use baton_shared::control::Message;
+use baton_shared::control::{FlowRef, Lane, Message};
 use baton_shared::health::{Agent as AgentState, AgentEvent};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// Names an agent for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,8 +38,8 @@ pub struct Agent {
     pub addr: SocketAddr,
     /// The name in its certificate.
     pub name: String,
-    /// Without it the agent counts as not connected.
-    link: RwLock<Option<Arc<dyn AgentLink>>>,
+    /// Its channels, each at its lane's place. Without the first the agent counts as not connected.
+    links: RwLock<Vec<Arc<dyn AgentLink>>>,
     /// Gone for longer than `handoff.agent_lost_ms`.
     lost: AtomicBool,
     /// By what was seen on the channel. Whether it is connected now, the channel itself knows best.
@@ -52,41 +52,65 @@ impl Agent {
             id,
             addr,
             name: name.to_owned(),
-            link: RwLock::default(),
+            links: RwLock::default(),
             lost: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
 
-    /// Gives it its control channel.
-    pub fn set_link(&self, link: Arc<dyn AgentLink>) {
-        *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link);
+    /// Gives it the channel of its next lane.
+    pub fn add_link(&self, link: Arc<dyn AgentLink>) {
+        self.links.write().unwrap_or_else(PoisonError::into_inner).push(link);
         ruling::change();
     }
 
-    /// Closes its control channel, if it has one.
-    pub(crate) fn drop_link(&self) {
-        self.link.write().unwrap_or_else(PoisonError::into_inner).take();
+    /// Closes its control channels.
+    pub(crate) fn drop_links(&self) {
+        self.links.write().unwrap_or_else(PoisonError::into_inner).clear();
         ruling::change();
     }
 
-    fn link(&self) -> Option<Arc<dyn AgentLink>> {
-        self.link.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn links(&self) -> RwLockReadGuard<'_, Vec<Arc<dyn AgentLink>>> {
+        self.links.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it has one, connected or not.
-    pub fn has_link(&self) -> bool {
-        self.link().is_some()
+    /// How many control channels it has, connected or not.
+    pub fn link_count(&self) -> usize {
+        self.links().len()
     }
 
     /// Whether it is connected.
     pub fn is_up(&self) -> bool {
-        self.link().is_some_and(|link| link.is_up())
+        self.links().first().is_some_and(|link| link.is_up())
     }
 
-    /// Sends it a message.
+    /// The lane of what a flow's messages are, and of what its agent says of it: a number of an earlier run may name one that
+    /// there is not.
+    pub fn lane_of(&self, flow: FlowRef) -> Lane {
+        let lane = Lane::of_number(flow.flow_id);
+        if lane.place() < self.link_count() { lane } else { Lane::FIRST }
+    }
+
+    /// The lane for a new flow of a thread that would have this one.
+    pub fn lane_for(&self, wanted: Lane) -> Lane {
+        let up = self.links().get(wanted.place()).is_some_and(|link| link.is_up());
+        if up { wanted } else { Lane::FIRST }
+    }
+
+    /// Sends it a message that is about no flow.
     pub fn send(&self, message: Message) -> Result<(), NotSent> {
-        self.link().ok_or(NotSent::Down)?.send(message)
+        self.send_by(Lane::FIRST, message)
+    }
+
+    /// Sends it a message about a flow, behind all others about it.
+    pub fn send_of(&self, flow: FlowRef, message: Message) -> Result<(), NotSent> {
+        self.send_by(self.lane_of(flow), message)
+    }
+
+    /// Sends it a message by one of its channels.
+    pub fn send_by(&self, lane: Lane, message: Message) -> Result<(), NotSent> {
+        // Its queue is not waited for.
+        self.links().get(lane.place()).ok_or(NotSent::Down)?.send(message)
     }
 
     /// Something happened on its channel.

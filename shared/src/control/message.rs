@@ -69,7 +69,8 @@ pub struct Hello {
     pub role: Role,
     /// The sender's name; must be the certificate's.
     pub name: String,
-    /// Chosen at random at each start of the process: tells a restarted peer from a reconnected one.
+    /// Chosen at random at each start of the process: tells a restarted peer from a reconnected one. Its lowest bits say which of
+    /// the process's channels to the peer it is ([`Lane`](super::Lane)).
     pub instance: u64,
     /// The software's version, for people.
     pub software: String,

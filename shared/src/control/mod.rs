@@ -6,11 +6,13 @@
 mod bytes;
 mod frame;
 mod inspect;
+mod lane;
 mod load;
 mod message;
 
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, encode, encode_into};
 pub use inspect::{FlowReport, KeyReport, MapReport, RecordReport, SocketReport, TargetFlow};
+pub use lane::{Lane, channel_of};
 pub use load::ServerLoad;
 pub use message::{
     Closer, EndReport, FlowRef, Handoff, Hello, Message, MigratedAnswer, PROTOCOL_VERSION, ProbeOrder,

@@ -254,7 +254,7 @@ impl Engine {
 
     fn report(&self, table: &mut Table, who: Who, report: EndReport) {
         table.reports.keep(who, report);
-        if let Some(session) = table.session_of(who.0) {
+        if let Some(session) = table.session_for(who) {
             self.send(session, Message::Ended(report));
         }
     }

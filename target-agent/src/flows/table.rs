@@ -10,7 +10,7 @@ use crate::serve::packet::Ends;
 use crate::serve::recall::Waiting;
 use crate::sock_diag::destroy::Cookie;
 use baton_daemon::admin::events::{self, Kind};
-use baton_shared::control::{FlowRef, RecalledAnswer, flow_id_text};
+use baton_shared::control::{FlowRef, RecalledAnswer, channel_of, flow_id_text};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowKey;
 use baton_shared::state::adopt::Adopt;
@@ -149,6 +149,8 @@ pub(crate) struct Session {
     /// `None` if the configuration does not name it.
     pub(crate) peer: Option<PeerId>,
     pub(crate) name: String,
+    /// Its process, and which of its channels it is.
+    pub(crate) instance: u64,
     pub(crate) software: String,
     pub(crate) since_ns: u64,
 }
@@ -329,9 +331,20 @@ impl Table {
         self.recent.push_back(entry);
     }
 
+    /// The sessions of an intermediate with their instances, the newest first.
+    fn sessions_of(&self, peer: PeerId) -> impl Iterator<Item = (u64, u64)> {
+        let all = self.sessions.iter().rev();
+        all.filter(move |(_, s)| s.peer == Some(peer)).map(|(number, s)| (*number, s.instance))
+    }
+
     /// The newest session of an intermediate.
     pub(crate) fn session_of(&self, peer: PeerId) -> Option<u64> {
-        self.sessions.iter().rev().find(|(_, s)| s.peer == Some(peer)).map(|(number, _)| *number)
+        self.sessions_of(peer).next().map(|(number, _)| number)
+    }
+
+    /// The session for what concerns a flow.
+    pub(crate) fn session_for(&self, (peer, flow): Who) -> Option<u64> {
+        channel_of(flow.flow_id, self.sessions_of(peer))
     }
 }
 

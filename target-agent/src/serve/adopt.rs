@@ -180,7 +180,7 @@ impl Engine {
         if let Err(reason) = replayed {
             let answer = Answer::Refused(RefusedAnswer { flow: who.1, reason });
             table.memory.keep(who, answer, now);
-            if let Some(session) = table.session_of(who.0) {
+            if let Some(session) = table.session_for(who) {
                 self.refuse_at_once(session, who.1, reason);
             }
         }

@@ -14,7 +14,7 @@ use baton_daemon::admin::events::{self, Kind};
 use baton_daemon::control::{Server, ServerEvent};
 use baton_daemon::tun::Tun;
 use baton_loader::{Plane, monotonic_ns};
-use baton_shared::control::{FlowRef, Message, RefusedAnswer};
+use baton_shared::control::{FlowRef, Hello, Message, RefusedAnswer};
 use baton_shared::reason::Refusal;
 use baton_shared::seq::{Client, Seq};
 use baton_shared::state::replay::{Answer, SegmentToSend, flag};
@@ -231,7 +231,7 @@ impl Engine {
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
         let table = &mut *table;
         match event {
-            ServerEvent::Up { session, peer } => self.on_up(table, session, peer.name, peer.software),
+            ServerEvent::Up { session, peer } => self.on_up(table, session, peer),
             // Flows go on without their intermediate; it comes back and asks.
             ServerEvent::Down { session, .. } => {
                 if let Some(session) = table.sessions.remove(&session) {
@@ -261,15 +261,18 @@ impl Engine {
         self.waiting.notify_one();
     }
 
-    fn on_up(&mut self, table: &mut Table, session: u64, name: String, software: String) {
+    fn on_up(&mut self, table: &mut Table, session: u64, hello: Hello) {
+        let Hello { name, instance, software, .. } = hello;
         let peer = self.shared.policy.peer(&name);
         events::publish(Kind::Channel, || json!({ "intermediate": name, "up": true }));
         if let Some(peer) = peer {
             table.loads.on_session(peer);
         }
-        table.sessions.insert(session, Session { peer, name, software, since_ns: monotonic_ns() });
-        for (_, report) in table.reports.unseen().filter(|((of, _), _)| Some(*of) == peer) {
-            self.send(session, Message::Ended(*report));
+        table.sessions.insert(session, Session { peer, name, instance, software, since_ns: monotonic_ns() });
+        for (who, report) in table.reports.unseen().filter(|((of, _), _)| Some(*of) == peer) {
+            if table.session_for(*who) == Some(session) {
+                self.send(session, Message::Ended(*report));
+            }
         }
         if self.draining {
             self.say_farewell(session);

@@ -302,7 +302,7 @@ impl Engine {
             Answer::Migrated(m) => self.shared.metrics.migrated(m.total_us),
             Answer::Refused(r) => self.shared.metrics.refused(r.reason),
         }
-        if let Some(session) = table.session_of(flow.who.0) {
+        if let Some(session) = table.session_for(flow.who) {
             self.say(session, answer);
         }
         let mut recent = Recent {

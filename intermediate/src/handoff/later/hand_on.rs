@@ -54,7 +54,7 @@ impl Migrator {
         };
         let connection = message.connection.clone();
         let mut told = self.pending.register(hand.place.flow, to);
-        let settled = match target.send(Message::Handoff(Box::new(message))) {
+        let settled = match target.send_of(hand.place.flow, Message::Handoff(Box::new(message))) {
             Ok(()) => self.settle(&mut hand.place, &mut told, to, Instant::now()).await,
             Err(NotSent::Down) => Settled::Kept(ProxyReason::NoAgent, None),
             Err(NotSent::Busy) => Settled::Kept(ProxyReason::ChannelBusy, None),
