@@ -32,7 +32,7 @@ use crate::targets::{TargetId, Targets};
 use baton_loader::{InsertError, Plane, monotonic_ns};
 use baton_shared::control::{FlowRef, Lane};
 use baton_shared::reason::EndReason;
-use baton_shared::record::{DRAIN_BYTES, FlowKey, FlowRecord, FlowState};
+use baton_shared::record::{DRAIN_BYTES, FLAG_AHEAD, FlowKey, FlowRecord, FlowState};
 use baton_shared::translate::Leg;
 use compact_str::CompactString;
 use entry::Entry;
@@ -83,6 +83,8 @@ pub struct Place {
     pub slot: u32,
     /// Its record as first written, state `Frozen`.
     pub record: FlowRecord,
+    /// [`Flows::let_ahead`] was called: the record's notes are the program's.
+    pub ahead: bool,
 }
 
 /// By flows' numbers. This process gives them out and nobody else chooses them: their hash need not withstand anybody.
@@ -216,7 +218,7 @@ impl Flows {
                 InsertError::Os(e) => BeginError::Os(e),
             }
         })?;
-        Ok(Place { flow, slot, record })
+        Ok(Place { flow, slot, record, ahead: false })
     }
 
     /// Removes an ended flow under `key`; or returns the number of the live one there.
@@ -258,8 +260,22 @@ impl Flows {
         }
     }
 
-    /// Lets a freeze bind until `deadline` from now on.
+    /// The handoff is about to be sent to a target that is expected to adopt: packets that show its server's answer go on there
+    /// from now on. `record` is the place's with what that takes, `state::commit::ahead`.
+    pub(crate) fn let_ahead(&self, place: &mut Place, record: &FlowRecord) {
+        let slots = self.plane.slots();
+        slots.set_notes(place.slot, record);
+        slots.write(place.slot, record);
+        // Behind what it stands for.
+        slots.change_flags(place.slot, 0, FLAG_AHEAD);
+        place.ahead = true;
+    }
+
+    /// Lets a freeze bind until `deadline` from now on, and hold all packets.
     pub fn extend(&self, place: &mut Place, deadline: Duration) {
+        if place.ahead {
+            self.plane.slots().change_flags(place.slot, FLAG_AHEAD, 0);
+        }
         place.record.deadline_ns = monotonic_ns().saturating_add(nanos(deadline));
         self.plane.slots().write(place.slot, &place.record);
     }
@@ -269,16 +285,19 @@ impl Flows {
         self.plane.slots().read(slot)
     }
 
-    /// Puts the translation in force: `record` is the place's record with the translation and both notes filled in. Its state
-    /// becomes `Committed`, or `Ended` if the flow's end was reported meanwhile.
-    pub fn commit(&self, record: &FlowRecord, slot: u32) {
+    /// Puts the translation in force: `record` is the place's record with the translation and both notes filled in; but the notes
+    /// stand as they are if the program writes them already (`noted`). Its state becomes `Committed`, or `Ended` if the flow's end
+    /// was reported meanwhile.
+    pub fn commit(&self, record: &FlowRecord, slot: u32, noted: bool) {
         let mut table = self.table();
         let now = Instant::now();
         let mut committed = *record;
         committed.state = FlowState::Committed as u32;
         committed.drain_end = self.plane.slots().accounts(slot).0.wrapping_add(DRAIN_BYTES);
         committed.leg_mtu = self.leg_mtus.room(record.new_addr.into(), Leg::from_flags(record.flags));
-        self.plane.slots().set_notes(slot, record);
+        if !noted {
+            self.plane.slots().set_notes(slot, record);
+        }
         self.plane.slots().set_requests(slot, 1);
         self.plane.slots().write(slot, &committed);
         let Some(entry) = table.get_mut(record.flow_id) else { return };

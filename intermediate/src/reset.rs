@@ -9,6 +9,7 @@
 use crate::hold::HeldFlow;
 use crate::raw::RawSender;
 use baton_shared::capture::CapturedConnection;
+use baton_shared::record::FlowRecord;
 use etherparse::PacketBuilder;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -43,6 +44,14 @@ impl From<&CapturedConnection> for Severed {
             snd_nxt: captured.snd_nxt.raw(),
             rcv_nxt: captured.rcv_nxt.raw(),
         }
+    }
+}
+
+impl Severed {
+    /// By the notes of a flow whose client's packets went on before its target was known to have it.
+    pub(crate) fn catch_up(&mut self, record: &FlowRecord) {
+        self.snd_nxt = record.note_ack;
+        self.rcv_nxt = record.note_seq_end;
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Target {
     /// No longer in the configuration; it stays for the flows it has.
     removed: AtomicBool,
     migrated: AtomicU64,
+    /// Its last connection was adopted.
+    adopts: AtomicBool,
     /// What it has to do.
     pub load: TargetLoad,
     /// What the operator wants of it.
@@ -82,6 +84,18 @@ impl Target {
     /// Whether the configuration has it no more.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Relaxed)
+    }
+
+    /// How its last connection was taken, by which the next one's is expected.
+    pub(crate) fn expect_adopted(&self, adopted: bool) {
+        if self.is_expected_to_adopt() != adopted {
+            self.adopts.store(adopted, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its next connection will be adopted, as far as can be told.
+    pub(crate) fn is_expected_to_adopt(&self) -> bool {
+        self.adopts.load(Ordering::Relaxed)
     }
 
     /// Whether its agent is connected and is not stopping.
@@ -278,6 +292,7 @@ impl Registry {
             spec,
             removed: AtomicBool::new(true),
             migrated: AtomicU64::new(0),
+            adopts: AtomicBool::new(false),
             load: TargetLoad::default(),
             ordered: Ordered::default(),
         });

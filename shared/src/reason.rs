@@ -71,6 +71,7 @@ reasons! {
         WindowRescaled = 23, "window_rescaled", "Beside adopted_sent: the window in it was put into the scale that the intermediate had promised; the server's buffer is too small for that scale.";
         LaterPlain = 24, "later_plain", "Beside translated: a later request that every route treats alike, and too simple to be read in two ways, was judged by the program and went on at once (docs/keepalive.md).";
         SynAwaitsEnd = 25, "syn_awaits_end", "A SYN on the 4-tuple of a flow that has not ended as far as is known: it waits in the daemon for the word of that, 200 ms at most, then goes to the listener, or to the server, which answers as to any SYN on a live connection.";
+        AheadOfAnswer = 26, "ahead_of_answer", "Beside translated: the client acknowledged what its server had answered before the agent's word of the handoff was here, and the packet went on at once to the server, which had adopted the connection.";
         DropTtlExpired = 32, "drop_ttl_expired", "The packet's TTL or hop limit was used up on the way to the target: look for a routing loop.";
         DropMalformed = 33, "drop_malformed", "A packet of a migrated flow whose headers are cut short or contradict themselves.";
         DropFragment = 34, "drop_fragment", "An IP fragment of a migrated flow: a packet's first one, which has the ports, or one behind it. Path-MTU discovery avoids fragments; look for a link with a smaller MTU that clears DF.";

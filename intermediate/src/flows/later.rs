@@ -100,7 +100,7 @@ impl Flows {
         record.state = FlowState::Frozen as u32;
         slots.write(slot, &record);
         self.count_ended(target);
-        Some(Place { flow: FlowRef { generation, ..flow }, slot, record })
+        Some(Place { flow: FlowRef { generation, ..flow }, slot, record, ahead: false })
     }
 
     /// The live flows of an earlier run with bytes that only that run could have delivered, and their targets.

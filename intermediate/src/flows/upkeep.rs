@@ -6,7 +6,7 @@ use super::{Flows, nanos, now_ms};
 use crate::handoff::LaterFlow;
 use crate::ruling;
 use baton_loader::monotonic_ns;
-use baton_shared::control::{EndReport, FlowRef};
+use baton_shared::control::{EndReport, FlowRef, Lane};
 use baton_shared::reason::EndReason;
 use baton_shared::record::{FLAG_TRACKED, FLAG_WITHIN_BODY, FlowKey, FlowRecord, FlowState};
 use baton_shared::state::accounts::{AccountFacts, Accounts, judge_accounts};
@@ -26,7 +26,8 @@ impl Flows {
     pub fn recover(&self) -> (usize, usize) {
         let (mut taken, mut removed) = (0, 0);
         for (slot, record) in self.plane.recovered() {
-            self.next_id.fetch_max(record.flow_id.wrapping_add(1), Ordering::Relaxed);
+            self.next_id
+                .fetch_max(Lane::without(record.flow_id).wrapping_add(Lane::APART), Ordering::Relaxed);
             match FlowState::from_raw(record.state) {
                 FlowState::Committed | FlowState::Ended => {
                     self.take_over(slot, &record);
@@ -96,7 +97,7 @@ impl Flows {
         table.looks = table.looks.wrapping_add(1);
         let turn = table.looks % LOOKED_AT_IN_TURN;
         // Nearly all are settled: of those a part is looked at each time.
-        let is_due = |watch: &Watch| watch.open || watch.flow_id % LOOKED_AT_IN_TURN == turn;
+        let is_due = |watch: &Watch| watch.open || watch.flow_id / Lane::APART % LOOKED_AT_IN_TURN == turn;
         watched.retain_mut(|watch| !is_due(watch) || self.check_accounts(&table, watch, now));
         table.watched = watched;
     }
@@ -204,7 +205,6 @@ mod tests {
     use crate::flows::{FlowIdentity, Place, flow_key};
     use crate::targets::{TargetId, Targets};
     use baton_loader::{Plane, Side, UserspaceConfig};
-    use baton_shared::control::Lane;
     use baton_shared::state::accounts::STALLED;
 
     /// Flows on which nothing was seen for a millisecond are idle; ended ones go at once. Nothing is led through any device.
@@ -234,7 +234,7 @@ mod tests {
 
     /// Given to a target; packets of it were seen last at `last_seen_ns`.
     fn commit(flows: &Flows, place: &Place, last_seen_ns: u64) {
-        flows.commit(&place.record, place.slot);
+        flows.commit(&place.record, place.slot, false);
         let slots = flows.plane.slots();
         let record = FlowRecord { last_seen_ns, ..slots.read(place.slot) };
         // Statistics are written into free slots only.
@@ -289,7 +289,7 @@ mod tests {
         // Between two owners everything is held.
         let frozen = flows.refreeze(place.flow, Duration::from_secs(60)).unwrap();
         assert_eq!(check(true), ((0, apart), 0));
-        flows.commit(&frozen.record, slot);
+        flows.commit(&frozen.record, slot, false);
         assert_eq!(check(true), ((0, 0), 1));
         assert!(flows.in_hands.lock().is_empty());
     }

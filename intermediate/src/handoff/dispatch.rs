@@ -54,7 +54,10 @@ impl Migrator {
                     agent.set_lost(false);
                     agent.on_event(Channel::Connected);
                     if !same_instance {
-                        self.targets.of_agent(id).iter().for_each(|target| target.load.forget_reports());
+                        self.targets.of_agent(id).iter().for_each(|target| {
+                            target.load.forget_reports();
+                            target.expect_adopted(false);
+                        });
                     }
                 }
                 let targets = ids();

@@ -55,6 +55,9 @@ impl Migrator {
                 times.handoff = answered.duration_since(sent);
                 times.agent = Duration::from_micros(answer.total_us.into());
                 times.adopted = answer.is_adopted();
+                if let Some(target) = self.targets.get(id) {
+                    target.expect_adopted(times.adopted);
+                }
                 self.commit(&mut flight, id, &answer, times, (start, answered));
                 Resolved::Migrated
             }
@@ -150,7 +153,7 @@ impl Migrator {
             None => {
                 let late = late.map(|late| late::packets(&captured.connection, &late)).unwrap_or_default();
                 self.flows.not_diverted(flight.place.slot, &late);
-                self.flows.commit(&record, flight.place.slot);
+                self.flows.commit(&record, flight.place.slot, flight.place.ahead);
                 times.commit = lap.lap();
                 let slot = flight.place.slot;
                 late.iter().for_each(|packet| self.hold.write_back(Some(slot), packet, Offload::default()));
@@ -205,7 +208,7 @@ impl Migrator {
         // Before the record is in force: what is diverted by it must find who reads it.
         self.flows.attach_later(place.flow, &flow);
         self.flows.not_diverted(place.slot, &packets);
-        self.flows.commit(&record, place.slot);
+        self.flows.commit(&record, place.slot, place.ahead);
         let committed = Instant::now();
         for packet in packets {
             self.hold.write_back(Some(place.slot), &packet, Offload::default());
@@ -230,10 +233,13 @@ impl Migrator {
         held: &Arc<HeldFlow>,
         target: TargetId,
         server: SocketAddr,
-        connection: Severed,
+        mut connection: Severed,
     ) {
-        self.unresolved.remember(Lost { flow: place.flow, target, server, connection });
         self.flows.extend(place, FREEZE_MARGIN);
+        if place.ahead {
+            connection.catch_up(&self.flows.record(place.slot));
+        }
+        self.unresolved.remember(Lost { flow: place.flow, target, server, connection });
         self.resetter.reset_client(&connection, held).await;
         self.flows.abandon(place.flow);
         self.hold.discard(held);

@@ -14,6 +14,9 @@ use baton_shared::capture::CapturedConnection;
 use baton_shared::control::{Handoff as HandoffMessage, Message, TrackedRequest};
 use baton_shared::http::{BodyScanner, Framing, GateRule};
 use baton_shared::reason::{ProxyReason, Refusal};
+use baton_shared::record::FlowRecord;
+use baton_shared::state::adopt::is_adoptable;
+use baton_shared::state::commit;
 use baton_shared::state::later::pass_content;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -77,6 +80,7 @@ impl Migrator {
         let following = tracked.map(|tracked| follow(tracked, &mut connection, request));
         let readable = !matches!(following, Some(Err(_)));
         let following = following.and_then(Result::ok);
+        let ahead = (target.is_expected_to_adopt() && is_adoptable(&connection)).then(|| connection.clone());
         let message = Message::Handoff(Box::new(HandoffMessage {
             flow: place.flow,
             deadline_ms: u32::try_from(settings.deadline.as_millis()).unwrap_or(u32::MAX),
@@ -102,6 +106,10 @@ impl Migrator {
         });
         if !readable {
             return Err(self.stay(&mut flight, ProxyReason::BadBody, None));
+        }
+        if let Some(given) = ahead {
+            let record = FlowRecord { out_ifindex: settings.out_ifindex, ..flight.place.record };
+            self.flows.let_ahead(&mut flight.place, &commit::ahead(&record, &given));
         }
         match target.send_of(flow, message) {
             Ok(()) => Ok((flight, told)),

@@ -54,8 +54,8 @@ impl FlowKey {
 pub enum FlowState {
     /// The slot holds no flow; a program that comes here through a stale key passes the packet.
     Free = 0,
-    /// I: the connection is being captured or handed off; the client's packets are diverted to the hold TUN,
-    /// until [`FlowRecord::deadline_ns`], after which they pass to the ordinary stack by themselves.
+    /// I: the connection is being captured or handed off; the client's packets are diverted to the hold TUN (but see
+    /// [`FLAG_AHEAD`]), until [`FlowRecord::deadline_ns`], after which they pass to the ordinary stack by themselves.
     Frozen = 1,
     /// I and T: translate.
     Committed = 2,
@@ -127,6 +127,12 @@ pub const FLAG_WITHIN_BODY: u32 = 128;
 /// [`FlowRecord::flags`], I, tracked: the client was told of bytes that no server has and only the daemon can deliver.
 /// Without the daemon that gave the flow away its client would wait for ever.
 pub const FLAG_OWED: u32 = 64;
+
+/// [`FlowRecord::flags`], I, while `Frozen`: the handoff is on its way to a target that is expected to adopt, whose numbers are the
+/// client's own. What the client can only say because its server has answered goes on there at once
+/// ([`judge_ingress`](crate::translate::judge_ingress)); the notes are filled in, and [`FlowRecord::read_from`] is where what the
+/// target was given ends.
+pub const FLAG_AHEAD: u32 = 256;
 
 /// [`FlowRecord::flags`], T: the kernel makes the server's socket as the client's connection is, with the VIP as its
 /// own address (`translate::adopt`). The record is found under two keys: [`FlowRecord::key`], whose local address is

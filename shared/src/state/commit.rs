@@ -4,23 +4,47 @@ use crate::capture::CapturedConnection;
 use crate::control::MigratedAnswer;
 use crate::record::{FLAG_TIMESTAMPS, FlowRecord};
 
-/// `record` with the translation that `answer` asks for, of the connection as it was given to the target: its numbers in the
-/// client's space.
-pub fn committed(record: &FlowRecord, answer: &MigratedAnswer, given: &CapturedConnection) -> FlowRecord {
+/// The record of a frozen flow that is about to be handed to a target that is expected to adopt it: with what lets the client's
+/// packets go on that show its server's answer ([`FLAG_AHEAD`](crate::record::FLAG_AHEAD), to be set when the rest is in the record). `given` as below.
+pub fn ahead(record: &FlowRecord, given: &CapturedConnection) -> FlowRecord {
     let timestamps = if given.options.timestamps { FLAG_TIMESTAMPS } else { 0 };
-    FlowRecord {
+    let record = FlowRecord {
         flags: record.flags | timestamps,
-        // The client's own numbers are the server's, too: the handshake was replayed, or the socket made, with them.
         seq_delta: 0,
         tsval_delta: 0,
-        ack_delta: answer.client_snd_nxt.delta_to(answer.server_snd_nxt).0,
-        tsecr_delta: answer.ts_delta.wrapping_neg(),
+        ack_delta: 0,
+        tsecr_delta: 0,
+        read_from: given.rcv_nxt.raw(),
+        ..*record
+    };
+    noted(&record, given)
+}
+
+/// `record` with what is known of the client.
+fn noted(record: &FlowRecord, given: &CapturedConnection) -> FlowRecord {
+    FlowRecord {
         note_ack: given.snd_nxt.raw(),
         note_seq_end: given.rcv_nxt.raw(),
         note_window: given.options.reach(),
         note_tsval: window_field(given),
         ..*record
     }
+}
+
+/// `record` with the translation that `answer` asks for, of the connection as it was given to the target: its numbers in the
+/// client's space.
+pub fn committed(record: &FlowRecord, answer: &MigratedAnswer, given: &CapturedConnection) -> FlowRecord {
+    let timestamps = if given.options.timestamps { FLAG_TIMESTAMPS } else { 0 };
+    let record = FlowRecord {
+        flags: record.flags | timestamps,
+        // The client's own numbers are the server's, too: the handshake was replayed, or the socket made, with them.
+        seq_delta: 0,
+        tsval_delta: 0,
+        ack_delta: answer.client_snd_nxt.delta_to(answer.server_snd_nxt).0,
+        tsecr_delta: answer.ts_delta.wrapping_neg(),
+        ..*record
+    };
+    noted(&record, given)
 }
 
 /// The window as the client's segments have it.
@@ -34,7 +58,7 @@ mod tests {
     use super::*;
     use crate::capture::NegotiatedOptions;
     use crate::control::FlowRef;
-    use crate::record::FLAG_TRACKED;
+    use crate::record::{FLAG_LEG_UDP, FLAG_TRACKED};
     use crate::seq::Seq;
 
     fn given(timestamps: bool) -> CapturedConnection {
@@ -89,6 +113,16 @@ mod tests {
         assert_eq!((record.note_ack, record.note_seq_end), (u32::MAX, 7));
         assert_eq!(record.flags, FLAG_TRACKED | FLAG_TIMESTAMPS);
         assert_eq!(record.flow_id, 9);
+    }
+
+    #[test]
+    fn what_is_known_of_the_client_is_the_same_before_the_answer_and_behind_it() {
+        let frozen = FlowRecord { flow_id: 9, flags: FLAG_LEG_UDP, ack_delta: 5, ..FlowRecord::default() };
+        let (before, behind) =
+            (ahead(&frozen, &given(true)), committed(&frozen, &answer(u32::MAX, 0), &given(true)));
+        assert_eq!(before, FlowRecord { read_from: 7, ..behind });
+        assert_eq!(before.flags, FLAG_LEG_UDP | FLAG_TIMESTAMPS);
+        assert!(before.leads_to_adopted());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | (new) | | `SynSent` | SYN; to a client that is far away twice |
 //! | `SynSent` | SYN-ACK with the client's options | `Accepted` | the caller puts the record in force |
 //! | `SynSent` | SYN-ACK with other options | `Refused(OptionsMismatch)` | RST into the server |
+//! | `SynSent` | SYN-ACK with numbers near the client's, where adopting is expected | `Refused(AdoptFailed)` | RST into the server |
 //! | `SynSent` | RST that answers the SYN | `Refused(ServerRefused)` | |
 //! | `SynSent` | ACK of something else (an old socket) | `SynSent` | RST at that number, SYN again |
 //! | `SynSent` | resend time | `SynSent` | SYN, again twice if the client is far away |
@@ -34,7 +35,7 @@ pub use facts::{Answer, SegmentOptions, SegmentToSend, ServerReply, Translation,
 use crate::capture::CapturedConnection;
 use crate::control::{FlowRef, Handoff, TrackedRequest};
 use crate::reason::Refusal;
-use crate::seq::{Client, Seq, Server};
+use crate::seq::{Client, Seq, Server, are_near};
 use core::net::SocketAddr;
 
 /// How long the first SYN may go unanswered, ns; doubled each time. Locally the answer is immediate, so silence
@@ -56,6 +57,11 @@ const TIMESTAMP_BYTES: u32 = 12;
 const DEFAULT_MSS: u16 = 536;
 /// Added to the last timestamp value the client may have seen to get the one at the server's SYN-ACK.
 const TSVAL_AHEAD: u32 = 2;
+
+/// By how much at least a server's numbers must differ from those its client knows where acknowledgements of the client's may
+/// come that were not translated ([`FLAG_AHEAD`](crate::record::FLAG_AHEAD)): one of those must never be right by chance. A
+/// server that gets none that are sends no more than its first window.
+const APART: u32 = 1 << 24;
 
 /// From this round-trip time of the client's on, microseconds, the server's kernel must not take the replayed
 /// handshake's for it: timestamps count milliseconds, and below this BBR and the retransmission timer do not mind.
@@ -120,6 +126,8 @@ pub struct Replay {
     untimed: bool,
     /// A reset is to be sent, with this number.
     reset_due: Option<Seq<Client>>,
+    /// The server's numbers must not be near the client's.
+    apart: bool,
     /// A bare acknowledgement is to be sent (a request without a byte).
     ack_due: bool,
     /// An old socket answered the SYN once; a second time is not helped by the same cure.
@@ -154,6 +162,7 @@ impl Replay {
             syns_due,
             untimed: false,
             reset_due: None,
+            apart: false,
             ack_due: false,
             stale_seen: false,
             resend_at_ns: now_ns.saturating_add(SYN_RESEND_NS),
@@ -168,6 +177,12 @@ impl Replay {
             right_edge: 0,
             fed_once: false,
         }
+    }
+
+    /// The intermediate may expect the connection to be adopted: if the server's numbers are near those that the client knows,
+    /// the handoff is refused ([`Refusal::AdoptFailed`]). One of 128 is.
+    pub fn keep_apart(&mut self) {
+        self.apart = true;
     }
 
     /// Where it stands.
@@ -252,6 +267,12 @@ impl Replay {
             self.enter(Phase::Refused(Refusal::OptionsMismatch), now_ns);
             return None;
         };
+        let known = self.handoff.connection.snd_nxt.raw();
+        if self.apart && are_near(reply.seq.raw().wrapping_add(1), known, APART) {
+            self.reset_due = Some(first);
+            self.enter(Phase::Refused(Refusal::AdoptFailed), now_ns);
+            return None;
+        }
         self.server_isn = reply.seq;
         self.server_tsval = reply.timestamps.map_or(0, |(value, _)| value);
         let options = if self.handoff.connection.options.timestamps { TIMESTAMP_BYTES } else { 0 };

@@ -77,8 +77,10 @@ pub fn judge_arrival(
 ) -> (Arrival, Option<PacketCounter>) {
     patch.account = Account::default();
     match FlowState::from_raw(record.state) {
-        FlowState::Adopting => adopting(record, segment, marked, holder, &mut patch.account),
-        FlowState::Committed | FlowState::Ended | FlowState::Fenced => {
+        FlowState::Adopting if marked || !has_answered(record, holder) => {
+            adopting(record, segment, marked, holder, &mut patch.account)
+        }
+        FlowState::Adopting | FlowState::Committed | FlowState::Ended | FlowState::Fenced => {
             if segment.opens() && !matches!(holder, Holder::Connection) {
                 // A listener might answer it past the intermediate, or the stack reset it: the client uses its port
                 // again before the end of this flow was noticed.
@@ -99,6 +101,12 @@ pub fn judge_arrival(
     }
 }
 
+/// Whether the kernel has made the socket, so that the client may have its answer and speak for itself: the agent will notice.
+#[inline(always)]
+const fn has_answered(record: &FlowRecord, holder: Holder) -> bool {
+    record.note_flags & NOTE_ASSIGNED != 0 && !matches!(holder, Holder::Nobody)
+}
+
 #[inline(always)]
 fn adopting(
     record: &FlowRecord,
@@ -108,7 +116,7 @@ fn adopting(
     account: &mut Account,
 ) -> (Arrival, Option<PacketCounter>) {
     let drop = |counter| (Arrival::Drop, Some(counter));
-    // The intermediate holds the client's packets until the answer: one that comes now is not the client's.
+    // The intermediate holds the client's packets until there is an answer: one that comes now is not the client's.
     if !marked {
         return drop(PacketCounter::DropAdoptEarly);
     }

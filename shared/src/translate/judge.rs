@@ -3,7 +3,7 @@
 use super::{Account, Direction, Patch, adopt};
 use crate::reason::PacketCounter;
 use crate::record::{
-    FLAG_FED, FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TRACKED, FlowRecord, FlowState, NOTE_ACTIVE_RST,
+    FLAG_AHEAD, FLAG_FED, FLAG_LEG_IPIP, FLAG_LEG_UDP, FLAG_TRACKED, FlowRecord, FlowState, NOTE_ACTIVE_RST,
     NOTE_CAUGHT_UP, NOTE_CLOSING, NOTE_FIN, NOTE_LISTENER, NOTE_RST, NOTE_SYN_ACK,
 };
 use crate::seq::before;
@@ -64,6 +64,13 @@ pub fn judge_ingress(
             if now_ns >= record.deadline_ns {
                 return Verdict::new(Action::Pass, PacketCounter::FreezeExpired);
             }
+            if !marked && shows_answer(record, segment) {
+                let verdict = goes_on(record, segment, &mut patch.account);
+                if matches!(verdict.action, Action::Translate) {
+                    patch.account.also = PacketCounter::AheadOfAnswer.code();
+                }
+                return verdict;
+            }
             if marked {
                 patch.account.released = length;
             }
@@ -109,6 +116,22 @@ pub fn judge_ingress(
         // The target's states do not occur here.
         FlowState::Free | FlowState::Replaying | FlowState::Fenced | FlowState::Adopting => Verdict::pass(),
     }
+}
+
+/// Whether a packet of a client in mid-handoff tells that the server has answered, and is nothing but an acknowledgement of that
+/// or the end behind all that the server was given: the connection is the server's, and the word of it is on its way. The first
+/// one must acknowledge more than was sent here; `packets` are those that went on. An end is kept where something of the client's
+/// is.
+#[inline(always)]
+fn shows_answer(record: &FlowRecord, segment: &Segment) -> bool {
+    let news = segment.ack.wrapping_sub(record.note_ack);
+    let ends = segment.has(FIN);
+    record.flags & FLAG_AHEAD != 0
+        && segment.payload == 0
+        && segment.flags & (ACK | SYN | RST) == ACK
+        && news <= record.note_window
+        && (news != 0 || record.packets != 0)
+        && (!ends || record.diverted == record.released && !before(record.read_from, segment.seq))
 }
 
 /// A client's packet goes on to the target, unless it has been on its way for too long.

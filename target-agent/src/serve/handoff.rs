@@ -91,7 +91,10 @@ impl Engine {
         let vip = handoff.connection.vip;
         let key = key(ends);
         let snd_nxt = handoff.connection.snd_nxt.raw();
-        let replay = Box::new(Replay::new(handoff, now));
+        let mut replay = Box::new(Replay::new(handoff, now));
+        if self.shared.ways.may_adopt() {
+            replay.keep_apart();
+        }
         let slot = self.slot(table, now).ok_or(Refusal::TableFull)?;
         let record = FlowRecord {
             flow_id: who.1.flow_id,

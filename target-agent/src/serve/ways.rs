@@ -128,6 +128,11 @@ impl Ways {
         self.servers().get(&(vip, server)).map(|of| of.lacks(now_ns)).unwrap_or_default()
     }
 
+    /// Whether intermediates may expect connections to be adopted.
+    pub(crate) fn may_adopt(&self) -> bool {
+        self.way != Way::Translate
+    }
+
     /// Whether a connection that was not adopted goes to the server by a replayed handshake.
     pub(crate) fn falls_back(&self) -> bool {
         self.way == Way::Auto

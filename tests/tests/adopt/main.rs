@@ -1,6 +1,7 @@
 //! Adopted connections, end to end: the server's kernel makes the accepted socket from one packet of the agent's.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's panic is its report")]
 
+mod ahead;
 mod carried;
 mod needs;
 

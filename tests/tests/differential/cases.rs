@@ -9,7 +9,8 @@ use crate::{Case, Hook, Outcome};
 use baton_shared::addr::PortWord;
 use baton_shared::reason::PacketCounter as C;
 use baton_shared::record::{
-    FLAG_ADOPTED, FLAG_FED, FLAG_LEG_UDP, FLAG_OWN_SCALE, FlowKey, FlowRecord, FlowState, NOTE_CAUGHT_UP,
+    FLAG_ADOPTED, FLAG_AHEAD, FLAG_FED, FLAG_LEG_UDP, FLAG_OWN_SCALE, FLAG_TRACKED, FlowKey, FlowRecord,
+    FlowState, NOTE_CAUGHT_UP,
 };
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -201,6 +202,36 @@ fn entries_of(version: Version) -> Vec<(Expected, Case)> {
     add("frozen: a FIN counts one", Ingress, &[C::Diverted], &|r, f| {
         r.state = FlowState::Frozen as u32;
         f.tcp.fin = true;
+    });
+    let ahead = |r: &mut FlowRecord, f: &mut Frame| {
+        (r.state, r.flags) = (FlowState::Frozen as u32, FLAG_AHEAD | FLAG_TRACKED);
+        (r.note_ack, r.note_window) = (f.tcp.acknowledgment_number.wrapping_sub(1), 5000);
+        r.read_from = f.tcp.sequence_number;
+        f.payload.clear();
+    };
+    let (on, held) = ([C::Translated, C::AheadOfAnswer], [C::Diverted]);
+    add("ahead: an answer's acknowledgement goes on", Ingress, &on, &ahead);
+    add("ahead: with data it is held", Ingress, &held, &|r, f| {
+        ahead(r, f);
+        f.payload = vec![b'x'; 100];
+    });
+    let ends = |r: &mut FlowRecord, f: &mut Frame| {
+        ahead(r, f);
+        f.tcp.fin = true;
+    };
+    add("ahead: the end behind all that was given", Ingress, &on, &ends);
+    add("ahead: the end behind more", Ingress, &held, &|r, f| {
+        ends(r, f);
+        f.tcp.sequence_number = f.tcp.sequence_number.wrapping_add(1);
+    });
+    let no_more = |r: &mut FlowRecord, f: &mut Frame| {
+        ahead(r, f);
+        r.note_ack = f.tcp.acknowledgment_number;
+    };
+    add("ahead: what acknowledges no more", Ingress, &held, &no_more);
+    add("ahead: what acknowledges no more than one that went on", Ingress, &on, &|r, f| {
+        no_more(r, f);
+        r.packets = 1;
     });
     add("frozen too long", Ingress, &[C::FreezeExpired], &|r, _| {
         r.state = FlowState::Frozen as u32;

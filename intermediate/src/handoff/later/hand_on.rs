@@ -115,7 +115,7 @@ impl Migrator {
         if state.later.owes() {
             record.flags |= FLAG_OWED;
         }
-        self.flows.commit(&record, hand.place.slot);
+        self.flows.commit(&record, hand.place.slot, false);
         Self::count(&self.laters.counts.moved);
         state.generation = hand.place.flow.generation;
         state.target = to;

@@ -166,6 +166,33 @@ fn a_small_request_is_fed_in_one_segment_and_answered_at_once() {
 }
 
 #[test]
+fn numbers_near_the_clients_are_refused_where_acknowledgements_may_come_that_were_not_translated() {
+    // What the client knows as its server's next number, and the server's own.
+    let offered = |apart: bool, off: u32| {
+        let mut order = handoff(body(100), 5101, options(7), false);
+        order.connection.snd_nxt = Seq::new(SERVER_ISN.wrapping_add(1).wrapping_add(off));
+        let mut r = Replay::new(order, 0);
+        if apart {
+            r.keep_apart();
+        }
+        let model = Model::new(&r, 65160);
+        while r.poll_segment(0).is_some() {}
+        let taken = r.on_reply(&model.syn_ack(), 9000).is_some();
+        let reset = r.poll_segment(9000).is_some_and(|segment| segment.flags & flag::RST != 0);
+        assert_eq!(taken, !reset, "what is not taken is reset, before the server has the request");
+        (taken, r.phase())
+    };
+    let refused = (false, Phase::Refused(Refusal::AdoptFailed));
+    for off in [0, 1, APART, APART.wrapping_neg()] {
+        assert_eq!(offered(true, off), refused, "{off}");
+        assert_eq!(offered(false, off), (true, Phase::Accepted), "{off}");
+    }
+    for off in [APART + 1, (APART + 1).wrapping_neg(), 1 << 31] {
+        assert_eq!(offered(true, off), (true, Phase::Accepted), "{off}");
+    }
+}
+
+#[test]
 fn a_far_clients_syn_that_is_lost_is_sent_again_as_often_as_the_first_time() {
     let mut order = handoff(body(10), 10, options(7), false);
     order.connection.rtt_us = FAR_RTT_US;

@@ -79,6 +79,24 @@ fn only_the_agents_packet_with_the_very_numbers_is_given_to_the_kernel() {
 }
 
 #[test]
+fn what_a_client_says_to_its_answer_reaches_the_socket_before_the_agent_has_noticed_that_there_is_one() {
+    let fresh = record(FlowState::Adopting);
+    let given = FlowRecord { note_flags: NOTE_SYN_ACK | NOTE_ASSIGNED, ..fresh };
+    let early = (Arrival::Drop, Some(PacketCounter::DropAdoptEarly), 0);
+    let readdressed = (Arrival::Readdress, Some(PacketCounter::Readdressed), 0);
+    for flags in [ACK, ACK | FIN, ACK | RST] {
+        for holder in [Holder::Connection, Holder::TimeWait] {
+            assert_eq!(arrive(&given, &segment(flags), CLIENT, holder), readdressed);
+            assert_eq!(arrive(&fresh, &segment(flags), CLIENT, holder), early, "another flow's socket");
+        }
+        assert_eq!(arrive(&given, &segment(flags), CLIENT, Holder::Nobody), early, "there is none yet");
+    }
+    assert_eq!(arrive(&given, &segment(ACK), (false, false), Holder::Connection), (Arrival::Pass, None, 0));
+    let opening = arrive(&given, &segment(SYN), CLIENT, Holder::TimeWait);
+    assert_eq!(opening, (Arrival::Drop, Some(PacketCounter::DropAdoptGone), NOTE_LISTENER));
+}
+
+#[test]
 fn whoever_holds_the_4_tuple_is_told() {
     let fresh = record(FlowState::Adopting);
     let given = FlowRecord { note_flags: NOTE_SYN_ACK | NOTE_ASSIGNED, ..fresh };

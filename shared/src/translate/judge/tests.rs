@@ -37,6 +37,74 @@ fn every_state_on_the_intermediate() {
     }
 }
 
+/// Handed off to a target that is expected to adopt: what came before 7 was sent to the client here, it has sent all before 100.
+fn ahead() -> FlowRecord {
+    FlowRecord {
+        flags: FLAG_AHEAD | FLAG_TRACKED,
+        note_ack: 7,
+        note_window: 5000,
+        note_seq_end: 100,
+        read_from: 100,
+        ..at(FlowState::Frozen)
+    }
+}
+
+fn says(flags: u8, seq: u32, ack: u32) -> Segment {
+    Segment { seq, ack, window: 9, ..of(flags, 0) }
+}
+
+#[test]
+fn what_shows_the_servers_answer_goes_on_before_the_agents_word_of_it_and_nothing_else_does() {
+    let judged = |record: &FlowRecord, segment: &Segment, marked| {
+        let mut patch = Patch::default();
+        let verdict = judge_ingress(record, segment, marked, 0, &mut patch);
+        let account = patch.account;
+        let goes_on = verdict == Verdict::new(Action::Translate, PacketCounter::Translated)
+            && account.also == PacketCounter::AheadOfAnswer.code()
+            && (account.diverted, account.released, account.note_ack) == (0, 0, segment.ack);
+        let length = segment.held_length();
+        let held = verdict == Verdict::new(Action::Divert, PacketCounter::Diverted)
+            && (account.diverted, account.also) == (length, 0);
+        assert!(goes_on != held, "{record:?} {segment:?}");
+        goes_on
+    };
+    let gone_on = FlowRecord { packets: 1, note_ack: 20, ..ahead() };
+    for (record, segment, expected) in [
+        (ahead(), says(ACK, 100, 8), true),
+        (ahead(), says(ACK, 100, 5007), true),
+        (ahead(), says(ACK | FIN, 100, 8), true),
+        // What was sent here, older than that, and further than its window.
+        (ahead(), says(ACK, 100, 7), false),
+        (ahead(), says(ACK, 100, 6), false),
+        (ahead(), says(ACK, 100, 5008), false),
+        // One has gone on: what says no more may follow, what says less is held.
+        (gone_on, says(ACK | FIN, 100, 20), true),
+        (gone_on, says(ACK, 100, 19), false),
+        // No acknowledgement, a connection's begin, its end at once; data.
+        (ahead(), says(0, 100, 8), false),
+        (ahead(), says(ACK | SYN, 100, 8), false),
+        (ahead(), says(ACK | RST, 100, 8), false),
+        (ahead(), Segment { payload: 1, ..says(ACK, 100, 8) }, false),
+        // An end behind more than the server was given, or while something is held; without one it goes on.
+        (ahead(), says(ACK | FIN, 101, 8), false),
+        (FlowRecord { diverted: 5, ..ahead() }, says(ACK | FIN, 100, 8), false),
+        (FlowRecord { diverted: 5, ..ahead() }, says(ACK, 105, 8), true),
+        // A target that is not expected to adopt translates.
+        (FlowRecord { flags: FLAG_TRACKED, ..ahead() }, says(ACK, 100, 8), false),
+    ] {
+        assert_eq!(judged(&record, &segment, false), expected, "{record:?} {segment:?}");
+    }
+    // What was held comes back: it is held again.
+    let mut patch = Patch::default();
+    let marked = judge_ingress(&ahead(), &says(ACK, 100, 8), true, 0, &mut patch);
+    assert_eq!(marked.action, Action::Divert);
+    // Nor do these states of the hop limit and the deadline change.
+    let used_up = judge_ingress(&ahead(), &Segment { ttl: 1, ..says(ACK, 100, 8) }, false, 0, &mut patch);
+    assert_eq!(used_up.counter, Some(PacketCounter::DropTtlExpired));
+    let late = judge_ingress(&ahead(), &says(ACK, 100, 8), false, 1000, &mut patch);
+    assert_eq!(late, Verdict::new(Action::Pass, PacketCounter::FreezeExpired));
+}
+
 #[test]
 fn every_state_on_the_target() {
     use Action::{Divert, Drop, Pass, Translate};
