@@ -54,11 +54,11 @@ impl Migrator {
                     agent.set_lost(false);
                     agent.on_event(Channel::Connected);
                     if !same_instance {
-                        self.targets.of_agent(id).iter().for_each(|target| {
-                            target.load.forget_reports();
-                            target.expect_adopted(false);
-                        });
+                        self.targets.of_agent(id).iter().for_each(|target| target.load.forget_reports());
                     }
+                }
+                if !same_instance {
+                    self.targets.of_agent(id).iter().for_each(|target| target.expect_adopted(false));
                 }
                 let targets = ids();
                 let up = HandoffEvent::ChannelUp { same_instance };

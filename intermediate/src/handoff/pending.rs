@@ -1,10 +1,10 @@
 //! The handoffs whose answer is awaited, and who awaits it.
 
-use crate::flows::ByNumber;
+use crate::flows::NumberHash;
 use crate::targets::TargetId;
 use baton_shared::control::{FlowRef, MigratedAnswer};
 use baton_shared::state::handoff::HandoffEvent;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,6 @@ pub(super) enum Told {
 
 #[derive(Debug)]
 struct Waiting {
-    flow: FlowRef,
     target: TargetId,
     /// Which of all that were ever registered.
     number: u64,
@@ -54,7 +53,8 @@ impl Waiting {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    by_id: Mutex<ByNumber<Waiting>>,
+    /// By handoff: what follows the window of one may be at work yet when the next is sent.
+    by_handoff: Mutex<HashMap<FlowRef, Waiting, NumberHash>>,
     registered: AtomicU64,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct Answers<'a> {
     pending: &'a Pending,
-    flow_id: u64,
+    flow: FlowRef,
     number: u64,
 }
 
@@ -70,8 +70,8 @@ impl Answers<'_> {
     /// `None` once nobody can tell it anything any more.
     pub(super) async fn recv(&mut self) -> Option<Told> {
         poll_fn(|context| {
-            let mut by_id = self.pending.by_id();
-            let own = by_id.get_mut(&self.flow_id).filter(|waiting| waiting.number == self.number);
+            let mut all = self.pending.all();
+            let own = all.get_mut(&self.flow).filter(|waiting| waiting.number == self.number);
             let Some(waiting) = own else { return Poll::Ready(None) };
             let told = waiting.hear();
             if told.is_none() {
@@ -85,44 +85,37 @@ impl Answers<'_> {
 }
 
 impl Pending {
-    fn by_id(&self) -> MutexGuard<'_, ByNumber<Waiting>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> MutexGuard<'_, HashMap<FlowRef, Waiting, NumberHash>> {
+        self.by_handoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Before the handoff is given to the channel, so that no answer can miss it.
     pub(super) fn register(&self, flow: FlowRef, target: TargetId) -> Answers<'_> {
         let number = self.registered.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting { flow, target, number, told: None, more: VecDeque::new(), waker: None };
-        if let Some(mut before) = self.by_id().insert(flow.flow_id, waiting) {
+        let waiting = Waiting { target, number, told: None, more: VecDeque::new(), waker: None };
+        if let Some(mut before) = self.all().insert(flow, waiting) {
             before.wake();
         }
-        Answers { pending: self, flow_id: flow.flow_id, number }
+        Answers { pending: self, flow, number }
     }
 
     pub(super) fn forget(&self, flow: FlowRef) {
-        let mut by_id = self.by_id();
-        if by_id.get(&flow.flow_id).is_some_and(|waiting| waiting.flow == flow)
-            && let Some(mut gone) = by_id.remove(&flow.flow_id)
-        {
+        if let Some(mut gone) = self.all().remove(&flow) {
             gone.wake();
         }
     }
 
     /// Whether somebody waits for it.
     pub(super) fn tell(&self, flow: FlowRef, what: Told) -> bool {
-        match self.by_id().get_mut(&flow.flow_id) {
-            Some(waiting) if waiting.flow == flow => {
-                waiting.tell(what);
-                true
-            }
-            _ => false,
-        }
+        let mut all = self.all();
+        let waiting = all.get_mut(&flow);
+        waiting.map(|waiting| waiting.tell(what)).is_some()
     }
 
     /// Tells those that wait for the agent of these targets what of it is theirs.
     pub(super) fn tell_all(&self, targets: &[TargetId], what: impl Fn(FlowRef) -> Option<HandoffEvent>) {
-        for waiting in self.by_id().values_mut().filter(|w| targets.contains(&w.target)) {
-            if let Some(what) = what(waiting.flow) {
+        for (flow, waiting) in self.all().iter_mut().filter(|(_, w)| targets.contains(&w.target)) {
+            if let Some(what) = what(*flow) {
                 waiting.tell(Told::Event(what));
             }
         }
@@ -130,11 +123,11 @@ impl Pending {
 
     /// Whether the agent of one of these targets is waited for.
     pub(super) fn is_awaited(&self, targets: &[TargetId]) -> bool {
-        self.by_id().values().any(|waiting| targets.contains(&waiting.target))
+        self.all().values().any(|waiting| targets.contains(&waiting.target))
     }
 
     pub(super) fn count(&self) -> usize {
-        self.by_id().len()
+        self.all().len()
     }
 }
 
@@ -170,6 +163,20 @@ mod tests {
         }
         assert_eq!(now(&mut answers), Poll::Pending);
         assert!(!pending.tell(FlowRef { generation: 2, ..flow }, all[0]), "another handoff's");
+    }
+
+    #[test]
+    fn who_follows_the_window_of_a_handoff_takes_nothing_from_the_next_one_of_its_flow() {
+        let pending = Pending::default();
+        let [first, next] = [1, 2].map(|generation| FlowRef { flow_id: 1, generation });
+        let mut handoff = pending.register(next, TARGET);
+        // Its task began late.
+        let mut window = pending.register(first, TARGET);
+        assert!(pending.tell(next, refused(Refusal::Draining)));
+        assert!(now(&mut handoff).is_ready());
+        assert_eq!(now(&mut window), Poll::Pending);
+        pending.forget(first);
+        assert_eq!((now(&mut handoff), now(&mut window)), (Poll::Pending, Poll::Ready(None)));
     }
 
     #[tokio::test]

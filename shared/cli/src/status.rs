@@ -5,6 +5,7 @@ use crate::endpoint::Nodes;
 use crate::numbers::{age, now_ms, percent};
 use crate::table::{Table, at, list, number};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 pub(crate) async fn run(nodes: &Nodes, as_json: bool) -> Done {
@@ -77,7 +78,8 @@ fn agent_text(agent: &Value) -> String {
         return format!("\nagent {}: {}\n", at(agent, "/name"), super::table::cell(error));
     }
     let up = age(now_ms().saturating_sub(number(agent, "/started")));
-    let sessions: Vec<String> =
+    // One that hands off by several threads has a channel for each.
+    let sessions: BTreeSet<String> =
         list(agent, "/sessions").map(|session| at(session, "/intermediate")).collect();
     format!(
         "\nagent {}: {}, up {up}, version {}, data plane {}\n  flows      {} live, {} of {} slots in use, {} taken since the start\n  connected  {}\n",
@@ -89,6 +91,10 @@ fn agent_text(agent: &Value) -> String {
         number(agent, "/flows/slots_used"),
         number(agent, "/flows/slots"),
         number(agent, "/handoffs/migrated"),
-        if sessions.is_empty() { "no intermediate".to_owned() } else { sessions.join(", ") },
+        if sessions.is_empty() {
+            "no intermediate".to_owned()
+        } else {
+            sessions.into_iter().collect::<Vec<_>>().join(", ")
+        },
     )
 }

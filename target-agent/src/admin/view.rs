@@ -7,7 +7,7 @@ use crate::serve::inspect::map_report;
 use crate::serve::ways::Choice;
 use baton_daemon::admin::events;
 use baton_loader::monotonic_ns;
-use baton_shared::control::{PROTOCOL_VERSION, ServerLoad, flow_id, flow_id_text};
+use baton_shared::control::{Lane, PROTOCOL_VERSION, ServerLoad, flow_id, flow_id_text};
 use baton_shared::record::{ABI_VERSION, FlowRecord, FlowState, NOTE_FIN, NOTE_RST};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -214,6 +214,7 @@ fn sessions(shared: &Shared, clock: &Clock) -> Vec<Value> {
         json!({
             "intermediate": s.name,
             "allowed": s.peer.is_some(),
+            "lane": Lane::of_number(s.instance).place(),
             "software": s.software,
             "since": clock.unix_ms(s.since_ns),
         })

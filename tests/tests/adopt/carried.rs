@@ -1,12 +1,13 @@
 //! What adopted connections carry, and what befalls them.
 
 use crate::{LINGER, SOON, TARGETS, adopted, adopting, counted, expect_adopted, sysctl};
-use baton_tests::client::{self, Connection};
+use baton_tests::client::{self, Connection, Response};
 use baton_tests::lab::{self, TestLab, VIP, VIPS, both};
 use baton_tests::thousand;
 use baton_tests::two_pools::{served_by, two_pools};
 use netns_lab::{Family, LabSpec, Program, Serve, plan};
 use serde_json::Value;
+use std::io;
 use std::net::SocketAddr;
 
 #[test]
@@ -90,6 +91,15 @@ fn an_agent_killed_in_mid_download_takes_nothing_with_it_and_a_new_one_takes_the
     assert_eq!(t.get("/1k").unwrap().status, 200);
 }
 
+/// So that it is the server that has the socket in TIME_WAIT.
+fn ask_and_see_the_server_close() -> io::Result<Response> {
+    let mut connection = Connection::open(VIP)?;
+    connection.get("/1k")?;
+    let response = connection.response()?;
+    while connection.read_some()? > 0 {}
+    Ok(response)
+}
+
 #[test]
 fn a_port_used_again_finds_room_whether_the_agent_knows_of_the_socket_in_time_wait_or_meets_it() {
     let Some(t) = adopting("aports", |s| s.targets(1).intermediate_with("listener", "keepalive", "single"))
@@ -102,7 +112,7 @@ fn a_port_used_again_finds_room_whether_the_agent_knows_of_the_socket_in_time_wa
     let use_ports_again = || {
         let before = met();
         for n in 0..60 {
-            let response = match t.client(|| client::get(VIP, "/1k")) {
+            let response = match t.client(ask_and_see_the_server_close) {
                 Err(e) if e.kind() == std::io::ErrorKind::AddrNotAvailable => continue,
                 other => other.unwrap_or_else(|e| panic!("request {n}: {e}")),
             };
