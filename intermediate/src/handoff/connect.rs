@@ -46,6 +46,7 @@ impl Migrator {
         for (target, flow) in self.flows.owed() {
             self.disowned.add(target, flow);
         }
+        let _ = self.home.set(Handle::current());
         self.connect(tls, hello)?;
         tokio::spawn(self.clone().run_sweeps());
         tokio::spawn(self.clone().run_leg_mtus());
@@ -107,6 +108,15 @@ impl Migrator {
             }
         };
         Client::spawn_counted(spec, Arc::new(on_event), Arc::clone(&self.faults))
+    }
+
+    /// Has something of flows that are given away done where the hold TUN is read: what belongs to one of them is done in order there,
+    /// whichever thread handed it off.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self.home.get() {
+            Some(home) => drop(home.spawn(task)),
+            None => drop(tokio::spawn(task)),
+        }
     }
 
     /// Why control channels ended or did not come up.

@@ -107,7 +107,6 @@ impl Drop for Flight<'_> {
             captured.release();
             self.migrator.unfreeze(&self.place, &self.held);
         }
-        self.migrator.pending.forget(self.place.flow);
     }
 }
 

@@ -85,7 +85,9 @@ pub struct Migrator {
     reused: Reused,
     own: OwnAddresses,
     probes: Arc<Probes>,
-    /// Of the threads that hand off beside the first, which has the hold TUN.
+    /// Of the first thread, which has the hold TUN.
+    home: OnceLock<Handle>,
+    /// Of the threads that hand off beside it.
     beside: OnceLock<Vec<Handle>>,
     inspections: Inspections,
     faults: FaultCounters,
@@ -119,6 +121,7 @@ impl Migrator {
             reused: Reused::default(),
             own: OwnAddresses::new(),
             probes: Arc::default(),
+            home: OnceLock::new(),
             beside: OnceLock::new(),
             inspections: Inspections::default(),
             faults: FaultCounters::default(),

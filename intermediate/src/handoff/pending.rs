@@ -58,7 +58,7 @@ pub(super) struct Pending {
     registered: AtomicU64,
 }
 
-/// Where one that waits hears what it is told.
+/// Where one that waits hears what it is told; it waits no more when this is gone.
 #[derive(Debug)]
 pub(super) struct Answers<'a> {
     pending: &'a Pending,
@@ -84,6 +84,16 @@ impl Answers<'_> {
     }
 }
 
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        let mut all = self.pending.all();
+        // Another one may wait for the same by now.
+        if all.get(&self.flow).is_some_and(|waiting| waiting.number == self.number) {
+            all.remove(&self.flow);
+        }
+    }
+}
+
 impl Pending {
     fn all(&self) -> MutexGuard<'_, HashMap<FlowRef, Waiting, NumberHash>> {
         self.by_handoff.lock().unwrap_or_else(PoisonError::into_inner)
@@ -97,12 +107,6 @@ impl Pending {
             before.wake();
         }
         Answers { pending: self, flow, number }
-    }
-
-    pub(super) fn forget(&self, flow: FlowRef) {
-        if let Some(mut gone) = self.all().remove(&flow) {
-            gone.wake();
-        }
     }
 
     /// Whether somebody waits for it.
@@ -175,8 +179,8 @@ mod tests {
         assert!(pending.tell(next, refused(Refusal::Draining)));
         assert!(now(&mut handoff).is_ready());
         assert_eq!(now(&mut window), Poll::Pending);
-        pending.forget(first);
-        assert_eq!((now(&mut handoff), now(&mut window)), (Poll::Pending, Poll::Ready(None)));
+        drop(window);
+        assert_eq!((now(&mut handoff), pending.count()), (Poll::Pending, 1));
     }
 
     #[tokio::test]
@@ -189,8 +193,13 @@ mod tests {
         let again = async { pending.register(flow, TARGET) };
         let (ended, mut again) = tokio::join!(biased; answers.recv(), again);
         assert!(ended.is_none(), "another one waits for it now");
-        let forget = async { pending.forget(flow) };
-        assert!(tokio::join!(biased; again.recv(), forget).0.is_none());
+        drop(answers);
+        let tell = async { assert!(pending.tell(flow, refused(Refusal::NotTracked))) };
+        assert!(
+            tokio::join!(biased; again.recv(), tell).0.is_some(),
+            "who waited before takes nothing with him"
+        );
+        drop(again);
         assert_eq!(pending.count(), 0);
     }
 }

@@ -46,7 +46,7 @@ impl Migrator {
         let target = self.flows.target_of(flow).and_then(|target| self.targets.get(target));
         let _ = target.map(|target| target.send_of(flow, Message::Status(flow)));
         let (migrator, packet) = (Arc::clone(self), packet.to_vec());
-        tokio::spawn(async move {
+        self.spawn(async move {
             let until = Instant::now() + PATIENCE;
             while migrator.lives(slot, flow_id) && Instant::now() < until {
                 tokio::time::sleep(LOOK).await;

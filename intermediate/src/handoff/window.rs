@@ -45,7 +45,7 @@ impl Migrator {
     /// Lets go what is held as the window opens, in a task of its own.
     pub(super) fn follow_window(self: &Arc<Self>, mut waiting: AwaitingWindow) {
         let migrator = Arc::clone(self);
-        tokio::spawn(async move {
+        self.spawn(async move {
             if !migrator.ask_on(&mut waiting).await {
                 migrator.impatient.fetch_add(1, Ordering::Relaxed);
                 // The server's kernel answers what it does not take.
@@ -81,7 +81,6 @@ impl Migrator {
             }
             over = self.let_go(waiting);
         }
-        self.pending.forget(waiting.flow);
         over
     }
 

@@ -59,7 +59,7 @@ impl Migrator {
             Err(NotSent::Down) => Settled::Kept(ProxyReason::NoAgent, None),
             Err(NotSent::Busy) => Settled::Kept(ProxyReason::ChannelBusy, None),
         };
-        self.pending.forget(hand.place.flow);
+        drop(told);
         match settled {
             Settled::Committed(answer) => {
                 let place = FlowRecord {

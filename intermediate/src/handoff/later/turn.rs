@@ -127,7 +127,7 @@ impl Migrator {
             let subject = self.subject(flow, state.flow(), state.target);
             self.history.record_closed(subject, CloseReason::RecallRefused);
             self.log_lost(plan.noted(), state.flow(), CloseReason::RecallRefused);
-            tokio::spawn(Arc::clone(self).cut(state.target, state.flow(), EndReason::RecallRefused));
+            self.spawn(Arc::clone(self).cut(state.target, state.flow(), EndReason::RecallRefused));
             return;
         }
         let heard = self.catch_up(flow, state);
@@ -141,7 +141,7 @@ impl Migrator {
         // At once, since the task begins later.
         let asked = self.ask(state.target, request);
         let (migrator, flow, from) = (Arc::clone(self), Arc::clone(flow), state.target);
-        tokio::spawn(async move {
+        self.spawn(async move {
             let action = migrator.await_recall(&flow, from, request, asked, told).await;
             migrator.laters.waits.forget(request.flow);
             if or_stay && matches!(action, Err(RecallAction::Reset(_))) {
@@ -168,7 +168,7 @@ impl Migrator {
         Self::count(&self.laters.counts.broken);
         let subject = self.subject(flow, state.flow(), state.target);
         self.history.record_closed(subject, CloseReason::BrokenBody);
-        tokio::spawn(Arc::clone(self).cut(state.target, state.flow(), EndReason::BrokenBody));
+        self.spawn(Arc::clone(self).cut(state.target, state.flow(), EndReason::BrokenBody));
     }
 
     /// What the client said last, in packets that went on by themselves too.
