@@ -92,6 +92,13 @@ fn look_up(map: i32, pointer: u8, offset: i32) -> [u64; 7] {
     ]
 }
 
+/// What drops whatever comes.
+pub(crate) fn dropping() -> [u64; 2] {
+    /// `TCX_DROP`.
+    const DROP: i32 = 2;
+    [op(MOVE_VALUE, 0, 0, 0, DROP), op(EXIT, 0, 0, 0, 0)]
+}
+
 fn instructions(touch: Touch, flows: i32, slots: i32) -> Vec<u64> {
     /// Of `struct __sk_buff`.
     const DATA: i16 = 76;

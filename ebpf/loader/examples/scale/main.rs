@@ -10,6 +10,8 @@
 //!
 //! `bare_ns` are programs that do nothing but touch the memory a flow is in, in the same run: its entry in the hash table, and a
 //! word of its record, and the whole record. What they grow by (`growth_ns`, over the first size) no instruction of ours causes.
+//!
+//! `scale lab [FLOWS...]` takes what a forwarded packet costs, with all that is around the program: see `lab/mod.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -17,6 +19,7 @@
 )]
 
 mod bare;
+mod lab;
 mod sys;
 
 use aya::maps::{Array, HashMap, Map, MapData};
@@ -41,11 +44,30 @@ const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 90, 101, 2), 80);
 
 /// The programs with their tables filled.
 struct Table {
-    flows: u32,
+    flows: Flows,
     object: Ebpf,
     bare: Vec<Bare>,
-    /// SplitMix64's state: which flow the next packet is of.
+}
+
+/// Of which flow the next packet is.
+struct Flows {
+    count: u32,
+    /// SplitMix64's state.
     random: u64,
+}
+
+impl Flows {
+    fn new(count: u32) -> Self {
+        Flows { count, random: u64::from(count) }
+    }
+
+    fn any(&mut self) -> u32 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        u32::try_from((z ^ (z >> 31)) % u64::from(self.count)).unwrap()
+    }
 }
 
 /// The `n`th client: 40 000 ports each of as many addresses as it takes.
@@ -63,20 +85,45 @@ fn key(from: (Ipv4Addr, u16), local: (Ipv4Addr, u16)) -> FlowKey {
     }
 }
 
+/// What the side with this local address knows of the `n`th flow; to be sent out of that device in the name of, or to, `new`.
+fn record(n: u32, local: (Ipv4Addr, u16), new: (Ipv4Addr, u16), out_ifindex: u32) -> FlowRecord {
+    FlowRecord {
+        flow_id: u64::from(n) + 1,
+        generation: 1,
+        key: key(client(n), local),
+        state: FlowState::Committed as u32,
+        flags: FLAG_TIMESTAMPS,
+        new_addr: IpWords::from(std::net::IpAddr::from(new.0)),
+        new_port: PortWord::new(new.1),
+        seq_delta: n,
+        ack_delta: !n,
+        tsval_delta: 77,
+        note_flags: NOTE_SYN_ACK,
+        out_ifindex,
+        deadline_ns: u64::MAX,
+        ..FlowRecord::default()
+    }
+}
+
 /// A bare acknowledgement with timestamps, what clients mostly send during a download.
 fn acknowledgement(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
+    segment(from, to, 0, &[])
+}
+
+/// A segment with timestamps, later than another one by so much.
+fn segment(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), later: u32, payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
         .ipv4(from.0.octets(), to.0.octets(), 64)
         .tcp(from.1, to.1, 1000, 501)
-        .ack(2000)
+        .ack(later.wrapping_add(2000))
         .options(&[
             etherparse::TcpOptionElement::Noop,
             etherparse::TcpOptionElement::Noop,
-            etherparse::TcpOptionElement::Timestamp(1, 2),
+            etherparse::TcpOptionElement::Timestamp(later.wrapping_add(1), 2),
         ])
         .unwrap();
     let mut frame = Vec::new();
-    builder.write(&mut frame, &[]).unwrap();
+    builder.write(&mut frame, payload).unwrap();
     frame
 }
 
@@ -109,42 +156,19 @@ impl Table {
             // A flow has a record for each direction, each host its own; here they share one table.
             let sides = [(VIP, SERVER, 2 * n), (SERVER, VIP, 2 * n + 1)];
             for (local, new, slot) in sides {
-                let key = key(client(n), local);
-                let record = FlowRecord {
-                    flow_id: u64::from(n) + 1,
-                    generation: 1,
-                    key,
-                    state: FlowState::Committed as u32,
-                    flags: FLAG_TIMESTAMPS,
-                    new_addr: IpWords::from(std::net::IpAddr::from(new.0)),
-                    new_port: PortWord::new(new.1),
-                    seq_delta: n,
-                    ack_delta: !n,
-                    tsval_delta: 77,
-                    note_flags: NOTE_SYN_ACK,
-                    out_ifindex: 1,
-                    deadline_ns: u64::MAX,
-                    ..FlowRecord::default()
-                };
-                let (key, record): (Key, Record) = (zerocopy::transmute!(key), zerocopy::transmute!(record));
+                let record = record(n, local, new, 1);
+                let (key, record): (Key, Record) =
+                    (zerocopy::transmute!(record.key), zerocopy::transmute!(record));
                 slots.set(slot, record, 0).unwrap();
                 keys.insert(key, slot, 0).unwrap();
             }
         }
-        Table { flows, object, bare, random: u64::from(flows) }
-    }
-
-    fn any(&mut self) -> u32 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        u32::try_from((z ^ (z >> 31)) % u64::from(self.flows)).unwrap()
+        Table { flows: Flows::new(flows), object, bare }
     }
 
     /// Mean nanoseconds of one packet.
     fn time(&mut self, name: &str, packet: impl Fn(u32) -> Vec<u8>, verdict: u32, train: u32) -> f64 {
-        let frames: Vec<_> = (0..PACKETS).map(|_| packet(self.any())).collect();
+        let frames: Vec<_> = (0..PACKETS).map(|_| packet(self.flows.any())).collect();
         let program: &SchedClassifier = self.object.program(name).unwrap().try_into().unwrap();
         let mut sum = 0.0;
         for frame in &frames {
@@ -158,7 +182,8 @@ impl Table {
 
     /// The same of a program that does next to nothing.
     fn time_bare(&mut self, which: usize, train: u32) -> f64 {
-        let packets: Vec<_> = (0..PACKETS).map(|_| Bare::packet(&key(client(self.any()), VIP))).collect();
+        let packets: Vec<_> =
+            (0..PACKETS).map(|_| Bare::packet(&key(client(self.flows.any()), VIP))).collect();
         let sum: f64 =
             packets.iter().map(|packet| f64::from(self.bare[which].run(packet, train).unwrap())).sum();
         sum / f64::from(PACKETS)
@@ -191,8 +216,17 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let asked: Vec<u32> = std::env::args().skip(1).map(|n| n.parse().expect("a number of flows")).collect();
-    let sizes = if asked.is_empty() { vec![1_000, 10_000, 100_000, 1_000_000] } else { asked };
+    let mut words = std::env::args().skip(1).peekable();
+    let in_lab = words.next_if(|word| word == "lab").is_some();
+    let asked: Vec<u32> = words.map(|n| n.parse().expect("a number of flows")).collect();
+    let sizes = match (asked.is_empty(), in_lab) {
+        (false, _) => asked,
+        (true, true) => vec![1_000, 1_000_000],
+        (true, false) => vec![1_000, 10_000, 100_000, 1_000_000],
+    };
+    if in_lab {
+        return lab::main(&sizes);
+    }
     let mut tables: Vec<Table> = sizes.iter().map(|flows| Table::filled(*flows)).collect();
     let mut rounds: Vec<Vec<[Times; 2]>> = vec![Vec::new(); tables.len()];
     for _ in 0..ROUNDS {

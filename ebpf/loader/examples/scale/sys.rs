@@ -1,4 +1,4 @@
-//! The system calls that load and run a program given as instructions.
+//! The system calls that load, run and attach a program given as instructions.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -92,4 +92,39 @@ pub(crate) fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> i
     // SAFETY: the attributes of this command; the packet lives and is read only.
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut run) }?;
     Ok((run.value, run.duration))
+}
+
+/// `bpf_attr` of `BPF_LINK_CREATE`, its first fields.
+#[repr(C)]
+struct Attach {
+    program: u32,
+    device: u32,
+    kind: u32,
+    flags: u32,
+    relative_to: u64,
+    revision: u64,
+}
+
+/// A program on a device, as long as this lives.
+pub(crate) struct Link(#[expect(dead_code, reason = "what is kept is the link")] OwnedFd);
+
+impl Link {
+    /// What drops all packets that arrive on a device.
+    pub(crate) fn dropping(device: u32) -> io::Result<Self> {
+        const BPF_LINK_CREATE: libc::c_int = 28;
+        const BPF_TCX_INGRESS: u32 = 46;
+        let program = load(&crate::bare::dropping())?;
+        let mut attach = Attach {
+            program: program.as_raw_fd().cast_unsigned(),
+            device,
+            kind: BPF_TCX_INGRESS,
+            flags: 0,
+            relative_to: 0,
+            revision: 0,
+        };
+        // SAFETY: the attributes of this command, without pointers.
+        let link = unsafe { bpf(BPF_LINK_CREATE, &mut attach) }?;
+        // SAFETY: a new descriptor, ours alone.
+        Ok(Link(unsafe { OwnedFd::from_raw_fd(link) }))
+    }
 }
