@@ -27,7 +27,9 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use bare::Bare;
 use baton_shared::addr::{IpWords, PortWord};
-use baton_shared::record::{FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_SYN_ACK, Settings};
+use baton_shared::record::{
+    FLAG_FED, FLAG_TIMESTAMPS, FlowKey, FlowRecord, FlowState, NOTE_CAUGHT_UP, NOTE_SYN_ACK, Settings,
+};
 use etherparse::PacketBuilder;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -92,13 +94,14 @@ fn record(n: u32, local: (Ipv4Addr, u16), new: (Ipv4Addr, u16), out_ifindex: u32
         generation: 1,
         key: key(client(n), local),
         state: FlowState::Committed as u32,
-        flags: FLAG_TIMESTAMPS,
+        flags: FLAG_TIMESTAMPS | FLAG_FED,
         new_addr: IpWords::from(std::net::IpAddr::from(new.0)),
         new_port: PortWord::new(new.1),
         seq_delta: n,
-        ack_delta: !n,
+        ack_delta: n,
         tsval_delta: 77,
-        note_flags: NOTE_SYN_ACK,
+        // Whatever the numbers, none is raised.
+        note_flags: NOTE_SYN_ACK | NOTE_CAUGHT_UP,
         out_ifindex,
         deadline_ns: u64::MAX,
         ..FlowRecord::default()
@@ -153,10 +156,23 @@ impl Table {
         let mut keys: HashMap<MapData, Key, u32> = object.take_map("FLOWS").unwrap().try_into().unwrap();
         let mut slots: Array<MapData, Record> = object.take_map("SLOTS").unwrap().try_into().unwrap();
         for n in 0..flows {
-            // A flow has a record for each direction, each host its own; here they share one table.
-            let sides = [(VIP, SERVER, 2 * n), (SERVER, VIP, 2 * n + 1)];
-            for (local, new, slot) in sides {
-                let record = record(n, local, new, 1);
+            // A flow has a record for each direction, each host its own; here they share one table. What a run makes of the packet
+            // is the next run's: it must be the same flow's again, as if it had not been translated, or trains would be of two.
+            // Nor does a packet bring news, which it would more often to many flows than to few.
+            let notes = [(501, 501), (501, 1)];
+            for ((local, slot), (note_window, note_tsval)) in
+                [(VIP, 2 * n), (SERVER, 2 * n + 1)].into_iter().zip(notes)
+            {
+                let record = FlowRecord {
+                    seq_delta: 0,
+                    ack_delta: 0,
+                    tsval_delta: 0,
+                    note_ack: 2000,
+                    note_window,
+                    note_tsval,
+                    note_seq_end: 1000,
+                    ..record(n, local, local, 1)
+                };
                 let (key, record): (Key, Record) =
                     (zerocopy::transmute!(record.key), zerocopy::transmute!(record));
                 slots.set(slot, record, 0).unwrap();
