@@ -6,7 +6,8 @@
 //! Times are as the kernel measures them. Programs execute the same instructions whatever the number of flows; what grows
 //! is the number of cache lines and page-table entries that are not at hand. So there are two figures: every packet of
 //! another flow, the worst there is, and trains of sixteen packets of one flow. `floor` is a packet of no flow, which is
-//! let through after the lookup. The sizes take turns, so that a machine that slows down is slow for all of them.
+//! let through after the lookup. The sizes take turns, so that a machine that slows down is slow for all of them. Each time programs and
+//! tables are made anew: where they come to lie makes a difference of its own, a few nanoseconds in a hundred.
 //!
 //! `bare_ns` are programs that do nothing but touch the memory a flow is in, in the same run: its entry in the hash table, and a
 //! word of its record, and the whole record. What they grow by (`growth_ns`, over the first size) no instruction of ours causes.
@@ -243,11 +244,10 @@ fn main() {
     if in_lab {
         return lab::main(&sizes);
     }
-    let mut tables: Vec<Table> = sizes.iter().map(|flows| Table::filled(*flows)).collect();
-    let mut rounds: Vec<Vec<[Times; 2]>> = vec![Vec::new(); tables.len()];
+    let mut rounds: Vec<Vec<[Times; 2]>> = vec![Vec::new(); sizes.len()];
     for _ in 0..ROUNDS {
-        for (table, rounds) in tables.iter_mut().zip(&mut rounds) {
-            rounds.push(table.round());
+        for (flows, rounds) in sizes.iter().zip(&mut rounds) {
+            rounds.push(Table::filled(*flows).round());
         }
     }
     let medians = |rounds: &Vec<[Times; 2]>, way: usize| -> Times {

@@ -21,7 +21,7 @@ use std::time::Duration;
 /// Packets sent by one system call, and calls of which a round's figure is the median.
 const BURST: u32 = 1024;
 const BURSTS: usize = 48;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 9;
 /// How many more calls may be disturbed than not.
 const PATIENCE: usize = 20;
 /// Bytes of payload.
@@ -65,11 +65,20 @@ struct Entry {
     leaves: bool,
 }
 
-/// The programs of both sides with their tables filled, and where their packets are sent.
-struct Filled {
+/// Devices of the host for one size at a time.
+struct Doors {
+    /// By which the client's packets arrive, and by which the server's leave.
+    arrival: (String, Entry),
+    departure: (String, Entry),
+    tuns: [String; 2],
+}
+
+/// The programs of both sides with their tables filled, on their devices.
+struct Filled<'a> {
     flows: Flows,
-    intermediate: (Plane, Entry),
-    target: (Plane, Entry),
+    doors: &'a Doors,
+    intermediate: Plane,
+    target: Plane,
 }
 
 /// The bursts of a run.
@@ -85,8 +94,7 @@ pub(crate) fn main(sizes: &[u32]) {
     sys::stay_on(processors - 1).unwrap();
     let mut lab = Lab::new();
     let others = others(&mut lab);
-    let mut filled: Vec<Filled> =
-        (0..).zip(sizes).map(|(n, flows)| Filled::new(&mut lab, n, *flows)).collect();
+    let doors: Vec<Doors> = (0..sizes.len()).map(|n| Doors::new(&mut lab, n)).collect();
     let mut figures = Vec::new();
     for side in [Side::Intermediate, Side::Target] {
         for payload in PAYLOADS {
@@ -97,7 +105,11 @@ pub(crate) fn main(sizes: &[u32]) {
         }
     }
     let mut bursts = Bursts::default();
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
+        // Programs and tables anew, and on another size's devices: where all of it comes to lie makes a difference of its own.
+        let doors = doors.iter().cycle().skip(round);
+        let mut filled: Vec<Filled> =
+            doors.zip(sizes).map(|(doors, flows)| Filled::new(doors, *flows)).collect();
         for figures in figures.chunks_mut(sizes.len()) {
             for way in WAYS {
                 // The sizes take turns at each way, so that a machine that slows down is slow for all of them.
@@ -108,6 +120,7 @@ pub(crate) fn main(sizes: &[u32]) {
                 }
             }
         }
+        filled.into_iter().for_each(Filled::detach);
     }
     eprintln!("{} bursts counted, {} disturbed", bursts.counted, bursts.disturbed);
     report::print(&figures, sizes.len());
@@ -125,17 +138,27 @@ fn others(lab: &mut Lab) -> Vec<(Side, Way, Entry)> {
     ]
 }
 
-impl Filled {
-    /// As the daemons have it: a table for each side, by the loader.
-    fn new(lab: &mut Lab, n: usize, flows: u32) -> Self {
+impl Doors {
+    fn new(lab: &mut Lab, n: usize) -> Self {
         let (arrival, departure) = (format!("in{n}"), format!("on{n}"));
-        let on_intermediate = Entry { socket: lab.arrival(&arrival), exit: OUT.to_owned(), leaves: true };
-        let on_target = Entry { socket: lab.departure(&departure), exit: departure.clone(), leaves: true };
+        let arriving = Entry { socket: lab.arrival(&arrival), exit: OUT.to_owned(), leaves: true };
+        let departing = Entry { socket: lab.departure(&departure), exit: departure.clone(), leaves: true };
+        let tuns = ["hold", "replay"].map(|tun| {
+            net::sh(&format!("ip tuntap add {tun}{n} mode tun; ip link set {tun}{n} up"));
+            format!("{tun}{n}")
+        });
+        Doors { arrival: (arrival, arriving), departure: (departure, departing), tuns }
+    }
+}
+
+impl<'a> Filled<'a> {
+    /// As the daemons have it: a table for each side, by the loader.
+    fn new(doors: &'a Doors, flows: u32) -> Self {
         let out_ifindex = device_index(OUT).unwrap();
-        let pin_dir = Path::new("/sys/fs/bpf").join(n.to_string());
-        let open = |side, uplink: String, tun: &str, local, new| {
-            let plane = Plane::open(&PlaneConfig { side, uplink, pin_dir: pin_dir.clone(), flows }).unwrap();
-            net::sh(&format!("ip tuntap add {tun} mode tun; ip link set {tun} up"));
+        let open = |side, uplink: &str, tun: &str, local, new| {
+            let pin_dir = Path::new("/sys/fs/bpf").join(uplink);
+            let plane =
+                Plane::open(&PlaneConfig { side, uplink: uplink.to_owned(), pin_dir, flows }).unwrap();
             plane.attach_tun(tun, 0x0ba7).unwrap();
             for n in 0..flows {
                 let record = record(n, local, new, out_ifindex);
@@ -145,14 +168,18 @@ impl Filled {
             }
             plane
         };
+        let [hold, replay] = &doors.tuns;
         Filled {
             flows: Flows::new(flows),
-            intermediate: (
-                open(Side::Intermediate, arrival, &format!("hold{n}"), VIP, SERVER),
-                on_intermediate,
-            ),
-            target: (open(Side::Target, departure, &format!("replay{n}"), SERVER, VIP), on_target),
+            doors,
+            intermediate: open(Side::Intermediate, &doors.arrival.0, hold, VIP, SERVER),
+            target: open(Side::Target, &doors.departure.0, replay, SERVER, VIP),
         }
+    }
+
+    fn detach(self) {
+        self.intermediate.detach().unwrap();
+        self.target.detach().unwrap();
     }
 
     /// Nanoseconds of a packet; `None` if the case has no such way.
@@ -163,9 +190,9 @@ impl Filled {
         case: Case,
         way: Way,
     ) -> Option<f64> {
-        let (plane, ours) = match case.side {
-            Side::Intermediate => &self.intermediate,
-            Side::Target => &self.target,
+        let (plane, (_, ours)) = match case.side {
+            Side::Intermediate => (&self.intermediate, &self.doors.arrival),
+            Side::Target => (&self.target, &self.doors.departure),
         };
         let entry = match way {
             Way::Forwarded => ours,
