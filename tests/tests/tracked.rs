@@ -66,8 +66,9 @@ fn a_thousand_requests_on_one_connection_alternate_between_two_targets() {
         counted.iter().sum::<u64>() >= 999
     });
     assert_eq!((counted, t.all_proxied()), ([999, 0], 0), "moved, returned, proxied");
-    let (read, acks) = (t.packets("intermediate", "later_request"), t.packets("intermediate", "translated"));
-    assert!((1..1100).contains(&read) && acks > 500, "{read} were read, {acks} passed");
+    // A client that is quicker than the word of its answer asks while its flow is frozen yet.
+    let [read, held, acks] = t.packets_of("intermediate", ["later_request", "diverted", "translated"]);
+    assert!(read < 1100 && read + held >= 999 && acks > 500, "{read} were read, {held} held, {acks} passed");
     t.eventually("nginx writes its logs", LIMIT, |t| {
         t.access_log("target1").len() + t.access_log("target2").len() == 1000
     });

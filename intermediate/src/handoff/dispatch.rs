@@ -63,7 +63,9 @@ impl Migrator {
                 let targets = ids();
                 let up = HandoffEvent::ChannelUp { same_instance };
                 self.pending.tell_all(&targets, |flow| own(flow).then_some(up));
-                self.laters.waits.tell_all(&targets, own, RecallEvent::ChannelUp);
+                if lane == Lane::FIRST {
+                    self.laters.waits.tell_all(&targets, RecallEvent::ChannelUp);
+                }
                 for target in targets {
                     self.ask_after_lost(target, own);
                     if !same_instance {
@@ -74,9 +76,9 @@ impl Migrator {
             AgentEvent::Down { undelivered } => {
                 if lane == Lane::FIRST {
                     agent.on_event(Channel::Disconnected);
+                    self.laters.waits.tell_all(&ids(), RecallEvent::ChannelDown);
                 }
                 let undelivered: HashSet<FlowRef> = undelivered.into_iter().collect();
-                self.laters.waits.tell_all(&ids(), own, RecallEvent::ChannelDown);
                 self.pending.tell_all(&ids(), |flow| {
                     let down = HandoffEvent::ChannelDown { delivered: !undelivered.contains(&flow) };
                     own(flow).then_some(down)

@@ -87,7 +87,7 @@ impl Agent {
     /// The lane of what a flow's messages are, and of what its agent says of it: a number of an earlier run may name one that
     /// there is not.
     pub fn lane_of(&self, flow: FlowRef) -> Lane {
-        let lane = Lane::of_number(flow.flow_id);
+        let lane = Lane::of_handoff(flow);
         if lane.place() < self.link_count() { lane } else { Lane::FIRST }
     }
 
@@ -97,7 +97,7 @@ impl Agent {
         if up { wanted } else { Lane::FIRST }
     }
 
-    /// Sends it a message that is about no flow.
+    /// Sends it a message that is about no flow's handoff, by the first of its channels.
     pub fn send(&self, message: Message) -> Result<(), NotSent> {
         self.send_by(Lane::FIRST, message)
     }

@@ -1,9 +1,12 @@
 //! Lanes: the channels of one intermediate to one agent, if it has more than one.
 //!
 //! Each thread of an intermediate that hands connections off has a channel of its own, so that no handoff waits for another
-//! thread. Which lane a flow's messages take is said by its number, and which lane a channel is by the instance in its
-//! [`Hello`](super::Hello): both have it in their lowest bits. Who knows of no lanes has numbers of any kind there, and one
-//! channel, which is every flow's.
+//! thread. Which lane the messages of a flow's first handoff take is said by its number, and which lane a channel is by the
+//! instance in its [`Hello`](super::Hello): both have it in their lowest bits. Recalls and further handoffs take the first, whose
+//! thread reads what the client sends. Who knows of no lanes has numbers of any kind there, and one channel, which is every
+//! flow's.
+
+use super::FlowRef;
 
 /// A lane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,7 +28,12 @@ impl Lane {
         Lane::of_number(u64::try_from(n).unwrap_or(0))
     }
 
-    /// That of a flow's number or of a channel's instance.
+    /// That of a handoff.
+    pub fn of_handoff(flow: FlowRef) -> Self {
+        if flow.generation > 1 { Lane::FIRST } else { Lane::of_number(flow.flow_id) }
+    }
+
+    /// That within a flow's number or a channel's instance.
     pub fn of_number(number: u64) -> Self {
         Lane(u8::try_from(number & Self::MASK).unwrap_or(0))
     }
@@ -46,12 +54,12 @@ impl Lane {
     }
 }
 
-/// By which of an intermediate's channels a flow's messages go: that of its lane, if the newest channel's process has one, else
+/// By which of an intermediate's channels a handoff's messages go: that of its lane, if the newest channel's process has one, else
 /// the newest. `channels` are the names and instances of all there are, the newest first.
-pub fn channel_of<N: Copy>(flow_id: u64, channels: impl Iterator<Item = (N, u64)>) -> Option<N> {
+pub fn channel_of<N: Copy>(flow: FlowRef, channels: impl Iterator<Item = (N, u64)>) -> Option<N> {
     let mut channels = channels;
     let (newest, instance) = channels.next()?;
-    let own = |of: u64| of == Lane::of_number(flow_id).within(instance);
+    let own = |of: u64| of == Lane::of_handoff(flow).within(instance);
     if own(instance) {
         return Some(newest);
     }
@@ -78,11 +86,14 @@ mod tests {
     fn a_flows_messages_go_by_its_lane_of_the_newest_process_or_by_its_newest_channel() {
         // The newest first: a process with two lanes, and one before it with three.
         let channels = [(9, 0x51), (8, 0x50), (7, 0x32), (6, 0x31), (5, 0x30)];
-        let of = |flow_id| channel_of(flow_id, channels.into_iter());
+        let first = |flow_id| FlowRef { flow_id, generation: 1 };
+        let of = |flow_id| channel_of(first(flow_id), channels.into_iter());
         assert_eq!((of(0x1000), of(0x1001)), (Some(8), Some(9)));
         assert_eq!(of(0x1002), Some(9), "the channel of the former process is none of this one's");
+        let again = FlowRef { flow_id: 0x1001, generation: 2 };
+        assert_eq!(channel_of(again, channels.into_iter()), Some(8), "a later handoff");
         let one = [(3, 0x77)];
-        assert!((0..32).all(|flow_id| channel_of(flow_id, one.into_iter()) == Some(3)), "there are no lanes");
-        assert_eq!(channel_of::<u64>(0, std::iter::empty()), None);
+        assert!((0..32).all(|id| channel_of(first(id), one.into_iter()) == Some(3)), "there are no lanes");
+        assert_eq!(channel_of::<u64>(again, std::iter::empty()), None);
     }
 }

@@ -344,7 +344,7 @@ impl Table {
 
     /// The session for what concerns a flow.
     pub(crate) fn session_for(&self, (peer, flow): Who) -> Option<u64> {
-        channel_of(flow.flow_id, self.sessions_of(peer))
+        channel_of(flow, self.sessions_of(peer))
     }
 }
 

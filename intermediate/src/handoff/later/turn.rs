@@ -177,9 +177,7 @@ impl Migrator {
     }
 
     fn ask(&self, target: TargetId, request: RecallRequest) -> Result<(), NotSent> {
-        self.targets
-            .get(target)
-            .map_or(Err(NotSent::Down), |t| t.send_of(request.flow, Message::Recall(request)))
+        self.targets.get(target).map_or(Err(NotSent::Down), |t| t.agent.send(Message::Recall(request)))
     }
 
     /// Until it is known whose the flow is.

@@ -49,10 +49,9 @@ impl Waits {
         self.by_flow().get(&flow).is_some_and(|waiting| waiting.tell.send(what).is_ok())
     }
 
-    /// Tells all that wait for the agent of these targets, of flows with whose messages it has to do.
-    pub(crate) fn tell_all(&self, targets: &[TargetId], of: impl Fn(FlowRef) -> bool, event: RecallEvent) {
-        let all = self.by_flow();
-        for (_, waiting) in all.iter().filter(|(flow, w)| targets.contains(&w.target) && of(**flow)) {
+    /// Tells all that wait for the agent of these targets.
+    pub(crate) fn tell_all(&self, targets: &[TargetId], event: RecallEvent) {
+        for waiting in self.by_flow().values().filter(|w| targets.contains(&w.target)) {
             let _ = waiting.tell.send(Told::Event(event));
         }
     }
