@@ -205,6 +205,14 @@ impl Plane {
         }
     }
 
+    /// [`Plane::replace`] under two keys at once. If it fails the slot may be under one of them.
+    pub fn replace_both(&self, keys: &[FlowKey; 2], slot: u32) -> Result<(), InsertError> {
+        match &self.0 {
+            Means::Ebpf(programs) => programs.replace_both(keys, slot),
+            Means::Userspace(userspace) => keys.iter().try_for_each(|key| userspace.replace(key, slot)),
+        }
+    }
+
     /// Removes a key; whether it was there.
     pub fn remove(&self, key: &FlowKey) -> io::Result<bool> {
         match &self.0 {

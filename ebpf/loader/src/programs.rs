@@ -128,6 +128,14 @@ impl Programs {
         self.flows.put(key, &slot, BPF_ANY).map_err(insert_error)
     }
 
+    pub(crate) fn replace_both(&self, keys: &[FlowKey; 2], slot: u32) -> Result<(), InsertError> {
+        if self.flows.put_each(keys, &[slot; 2]).is_ok() {
+            return Ok(());
+        }
+        // An old kernel, or there is no room: which it is, one by one tells.
+        keys.iter().try_for_each(|key| self.replace(key, slot))
+    }
+
     pub(crate) fn counters(&self) -> io::Result<Vec<(PacketCounter, u64)>> {
         PacketCounter::ALL
             .iter()

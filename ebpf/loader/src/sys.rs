@@ -164,7 +164,8 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
-/// Linux 5.6.
+/// Linux 5.6, both.
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// Calls bpf(2) for a map whose key is a `K` and whose value is a `V`.
@@ -241,6 +242,28 @@ where
     pub(crate) fn put(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
         // SAFETY: sizes were compared in `new`; the command only reads.
         unsafe { map_command(BPF_MAP_UPDATE_ELEM, self.fd(), address_of(key), address_of(value), flags) }
+    }
+
+    /// Stores these values under these keys with `BPF_ANY` (Linux 5.6). It stops at the first that cannot be stored.
+    pub(crate) fn put_each<const N: usize>(&self, keys: &[K; N], values: &[V; N]) -> io::Result<()> {
+        let map =
+            u32::try_from(self.fd().as_raw_fd()).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+        let mut batch = MapBatch {
+            in_batch: 0,
+            out_batch: 0,
+            keys: address_of(keys),
+            values: address_of(values),
+            count: u32::try_from(N).map_err(io::Error::other)?,
+            map,
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attribute outlives the call and is borrowed mutably over it; at `keys` and `values` are `count` of the
+        // sizes that were compared in `new`, which the command only reads.
+        let done = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_BATCH, &raw mut batch, size_of::<MapBatch>())
+        };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Removes `key`; whether it was there.

@@ -80,6 +80,13 @@ fn lives_and_is_taken_over(side: Side, hook: Hook, pins: &Path) {
         assert_eq!(plane.lookup(&flow(100).key).unwrap(), Some(slot));
     }
     assert!(matches!(plane.replace(&flow(999).key, 0), Err(InsertError::Full)));
+    for slot in [slots[1], slots[0]] {
+        let both = [flow(100).key, flow(101).key];
+        plane.replace_both(&both, slot).unwrap();
+        assert_eq!(both.map(|key| plane.lookup(&key).unwrap()), [Some(slot); 2]);
+    }
+    assert!(matches!(plane.replace_both(&[flow(998).key, flow(999).key], 0), Err(InsertError::Full)));
+    plane.replace(&flow(101).key, slots[1]).unwrap();
     // Keys that are not there stop none of the others.
     let keys: Vec<_> = [900].into_iter().chain(second).chain([901, 902]).map(|port| flow(port).key).collect();
     let before = plane.keys().unwrap().len();
