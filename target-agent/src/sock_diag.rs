@@ -43,12 +43,14 @@ pub(crate) struct SockDiag {
     sequence: u32,
     /// Where the answers to many questions are read.
     answers: many::Answers,
+    /// Orders since it was last seen to that their answers were read.
+    unheard: u32,
 }
 
 impl SockDiag {
     /// Opens it, in the network namespace of the calling thread.
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(SockDiag { socket: sys::open()?, sequence: 0, answers: many::answers() })
+        Ok(SockDiag { socket: sys::open()?, sequence: 0, answers: many::answers(), unheard: 0 })
     }
 
     /// The state of the server's socket for this connection.
@@ -94,16 +96,23 @@ impl SockDiag {
         self.send(question)?;
         loop {
             let length = sys::receive(&self.socket, answer)?;
-            // An answer to an earlier question that failed half-way is passed over.
             if number_at(answer, 8) == Some(self.sequence) {
                 return Ok(length);
             }
+            pass_over(answer.get(..length).unwrap_or_default());
         }
     }
 
     fn send(&mut self, question: &Question) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         sys::send(&self.socket, &question.encode(self.sequence))
+    }
+}
+
+/// An answer that nobody waits for: to an earlier question that failed half-way, or to an order.
+fn pass_over(answer: &[u8]) {
+    if let Some(e) = destroy::failed_order(answer) {
+        tracing::warn!("cannot end a socket in TIME_WAIT: {e}");
     }
 }
 

@@ -152,7 +152,7 @@ impl Engine {
     /// Ends the 4-tuple's socket in TIME_WAIT, by its name if that is known.
     fn make_room(&mut self, ends: Ends, remains: Option<Cookie>) -> io::Result<()> {
         match remains {
-            Some(name) => self.diag.destroy_this(ends.server(), ends.client(), name),
+            Some(name) => self.diag.order_destroy(ends.server(), ends.client(), name),
             // One that waits for the client's FIN in a TIME_WAIT socket's place is told as FIN_WAIT2.
             None => {
                 let standing = [SocketState::TimeWait, SocketState::Alive];

@@ -1,6 +1,9 @@
 //! Ends a server's socket, and no other.
 
-use super::{HEADER_BYTES, NLM_F_REQUEST, Question, SOCK_DIAG_BY_FAMILY, SockDiag, error_code, state};
+use super::{
+    HEADER_BYTES, NLM_F_REQUEST, NLMSG_ERROR, Question, SOCK_DIAG_BY_FAMILY, SockDiag, error_code,
+    message_type, state,
+};
 use baton_shared::state::ending::SocketState;
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +12,9 @@ const SOCK_DESTROY: u16 = 21;
 const NLM_F_ACK: u16 = 4;
 /// Of `idiag_cookie` in `struct inet_diag_msg`, behind family to retrans, the ports, the addresses and the interface.
 const COOKIE_AT: usize = HEADER_BYTES + 4 + 4 + 32 + 4;
+
+/// After so many orders without an answer it is seen to that none is left lying: the socket's buffer takes a few hundred.
+const UNHEARD: u32 = 32;
 
 /// The kernel's own name for a socket.
 pub(crate) type Cookie = [u8; 8];
@@ -31,6 +37,23 @@ impl SockDiag {
             Some((stands, cookie)) if standing.contains(&stands) => self.destroy_this(server, client, cookie),
             _ => Ok(()),
         }
+    }
+
+    /// [`SockDiag::destroy_this`] without waiting for an answer: what goes before the packet of a handoff. The order is carried
+    /// out before this returns. The kernel answers if it could not be, and that is read, and said, with the next answers.
+    pub(crate) fn order_destroy(
+        &mut self,
+        server: SocketAddr,
+        client: SocketAddr,
+        cookie: Cookie,
+    ) -> io::Result<()> {
+        self.send(&Question { cookie, ..Question::about(SOCK_DESTROY, server, client) })?;
+        self.unheard += 1;
+        if self.unheard >= UNHEARD {
+            self.unheard = 0;
+            self.read_on()?;
+        }
+        Ok(())
     }
 
     /// How the server's socket for this connection stands, and the name the kernel has given it; `None` if there is none.
@@ -63,12 +86,25 @@ impl SockDiag {
         let about = Question::about(SOCK_DESTROY, server, client);
         let question = Question { flags: NLM_F_REQUEST | NLM_F_ACK, cookie, ..about };
         let length = self.ask(&question, &mut answer)?;
-        match error_code(answer.get(..length).unwrap_or_default()) {
-            // ESTALE: another socket has the 4-tuple.
-            0 | libc::ENOENT | libc::ESTALE => Ok(()),
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        }
+        carried_out(answer.get(..length).unwrap_or_default())
     }
+}
+
+/// What an answer to an order says.
+fn carried_out(answer: &[u8]) -> io::Result<()> {
+    match error_code(answer) {
+        // ESTALE: another socket has the 4-tuple.
+        0 | libc::ENOENT | libc::ESTALE => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// An answer to something that nobody waits for any more: a question that failed half-way, or an order that is carried out. If
+/// that is an order which could not be carried out, this is why. The kernel sends the order back with it.
+pub(super) fn failed_order(answer: &[u8]) -> Option<io::Error> {
+    let order = answer.get(HEADER_BYTES + size_of::<u32>()..).unwrap_or_default();
+    let is_order = message_type(answer) == Some(NLMSG_ERROR) && message_type(order) == Some(SOCK_DESTROY);
+    carried_out(answer).err().filter(|_| is_order)
 }
 
 #[cfg(test)]
@@ -145,6 +181,52 @@ mod tests {
             diag.destroy_this(s, c, remains).unwrap();
             serves(&listener);
         }
+    }
+
+    #[test]
+    fn an_order_is_carried_out_when_it_is_given_and_answers_that_nobody_awaits_are_in_nobodys_way() {
+        let Some(mut diag) = destroyer() else { return };
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let (listener, server, client, [s, c]) = connection(loopback);
+            drop(server);
+            drop(client);
+            let remains = loop {
+                if let Some(remains) = diag.look(s, c).unwrap().remains {
+                    break remains;
+                }
+                std::thread::yield_now();
+            };
+            diag.order_destroy(s, c, remains).unwrap();
+            assert_eq!(SockDiag::open().unwrap().socket(s, c).unwrap(), SocketState::Gone);
+            // Each of these is answered that there is no such socket: more than the socket's buffer takes.
+            for _ in 0..2000 {
+                diag.order_destroy(s, c, remains).unwrap();
+            }
+            let (_listener, _server, _client, [s, c]) = connection(loopback);
+            assert_eq!(diag.socket(s, c).unwrap(), SocketState::Alive);
+            diag.order_destroy(s, c, remains).unwrap();
+            assert_eq!(diag.look_at([(s, c)]).unwrap().remove(0).unwrap().state, SocketState::Alive);
+            assert!(diag.connections(s).unwrap().contains(&c), "and it is not what was ordered away");
+            serves(&listener);
+        }
+    }
+
+    #[test]
+    fn of_what_nobody_awaits_orders_that_could_not_be_carried_out_are_told() {
+        let answer = |kind: u16, errno: i32, of: u16| {
+            let mut answer = vec![0; HEADER_BYTES + 4 + HEADER_BYTES];
+            answer[4..6].copy_from_slice(&kind.to_ne_bytes());
+            answer[16..20].copy_from_slice(&(-errno).to_ne_bytes());
+            answer[24..26].copy_from_slice(&of.to_ne_bytes());
+            failed_order(&answer).and_then(|e| e.raw_os_error())
+        };
+        assert_eq!(answer(NLMSG_ERROR, libc::EOPNOTSUPP, SOCK_DESTROY), Some(libc::EOPNOTSUPP));
+        assert_eq!(answer(NLMSG_ERROR, libc::EOPNOTSUPP, SOCK_DIAG_BY_FAMILY), None, "a question");
+        assert_eq!(answer(SOCK_DIAG_BY_FAMILY, libc::EOPNOTSUPP, SOCK_DESTROY), None, "an answer");
+        for errno in [0, libc::ENOENT, libc::ESTALE] {
+            assert_eq!(answer(NLMSG_ERROR, errno, SOCK_DESTROY), None, "nothing is left to end");
+        }
+        assert!(failed_order(&[]).is_none() && failed_order(&[2; 20]).is_none());
     }
 
     /// The lookup by a 4-tuple that no connection has finds the listener.

@@ -2,7 +2,7 @@
 
 use super::{
     ANY_COOKIE, HEADER_BYTES, NLM_F_REQUEST, NLMSG_ERROR, Question, SOCK_DIAG_BY_FAMILY, SockDiag, TCP_CLOSE,
-    TCP_LISTEN, TCP_TIME_WAIT, error_code, message_type, number_at, sys,
+    TCP_LISTEN, TCP_TIME_WAIT, error_code, message_type, number_at, pass_over, sys,
 };
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +29,8 @@ impl SockDiag {
                         Some(NLMSG_ERROR) => return Err(io::Error::from_raw_os_error(error_code(message))),
                         _ => each(message),
                     }
+                } else {
+                    pass_over(message);
                 }
                 rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
             }

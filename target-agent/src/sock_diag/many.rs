@@ -1,7 +1,7 @@
 //! Many connections asked about at once: two system calls for all of them.
 
 use super::info::{LOOK, Looked, looked};
-use super::{Question, REQUEST_BYTES, SOCK_DIAG_BY_FAMILY, SockDiag, number_at, sys};
+use super::{Question, REQUEST_BYTES, SOCK_DIAG_BY_FAMILY, SockDiag, number_at, pass_over, sys};
 use std::io;
 use std::net::SocketAddr;
 
@@ -39,7 +39,7 @@ impl SockDiag {
         }
         sys::send(&self.socket, &questions)?;
         while all.len() < asked {
-            let received = sys::receive_many(&self.socket, &mut self.answers)?;
+            let received = sys::receive_many(&self.socket, &mut self.answers, true)?;
             for (answer, length) in self.answers.iter().zip(received) {
                 let message = answer.get(..length).unwrap_or_default();
                 let place = number_at(message, 8).map(|number| number.wrapping_sub(first));
@@ -48,10 +48,25 @@ impl SockDiag {
                 if let Some(place) = place.filter(|place| (all.len()..asked).contains(place)) {
                     all.resize_with(place, || Err(io::ErrorKind::TimedOut.into()));
                     all.push(looked(message));
+                } else {
+                    pass_over(message);
                 }
             }
         }
         Ok(all)
+    }
+
+    /// Reads what answers there are, for nobody.
+    pub(super) fn read_on(&mut self) -> io::Result<()> {
+        loop {
+            let received = sys::receive_many(&self.socket, &mut self.answers, false)?;
+            for (answer, length) in self.answers.iter().zip(&received) {
+                pass_over(answer.get(..*length).unwrap_or_default());
+            }
+            if received.len() < AT_ONCE {
+                return Ok(());
+            }
+        }
     }
 }
 

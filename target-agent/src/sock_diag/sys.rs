@@ -43,10 +43,11 @@ pub(super) fn receive(socket: &OwnedFd, answer: &mut [u8]) -> io::Result<usize> 
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
-/// Waits for a datagram and receives all that are there by then, one into each buffer; their lengths.
+/// Receives all datagrams that are there, one into each buffer; their lengths. With `waits` there is at least one.
 pub(super) fn receive_many<const N: usize>(
     socket: &OwnedFd,
     buffers: &mut [[u8; N]],
+    waits: bool,
 ) -> io::Result<Vec<usize>> {
     let mut places: Vec<libc::iovec> = buffers
         .iter_mut()
@@ -69,10 +70,16 @@ pub(super) fn receive_many<const N: usize>(
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
             number,
-            libc::MSG_WAITFORONE,
+            if waits { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT },
             std::ptr::null_mut(),
         )
     };
-    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    let got = match usize::try_from(got) {
+        Ok(got) => got,
+        Err(_) => match io::Error::last_os_error() {
+            e if !waits && e.kind() == io::ErrorKind::WouldBlock => 0,
+            e => return Err(e),
+        },
+    };
     headers.iter().take(got).map(|header| usize::try_from(header.msg_len).map_err(io::Error::other)).collect()
 }
