@@ -7,6 +7,7 @@ use crate::serve::packet::Ends;
 use crate::sock_diag::info::Looked;
 use crate::sock_diag::many::AT_ONCE;
 use baton_daemon::admin::events::{self, Kind};
+use baton_daemon::by_key::HashedKey;
 use baton_shared::control::{EndReport, Message, flow_id_text};
 use baton_shared::http::Statuses;
 use baton_shared::reason::{EndReason, Refusal};
@@ -262,20 +263,20 @@ impl Engine {
     /// Takes a flow out of the map and frees its slot; its answer is remembered.
     pub(crate) fn release(&mut self, table: &mut Table, slot: u32, now: u64) {
         let Some(flow) = table.remove(slot) else { return };
-        self.free(&flow.keys().collect::<Vec<_>>(), &[slot]);
+        self.free(&flow.keys_left(&[]), &[slot]);
         remember(table, &flow, now);
     }
 
-    /// The same of a flow one of whose keys leads to another slot by now. Gives the flow.
+    /// The same of a flow of whose keys these lead to another slot by now. Gives the flow.
     pub(crate) fn supersede(
         &mut self,
         table: &mut Table,
         slot: u32,
-        key: &FlowKey,
+        taken: &[HashedKey],
         now: u64,
     ) -> Option<Box<Flow>> {
         let flow = table.remove(slot)?;
-        self.free(&flow.keys().filter(|other| other != key).collect::<Vec<_>>(), &[slot]);
+        self.free(&flow.keys_left(taken), &[slot]);
         remember(table, &flow, now);
         Some(flow)
     }
@@ -285,7 +286,7 @@ impl Engine {
         let (mut keys, mut slots) = (Vec::new(), Vec::new());
         while let Some(slot) = table.pop_lingering(Some(now)) {
             let Some(flow) = table.remove(slot) else { continue };
-            keys.extend(flow.keys());
+            keys.extend(flow.keys_left(&[]));
             slots.push(slot);
             remember(table, &flow, now);
         }
@@ -293,11 +294,16 @@ impl Engine {
     }
 
     fn free(&self, keys: &[FlowKey], slots: &[u32]) {
-        if let Err(e) = self.shared.plane.remove_all(keys) {
-            tracing::error!("remove from FLOWS: {e}");
-        }
+        self.forget_keys(keys);
         for slot in slots {
             self.shared.plane.slots().free(*slot);
+        }
+    }
+
+    /// Takes keys out of the map.
+    pub(crate) fn forget_keys(&self, keys: &[FlowKey]) {
+        if let Err(e) = self.shared.plane.remove_all(keys) {
+            tracing::error!("remove from FLOWS: {e}");
         }
     }
 }

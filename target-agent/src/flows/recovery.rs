@@ -54,7 +54,7 @@ impl Engine {
             let refused = |reason| Some(Answer::Refused(RefusedAnswer { flow, reason }));
             let mut taken = Flow::new((peer, flow), ends, vip, record.deadline_ns);
             taken.server = server;
-            taken.arrival = adopted.then(|| record.arrival_key());
+            taken.arrival = adopted.then(|| record.arrival_key().into());
             taken.answer = Some(migrated(flow, &record));
             taken.ask_at_ns = now;
             taken.sampled = Sampled::taken_over(record.bytes);

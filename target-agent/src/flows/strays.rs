@@ -29,7 +29,7 @@ impl Engine {
                 Vec::new()
             });
             for client in clients {
-                if Ends::new(client, vip).is_some_and(|ends| table.slot_under(&key(ends)).is_some()) {
+                if Ends::new(client, vip).is_some_and(|ends| table.slot_under(&key(ends).into()).is_some()) {
                     continue;
                 }
                 tracing::warn!(%client, %vip, "a connection adopted earlier has no record: ended");

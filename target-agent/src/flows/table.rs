@@ -10,6 +10,7 @@ use crate::serve::packet::Ends;
 use crate::serve::recall::Waiting;
 use crate::sock_diag::destroy::Cookie;
 use baton_daemon::admin::events::{self, Kind};
+use baton_daemon::by_key::{ByKey, HashedKey};
 use baton_shared::control::{FlowRef, RecalledAnswer, channel_of, flow_id_text};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowKey;
@@ -46,9 +47,9 @@ pub(crate) struct Flow {
     /// The server's address and port.
     pub(crate) server: SocketAddr,
     /// Its key in the map.
-    pub(crate) key: FlowKey,
+    pub(crate) key: HashedKey,
     /// Its second key there, if it is adopted.
-    pub(crate) arrival: Option<FlowKey>,
+    pub(crate) arrival: Option<HashedKey>,
     /// CLOCK_MONOTONIC, ns: when the handoff was received.
     pub(crate) received_ns: u64,
     /// The handshake or the feeding, while there is one.
@@ -84,12 +85,17 @@ pub(crate) struct Flow {
 impl Flow {
     /// A flow of which nothing is known yet but whose it is; handed over now.
     pub(crate) fn new(who: Who, ends: Ends, vip: SocketAddr, now_ns: u64) -> Self {
+        Self::under(key(ends).into(), who, ends, vip, now_ns)
+    }
+
+    /// The same, whose key is known.
+    pub(crate) fn under(key: HashedKey, who: Who, ends: Ends, vip: SocketAddr, now_ns: u64) -> Self {
         Flow {
             who,
             ends,
             vip,
             server: ends.server(),
-            key: key(ends),
+            key,
             arrival: None,
             received_ns: now_ns,
             replay: None,
@@ -110,8 +116,13 @@ impl Flow {
     }
 
     /// Its keys in the map.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = FlowKey> + use<> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = HashedKey> + use<> {
         [Some(self.key), self.arrival].into_iter().flatten()
+    }
+
+    /// The same without those that lead to another slot by now.
+    pub(crate) fn keys_left(&self, taken: &[HashedKey]) -> Vec<FlowKey> {
+        self.keys().filter(|key| !taken.contains(key)).map(|key| *key.key()).collect()
     }
 
     /// Where its handoff stands while it is under way.
@@ -166,7 +177,7 @@ pub(crate) struct Table {
     closing: SlotSet,
     /// How many of the live ones are of which intermediate on which server.
     live_of: HashMap<(PeerId, SocketAddr), u32, foldhash::fast::RandomState>,
-    by_key: HashMap<FlowKey, u32>,
+    by_key: ByKey<u32>,
     by_who: ByWho<u32>,
     /// Slots of ended flows, when each may be freed, in this order, and whose it is: one freed before its time stays
     /// here until then.
@@ -208,7 +219,7 @@ impl Table {
         self.by_who.get(who).copied()
     }
 
-    pub(crate) fn slot_under(&self, key: &FlowKey) -> Option<u32> {
+    pub(crate) fn slot_under(&self, key: &HashedKey) -> Option<u32> {
         self.by_key.get(key).copied()
     }
 

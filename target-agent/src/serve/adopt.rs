@@ -6,11 +6,12 @@ use super::handoff::key;
 use super::packet::Ends;
 use crate::flows::table::{Flow, Table, Who};
 use crate::sock_diag::destroy::Cookie;
+use baton_daemon::by_key::HashedKey;
 use baton_loader::monotonic_ns;
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{Handoff, RefusedAnswer};
 use baton_shared::reason::Refusal;
-use baton_shared::record::{FLAG_FED, FlowKey, FlowRecord};
+use baton_shared::record::{FLAG_FED, FlowRecord};
 use baton_shared::seq::Seq;
 use baton_shared::state::adopt::{Adopt, Cause, Phase};
 use baton_shared::state::ending::SocketState;
@@ -33,7 +34,7 @@ impl Engine {
         let (server, vip) = (handoff.server, handoff.connection.vip);
         // The socket's own address is the VIP.
         let local = Ends::new(ends.client(), vip).ok_or(Refusal::Unsupported)?;
-        let (key, arrival) = (key(local), key(ends));
+        let (key, arrival) = (HashedKey::from(key(local)), HashedKey::from(key(ends)));
         // Both sides count alike, so the first response begins where the client expects it.
         let first = Seq::new(handoff.connection.snd_nxt.raw());
         let responses = handoff.tracked.map(|request| Box::new(Responses::new(first, request.head)));
@@ -43,7 +44,7 @@ impl Engine {
             flow_id: who.1.flow_id,
             generation: who.1.generation,
             deadline_ns: now,
-            key,
+            key: *key.key(),
             new_addr: IpWords::from(server.ip()),
             new_port: PortWord::new(server.port()),
             last_seen_ns: now,
@@ -52,7 +53,7 @@ impl Engine {
         adopt.fill(&mut record);
         record.requests = responses.as_ref().map_or(0, |responses| responses.mark());
         self.shared.plane.slots().write(slot, &record);
-        let before = self.put_both(table, [&arrival, &key], slot, now).inspect_err(|_| {
+        let before = self.put(table, &[arrival, key], slot, now).inspect_err(|_| {
             self.shared.plane.slots().free(slot);
         })?;
         // The socket that the flow before has left has the same 4-tuple.
@@ -60,7 +61,7 @@ impl Engine {
         if remains.is_some() {
             adopt.expect_time_wait();
         }
-        let mut flow = Flow::new(who, local, vip, now);
+        let mut flow = Flow::under(key, who, local, vip, now);
         flow.server = server;
         flow.arrival = Some(arrival);
         flow.remains = remains;
@@ -127,26 +128,6 @@ impl Engine {
                 }
             }
         }
-    }
-
-    /// Puts a filled slot under both keys, or under none. Gives the flow that was there.
-    fn put_both(
-        &mut self,
-        table: &mut Table,
-        [arrival, key]: [&FlowKey; 2],
-        slot: u32,
-        now: u64,
-    ) -> Result<Option<Box<Flow>>, Refusal> {
-        let before = self.put(table, arrival, slot, now)?;
-        if key == arrival {
-            return Ok(before);
-        }
-        let other = self.put(table, key, slot, now).inspect_err(|_| {
-            if let Err(e) = self.shared.plane.remove(arrival) {
-                tracing::error!("remove from FLOWS: {e}");
-            }
-        })?;
-        Ok(other.or(before))
     }
 
     /// Ends the 4-tuple's socket in TIME_WAIT, by its name if that is known.

@@ -55,7 +55,7 @@ impl Engine {
         while let Some(bytes) = ring.copies.next(|head, payload| {
             // Another flow may have the addresses by now.
             let flow = FlowRef { flow_id: head.flow_id, generation: head.generation };
-            let slot = table.slot_under(&head.key);
+            let slot = table.slot_under(&head.key.into());
             if let Some(slot) = slot.filter(|s| table.get(*s).is_some_and(|f| f.who.1 == flow)) {
                 if head.closes != 0 {
                     table.note_closing(slot);

@@ -452,7 +452,7 @@ impl Engine {
     /// A packet of the server's kernel: diverted in mid-handshake, or a copy with a part of a response.
     fn on_packet(&mut self, table: &mut Table, packet: &[u8]) {
         let Some(FromServer { ends, reply, payload }) = packet::parse(packet) else { return };
-        let Some(slot) = table.slot_under(&super::handoff::key(ends)) else { return };
+        let Some(slot) = table.slot_under(&super::handoff::key(ends).into()) else { return };
         let followed = table.get(slot).is_some_and(|flow| flow.responses.is_some());
         if followed && !payload.is_empty() {
             self.on_copy(table, slot, reply.seq, payload);

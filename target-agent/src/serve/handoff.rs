@@ -6,6 +6,7 @@ use super::packet::Ends;
 use super::recall::note_start;
 use super::ways::Choice;
 use crate::flows::table::{Flow, PeerId, Recent, Table, Who};
+use baton_daemon::by_key::HashedKey;
 use baton_loader::{InsertError, monotonic_ns};
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{Handoff, RefusedAnswer};
@@ -89,7 +90,7 @@ impl Engine {
         now: u64,
     ) -> Result<(), Refusal> {
         let vip = handoff.connection.vip;
-        let key = key(ends);
+        let key = HashedKey::from(key(ends));
         let snd_nxt = handoff.connection.snd_nxt.raw();
         let mut replay = Box::new(Replay::new(handoff, now));
         if self.shared.ways.may_adopt() {
@@ -100,7 +101,7 @@ impl Engine {
             flow_id: who.1.flow_id,
             generation: who.1.generation,
             deadline_ns: now,
-            key,
+            key: *key.key(),
             state: FlowState::Replaying as u32,
             new_addr: IpWords::from(vip.ip()),
             new_port: PortWord::new(vip.port()),
@@ -110,11 +111,11 @@ impl Engine {
             ..FlowRecord::default()
         };
         self.shared.plane.slots().write(slot, &record);
-        if let Err(reason) = self.put(table, &key, slot, now) {
+        if let Err(reason) = self.put(table, &[key], slot, now) {
             self.shared.plane.slots().free(slot);
             return Err(reason);
         }
-        let mut flow = Flow::new(who, ends, vip, now);
+        let mut flow = Flow::under(key, who, ends, vip, now);
         flow.replay = Some(replay);
         table.insert(slot, Box::new(flow));
         self.active.push(slot);
@@ -122,35 +123,48 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a filled slot under a key, in the place of a flow that has ended: the client may use its port again before the end
-    /// of the flow before was noticed, or while that one lingers. Gives that flow.
+    /// Puts a filled slot under its one or two keys, or under none; in the place of flows that have ended: the client may use its
+    /// port again before the end of the flow before was noticed, or while that one lingers. Gives that flow, of two the one under
+    /// the last key.
     pub(super) fn put(
         &mut self,
         table: &mut Table,
-        key: &FlowKey,
+        keys: &[HashedKey],
         slot: u32,
         now: u64,
     ) -> Result<Option<Box<Flow>>, Refusal> {
-        let plane = std::sync::Arc::clone(&self.shared.plane);
-        let old = table.slot_under(key);
-        let put = match old {
-            Some(old) if !self.gives_way(table, old, now) => return Err(Refusal::Duplicate),
-            Some(_) => plane.replace(key, slot),
-            None => match plane.insert(key, slot) {
-                // A key without a flow: left by an earlier run.
-                Err(InsertError::Exists) => plane.replace(key, slot),
-                inserted => inserted,
-            },
-        };
-        put.map_err(|e| match e {
-            InsertError::Exists => Refusal::Duplicate,
-            InsertError::Full => Refusal::TableFull,
-            InsertError::Os(e) => {
-                tracing::error!("insert into FLOWS: {e}");
-                Refusal::Internal
+        for key in keys {
+            if let Some(old) = table.slot_under(key)
+                && !self.gives_way(table, old, now)
+            {
+                return Err(Refusal::Duplicate);
             }
-        })?;
-        Ok(old.and_then(|old| self.supersede(table, old, key, now)))
+        }
+        // A key without a flow was left by an earlier run.
+        let plane = &self.shared.plane;
+        let put = match keys {
+            [arrival, key] if arrival != key => plane.replace_both(&[*arrival.key(), *key.key()], slot),
+            [key, ..] => plane.replace(key.key(), slot),
+            [] => Ok(()),
+        };
+        let put = put.map_err(|e| {
+            self.forget_keys(&keys.iter().map(|key| *key.key()).collect::<Vec<_>>());
+            match e {
+                InsertError::Exists => Refusal::Duplicate,
+                InsertError::Full => Refusal::TableFull,
+                InsertError::Os(e) => {
+                    tracing::error!("insert into FLOWS: {e}");
+                    Refusal::Internal
+                }
+            }
+        });
+        let mut before = None;
+        for key in keys {
+            if let Some(old) = table.slot_under(key) {
+                before = self.supersede(table, old, keys, now).or(before);
+            }
+        }
+        put.map(|()| before)
     }
 
     /// A free slot, or that of the flow that ended longest ago.

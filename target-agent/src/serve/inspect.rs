@@ -13,7 +13,7 @@ pub(crate) fn map_report(plane: &Plane, slot: u32, flow: &Flow, now_ns: u64) -> 
     let under = |key: &FlowKey| plane.lookup(key).ok().flatten();
     MapReport {
         slot,
-        keys: keys.map(|key| KeyReport::new(&key, under(&key))).collect(),
+        keys: keys.map(|key| KeyReport::new(key.key(), under(key.key()))).collect(),
         record: RecordReport::new(&plane.slots().read(slot), now_ns),
     }
 }

@@ -108,3 +108,20 @@ fn live_flows_are_counted_by_intermediate_and_server_until_they_end() {
     table.insert(3, of(9, 0, 80));
     assert_eq!(counts(&table), [(0, 80, 2)], "another one in its slot");
 }
+
+#[test]
+fn a_flow_in_whose_place_another_is_put_leaves_those_keys_that_are_not_the_others() {
+    let at = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
+    let under = |local| HashedKey::from(key(Ends::new(at(40_000), local).unwrap()));
+    let (vip, other, server) = (under(at(80)), under(at(81)), under(at(8080)));
+    let mut adopted = flow(0);
+    (adopted.key, adopted.arrival) = (vip, Some(server));
+    let keys = |keys: &[HashedKey]| keys.iter().map(|key| *key.key()).collect::<Vec<_>>();
+    assert_eq!(adopted.keys_left(&[]), keys(&[vip, server]), "it goes");
+    assert_eq!(adopted.keys_left(&[server, vip]), [], "its client uses its port again");
+    assert_eq!(adopted.keys_left(&[server, other]), keys(&[vip]), "by another VIP of the same server");
+    assert_eq!(adopted.keys_left(&[server]), keys(&[vip]), "and the handshake is replayed");
+    adopted.arrival = None;
+    assert_eq!(adopted.keys_left(&[server, vip]), []);
+    assert_eq!(adopted.keys_left(&[server, other]), keys(&[vip]));
+}
