@@ -1,6 +1,7 @@
 //! Frames: a 4-byte little-endian length, then that many bytes of one [`Message`] in postcard's encoding.
 
 use super::message::Message;
+use postcard::ser_flavors::Flavor;
 use thiserror::Error;
 
 /// The longest frame either side sends or accepts: a handoff with the largest prefetch and room to spare.
@@ -31,17 +32,37 @@ pub enum FrameError {
 /// Lets postcard write behind what a buffer holds already.
 struct Tail<'a>(&'a mut Vec<u8>);
 
-impl Extend<u8> for Tail<'_> {
-    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
-        self.0.extend(bytes);
+impl Flavor for Tail<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        // Most are numbers of a few bytes, for which a copy is a long way round.
+        if bytes.len() <= FEW_BYTES {
+            bytes.iter().for_each(|byte| self.0.push(*byte));
+        } else {
+            self.0.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
+
+/// The longest number there is, bytes.
+const FEW_BYTES: usize = 10;
 
 /// Appends the frame of `message` to `out`; on error `out` is as before.
 pub fn encode_into(message: &Message, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
-    if let Err(e) = postcard::to_extend(message, Tail(out)) {
+    if let Err(e) = postcard::serialize_with_flavor(message, Tail(out)) {
         out.truncate(start);
         return Err(FrameError::Malformed { length: 0, detail: e.to_string() });
     }
