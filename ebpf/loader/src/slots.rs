@@ -155,6 +155,11 @@ impl Slots {
         self.mapped.wide_field(slot, offset_of!(FlowRecord, last_seen_ns)).load(Ordering::Relaxed)
     }
 
+    /// [`FlowRecord::bytes`] alone.
+    pub fn bytes(&self, slot: u32) -> u64 {
+        self.mapped.wide_field(slot, offset_of!(FlowRecord, bytes)).load(Ordering::Relaxed)
+    }
+
     /// Low half of [`FlowRecord::last_seen_ns`]: it moves with every packet of the flow that a program counts.
     pub fn last_seen_low(&self, slot: u32) -> u32 {
         let low = if cfg!(target_endian = "big") { 4 } else { 0 };

@@ -447,15 +447,11 @@ impl MappedSlots {
     pub(crate) fn write(&self, slot: u32, record: &FlowRecord, accounts: bool) {
         let words = self.words(slot);
         let new: [u64; WORDS] = zerocopy::transmute!(*record);
-        for (i, (to, from)) in words.iter().zip(new).enumerate() {
-            match i {
-                STATE_WORD => {
-                    self.field(slot, offset_of!(FlowRecord, flags)).store(record.flags, Ordering::Relaxed);
-                }
-                _ if i >= ACCOUNTS_WORD && !accounts => {}
-                _ => to.store(from, Ordering::Relaxed),
-            }
-        }
+        let end = if accounts { WORDS } else { ACCOUNTS_WORD };
+        let stored = || words.iter().zip(new).take(end);
+        stored().take(STATE_WORD).for_each(|(to, from)| to.store(from, Ordering::Relaxed));
+        self.field(slot, offset_of!(FlowRecord, flags)).store(record.flags, Ordering::Relaxed);
+        stored().skip(STATE_WORD + 1).for_each(|(to, from)| to.store(from, Ordering::Relaxed));
         self.field(slot, offset_of!(FlowRecord, state)).store(record.state, Ordering::Release);
     }
 }

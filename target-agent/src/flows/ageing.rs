@@ -158,7 +158,7 @@ impl Engine {
             return way_is_due;
         }
         if !flow.closing {
-            let quiet = now.saturating_sub(slots.read(slot).last_seen_ns);
+            let quiet = now.saturating_sub(slots.last_seen_ns(slot));
             if quiet < QUIET_NS {
                 flow.ask_again_ns = QUIET_NS;
                 flow.ask_at_ns = now.saturating_add(QUIET_NS - quiet);
@@ -175,7 +175,7 @@ impl Engine {
         let slots = self.shared.plane.slots();
         if let Some(reason) = judge(socket, slots.note_flags(slot)) {
             self.end(table, slot, reason, now);
-        } else if now.saturating_sub(slots.read(slot).last_seen_ns) >= self.shared.policy.idle_ns {
+        } else if now.saturating_sub(slots.last_seen_ns(slot)) >= self.shared.policy.idle_ns {
             let Some(ends) = table.get(slot).map(|flow| flow.ends) else { return };
             self.kill(slot, ends);
             self.end(table, slot, EndReason::Idle, now);

@@ -3,6 +3,7 @@
 mod netstat;
 mod responses;
 
+use responses::Seen;
 pub(crate) use responses::{RESPONSE_TICK, Responses};
 
 use crate::flows::slot_set::Round;
@@ -165,7 +166,8 @@ impl Engine {
         responses.look(now, |slot, who| {
             // The slot may have another flow by now.
             let flow = table.get(slot).filter(|flow| flow.who == *who)?;
-            Some((flow.server, slots.read(slot)))
+            let begun = slots.bytes(slot) > 0;
+            Some(Seen { server: flow.server, begun, last_seen_ns: slots.last_seen_ns(slot) })
         });
         // Most are of one server.
         let mut last: Option<(SocketAddr, Histogram)> = None;

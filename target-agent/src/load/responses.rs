@@ -3,7 +3,6 @@
 //! at the flows that have none yet.
 
 use crate::flows::table::Who;
-use baton_shared::record::FlowRecord;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,6 +20,16 @@ struct Awaited {
     slot: u32,
     who: Who,
     fed_ns: u64,
+}
+
+/// What is to be seen of a flow.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) server: SocketAddr,
+    /// The server has sent something of its response.
+    pub(super) begun: bool,
+    /// CLOCK_MONOTONIC, ns, of the last packet.
+    pub(super) last_seen_ns: u64,
 }
 
 /// The flows whose response has not begun.
@@ -46,20 +55,16 @@ impl Responses {
         self.awaited.last().is_some_and(|last| now.saturating_sub(last.fed_ns) < YOUNG_NS)
     }
 
-    /// Looks at all of them; `record_of` gives the server and the record of a flow that is still there.
-    pub(super) fn look(
-        &mut self,
-        now: u64,
-        record_of: impl Fn(u32, &Who) -> Option<(SocketAddr, FlowRecord)>,
-    ) {
+    /// Looks at all of them; `seen_of` gives what is to be seen of a flow that is still there.
+    pub(super) fn look(&mut self, now: u64, seen_of: impl Fn(u32, &Who) -> Option<Seen>) {
         let taken = &mut self.taken;
         self.awaited.retain(|awaited| {
-            let Some((server, record)) = record_of(awaited.slot, &awaited.who) else { return false };
-            if record.bytes == 0 {
+            let Some(seen) = seen_of(awaited.slot, &awaited.who) else { return false };
+            if !seen.begun {
                 return now.saturating_sub(awaited.fed_ns) < GIVEN_UP_NS;
             }
             // The newest packet is at most a tick younger than the first byte.
-            taken.push((server, record.last_seen_ns.saturating_sub(awaited.fed_ns) / 1000));
+            taken.push((seen.server, seen.last_seen_ns.saturating_sub(awaited.fed_ns) / 1000));
             false
         });
     }
@@ -83,10 +88,10 @@ mod tests {
         let mut responses = Responses::default();
         assert!(responses.await_from(0, who(0), 1_000_000));
         assert!(!responses.await_from(1, who(1), 2_000_000));
-        let at = |bytes, last_seen_ns| FlowRecord { bytes, last_seen_ns, ..FlowRecord::default() };
-        responses.look(3_000_000, |_, _| Some((server, at(0, 2_500_000))));
+        let at = |begun, last_seen_ns| Seen { server, begun, last_seen_ns };
+        responses.look(3_000_000, |_, _| Some(at(false, 2_500_000)));
         assert_eq!(responses.taken().count(), 0, "an acknowledgement is no response");
-        responses.look(9_000_000, |slot, _| (slot == 0).then(|| (server, at(5, 8_000_000))));
+        responses.look(9_000_000, |slot, _| (slot == 0).then(|| at(true, 8_000_000)));
         assert_eq!(responses.taken().collect::<Vec<_>>(), [(server, 7_000)]);
         assert!(responses.awaited.is_empty());
     }
@@ -97,7 +102,7 @@ mod tests {
         responses.await_from(0, (PeerId(0), FlowRef { flow_id: 1, generation: 1 }), 0);
         assert!(responses.wants_tick(YOUNG_NS - 1) && !responses.wants_tick(YOUNG_NS));
         let server = "192.0.2.1:80".parse().unwrap();
-        responses.look(GIVEN_UP_NS, |_, _| Some((server, FlowRecord::default())));
+        responses.look(GIVEN_UP_NS, |_, _| Some(Seen { server, begun: false, last_seen_ns: 0 }));
         assert!(responses.awaited.is_empty());
     }
 }

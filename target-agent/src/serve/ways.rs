@@ -67,11 +67,14 @@ impl Server {
     }
 }
 
+/// Only the configuration names them: their hash need not withstand anybody.
+type ByServed = HashMap<Served, Server, foldhash::fast::RandomState>;
+
 /// All servers, by VIP and server.
 #[derive(Debug)]
 pub(crate) struct Ways {
     way: Way,
-    servers: Mutex<HashMap<Served, Server>>,
+    servers: Mutex<ByServed>,
     adopted: AtomicU64,
     unadopted: Arc<ReasonCounters<Refusal>>,
 }
@@ -81,7 +84,7 @@ impl Ways {
         Ways { way, servers: Mutex::default(), adopted: AtomicU64::new(0), unadopted: Arc::default() }
     }
 
-    fn servers(&self) -> MutexGuard<'_, HashMap<Served, Server>> {
+    fn servers(&self) -> MutexGuard<'_, ByServed> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
