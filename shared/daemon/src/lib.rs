@@ -5,7 +5,6 @@
 //! endpoint, `doctor`, capabilities and logs.
 
 pub mod admin;
-pub mod by_key;
 pub mod capture;
 pub mod certs;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The flows of this host: what the agent knows beside the map's records.
 
 use super::ageing::QUIET_NS;
+use super::index::{HashedKey, Index, Short, short};
 use super::memory::{Memory, Reports};
 use super::slot_set::{Round, SlotSet};
 use super::way::Way;
@@ -10,7 +11,6 @@ use crate::serve::packet::Ends;
 use crate::serve::recall::Waiting;
 use crate::sock_diag::destroy::Cookie;
 use baton_daemon::admin::events::{self, Kind};
-use baton_daemon::by_key::{ByKey, HashedKey};
 use baton_shared::control::{FlowRef, RecalledAnswer, channel_of, flow_id_text};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowKey;
@@ -20,6 +20,7 @@ use baton_shared::state::responses::Responses;
 use serde_json::json;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::BuildHasher;
 use std::net::SocketAddr;
 
 /// An intermediate named in the configuration, by its place in the list.
@@ -166,6 +167,14 @@ pub(crate) struct Session {
     pub(crate) since_ns: u64,
 }
 
+fn flow_at(flows: &[Option<Box<Flow>>], slot: u32) -> Option<&Flow> {
+    flows.get(usize::try_from(slot).ok()?)?.as_deref()
+}
+
+fn has_key(flows: &[Option<Box<Flow>>], slot: u32, key: &HashedKey) -> bool {
+    flow_at(flows, slot).is_some_and(|flow| flow.keys().any(|of| of == *key))
+}
+
 /// All of it. The engine changes it; the admin endpoint reads it, each under the lock for a short time.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -177,8 +186,10 @@ pub(crate) struct Table {
     closing: SlotSet,
     /// How many of the live ones are of which intermediate on which server.
     live_of: HashMap<(PeerId, SocketAddr), u32, foldhash::fast::RandomState>,
-    by_key: ByKey<u32>,
-    by_who: ByWho<u32>,
+    by_key: Index,
+    by_who: Index,
+    /// For the latter; see [`ByWho`].
+    hash_of_who: foldhash::fast::RandomState,
     /// Slots of ended flows, when each may be freed, in this order, and whose it is: one freed before its time stays
     /// here until then.
     lingering: VecDeque<(u64, u32, Who)>,
@@ -208,7 +219,7 @@ impl Table {
     }
 
     pub(crate) fn get(&self, slot: u32) -> Option<&Flow> {
-        self.flows.get(usize::try_from(slot).ok()?)?.as_deref()
+        flow_at(&self.flows, slot)
     }
 
     pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Flow> {
@@ -216,24 +227,31 @@ impl Table {
     }
 
     pub(crate) fn slot_of(&self, who: &Who) -> Option<u32> {
-        self.by_who.get(who).copied()
+        self.by_who.find(self.hash_of(who), |slot| self.get(slot).is_some_and(|flow| flow.who == *who))
     }
 
     pub(crate) fn slot_under(&self, key: &HashedKey) -> Option<u32> {
-        self.by_key.get(key).copied()
+        self.by_key.find(key.hash(), |slot| has_key(&self.flows, slot, key))
+    }
+
+    fn hash_of(&self, who: &Who) -> Short {
+        short(self.hash_of_who.hash_one(who))
     }
 
     pub(crate) fn insert(&mut self, slot: u32, flow: Box<Flow>) {
-        let Some(place) = usize::try_from(slot).ok().and_then(|s| self.flows.get_mut(s)) else { return };
+        if usize::try_from(slot).ok().is_none_or(|slot| slot >= self.flows.len()) {
+            return;
+        }
+        self.remove(slot);
         for key in flow.keys() {
-            self.by_key.insert(key, slot);
+            self.by_key.insert(key.hash(), slot, |other| has_key(&self.flows, other, &key));
         }
-        self.by_who.insert(flow.who, slot);
+        let who = self.hash_of(&flow.who);
+        let is_it = |other| flow_at(&self.flows, other).is_some_and(|other| other.who == flow.who);
+        self.by_who.insert(who, slot, is_it);
         let of = (flow.who.0, flow.server);
-        let former = place.replace(flow).map(|former| (former.who.0, former.server));
-        if let Some(former) = former {
-            self.leave_live(slot, former);
-        }
+        let Some(place) = usize::try_from(slot).ok().and_then(|s| self.flows.get_mut(s)) else { return };
+        *place = Some(flow);
         self.live.insert(slot);
         *self.live_of.entry(of).or_default() += 1;
     }
@@ -308,17 +326,9 @@ impl Table {
         self.leave_live(slot, (flow.who.0, flow.server));
         // Another flow may stand under the key by now.
         for key in flow.keys() {
-            if let Entry::Occupied(place) = self.by_key.entry(key)
-                && *place.get() == slot
-            {
-                place.remove();
-            }
+            self.by_key.remove(key.hash(), slot);
         }
-        if let Entry::Occupied(place) = self.by_who.entry(flow.who)
-            && *place.get() == slot
-        {
-            place.remove();
-        }
+        self.by_who.remove(self.hash_of(&flow.who), slot);
         Some(flow)
     }
 
