@@ -97,6 +97,8 @@ impl SockDiag {
         loop {
             let length = sys::receive(&self.socket, answer)?;
             if number_at(answer, 8) == Some(self.sequence) {
+                // They come in order: what is older has been read.
+                self.unheard = 0;
                 return Ok(length);
             }
             pass_over(answer.get(..length).unwrap_or_default());

@@ -18,7 +18,7 @@ use baton_shared::state::adopt::Adopt;
 use baton_shared::state::replay::{Answer, Replay};
 use baton_shared::state::responses::Responses;
 use serde_json::json;
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
@@ -185,7 +185,7 @@ pub(crate) struct Table {
     /// Of those, the ones whose server's socket may be gone, or go soon.
     closing: SlotSet,
     /// How many of the live ones are of which intermediate on which server.
-    live_of: HashMap<(PeerId, SocketAddr), u32, foldhash::fast::RandomState>,
+    live_of: BTreeMap<(PeerId, SocketAddr), u32>,
     by_key: Index,
     by_who: Index,
     /// For the latter; see [`ByWho`].

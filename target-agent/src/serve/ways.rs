@@ -5,7 +5,7 @@ use baton_shared::reason::{AdoptNeed, Refusal};
 use baton_shared::state::adopt::{Buffers, Cause};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -67,14 +67,11 @@ impl Server {
     }
 }
 
-/// Only the configuration names them: their hash need not withstand anybody.
-type ByServed = HashMap<Served, Server, foldhash::fast::RandomState>;
-
 /// All servers, by VIP and server.
 #[derive(Debug)]
 pub(crate) struct Ways {
     way: Way,
-    servers: Mutex<ByServed>,
+    servers: Mutex<BTreeMap<Served, Server>>,
     adopted: AtomicU64,
     unadopted: Arc<ReasonCounters<Refusal>>,
 }
@@ -84,7 +81,7 @@ impl Ways {
         Ways { way, servers: Mutex::default(), adopted: AtomicU64::new(0), unadopted: Arc::default() }
     }
 
-    fn servers(&self) -> MutexGuard<'_, ByServed> {
+    fn servers(&self) -> MutexGuard<'_, BTreeMap<Served, Server>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

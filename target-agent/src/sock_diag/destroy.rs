@@ -14,7 +14,7 @@ const NLM_F_ACK: u16 = 4;
 const COOKIE_AT: usize = HEADER_BYTES + 4 + 4 + 32 + 4;
 
 /// After so many orders without an answer it is seen to that none is left lying: the socket's buffer takes a few hundred.
-const UNHEARD: u32 = 32;
+const UNHEARD: u32 = 128;
 
 /// The kernel's own name for a socket.
 pub(crate) type Cookie = [u8; 8];

@@ -53,6 +53,8 @@ impl SockDiag {
                 }
             }
         }
+        // They come in order: what is older has been read.
+        self.unheard = 0;
         Ok(all)
     }
 
