@@ -66,7 +66,7 @@ const PARTS: [&str; 4] = ["listener", "target", "pool", "route"];
 
 /// More threads than this accept no faster.
 const WORKERS_MAX: usize = 256;
-/// So many threads hand off if nothing else is said.
+/// No more threads than this hand off if nothing else is said.
 const HANDOFF_WORKERS: usize = 4;
 
 /// The whole file.
@@ -79,8 +79,8 @@ pub struct Config {
     pub uplink: Option<Spanned<String>>,
     /// Threads that accept and proxy; one for each processor if it is not given.
     pub workers: Option<Spanned<usize>>,
-    /// Of them, those that accept connections which may be given away, and hand them off; each has a control channel to each
-    /// agent.
+    /// How many of them accept connections which may be given away, and hand them off, each by a control channel of its own to each
+    /// agent; half of them, 4 at most, if it is not given.
     pub handoff_workers: Option<Spanned<usize>>,
     /// Microseconds within which this host's processors are to wake; what the system allows if it is not given.
     pub cpu_latency_us: Option<Spanned<u32>>,
@@ -169,10 +169,10 @@ impl Config {
         self.workers.as_ref().map_or_else(all, |workers| *workers.get_ref()).min(WORKERS_MAX)
     }
 
-    /// How many of those threads hand connections off.
+    /// How many of those threads hand connections off. By default half of them: each handoff of several threads costs more.
     pub fn handoff_workers(&self) -> usize {
-        let said = self.handoff_workers.as_ref().map_or(HANDOFF_WORKERS, |workers| *workers.get_ref());
-        said.min(self.workers())
+        let few = (self.workers() / 2).clamp(1, HANDOFF_WORKERS);
+        self.handoff_workers.as_ref().map_or(few, |workers| (*workers.get_ref()).min(self.workers()))
     }
 
     /// How many of those threads accept on a VIP. Where connections may be given away it is those that have control channels: a

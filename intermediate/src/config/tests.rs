@@ -211,6 +211,22 @@ fn the_processors_latency_is_read_at_the_start_alone_and_where_it_cannot_be_held
 }
 
 #[test]
+fn half_of_the_workers_hand_off_and_four_at_most_if_nothing_else_is_said() {
+    let with = |said: &str| load(&format!("{said}\n{PROXY}"));
+    for (workers, expected) in [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (256, 4)] {
+        let config = with(&format!("workers = {workers}")).unwrap();
+        assert_eq!(config.handoff_workers(), expected, "{workers}");
+        assert_eq!(config.effective().handoff_workers.map(|w| *w.get_ref()), Some(expected));
+    }
+    assert_eq!(with("workers = 3\nhandoff_workers = 3").unwrap().handoff_workers(), 3);
+    assert_eq!(with("workers = 2\nhandoff_workers = 16").unwrap().handoff_workers(), 2, "there are no more");
+    for wrong in [0, 17] {
+        let error = with(&format!("handoff_workers = {wrong}")).unwrap_err().to_string();
+        assert!(error.contains("1:19: handoff_workers must be from 1 to 16"), "{error}");
+    }
+}
+
+#[test]
 fn workers_are_bounded_and_one_for_each_processor_by_default() {
     let with = |workers: &str| load(&format!("workers = {workers}\n{PROXY}"));
     assert_eq!(with("3").unwrap().workers(), 3);
