@@ -13,6 +13,7 @@ mod inspect;
 mod later;
 mod left;
 mod lost;
+mod rows;
 mod table;
 mod upkeep;
 mod view;

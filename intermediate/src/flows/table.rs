@@ -3,13 +3,13 @@
 
 use super::entry::Entry;
 use super::left::{Left, LeftFlows};
+use super::rows::Rows;
 use super::upkeep::Watch;
 use super::{ByNumber, HashedKey, NumberHash};
 use baton_loader::Plane;
 use baton_shared::control::{EndReport, FlowRef};
 use baton_shared::record::FlowKey;
 use hashbrown::HashTable;
-use slab::Slab;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(super) struct Table {
     plane: Arc<Plane>,
-    entries: Slab<Entry>,
+    entries: Rows<Entry>,
     by_id: HashTable<Place>,
     by_key: HashTable<Place>,
     numbers: NumberHash,
@@ -43,7 +43,7 @@ impl Place {
         Place(u32::try_from(place).unwrap_or(u32::MAX))
     }
 
-    fn of(self, entries: &Slab<Entry>) -> Option<&Entry> {
+    fn of(self, entries: &Rows<Entry>) -> Option<&Entry> {
         entries.get(self.index())
     }
 
@@ -57,7 +57,7 @@ impl Table {
     pub(super) fn new(plane: Arc<Plane>) -> Self {
         Table {
             plane,
-            entries: Slab::new(),
+            entries: Rows::new(),
             by_id: HashTable::new(),
             by_key: HashTable::new(),
             numbers: NumberHash::default(),
@@ -77,12 +77,12 @@ impl Table {
 
     /// All of them, in no order.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().map(|(_, entry)| entry)
+        self.entries.iter()
     }
 
     /// Those whose turn it is, of so many turns in which all are.
     pub(super) fn entries_of(&self, turn: usize, turns: usize) -> impl Iterator<Item = &Entry> {
-        let places = self.entries.capacity().div_ceil(turns.max(1));
+        let places = self.entries.places().div_ceil(turns.max(1));
         let from = turn.saturating_mul(places);
         (from..from.saturating_add(places)).filter_map(|place| self.entries.get(place))
     }
@@ -174,7 +174,7 @@ impl Table {
             }
         }
         self.ends.remove(&flow_id);
-        Some((key, self.entries.try_remove(place.index())?))
+        Some((key, self.entries.remove(place.index())?))
     }
 }
 
