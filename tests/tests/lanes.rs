@@ -95,7 +95,8 @@ fn channels_that_break_again_and_again_cost_no_request() {
         over.store(true, Ordering::Relaxed);
         let cuts = cutting.join().unwrap();
         ended.into_iter().for_each(|ended| ended.unwrap());
-        assert!(cuts > 10, "{cuts}");
+        // On a machine that has other things to do `ss` takes its time.
+        assert!(cuts > 2, "{cuts}");
     });
     t.eventually("all are logged", SOON, |t| t.access_log("target1").len() >= 900);
     let log = t.access_log("target1");
