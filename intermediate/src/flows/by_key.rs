@@ -1,57 +1,11 @@
-//! By flows' keys. Clients choose them, so their hash has a key of its own that nobody knows; it is worked out once for each
-//! that comes, however many tables it is looked for in.
+//! By flows' keys, which come with their hash.
 
-use baton_shared::record::FlowKey;
+pub use baton_daemon::hashed_key::HashedKey;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
-use std::sync::LazyLock;
-
-/// A key with its hash, the same in all tables of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HashedKey {
-    key: FlowKey,
-    hash: u64,
-}
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// By flows' keys.
 pub(crate) type ByKey<T> = HashMap<HashedKey, T, BuildHasherDefault<AsItIs>>;
-
-impl HashedKey {
-    /// The key alone.
-    pub fn key(&self) -> &FlowKey {
-        &self.key
-    }
-
-    /// The hash alone.
-    pub(super) fn hashed(&self) -> u64 {
-        self.hash
-    }
-}
-
-impl From<FlowKey> for HashedKey {
-    fn from(key: FlowKey) -> Self {
-        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let hash = match of_ipv4(&key) {
-            Some(number) => KEYS.hash_one(number),
-            None => KEYS.hash_one(key),
-        };
-        HashedKey { key, hash }
-    }
-}
-
-/// All that keys of IPv4 differ by, as one number: hashing it takes half the time.
-fn of_ipv4(key: &FlowKey) -> Option<u128> {
-    let FlowKey { remote, local, remote_port, local_port } = key;
-    let words = [remote.v4_word(), local.v4_word(), u32::from(remote_port.0) << 16 | u32::from(local_port.0)];
-    let number = words.iter().fold(0, |number, word| number << 32 | u128::from(*word));
-    (remote.is_v4() && local.is_v4()).then_some(number)
-}
-
-impl Hash for HashedKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
 
 /// Hashes what is a hash.
 #[derive(Debug, Default)]
@@ -75,7 +29,7 @@ impl Hasher for AsItIs {
 mod tests {
     use super::*;
     use crate::flows::flow_key;
-    use std::collections::HashSet;
+    use baton_shared::record::FlowKey;
     use std::net::IpAddr;
 
     #[test]
@@ -92,8 +46,6 @@ mod tests {
         let by_key: ByKey<FlowKey> = keys.iter().map(|key| (HashedKey::from(*key), *key)).collect();
         assert_eq!(by_key.len(), keys.len());
         assert!(keys.iter().all(|key| by_key.get(&HashedKey::from(*key)) == Some(key)));
-        let hashes: HashSet<u64> = keys.iter().map(|key| HashedKey::from(*key).hashed()).collect();
-        assert_eq!(hashes.len(), keys.len(), "each has its own");
         assert_eq!(by_key.get(&flow_key((v4, 1100).into(), (vip, 80).into()).into()), None);
     }
 }

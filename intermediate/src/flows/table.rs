@@ -146,7 +146,7 @@ impl Table {
     pub(super) fn under(&self, key: &HashedKey) -> Option<&Entry> {
         let is_its =
             |place: &Place| place.of(&self.entries).is_some_and(|entry| self.key(entry) == *key.key());
-        self.by_key.find(key.hashed(), is_its)?.of(&self.entries)
+        self.by_key.find(key.hash(), is_its)?.of(&self.entries)
     }
 
     /// A flow whose record is written, with this key, and stays as long as it has an entry. No other may have its number or its key.
@@ -158,8 +158,8 @@ impl Table {
         by_id.insert_unique(numbers.hash_one(flow_id), place, |other| {
             of(other).map_or(0, |entry| numbers.hash_one(plane.slots().flow_id(entry.slot)))
         });
-        by_key.insert_unique(key.hashed(), place, |other| {
-            of(other).map_or(0, |entry| HashedKey::from(plane.slots().key(entry.slot)).hashed())
+        by_key.insert_unique(key.hash(), place, |other| {
+            of(other).map_or(0, |entry| HashedKey::from(plane.slots().key(entry.slot)).hash())
         });
     }
 
@@ -167,7 +167,7 @@ impl Table {
     pub(super) fn remove(&mut self, flow_id: u64) -> Option<(FlowKey, Entry)> {
         let place = self.place(flow_id)?;
         let key = self.key(place.of(&self.entries)?);
-        let hashes = (self.numbers.hash_one(flow_id), HashedKey::from(key).hashed());
+        let hashes = (self.numbers.hash_one(flow_id), HashedKey::from(key).hash());
         for (index, hash) in [(&mut self.by_id, hashes.0), (&mut self.by_key, hashes.1)] {
             if let Ok(found) = index.find_entry(hash, |other| *other == place) {
                 found.remove();

@@ -84,11 +84,9 @@ impl Agent {
         self.links().first().is_some_and(|link| link.is_up())
     }
 
-    /// The lane of what a flow's messages are, and of what its agent says of it: a number of an earlier run may name one that
-    /// there is not.
+    /// The lane of a handoff's messages, and of what its agent says of it.
     pub fn lane_of(&self, flow: FlowRef) -> Lane {
-        let lane = Lane::of_handoff(flow);
-        if lane.place() < self.link_count() { lane } else { Lane::FIRST }
+        Lane::of_handoff(flow).among(self.link_count())
     }
 
     /// The lane for a new flow of a thread that would have this one.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod cpu_latency;
 pub mod doctor;
+pub mod hashed_key;
 pub mod logging;
 pub mod metrics;
 pub mod own;

@@ -38,6 +38,11 @@ impl Lane {
         Lane(u8::try_from(number & Self::MASK).unwrap_or(0))
     }
 
+    /// It, if it is one of so many that there are, else the first: a number of an earlier run may name one that there is not.
+    pub fn among(self, lanes: usize) -> Self {
+        if self.place() < lanes { self } else { Lane::FIRST }
+    }
+
     /// How many come before it.
     pub fn place(self) -> usize {
         usize::from(self.0)
@@ -80,6 +85,7 @@ mod tests {
             assert_eq!(Lane::without(lane.within(0xabc7)), 0xabc0);
         }
         assert_eq!(Lane::nth(Lane::MOST), Lane::FIRST);
+        assert_eq!([3, 4, 5].map(|n| Lane::nth(n).among(5).place()), [3, 4, 0]);
     }
 
     #[test]

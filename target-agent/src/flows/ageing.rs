@@ -1,6 +1,5 @@
 //! When a flow has ended, and what follows: report, linger, free.
 
-use super::index::HashedKey;
 use super::slot_set::Round;
 use super::table::{Flow, Table, Who};
 use crate::serve::Engine;
@@ -8,6 +7,7 @@ use crate::serve::packet::Ends;
 use crate::sock_diag::info::Looked;
 use crate::sock_diag::many::AT_ONCE;
 use baton_daemon::admin::events::{self, Kind};
+use baton_daemon::hashed_key::HashedKey;
 use baton_shared::control::{EndReport, Message, flow_id_text};
 use baton_shared::http::Statuses;
 use baton_shared::reason::{EndReason, Refusal};

@@ -1,11 +1,8 @@
 //! Slots by what their flows are called. An entry is small, a few bits of the name's hash and the slot: whether that is the one
 //! sought its flow says, which whoever seeks it looks at next anyway. So the index of many flows stays near the processor.
 
-use baton_shared::record::FlowKey;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::LazyLock;
 
 /// What is kept of a hash.
 pub(crate) type Short = u32;
@@ -18,45 +15,6 @@ pub(crate) fn short(hash: u64) -> Short {
 /// A hash for the table, which takes the place from its low bits and a tag from its high ones.
 fn spread(short: Short) -> u64 {
     u64::from(short) << 32 | u64::from(short)
-}
-
-/// A flow's key with its hash, worked out once for each that comes. Clients choose keys, so the hash has a key of its own that
-/// nobody knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HashedKey {
-    key: FlowKey,
-    hash: Short,
-}
-
-impl HashedKey {
-    /// The key alone.
-    pub(crate) fn key(&self) -> &FlowKey {
-        &self.key
-    }
-
-    /// The hash alone.
-    pub(crate) fn hash(&self) -> Short {
-        self.hash
-    }
-}
-
-impl From<FlowKey> for HashedKey {
-    fn from(key: FlowKey) -> Self {
-        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let hash = match of_ipv4(&key) {
-            Some(number) => KEYS.hash_one(number),
-            None => KEYS.hash_one(key),
-        };
-        HashedKey { key, hash: short(hash) }
-    }
-}
-
-/// All that keys of IPv4 differ by, as one number: hashing it takes half the time.
-fn of_ipv4(key: &FlowKey) -> Option<u128> {
-    let FlowKey { remote, local, remote_port, local_port } = key;
-    let words = [remote.v4_word(), local.v4_word(), u32::from(remote_port.0) << 16 | u32::from(local_port.0)];
-    let number = words.iter().fold(0, |number, word| number << 32 | u128::from(*word));
-    (remote.is_v4() && local.is_v4()).then_some(number)
 }
 
 /// See the module. `is` says whether a slot's flow has the name in question.
@@ -91,10 +49,7 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::handoff::key;
-    use crate::serve::packet::Ends;
-    use std::collections::{HashMap, HashSet};
-    use std::net::{IpAddr, SocketAddr};
+    use std::collections::HashMap;
 
     #[test]
     fn each_name_leads_to_the_slot_that_had_it_last_however_many_hashes_are_alike() {
@@ -121,24 +76,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn keys_that_differ_have_hashes_of_their_own() {
-        let v6 = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]);
-        let (v4, other) = (IpAddr::from([203, 0, 113, 1]), IpAddr::from([203, 0, 113, 2]));
-        let vip = IpAddr::from([192, 0, 2, 1]);
-        let (mut hashes, mut keys) = (HashSet::new(), 0);
-        for (client, vip) in [(v4, vip), (other, vip), (vip, v4), (v6(1), v6(2)), (v6(2), v6(1))] {
-            for (port, listener) in (1000..1100).map(|port| (port, 80)).chain([(80, 1000), (80, 80)]) {
-                let at = |ip, port| SocketAddr::new(ip, port);
-                let ends = Ends::new(at(client, port), at(vip, listener)).unwrap();
-                assert_eq!(HashedKey::from(key(ends)), HashedKey::from(key(ends)));
-                hashes.insert(HashedKey::from(key(ends)).hash());
-                keys += 1;
-            }
-        }
-        // Two of so few are alike once in thirty thousand runs.
-        assert!(hashes.len() + 1 >= keys);
     }
 }

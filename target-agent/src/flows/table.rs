@@ -1,7 +1,7 @@
 //! The flows of this host: what the agent knows beside the map's records.
 
 use super::ageing::QUIET_NS;
-use super::index::{HashedKey, Index, Short, short};
+use super::index::{Index, Short, short};
 use super::memory::{Memory, Reports};
 use super::slot_set::{Round, SlotSet};
 use super::way::Way;
@@ -11,6 +11,7 @@ use crate::serve::packet::Ends;
 use crate::serve::recall::Waiting;
 use crate::sock_diag::destroy::Cookie;
 use baton_daemon::admin::events::{self, Kind};
+use baton_daemon::hashed_key::HashedKey;
 use baton_shared::control::{FlowRef, RecalledAnswer, channel_of, flow_id_text};
 use baton_shared::reason::{EndReason, Refusal};
 use baton_shared::record::FlowKey;
@@ -231,7 +232,7 @@ impl Table {
     }
 
     pub(crate) fn slot_under(&self, key: &HashedKey) -> Option<u32> {
-        self.by_key.find(key.hash(), |slot| has_key(&self.flows, slot, key))
+        self.by_key.find(short(key.hash()), |slot| has_key(&self.flows, slot, key))
     }
 
     fn hash_of(&self, who: &Who) -> Short {
@@ -244,7 +245,7 @@ impl Table {
         }
         self.remove(slot);
         for key in flow.keys() {
-            self.by_key.insert(key.hash(), slot, |other| has_key(&self.flows, other, &key));
+            self.by_key.insert(short(key.hash()), slot, |other| has_key(&self.flows, other, &key));
         }
         let who = self.hash_of(&flow.who);
         let is_it = |other| flow_at(&self.flows, other).is_some_and(|other| other.who == flow.who);
@@ -326,7 +327,7 @@ impl Table {
         self.leave_live(slot, (flow.who.0, flow.server));
         // Another flow may stand under the key by now.
         for key in flow.keys() {
-            self.by_key.remove(key.hash(), slot);
+            self.by_key.remove(short(key.hash()), slot);
         }
         self.by_who.remove(self.hash_of(&flow.who), slot);
         Some(flow)

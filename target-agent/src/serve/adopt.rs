@@ -4,9 +4,9 @@
 use super::engine::Engine;
 use super::handoff::key;
 use super::packet::Ends;
-use crate::flows::index::HashedKey;
 use crate::flows::table::{Flow, Table, Who};
 use crate::sock_diag::destroy::Cookie;
+use baton_daemon::hashed_key::HashedKey;
 use baton_loader::monotonic_ns;
 use baton_shared::addr::{IpWords, PortWord};
 use baton_shared::control::{Handoff, RefusedAnswer};

@@ -198,7 +198,7 @@ pub(crate) fn parse(packet: &[u8]) -> Option<FromServer<'_>> {
 mod tests {
     use super::*;
     use baton_shared::seq::Seq;
-    use etherparse::{IpSlice, PacketBuilder, TcpOptionElement, TcpSlice};
+    use etherparse::{IpSlice, PacketBuilder, PacketBuilderStep, TcpHeader, TcpOptionElement, TcpSlice};
 
     fn ends() -> [Ends; 2] {
         let pair =
@@ -267,6 +267,16 @@ mod tests {
         }
     }
 
+    type Setter = fn(PacketBuilderStep<TcpHeader>) -> PacketBuilderStep<TcpHeader>;
+    const SETTERS: [(u8, Setter); 6] = [
+        (flag::FIN, PacketBuilderStep::<TcpHeader>::fin),
+        (flag::SYN, PacketBuilderStep::<TcpHeader>::syn),
+        (flag::RST, PacketBuilderStep::<TcpHeader>::rst),
+        (flag::PSH, PacketBuilderStep::<TcpHeader>::psh),
+        (flag::ECE, PacketBuilderStep::<TcpHeader>::ece),
+        (flag::CWR, PacketBuilderStep::<TcpHeader>::cwr),
+    ];
+
     #[test]
     fn a_packet_is_as_a_library_makes_it() {
         use TcpOptionElement::{
@@ -315,23 +325,10 @@ mod tests {
                     };
                     let (from, to) = (ends.client.port(), ends.server.port());
                     let mut tcp = ip.tcp(from, to, segment.seq.raw(), segment.window);
-                    if flags & flag::FIN != 0 {
-                        tcp = tcp.fin();
-                    }
-                    if flags & flag::SYN != 0 {
-                        tcp = tcp.syn();
-                    }
-                    if flags & flag::RST != 0 {
-                        tcp = tcp.rst();
-                    }
-                    if flags & flag::PSH != 0 {
-                        tcp = tcp.psh();
-                    }
-                    if flags & flag::ECE != 0 {
-                        tcp = tcp.ece();
-                    }
-                    if flags & flag::CWR != 0 {
-                        tcp = tcp.cwr();
+                    for (bit, set) in SETTERS {
+                        if flags & bit != 0 {
+                            tcp = set(tcp);
+                        }
                     }
                     if flags & flag::ACK == 0 || flags & flag::URG != 0 {
                         // The library sets the number with the flag alone; we never the urgent pointer.
