@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How many files each connection fetches in one load of large ones.
 const LARGE_FETCHES: u64 = 3;
+/// How many threads wrk has, and how many of ab run, where there are connections for them.
+const GENERATORS: u16 = 2;
 /// How many times the first byte is waited for in one round.
 const FIRST_BYTES: usize = 200;
 
@@ -103,7 +105,7 @@ impl Load {
     }
 
     fn wrk(&self, side: &Side, url: &str) -> Result<Done> {
-        let threads = self.connections.min(2);
+        let threads = self.connections.min(GENERATORS);
         let words = [
             "wrk",
             &format!("-t{threads}"),
@@ -130,12 +132,30 @@ impl Load {
         Some(Done { requests: good, bytes: good * self.bytes, seconds, failed: socket + refused })
     }
 
+    /// It has one thread, which would be what bounds the quicker ways: several of them share the connections.
     fn ab(&self, side: &Side, url: &str) -> Result<Done> {
-        let (seconds, connections) = (self.seconds.to_string(), self.connections.to_string());
-        // -t sets a number of requests as well: the one behind it counts.
-        let words = ["ab", "-q", "-r", "-t", &seconds, "-n", "10000000", "-c", &connections, url];
-        let text = side.lab.output("client1", &words)?;
-        self.done_by_ab(&text).with_context(|| format!("ab's report cannot be read:\n{text}"))
+        let seconds = self.seconds.to_string();
+        let mut children = Vec::new();
+        for connections in shares(self.connections, GENERATORS) {
+            let mut command = side.lab.command("client1", "ab")?;
+            // -t sets a number of requests as well: the one behind it counts.
+            command.args(["-q", "-r", "-t", &seconds, "-n", "10000000", "-c", &connections.to_string(), url]);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            children.push(command.spawn().context("cannot start ab")?);
+        }
+        let mut all = Done { requests: 0, bytes: 0, seconds: 0.0, failed: 0 };
+        for child in children {
+            let output = child.wait_with_output().context("ab cannot be waited for")?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            let done = self.done_by_ab(&text).with_context(|| {
+                format!("ab's report cannot be read:\n{text}{}", String::from_utf8_lossy(&output.stderr))
+            })?;
+            all.requests += done.requests;
+            all.bytes += done.bytes;
+            all.failed += done.failed;
+            all.seconds = all.seconds.max(done.seconds);
+        }
+        Ok(all)
     }
 
     fn done_by_ab(&self, text: &str) -> Option<Done> {
@@ -190,6 +210,12 @@ impl Load {
         let work = move || first_bytes(to, &path, keepalive, count);
         side.lab.inside("client1", work)?.context("the time to the first byte")
     }
+}
+
+/// So many connections in parts as like as can be, none without any.
+fn shares(connections: u16, parts: u16) -> impl Iterator<Item = u16> {
+    let parts = connections.min(parts).max(1);
+    (0..parts).map(move |part| connections / parts + u16::from(part < connections % parts))
 }
 
 /// `5.00s`, `300.12ms`, `1.00m`.
@@ -274,6 +300,12 @@ mod tests {
         let done = load().done_by_ab(text).unwrap();
         assert_eq!(done, Done { requests: 99, bytes: 99 * 1024, seconds: 2.5, failed: 1 });
         assert_eq!(load().done_by_ab("ab: error"), None);
+    }
+
+    #[test]
+    fn every_connection_is_made_by_one_of_the_load_generators() {
+        let of = |connections| shares(connections, 2).collect::<Vec<_>>();
+        assert_eq!((of(8), of(7), of(1)), (vec![4, 4], vec![4, 3], vec![1]));
     }
 
     #[test]
