@@ -87,6 +87,8 @@ pub(crate) fn envoy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)]) -> S
         "@type": typed("network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "vip",
         "use_remote_address": true,
+        // ab speaks no other.
+        "http_protocol_options": { "accept_http_10": true },
         "http_filters": [router],
         "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"],
             "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "targets", "timeout": "0s" } }] }] },
