@@ -219,6 +219,10 @@ pub struct LabSpec {
     /// Whether Baton's and HAProxy's listeners have their connections wait in the kernel until clients have spoken.
     #[serde(default)]
     pub defer_accept: bool,
+    /// Whether HAProxy makes all requests on kept connections to the servers, a client's first too (`http-reuse always`); else as is
+    /// its default.
+    #[serde(default)]
+    pub reuse_always: bool,
     /// Deviations in the intermediate's configuration.
     pub intermediate: Sections,
     /// Deviations in every agent's configuration.
@@ -242,6 +246,7 @@ impl LabSpec {
             targets: 2,
             balancer: Balancer::Baton,
             defer_accept: false,
+            reuse_always: false,
             rate_intermediate: None,
             rate_target: None,
             family: Family::V4,
@@ -271,6 +276,13 @@ impl LabSpec {
     pub fn defer_accept(mut self) -> Self {
         self.defer_accept = true;
         self.intermediate_with("listener", "defer_accept", true)
+    }
+
+    /// The same with all requests on kept connections to the servers; for HAProxy.
+    #[must_use]
+    pub fn reuse_always(mut self) -> Self {
+        self.reuse_always = true;
+        self
     }
 
     /// The same with another number of targets.

@@ -22,6 +22,8 @@ pub enum Way {
     Haproxy,
     /// Through HAProxy, with connections that wait in the kernel until their clients have spoken.
     HaproxyDeferred,
+    /// Through HAProxy, with a client's first request on a kept connection to the server too.
+    HaproxyReuse,
     /// Through nginx as a proxy.
     Nginx,
     /// Through Envoy.
@@ -31,7 +33,7 @@ pub enum Way {
 }
 
 impl Way {
-    const ALL: [Way; 10] = [
+    const ALL: [Way; 11] = [
         Way::Direct,
         Way::Baton,
         Way::BatonAdopt,
@@ -39,6 +41,7 @@ impl Way {
         Way::BatonDeferred,
         Way::Haproxy,
         Way::HaproxyDeferred,
+        Way::HaproxyReuse,
         Way::Nginx,
         Way::Envoy,
         Way::Caddy,
@@ -54,6 +57,7 @@ impl Way {
             Way::BatonDeferred => "baton-deferred",
             Way::Haproxy => "haproxy",
             Way::HaproxyDeferred => "haproxy-deferred",
+            Way::HaproxyReuse => "haproxy-reuse",
             Way::Nginx => "nginx",
             Way::Envoy => "envoy",
             Way::Caddy => "caddy",
@@ -65,7 +69,7 @@ impl Way {
         match self {
             Way::Direct => Balancer::None,
             Way::Baton | Way::BatonAdopt | Way::BatonPinned | Way::BatonDeferred => Balancer::Baton,
-            Way::Haproxy | Way::HaproxyDeferred => Balancer::Haproxy,
+            Way::Haproxy | Way::HaproxyDeferred | Way::HaproxyReuse => Balancer::Haproxy,
             Way::Nginx => Balancer::Nginx,
             Way::Envoy => Balancer::Envoy,
             Way::Caddy => Balancer::Caddy,
@@ -77,6 +81,7 @@ impl Way {
         let keepalive = if self == Way::BatonPinned { "pinned" } else { "tracked" };
         let deferred = matches!(self, Way::BatonDeferred | Way::HaproxyDeferred);
         let lab = if deferred { lab.defer_accept() } else { lab };
+        let lab = if self == Way::HaproxyReuse { lab.reuse_always() } else { lab };
         let serve = if self == Way::BatonAdopt { Serve::Adopt } else { Serve::Translate };
         lab.balancer(self.balancer()).intermediate_with("listener", "keepalive", keepalive).serve(serve)
     }
@@ -84,7 +89,7 @@ impl Way {
     /// The program that is not Baton's and must be installed.
     pub(super) fn program(self) -> Option<&'static str> {
         match self {
-            Way::Haproxy | Way::HaproxyDeferred => Some("haproxy"),
+            Way::Haproxy | Way::HaproxyDeferred | Way::HaproxyReuse => Some("haproxy"),
             Way::Envoy | Way::Caddy => Some(self.name()),
             Way::Direct | Way::Nginx => None,
             Way::Baton | Way::BatonAdopt | Way::BatonPinned | Way::BatonDeferred => None,
@@ -101,6 +106,7 @@ impl Way {
             Way::BatonDeferred => "#54a06f",
             Way::Haproxy => "#c97b2c",
             Way::HaproxyDeferred => "#dba56c",
+            Way::HaproxyReuse => "#a8641c",
             Way::Nginx => "#4a6fa5",
             Way::Envoy => "#8a4fa5",
             Way::Caddy => "#a5484f",
@@ -132,7 +138,7 @@ mod tests {
         }
         let said = "apache".parse::<Way>().unwrap_err();
         assert!(
-            said.contains("none of direct, baton, baton-adopt, baton-pinned, baton-deferred, haproxy, haproxy-deferred, nginx"),
+            said.contains("none of direct, baton, baton-adopt, baton-pinned, baton-deferred, haproxy, haproxy-deferred, haproxy-reuse, nginx"),
             "{said}"
         );
     }

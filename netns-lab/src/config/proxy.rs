@@ -5,10 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// haproxy.cfg: an HTTP proxy with kept connections to the servers.
-pub(crate) fn haproxy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)], deferred: bool) -> String {
+pub(crate) fn haproxy(
+    vips: &[SocketAddr],
+    targets: &[(String, Vec<IpAddr>)],
+    deferred: bool,
+    reuse_always: bool,
+) -> String {
     let servers: String =
         servers(targets).map(|(name, address)| format!("    server {name} {address}\n")).collect();
     let deferred = if deferred { " defer-accept" } else { "" };
+    let reuse = if reuse_always { "always" } else { "safe" };
     let binds: String = vips.iter().map(|vip| format!("    bind {vip}{deferred}\n")).collect();
     format!(
         "# Written by netns-lab.
@@ -18,7 +24,7 @@ defaults
     mode http
     option forwardfor
     option http-keep-alive
-    http-reuse safe
+    http-reuse {reuse}
     timeout connect 5s
     timeout client 300s
     timeout server 60s
