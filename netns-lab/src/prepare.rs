@@ -1,7 +1,7 @@
 //! What a lab needs on disk before its programs start.
 
 use crate::lab::patiently;
-use crate::spec::{Balancer, LabSpec};
+use crate::spec::Balancer;
 use crate::steer::Program;
 use crate::{Lab, command, config, content, interrupt, plan, server_cert};
 use anyhow::{Context, Result};
@@ -29,11 +29,7 @@ impl Lab {
         let path = self.config(plan::INTERMEDIATE, Program::Balancer);
         match self.spec().balancer {
             Balancer::Haproxy => {
-                let LabSpec { defer_accept, reuse_always, .. } = self.spec();
-                fs::write(
-                    path,
-                    config::proxy::haproxy(&self.vips(), &targets, *defer_accept, *reuse_always),
-                )?;
+                fs::write(path, config::proxy::haproxy(&self.vips(), &targets, self.spec()))?;
             }
             Balancer::Nginx => {
                 fs::write(

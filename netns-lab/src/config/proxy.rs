@@ -1,20 +1,16 @@
 //! Plain proxies on the intermediate's node, to compare with.
 
+use crate::spec::LabSpec;
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// haproxy.cfg: an HTTP proxy with kept connections to the servers.
-pub(crate) fn haproxy(
-    vips: &[SocketAddr],
-    targets: &[(String, Vec<IpAddr>)],
-    deferred: bool,
-    reuse_always: bool,
-) -> String {
+pub(crate) fn haproxy(vips: &[SocketAddr], targets: &[(String, Vec<IpAddr>)], spec: &LabSpec) -> String {
     let servers: String =
         servers(targets).map(|(name, address)| format!("    server {name} {address}\n")).collect();
-    let deferred = if deferred { " defer-accept" } else { "" };
-    let reuse = if reuse_always { "always" } else { "safe" };
+    let deferred = if spec.defer_accept { " defer-accept" } else { "" };
+    let reuse = if spec.reuse_always { "always" } else { "safe" };
     let binds: String = vips.iter().map(|vip| format!("    bind {vip}{deferred}\n")).collect();
     format!(
         "# Written by netns-lab.
