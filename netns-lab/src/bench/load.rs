@@ -6,7 +6,7 @@ use crate::content;
 use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Stdio;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How many files each connection fetches in one load of large ones.
@@ -27,7 +27,7 @@ pub(super) struct Load {
 }
 
 /// What a load came to.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Done {
     /// Good responses.
     pub(super) requests: u64,
@@ -37,6 +37,29 @@ pub(super) struct Done {
     pub(super) seconds: f64,
     /// Requests that failed.
     pub(super) failed: u64,
+}
+
+impl Done {
+    /// With another that went on at the same time.
+    fn beside(self, other: Done) -> Done {
+        Done {
+            requests: self.requests + other.requests,
+            bytes: self.bytes + other.bytes,
+            seconds: self.seconds.max(other.seconds),
+            failed: self.failed + other.failed,
+        }
+    }
+}
+
+/// Runs them at the same time, each to its end.
+fn together(commands: Vec<Command>) -> Result<Vec<Output>> {
+    let piped = |mut command: Command| {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    };
+    // All are waited for, whatever became of one.
+    let children: Vec<_> = commands.into_iter().map(piped).collect();
+    let outputs: Vec<_> = children.into_iter().map(|child| child?.wait_with_output()).collect();
+    outputs.into_iter().map(|output| output.context("a program that makes the load")).collect()
 }
 
 /// The programs a run will need.
@@ -135,25 +158,20 @@ impl Load {
     /// It has one thread, which would be what bounds the quicker ways: several of them share the connections.
     fn ab(&self, side: &Side, url: &str) -> Result<Done> {
         let seconds = self.seconds.to_string();
-        let mut children = Vec::new();
+        let mut each = Vec::new();
         for connections in shares(self.connections, GENERATORS) {
             let mut command = side.lab.command("client1", "ab")?;
             // -t sets a number of requests as well: the one behind it counts.
             command.args(["-q", "-r", "-t", &seconds, "-n", "10000000", "-c", &connections.to_string(), url]);
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            children.push(command.spawn().context("cannot start ab")?);
+            each.push(command);
         }
-        let mut all = Done { requests: 0, bytes: 0, seconds: 0.0, failed: 0 };
-        for child in children {
-            let output = child.wait_with_output().context("ab cannot be waited for")?;
+        let mut all = Done::default();
+        for output in together(each)? {
             let text = String::from_utf8_lossy(&output.stdout);
             let done = self.done_by_ab(&text).with_context(|| {
                 format!("ab's report cannot be read:\n{text}{}", String::from_utf8_lossy(&output.stderr))
             })?;
-            all.requests += done.requests;
-            all.bytes += done.bytes;
-            all.failed += done.failed;
-            all.seconds = all.seconds.max(done.seconds);
+            all = all.beside(done);
         }
         Ok(all)
     }
@@ -174,8 +192,7 @@ impl Load {
     }
 
     fn curl(&self, side: &Side, url: &str) -> Result<Done> {
-        let started = Instant::now();
-        let mut children = Vec::new();
+        let mut each = Vec::new();
         for _ in 0..self.connections {
             let mut command = side.lab.command("client1", "curl")?;
             command.args(["-sS", "--max-time", "300", "-w", "%{http_code} %{size_download}\n"]);
@@ -185,21 +202,18 @@ impl Load {
             for _ in 0..LARGE_FETCHES {
                 command.args(["-o", "/dev/null", url]);
             }
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            children.push(command.spawn().context("cannot start curl")?);
+            each.push(command);
         }
-        let mut done = Done { requests: 0, bytes: 0, seconds: 0.0, failed: 0 };
-        for child in children {
-            let output = child.wait_with_output().context("curl cannot be waited for")?;
-            let good = format!("200 {}", self.bytes);
+        let started = Instant::now();
+        let outputs = together(each)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let good = format!("200 {}", self.bytes);
+        Ok(outputs.iter().fold(Done::default(), |all, output| {
             let text = String::from_utf8_lossy(&output.stdout);
-            let good = u64::try_from(text.lines().filter(|line| *line == good).count()).unwrap_or(0);
-            done.requests += good;
-            done.failed += LARGE_FETCHES - good.min(LARGE_FETCHES);
-        }
-        done.seconds = started.elapsed().as_secs_f64();
-        done.bytes = done.requests * self.bytes;
-        Ok(done)
+            let requests = u64::try_from(text.lines().filter(|line| *line == good).count()).unwrap_or(0);
+            let failed = LARGE_FETCHES - requests.min(LARGE_FETCHES);
+            all.beside(Done { requests, bytes: requests * self.bytes, seconds, failed })
+        }))
     }
 
     /// How long the first byte takes, one request at a time, microseconds.
