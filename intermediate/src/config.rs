@@ -42,7 +42,7 @@ use baton_daemon::config::{
     AdminSettings, ConfigError, PlaneSettings, Problems, Sources, Spanned, TlsFiles, Validate, check_device,
     load_parts,
 };
-use baton_daemon::cpu_latency::CpuLatency;
+use baton_daemon::cpu_latency::{When, Wish};
 use baton_daemon::tun::interface_index;
 use baton_shared::control::Lane;
 use baton_shared::control::Role;
@@ -82,7 +82,10 @@ pub struct Config {
     /// How many of them accept connections which may be given away, and hand them off, each by a control channel of its own to each
     /// agent; half of them, 4 at most, if it is not given.
     pub handoff_workers: Option<Spanned<usize>>,
-    /// Microseconds within which this host's processors are to wake; what the system allows if it is not given.
+    /// When this host's processors are held awake: while handoffs come often, if it is not given.
+    pub cpu_latency: Option<Spanned<When>>,
+    /// Microseconds within which they are to wake while they are held awake; what their first state allows that halts, and in a
+    /// virtual machine 0, if it is not given.
     pub cpu_latency_us: Option<Spanned<u32>>,
     /// This host's addresses, at most one of each family, that packets to targets are encapsulated with; those the
     /// kernel would choose if there are none.
@@ -145,6 +148,11 @@ impl Config {
     /// Without looking for what the types do not say.
     pub fn load_unchecked(path: &Path) -> Result<Config, ConfigError> {
         load_parts(path, &PARTS, |_: &Config, _| {}).map(|(config, _)| config)
+    }
+
+    /// When processors are held awake, and how.
+    pub fn cpu_latency(&self) -> Wish<'_> {
+        Wish { when: self.cpu_latency.as_ref(), us: self.cpu_latency_us.as_ref() }
     }
 
     /// Whether any listener gives connections away.
@@ -276,6 +284,7 @@ impl Config {
             ("uplink", value(&self.uplink)),
             ("workers", value(&self.workers)),
             ("handoff_workers", value(&self.handoff_workers)),
+            ("cpu_latency", value(&self.cpu_latency)),
             ("cpu_latency_us", value(&self.cpu_latency_us)),
             ("leg_source", value(&self.leg_source)),
             ("[tls]", value(&self.tls)),
@@ -293,6 +302,7 @@ impl Config {
             uplink: started.uplink.clone(),
             workers: started.workers.clone(),
             handoff_workers: started.handoff_workers.clone(),
+            cpu_latency: started.cpu_latency.clone(),
             cpu_latency_us: started.cpu_latency_us.clone(),
             leg_source: started.leg_source.clone(),
             tls: started.tls.clone(),
@@ -378,7 +388,7 @@ impl Validate for Config {
             let problem = format!("handoff_workers must be from 1 to {}", Lane::MOST);
             problems.require(workers, range.contains(workers.get_ref()), problem);
         }
-        CpuLatency::validate(self.cpu_latency_us.as_ref(), problems);
+        self.cpu_latency().validate(problems);
         self.validate_migration(problems);
         self.validate_listeners(problems);
         self.validate_targets(problems);

@@ -116,7 +116,7 @@ pub enum StartError {
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
     /// The limit of the processors' sleep.
-    #[error("cpu_latency_us: {0}")]
+    #[error("cpu_latency: {0}")]
     CpuLatency(io::Error),
     /// Threads, signals.
     #[error("runtime: {0}")]
@@ -156,7 +156,7 @@ struct OpenedPlane {
 pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     baton_daemon::logging::init();
     let opened = open(config, service::inherited_listeners()?)?;
-    let _in_force = CpuLatency::wanted(config.cpu_latency_us.as_ref()).map_err(StartError::CpuLatency)?;
+    let latency = CpuLatency::start(config.cpu_latency()).map_err(StartError::CpuLatency)?;
     // Capabilities are a thread's own: those that the runtime starts inherit what is left here.
     let kept = baton_daemon::privileges::drop_to(&KEPT)?;
     tracing::debug!(?kept, "capabilities dropped");
@@ -168,7 +168,7 @@ pub fn run(config: &Config, path: &Path) -> Result<(), StartError> {
     // A list of many flows must not hold up handoffs: the admin endpoint has a thread to itself.
     let aside = Builder::new_multi_thread().worker_threads(1).thread_name("admin").enable_all().build()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config, path, opened, access_log, aside.handle()));
+    let served = runtime.block_on(serve(config, path, opened, latency, access_log, aside.handle()));
     runtime.shutdown_timeout(RUNTIME_END);
     aside.shutdown_timeout(RUNTIME_END);
     served
@@ -281,6 +281,7 @@ async fn serve(
     config: &Config,
     path: &Path,
     opened: Opened,
+    latency: Arc<CpuLatency>,
     access_log: AccessLog,
     aside: &Handle,
 ) -> Result<(), StartError> {
@@ -293,7 +294,7 @@ async fn serve(
     let plane = opened.migration.as_ref().map(|m| Arc::clone(&m.plane));
     let migration = match opened.migration {
         None => Migration::Off(Arc::new(History::new(crate::config::HISTORY))),
-        Some(opened) => Migration::On(start_migrator(config, opened, &targets)?),
+        Some(opened) => Migration::On(start_migrator(config, opened, &targets, latency)?),
     };
     let front = Arc::new(Front {
         targets,
@@ -385,6 +386,7 @@ fn start_migrator(
     config: &Config,
     opened: OpenedPlane,
     targets: &Arc<Targets>,
+    latency: Arc<CpuLatency>,
 ) -> Result<Arc<Migrator>, StartError> {
     let OpenedPlane { plane, uplink, tls } = opened;
     let name = config.plane.tun.get_ref();
@@ -401,7 +403,7 @@ fn start_migrator(
     plane.attach_tun(tun.name(), REINJECT_MARK)?;
     tracing::info!(hook = ?plane.hook(), tun = tun.name(), "data plane attached");
     let sink = Arc::new(LegSink::new(Arc::clone(&tun), Arc::clone(&plane)));
-    let migrator = Migrator::new(plane, sink, Arc::clone(targets), config.handoff_settings(uplink));
+    let migrator = Migrator::new(plane, sink, Arc::clone(targets), config.handoff_settings(uplink), latency);
     migrator.start(Arc::clone(&tun), &tls, &hello(config))?;
     if let Some(carrier) = carrier.filter(|_| config.vips().iter().any(SocketAddr::is_ipv6)) {
         tokio::spawn(carry_errors6(tun, carrier));

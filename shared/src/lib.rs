@@ -21,6 +21,8 @@ pub mod access;
 #[cfg(feature = "std")]
 pub mod admission;
 #[cfg(feature = "std")]
+pub mod awake;
+#[cfg(feature = "std")]
 pub mod balance;
 #[cfg(feature = "std")]
 pub mod capture;

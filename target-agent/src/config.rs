@@ -5,7 +5,7 @@ use crate::serve::ways::Way;
 use baton_daemon::config::{
     AdminSettings, ConfigError, PlaneKind, PlaneSettings, Problems, Spanned, TlsFiles, Validate, check_device,
 };
-use baton_daemon::cpu_latency::CpuLatency;
+use baton_daemon::cpu_latency::{When, Wish};
 use baton_shared::control::Role;
 use baton_shared::record::{LEG_PEERS, LegPeer, LegSettings};
 use baton_shared::translate::Leg;
@@ -25,7 +25,10 @@ pub(crate) struct Config {
     pub(crate) uplink: Spanned<String>,
     /// Where intermediates connect to.
     pub(crate) control: Spanned<SocketAddr>,
-    /// Microseconds within which this host's processors are to wake; what the system allows if it is not given.
+    /// When this host's processors are held awake: while handoffs come often, if it is not given.
+    pub(crate) cpu_latency: Option<Spanned<When>>,
+    /// Microseconds within which they are to wake while they are held awake; what their first state allows that halts, and in a
+    /// virtual machine 0, if it is not given.
     pub(crate) cpu_latency_us: Option<Spanned<u32>>,
     /// This node's certificate.
     pub(crate) tls: TlsFiles,
@@ -106,6 +109,11 @@ impl Allow {
 }
 
 impl Config {
+    /// When processors are held awake, and how.
+    pub(crate) fn cpu_latency(&self) -> Wish<'_> {
+        Wish { when: self.cpu_latency.as_ref(), us: self.cpu_latency_us.as_ref() }
+    }
+
     /// For the program that takes packets out of outer headers.
     pub(crate) fn legs(&self) -> LegSettings {
         let mut legs = LegSettings::default();
@@ -132,7 +140,7 @@ impl Validate for Config {
         check_device(&self.uplink, "uplink", problems);
         let control = self.control.get_ref();
         problems.require(&self.control, control.port() != 0, "control must have a port");
-        CpuLatency::validate(self.cpu_latency_us.as_ref(), problems);
+        self.cpu_latency().validate(problems);
         self.tls.validate(Role::Agent, self.name.get_ref(), problems);
         self.plane.validate(Role::Agent, problems);
         self.admin.validate(problems);

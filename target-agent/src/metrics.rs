@@ -229,6 +229,11 @@ impl Collector for Gauges {
                 i64::from(slots.in_use()),
             ),
             ("baton_end_reports_unseen", "Ends no intermediate has noted yet.", count(unseen)),
+            (
+                "baton_cpu_latency_held",
+                "1 while this host's processors are held awake for handoffs.",
+                i64::from(self.shared.latency.is_held()),
+            ),
             ("baton_intermediates_connected", "Control channels that are up.", count(sessions)),
         ] {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;

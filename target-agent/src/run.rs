@@ -44,9 +44,9 @@ pub(crate) fn run(config: &Config, path: &Path, detach: bool) -> anyhow::Result<
         PlaneKind::Ebpf => baton_daemon::privileges::require()?,
         PlaneKind::Userspace => baton_daemon::privileges::require_without_ebpf()?,
     }
-    let _in_force = CpuLatency::wanted(config.cpu_latency_us.as_ref()).context("cpu_latency_us")?;
+    let latency = CpuLatency::start(config.cpu_latency()).context("cpu_latency")?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
-    let ended = serve(config, path, &runtime);
+    let ended = serve(config, path, &runtime, latency);
     // Everything that holds the plane goes with the runtime.
     drop(runtime);
     let plane = ended?;
@@ -140,7 +140,12 @@ fn settle_vips(config: &Config, plane: &Plane) -> Vec<IpAddr> {
 
 /// Starts and serves; gives the data plane back. Whatever tells of another agent at work on this host, the address
 /// and the TUN device, is taken before its data plane is touched.
-fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<Plane>> {
+fn serve(
+    config: &Config,
+    path: &Path,
+    runtime: &Runtime,
+    latency: Arc<CpuLatency>,
+) -> anyhow::Result<Arc<Plane>> {
     let _entered = runtime.enter();
     let policy = Arc::new(Policy::new(config));
     let late = LateEngine::default();
@@ -165,6 +170,7 @@ fn serve(config: &Config, path: &Path, runtime: &Runtime) -> anyhow::Result<Arc<
         metrics: Arc::new(Metrics::default()),
         policy,
         ways: Arc::new(Ways::new(*config.serve.way.get_ref())),
+        latency,
     };
     let preflight = Preflight::new(config.uplink.get_ref().clone(), config.serve.local_vip, adopting);
     let server = Arc::new(OnceLock::new());

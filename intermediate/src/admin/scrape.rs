@@ -169,6 +169,8 @@ impl Collector for OfMigrator {
         let e = &mut encoder;
         let (gauge, counter) = (MetricType::Gauge, MetricType::Counter);
         single(e, gauge, "baton_handoffs_in_flight", "Handoffs whose answer is awaited.", in_flight)?;
+        let help = "1 while this host's processors are held awake for handoffs.";
+        single(e, gauge, "baton_cpu_latency_held", help, u64::from(self.0.holds_awake()))?;
         single(e, gauge, "baton_held_packets", "Packets in the hold queue now.", stats.hold.packets)?;
         single(e, gauge, "baton_held_bytes", "Bytes in the hold queue now.", stats.hold.bytes)?;
         let dropped =

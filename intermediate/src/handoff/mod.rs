@@ -48,6 +48,7 @@ use crate::reset::Resetter;
 use crate::targets::Targets;
 use arc_swap::ArcSwap;
 use baton_daemon::control::FaultCounters;
+use baton_daemon::cpu_latency::CpuLatency;
 use baton_daemon::own::OwnAddresses;
 use baton_loader::Plane;
 use baton_shared::control::FlowRef;
@@ -74,6 +75,7 @@ pub struct Migrator {
     hold: Hold,
     targets: Arc<Targets>,
     settings: ArcSwap<HandoffSettings>,
+    latency: Arc<CpuLatency>,
     pending: Pending,
     history: History,
     resetter: Resetter,
@@ -105,12 +107,14 @@ impl Migrator {
         sink: Arc<dyn PacketSink>,
         targets: Arc<Targets>,
         settings: HandoffSettings,
+        latency: Arc<CpuLatency>,
     ) -> Arc<Self> {
         Arc::new(Migrator {
             flows: Flows::new(plane, targets.clone(), settings.linger, settings.idle),
             hold: Hold::new(sink, settings.hold),
             targets,
             settings: ArcSwap::from_pointee(settings),
+            latency,
             pending: Pending::default(),
             history: History::new(settings.history),
             resetter: Resetter::new(),
@@ -149,6 +153,11 @@ impl Migrator {
     /// Whether a client is a process on this host: its packets pass no device's ingress, where they would be translated.
     pub fn is_own(&self, client: SocketAddr) -> bool {
         self.own.has(client.ip())
+    }
+
+    /// Whether this host's processors are held awake for handoffs.
+    pub fn holds_awake(&self) -> bool {
+        self.latency.is_held()
     }
 
     /// The flows given away.
@@ -212,6 +221,7 @@ impl Migrator {
         let Candidate { stream, client, vip, target, syn_tsval, announced, tracked, .. } = candidate;
         let Candidate { mut request, request_line, trace, noted, accepted_at, started, head_at, .. } =
             candidate;
+        self.latency.on_handoff();
         let start = Instant::now();
         let given = request.len();
         let mut times = StageTimes {

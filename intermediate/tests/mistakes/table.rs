@@ -340,6 +340,18 @@ pub(crate) const MISTAKES: &[Mistake] = &[
         "2:18",
         &["cpu_latency_us must be from 0 to 1000000"],
     ),
+    (
+        "name = \"lb\"",
+        "name = \"lb\"\ncpu_latency = \"system\"\ncpu_latency_us = 0",
+        "3:18",
+        &["cpu_latency_us is for processors that are held awake: cpu_latency is \"system\""],
+    ),
+    (
+        "name = \"lb\"",
+        "name = \"lb\"\ncpu_latency = \"often\"",
+        "2:15",
+        &["unknown variant `often`", "`while_busy`, `always`, `system`"],
+    ),
     // What does not go together.
     (
         "[[route]]\nname = \"api\"\nhost = [\"api.example.com\"]\npath = \"/api\"\npool = \"two\"",

@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::sock_diag::SockDiag;
 use baton_daemon::admin::events::{self, Kind};
 use baton_daemon::control::{Server, ServerEvent};
+use baton_daemon::cpu_latency::CpuLatency;
 use baton_daemon::tun::Tun;
 use baton_loader::{Plane, monotonic_ns};
 use baton_shared::control::{FlowRef, Hello, Message, RefusedAnswer};
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) ways: Arc<Ways>,
+    pub(crate) latency: Arc<CpuLatency>,
 }
 
 impl Shared {

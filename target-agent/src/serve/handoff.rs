@@ -44,6 +44,7 @@ impl Engine {
             Some(None) => return,
             None => {}
         }
+        self.shared.latency.on_handoff();
         let (ends, vip) = (Ends::new(handoff.connection.client, handoff.server), handoff.connection.vip);
         if let Err(reason) = self.begin(table, who, handoff, now) {
             if let Some(ends) = ends {

@@ -36,6 +36,7 @@ impl Migrator {
         head: &RequestHead,
         (fed, noted): (Vec<u8>, Noted),
     ) {
+        self.latency.on_handoff();
         let start = Instant::now();
         let target = self.targets.get(to);
         let server = target.as_ref().and_then(|t| t.spec.servers.for_vip(flow.vip()));
