@@ -1,6 +1,6 @@
 //! What a handoff takes from the freeze until it is installed, as the intermediate tells of each in `/v1/migrations`.
 
-use super::{Side, Way};
+use super::Side;
 use crate::{Lab, plan};
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -31,8 +31,7 @@ struct Handoff {
 impl<'a> Since<'a> {
     /// From now on. None: nothing is handed off on this way.
     pub(super) fn now(side: &'a Side) -> Result<Option<Self>> {
-        let baton = matches!(side.way, Way::Baton | Way::BatonAdopt | Way::BatonPinned | Way::BatonDeferred);
-        if !baton {
+        if !side.way.is_baton() {
             return Ok(None);
         }
         let newest = ask(&side.lab, 1)?.pop().map(|handoff| handoff.id);

@@ -10,6 +10,7 @@ mod idle;
 mod installed;
 mod load;
 mod plot;
+mod processors;
 mod report;
 mod way;
 
@@ -24,9 +25,8 @@ use cpu::CpuReading;
 use figures::Sample;
 use installed::Since;
 use load::Load;
+use processors::Processors;
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -121,15 +121,6 @@ struct Side {
     to: SocketAddr,
 }
 
-/// The limit holds for as long as the file is open, for the whole machine (PM QoS,
-/// Documentation/power/pm_qos_interface.rst).
-fn hold_cpu_latency(us: i32) -> Result<File> {
-    const DEVICE: &str = "/dev/cpu_dma_latency";
-    let mut device = OpenOptions::new().write(true).open(DEVICE).context(DEVICE)?;
-    device.write_all(&us.to_ne_bytes()).context(DEVICE)?;
-    Ok(device)
-}
-
 /// Brings all labs up, measures, takes them down.
 ///
 /// # Errors
@@ -142,7 +133,7 @@ pub fn run(spec: &BenchSpec) -> Result<Report> {
         crate::command::find(program)?;
     }
     let sizes: Vec<(String, u64)> = spec.sizes.iter().map(|name| known(name)).collect::<Result<_>>()?;
-    let _in_force = spec.cpu_latency_us.map(hold_cpu_latency).transpose()?;
+    let processors = Processors::hold(spec.cpu_latency_us)?;
     let mut sides = Vec::new();
     for way in &spec.balancers {
         tell(spec, &format!("bringing up the lab for {}", way.name()));
@@ -158,6 +149,7 @@ pub fn run(spec: &BenchSpec) -> Result<Report> {
                 for round in 1..=spec.rounds {
                     for (n, side) in sides.iter().enumerate() {
                         interrupt::check()?;
+                        processors.settle();
                         let sample = measure(side, &load).with_context(|| {
                             format!("{} of {size}, {connections} connections", side.way.name())
                         })?;

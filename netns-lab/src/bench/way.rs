@@ -10,14 +10,19 @@ use std::str::FromStr;
 pub enum Way {
     /// The client speaks to the first target itself.
     Direct,
-    /// Through Baton's VIP, the handshake replayed to the servers, the later requests of a connection read.
+    /// Through Baton's VIP, as Baton is if nothing else is said: the later requests of a connection are read, and the servers'
+    /// kernels adopt connections where they can.
     Baton,
-    /// Through Baton's VIP, to servers whose kernels adopt the connections.
+    /// As `Baton`, to servers whose kernels must adopt the connections.
     BatonAdopt,
-    /// Through Baton's VIP, where nobody reads the later requests of a connection.
+    /// As `Baton`, the handshake replayed to the servers.
+    BatonTranslate,
+    /// As `Baton`, where nobody reads the later requests of a connection.
     BatonPinned,
     /// As `Baton`, with connections that wait in the kernel until their clients have spoken.
     BatonDeferred,
+    /// As `Baton`, on processors that sleep as the system has it, however busy the daemons are.
+    BatonAsleep,
     /// Through HAProxy.
     Haproxy,
     /// Through HAProxy, with connections that wait in the kernel until their clients have spoken.
@@ -33,12 +38,14 @@ pub enum Way {
 }
 
 impl Way {
-    const ALL: [Way; 11] = [
+    const ALL: [Way; 13] = [
         Way::Direct,
         Way::Baton,
         Way::BatonAdopt,
+        Way::BatonTranslate,
         Way::BatonPinned,
         Way::BatonDeferred,
+        Way::BatonAsleep,
         Way::Haproxy,
         Way::HaproxyDeferred,
         Way::HaproxyReuse,
@@ -53,8 +60,10 @@ impl Way {
             Way::Direct => "direct",
             Way::Baton => "baton",
             Way::BatonAdopt => "baton-adopt",
+            Way::BatonTranslate => "baton-translate",
             Way::BatonPinned => "baton-pinned",
             Way::BatonDeferred => "baton-deferred",
+            Way::BatonAsleep => "baton-asleep",
             Way::Haproxy => "haproxy",
             Way::HaproxyDeferred => "haproxy-deferred",
             Way::HaproxyReuse => "haproxy-reuse",
@@ -64,11 +73,21 @@ impl Way {
         }
     }
 
+    /// Whether requests are handed off.
+    pub(super) fn is_baton(self) -> bool {
+        self.balancer() == Balancer::Baton
+    }
+
     /// What runs on the intermediate's node.
     fn balancer(self) -> Balancer {
         match self {
             Way::Direct => Balancer::None,
-            Way::Baton | Way::BatonAdopt | Way::BatonPinned | Way::BatonDeferred => Balancer::Baton,
+            Way::Baton
+            | Way::BatonAdopt
+            | Way::BatonTranslate
+            | Way::BatonPinned
+            | Way::BatonDeferred
+            | Way::BatonAsleep => Balancer::Baton,
             Way::Haproxy | Way::HaproxyDeferred | Way::HaproxyReuse => Balancer::Haproxy,
             Way::Nginx => Balancer::Nginx,
             Way::Envoy => Balancer::Envoy,
@@ -82,17 +101,26 @@ impl Way {
         let deferred = matches!(self, Way::BatonDeferred | Way::HaproxyDeferred);
         let lab = if deferred { lab.defer_accept() } else { lab };
         let lab = if self == Way::HaproxyReuse { lab.reuse_always() } else { lab };
-        let serve = if self == Way::BatonAdopt { Serve::Adopt } else { Serve::Translate };
+        let lab = if self == Way::BatonAsleep {
+            lab.intermediate_with("", "cpu_latency", "system").agents_with("", "cpu_latency", "system")
+        } else {
+            lab
+        };
+        let serve = match self {
+            Way::BatonAdopt => Serve::Adopt,
+            Way::BatonTranslate => Serve::Translate,
+            _ => Serve::Auto,
+        };
         lab.balancer(self.balancer()).intermediate_with("listener", "keepalive", keepalive).serve(serve)
     }
 
     /// The program that is not Baton's and must be installed.
     pub(super) fn program(self) -> Option<&'static str> {
-        match self {
-            Way::Haproxy | Way::HaproxyDeferred | Way::HaproxyReuse => Some("haproxy"),
-            Way::Envoy | Way::Caddy => Some(self.name()),
-            Way::Direct | Way::Nginx => None,
-            Way::Baton | Way::BatonAdopt | Way::BatonPinned | Way::BatonDeferred => None,
+        match self.balancer() {
+            Balancer::Haproxy => Some("haproxy"),
+            Balancer::Envoy => Some("envoy"),
+            Balancer::Caddy => Some("caddy"),
+            Balancer::None | Balancer::Baton | Balancer::Nginx => None,
         }
     }
 
@@ -102,8 +130,10 @@ impl Way {
             Way::Direct => "#9aa5b1",
             Way::Baton => "#2f7d4f",
             Way::BatonAdopt => "#0b3d91",
+            Way::BatonTranslate => "#3f8f8a",
             Way::BatonPinned => "#7fb069",
             Way::BatonDeferred => "#54a06f",
+            Way::BatonAsleep => "#8a9a5b",
             Way::Haproxy => "#c97b2c",
             Way::HaproxyDeferred => "#dba56c",
             Way::HaproxyReuse => "#a8641c",
@@ -138,7 +168,7 @@ mod tests {
         }
         let said = "apache".parse::<Way>().unwrap_err();
         assert!(
-            said.contains("none of direct, baton, baton-adopt, baton-pinned, baton-deferred, haproxy, haproxy-deferred, haproxy-reuse, nginx"),
+            said.contains("none of direct, baton, baton-adopt, baton-translate, baton-pinned, baton-deferred, baton-asleep, haproxy, haproxy-deferred, haproxy-reuse, nginx"),
             "{said}"
         );
     }

@@ -15,8 +15,8 @@ pub(super) struct Bench {
     /// Files to fetch: 1k, 10k, 100k, 1m, 10m, 100m
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1k,100k,100m")]
     sizes: Vec<String>,
-    /// Which ways: direct, baton, baton-adopt, baton-pinned, baton-deferred, haproxy, haproxy-deferred, haproxy-reuse,
-    /// nginx, envoy, caddy
+    /// Which ways: direct, baton, baton-adopt, baton-translate, baton-pinned, baton-deferred, baton-asleep, haproxy,
+    /// haproxy-deferred, haproxy-reuse, nginx, envoy, caddy
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "direct,baton,haproxy,nginx")]
     balancers: Vec<Way>,
     /// Connections at a time
