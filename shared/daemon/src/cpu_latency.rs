@@ -184,6 +184,7 @@ impl CpuLatency {
         if self.held.swap(true, Ordering::Relaxed) {
             return;
         }
+        // Whoever could open it may write it: an error here would be one for good, and is not met again and again.
         if let Err(e) = self.say(true) {
             return tracing::warn!("processors cannot be held awake: {DEVICE}: {e}");
         }
