@@ -2,6 +2,7 @@
 
 mod kinds;
 
+pub(crate) use kinds::by_name;
 pub use kinds::{Balancer, Family, Plane, Rate, Serve};
 
 use crate::impair::Impairment;

@@ -1,6 +1,6 @@
 //! The ways from client to content that are compared.
 
-use crate::spec::{Balancer, LabSpec, Serve};
+use crate::spec::{Balancer, LabSpec, Serve, by_name};
 use serde::Serialize;
 use std::str::FromStr;
 
@@ -97,21 +97,18 @@ impl Way {
 
     /// The lab with what this way needs.
     pub(super) fn order(self, lab: LabSpec) -> LabSpec {
-        let keepalive = if self == Way::BatonPinned { "pinned" } else { "tracked" };
-        let deferred = matches!(self, Way::BatonDeferred | Way::HaproxyDeferred);
-        let lab = if deferred { lab.defer_accept() } else { lab };
-        let lab = if self == Way::HaproxyReuse { lab.reuse_always() } else { lab };
-        let lab = if self == Way::BatonAsleep {
-            lab.intermediate_with("", "cpu_latency", "system").agents_with("", "cpu_latency", "system")
-        } else {
-            lab
-        };
-        let serve = match self {
-            Way::BatonAdopt => Serve::Adopt,
-            Way::BatonTranslate => Serve::Translate,
-            _ => Serve::Auto,
-        };
-        lab.balancer(self.balancer()).intermediate_with("listener", "keepalive", keepalive).serve(serve)
+        let lab = lab.balancer(self.balancer());
+        match self {
+            Way::BatonAdopt => lab.serve(Serve::Adopt),
+            Way::BatonTranslate => lab.serve(Serve::Translate),
+            Way::BatonPinned => lab.intermediate_with("listener", "keepalive", "pinned"),
+            Way::BatonDeferred | Way::HaproxyDeferred => lab.defer_accept(),
+            Way::BatonAsleep => {
+                lab.intermediate_with("", "cpu_latency", "system").agents_with("", "cpu_latency", "system")
+            }
+            Way::HaproxyReuse => lab.reuse_always(),
+            Way::Direct | Way::Baton | Way::Haproxy | Way::Nginx | Way::Envoy | Way::Caddy => lab,
+        }
     }
 
     /// The program that is not Baton's and must be installed.
@@ -148,11 +145,7 @@ impl FromStr for Way {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|way| way.name() == text);
-        found.ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|way| way.name()).collect();
-            format!("'{text}' is none of {}", names.join(", "))
-        })
+        by_name(text, &Self::ALL, Self::name)
     }
 }
 

@@ -4,6 +4,15 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
+/// Which of all has this name; else says what names there are.
+pub(crate) fn by_name<T: Copy>(text: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T, String> {
+    let found = all.iter().copied().find(|one| name(*one) == text);
+    found.ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|one| name(*one)).collect();
+        format!("'{text}' is none of {}", names.join(", "))
+    })
+}
+
 /// What runs on the intermediate's node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -22,16 +31,24 @@ pub enum Balancer {
     None,
 }
 
-impl fmt::Display for Balancer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Balancer {
+    const ALL: [Self; 6] = [Self::Baton, Self::Haproxy, Self::Nginx, Self::Envoy, Self::Caddy, Self::None];
+
+    fn name(self) -> &'static str {
+        match self {
             Self::Baton => "baton",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Envoy => "envoy",
             Self::Caddy => "caddy",
             Self::None => "none",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Balancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -39,15 +56,7 @@ impl FromStr for Balancer {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "baton" => Ok(Self::Baton),
-            "haproxy" => Ok(Self::Haproxy),
-            "nginx" => Ok(Self::Nginx),
-            "envoy" => Ok(Self::Envoy),
-            "caddy" => Ok(Self::Caddy),
-            "none" => Ok(Self::None),
-            other => Err(format!("'{other}' is none of baton, haproxy, nginx, envoy, caddy, none")),
-        }
+        by_name(text, &Self::ALL, Self::name)
     }
 }
 
@@ -62,15 +71,22 @@ pub enum Plane {
     Userspace,
 }
 
+impl Plane {
+    const ALL: [Self; 2] = [Self::Ebpf, Self::Userspace];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Userspace => "userspace",
+        }
+    }
+}
+
 impl FromStr for Plane {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "ebpf" => Ok(Self::Ebpf),
-            "userspace" => Ok(Self::Userspace),
-            other => Err(format!("'{other}' is none of ebpf, userspace")),
-        }
+        by_name(text, &Self::ALL, Self::name)
     }
 }
 
@@ -87,16 +103,23 @@ pub enum Serve {
     Auto,
 }
 
+impl Serve {
+    const ALL: [Self; 3] = [Self::Translate, Self::Adopt, Self::Auto];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Translate => "translate",
+            Self::Adopt => "adopt",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 impl FromStr for Serve {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "translate" => Ok(Self::Translate),
-            "adopt" => Ok(Self::Adopt),
-            "auto" => Ok(Self::Auto),
-            other => Err(format!("'{other}' is none of translate, adopt, auto")),
-        }
+        by_name(text, &Self::ALL, Self::name)
     }
 }
 
@@ -169,6 +192,21 @@ impl Family {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_chosen_by_name_is_written_into_the_state_by_the_same_name() {
+        fn agree<T: Copy + PartialEq + FromStr + Serialize>(all: &[T], name: fn(T) -> &'static str) -> bool {
+            let agrees = |one: &T| {
+                name(*one).parse().ok().as_ref() == Some(one)
+                    && serde_json::to_value(one).unwrap() == name(*one)
+            };
+            all.iter().all(agrees)
+        }
+        assert!(agree(&Balancer::ALL, Balancer::name));
+        assert!(agree(&Plane::ALL, Plane::name));
+        assert!(agree(&Serve::ALL, Serve::name));
+        assert_eq!("adapt".parse::<Serve>(), Err("'adapt' is none of translate, adopt, auto".to_owned()));
+    }
 
     #[test]
     fn rates_are_read_as_tc_writes_them() {
