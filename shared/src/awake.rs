@@ -36,13 +36,9 @@ impl Frequency {
         let window = now_ms / WINDOW_MS;
         // The clock's 48 bits of windows are more than any host runs.
         let of_window = window << COUNT_BITS;
-        match self.0 & COUNT_MASK {
-            count if self.0 & !COUNT_MASK == of_window && count < COUNT_MASK => {
-                Frequency(of_window | (count + 1))
-            }
-            _ if self.0 & !COUNT_MASK == of_window => self,
-            _ => Frequency(of_window | 1),
-        }
+        let count = if self.0 & !COUNT_MASK == of_window { self.0 & COUNT_MASK } else { 0 };
+        // Full: there it stays.
+        Frequency(of_window | if count < COUNT_MASK { count + 1 } else { count })
     }
 
     /// Whether they come so often that processors are to stay awake.
